@@ -1,0 +1,258 @@
+//! Threads: one glommio executor a shard, each on its core, each with its own descriptor table.
+
+use std::future::Future;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder};
+use rustix::thread::{Pid, gettid, sched_getaffinity};
+
+use crate::descriptors::unshare_table;
+
+/// What glommio may lock for file I/O, of which a shard does none; the least it accepts is used.
+const IO_MEMORY: usize = 0;
+
+/// Entries of each of glommio's three rings: a shard has one poll and a few timers under way.
+const RING_DEPTH: usize = 128;
+
+/// Where shards run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Shard `i` on CPU `cpus[i % cpus.len()]`.
+    Pinned(Vec<usize>),
+    /// Wherever the scheduler puts them.
+    Free,
+}
+
+impl Placement {
+    /// The CPU of a shard, if it has one of its own choice.
+    pub fn cpu_of(&self, shard: usize) -> Option<usize> {
+        match self {
+            Placement::Pinned(cpus) => cpus.get(shard % cpus.len().max(1)).copied(),
+            Placement::Free => None,
+        }
+    }
+}
+
+/// The CPUs that this process may use, in ascending order.
+///
+/// # Errors
+/// What `sched_getaffinity` says.
+pub fn cpus_allowed() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+/// Why shards could not be started. None is running then.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// glommio or the thread could not be started.
+    #[error("cannot start the executor of shard {shard}: {reason}")]
+    Executor {
+        /// Which one.
+        shard: usize,
+        /// What glommio says.
+        reason: String,
+    },
+    /// The thread started and its executor could not be made.
+    #[error(
+        "the executor of shard {0} could not be made: io_uring may be forbidden \
+         (sysctl kernel.io_uring_disabled), or memory may not be locked (ulimit -l, 512 KiB needed)"
+    )]
+    Lost(usize),
+    /// The thread could not have a table of its own.
+    #[error("shard {shard} cannot have a descriptor table of its own")]
+    Table {
+        /// Which one.
+        shard: usize,
+        /// What `unshare` says.
+        source: io::Error,
+    },
+}
+
+/// What a shard knows of its thread.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardContext {
+    /// Which shard it is, from 0.
+    pub shard: usize,
+    /// How many there are.
+    pub shards: usize,
+    /// The thread, for whoever looks at it from outside.
+    pub thread: Pid,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+}
+
+/// Running shards.
+#[derive(Debug)]
+pub struct ShardThreads<T: Send + 'static> {
+    handles: Vec<ExecutorJoinHandle<Option<T>>>,
+    threads: Vec<Pid>,
+}
+
+impl<T: Send + 'static> ShardThreads<T> {
+    /// The threads, shard by shard.
+    pub fn threads(&self) -> &[Pid] {
+        &self.threads
+    }
+
+    /// Waits for all shards to end and returns what each returned.
+    ///
+    /// # Errors
+    /// What the first shard that panicked said.
+    pub fn join(self) -> Result<Vec<T>, GlommioError<()>> {
+        let joined: Result<Vec<_>, _> =
+            self.handles.into_iter().map(ExecutorJoinHandle::join).collect();
+        Ok(joined?.into_iter().flatten().collect())
+    }
+}
+
+/// The main thread's side of a gate at which a new shard waits for all the others.
+struct Gate {
+    /// The shard stands at the gate: its executor exists.
+    arrived: Receiver<Pid>,
+    go: Sender<()>,
+    /// Whether it has its own table.
+    parted: Receiver<io::Result<()>>,
+}
+
+/// The shard's side.
+struct ShardGate {
+    arrived: Sender<Pid>,
+    go: Receiver<()>,
+    parted: Sender<io::Result<()>>,
+}
+
+impl Gate {
+    fn new() -> (Gate, ShardGate) {
+        let (arrived_tx, arrived) = channel();
+        let (go, go_rx) = channel();
+        let (parted_tx, parted) = channel();
+        let shard = ShardGate { arrived: arrived_tx, go: go_rx, parted: parted_tx };
+        (Gate { arrived, go, parted }, shard)
+    }
+}
+
+impl ShardGate {
+    /// Waits for the others and gives the thread its own table. `None` sends the shard home.
+    fn pass(&self) -> Option<()> {
+        self.arrived.send(gettid()).ok()?;
+        self.go.recv().ok()?;
+        let parted = unshare_table();
+        let ok = parted.is_ok();
+        self.parted.send(parted.map_err(io::Error::from)).ok()?;
+        ok.then_some(())
+    }
+}
+
+/// Starts `shards` executors named `name`, and `run` on each of them once all exist and each has a
+/// table of descriptors of its own.
+///
+/// The order matters: glommio wakes a foreign executor by writing to its eventfd by number, from the
+/// writer's table. Tables that part only after all executors were made agree on those numbers;
+/// parting earlier would write eight bytes into somebody else's socket.
+///
+/// # Errors
+/// [`SpawnError`]; no shard is left running.
+pub fn spawn<F, T>(
+    name: &'static str,
+    shards: usize,
+    placement: &Placement,
+    run: impl Fn(ShardContext) -> F + Clone + Send + 'static,
+) -> Result<ShardThreads<T>, SpawnError>
+where
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let mut handles = Vec::new();
+    let mut gates = Vec::new();
+    let mut spawned = Ok(());
+    for shard in 0..shards {
+        let cpu = placement.cpu_of(shard);
+        let (gate, shard_gate) = Gate::new();
+        let run = run.clone();
+        let bound = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
+        let executor = LocalExecutorBuilder::new(bound)
+            .name(name)
+            .io_memory(IO_MEMORY)
+            .ring_depth(RING_DEPTH)
+            .spawn(move || async move {
+                shard_gate.pass()?;
+                let context = ShardContext { shard, shards, thread: gettid(), cpu };
+                Some(run(context).await)
+            });
+        match executor {
+            Ok(handle) => {
+                handles.push(handle);
+                gates.push(gate);
+            }
+            Err(error) => {
+                spawned = Err(SpawnError::Executor { shard, reason: error.to_string() });
+                break;
+            }
+        }
+    }
+    match spawned.and_then(|()| open_gates(&gates)) {
+        Ok(threads) => Ok(ShardThreads { handles, threads }),
+        Err(error) => {
+            // Without a gate the shards that wait go home. A table that could not part is the one
+            // failure behind the gate; the shards that passed it run on until the process ends.
+            drop(gates);
+            Err(error)
+        }
+    }
+}
+
+/// Lets all shards through once all have arrived.
+fn open_gates(gates: &[Gate]) -> Result<Vec<Pid>, SpawnError> {
+    let numbered = || gates.iter().enumerate();
+    let threads = numbered()
+        .map(|(shard, gate)| gate.arrived.recv().map_err(|_| SpawnError::Lost(shard)))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (shard, gate) in numbered() {
+        gate.go.send(()).map_err(|_| SpawnError::Lost(shard))?;
+    }
+    for (shard, gate) in numbered() {
+        let parted = gate.parted.recv().map_err(|_| SpawnError::Lost(shard))?;
+        parted.map_err(|source| SpawnError::Table { shard, source })?;
+    }
+    Ok(threads)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Barrier};
+
+    use rustix::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn each_shard_has_a_table_of_its_own() {
+        let all_open = Arc::new(Barrier::new(4));
+        let opened = Arc::new(AtomicUsize::new(0));
+        let before = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("room");
+        let free = before.as_raw_fd();
+        drop(before);
+        let shards = spawn("test", 4, &Placement::Free, move |context| {
+            let (all_open, opened) = (Arc::clone(&all_open), Arc::clone(&opened));
+            async move {
+                // In one table the numbers would differ, since all are open at the same time.
+                let flags = rustix::event::EventfdFlags::CLOEXEC;
+                let mine = rustix::event::eventfd(0, flags).expect("room");
+                opened.fetch_add(1, Ordering::SeqCst);
+                all_open.wait();
+                assert_eq!(opened.load(Ordering::SeqCst), 4);
+                (context.shard, mine.as_raw_fd())
+            }
+        })
+        .expect("four shards");
+        assert_eq!(shards.threads().len(), 4);
+        let mut results = shards.join().expect("no panic");
+        results.sort_unstable();
+        let numbers: Vec<i32> = results.iter().map(|(_, fd)| *fd).collect();
+        assert_eq!(results.iter().map(|(shard, _)| *shard).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(numbers.iter().all(|fd| *fd == numbers[0] && *fd >= free), "{numbers:?}");
+    }
+}

@@ -1,0 +1,29 @@
+//! What a shard is made of, shared by server and client: a thread pinned to a core, a glommio
+//! executor, a table of descriptors of its own, sockets, readiness, timers, and mail between shards.
+//!
+//! Owns: every system call on the data path. Must not know: frames, users, money, schedules.
+//! The logic of a program is a [`Handler`]; [`drive`] carries it.
+
+mod alarm;
+mod clock;
+mod connections;
+mod descriptors;
+mod drive;
+mod executor;
+mod held;
+mod listener;
+mod mailbox;
+mod outgoing;
+mod slots;
+mod wheel;
+
+pub use alarm::Alarm;
+pub use clock::{Clock, NANOS_PER_SECOND, monotonic_ns, realtime_ns, thread_cpu_ns};
+pub use connections::{Closed, ConnectOptions, Handler, Limits, Net, NetCounters};
+pub use descriptors::{DescriptorLimits, sockets_per_ring};
+pub use drive::{Next, drive};
+pub use executor::{Placement, ShardContext, ShardThreads, SpawnError, cpus_allowed, spawn};
+pub use listener::{ListenOptions, Steering, bind_listener};
+pub use mailbox::Mail;
+pub use slots::ConnId;
+pub use wheel::Wheel;

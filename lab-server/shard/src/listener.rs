@@ -1,0 +1,130 @@
+//! The listening socket of a shard.
+
+use std::io;
+use std::net::SocketAddrV4;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// How the kernel chooses the shard of a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Steering {
+    /// By a hash over both addresses: even, whatever the network card does.
+    #[default]
+    Hash,
+    /// The shard on the CPU that took the first packet (SO_INCOMING_CPU): a flow then stays on one
+    /// core from the card to the shard. Even only if the card's queues, or the connecting threads
+    /// on this machine, are spread evenly over the shards' CPUs.
+    Cpu,
+}
+
+/// What a listening socket is to be.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Where to listen; every shard listens on the same address (SO_REUSEPORT).
+    pub address: SocketAddrV4,
+    /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+    pub backlog: i32,
+    /// With [`Steering::Cpu`], the CPU of this shard.
+    pub cpu: Option<usize>,
+    /// Congestion control of the accepted connections, the system's default when `None`.
+    pub congestion: Option<String>,
+}
+
+/// Opens and binds a listening socket. Accepted sockets inherit TCP_NODELAY and congestion control.
+///
+/// # Errors
+/// What the kernel says: the address is in use or not of this machine, the congestion control is
+/// unknown or not permitted.
+pub fn bind_listener(options: &ListenOptions) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(name) = &options.congestion {
+        socket.set_tcp_congestion(name.as_bytes())?;
+    }
+    socket.bind(&options.address.into())?;
+    if let Some(cpu) = options.cpu {
+        socket.set_cpu_affinity(cpu)?;
+    }
+    socket.listen(options.backlog)?;
+    Ok(socket.into())
+}
+
+/// What came of one attempt to accept.
+pub(crate) enum Accepted {
+    Socket(OwnedFd),
+    /// Nobody waits.
+    Nobody,
+    /// Somebody waited and was turned away, because descriptors or files have run out.
+    TurnedAway,
+}
+
+/// A listening socket and one spare descriptor: when all others are used up, the spare one is given
+/// up to take a connection and close it, so that its peer is told instead of hanging in the backlog.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    spare: Option<OwnedFd>,
+}
+
+impl Listener {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let spare = Some(open_spare()?);
+        Ok(Self { socket, spare })
+    }
+
+    pub(crate) fn accept(&mut self) -> io::Result<Accepted> {
+        loop {
+            match self.accept_once() {
+                Ok(socket) => return Ok(Accepted::Socket(socket)),
+                Err(rustix::io::Errno::AGAIN) => return Ok(Accepted::Nobody),
+                // The peer gave up while it waited, or a packet of its handshake was bad.
+                Err(
+                    rustix::io::Errno::INTR
+                    | rustix::io::Errno::CONNABORTED
+                    | rustix::io::Errno::PROTO,
+                ) => {}
+                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                    return self.turn_away();
+                }
+                // No memory for a socket: the peer stays in the backlog until there is.
+                Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::NOMEM) => {
+                    return Ok(Accepted::Nobody);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn accept_once(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    }
+
+    fn turn_away(&mut self) -> io::Result<Accepted> {
+        self.spare = None;
+        let refused = self.accept_once();
+        if let Ok(socket) = refused {
+            reset(socket)?;
+        }
+        self.spare = open_spare().ok();
+        Ok(if self.spare.is_some() { Accepted::TurnedAway } else { Accepted::Nobody })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Closes a connection so that its peer learns of it at once and no TIME_WAIT stays behind.
+pub(crate) fn reset(socket: OwnedFd) -> io::Result<()> {
+    Socket::from(socket).set_linger(Some(std::time::Duration::ZERO))
+}
+
+fn open_spare() -> io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?)
+}
