@@ -15,7 +15,7 @@ use crate::alarm::Alarm;
 use crate::clock::monotonic_ns;
 use crate::drive::Next;
 use crate::held::HeldSockets;
-use crate::listener::{Accepted, Listener, reset};
+use crate::listener::{Accepted, Listener, reset, set_congestion};
 use crate::outgoing::{ARENA_BYTES, Outgoing};
 use crate::slots::{Backlog, ConnId, NONE, Slots, Stash, State};
 
@@ -163,6 +163,8 @@ pub struct Net {
     stalled: VecDeque<(u64, ConnId)>,
     limits: Limits,
     now_ns: u64,
+    /// The last turn found something.
+    busy: bool,
     counters: NetCounters,
 }
 
@@ -199,6 +201,7 @@ impl Net {
             stalled: VecDeque::new(),
             limits,
             now_ns: monotonic_ns(),
+            busy: true,
             counters: NetCounters::default(),
         })
     }
@@ -240,6 +243,11 @@ impl Net {
         self.slots.in_use()
     }
 
+    /// Whether the last turn found nothing.
+    pub fn is_quiet(&self) -> bool {
+        !self.busy
+    }
+
     /// How many connections there can be.
     pub fn capacity(&self) -> u32 {
         self.sockets.capacity()
@@ -262,9 +270,7 @@ impl Net {
         socket.set_tcp_nodelay(true)?;
         // Closing resets: no TIME_WAIT keeps the port from the next run.
         socket.set_linger(Some(std::time::Duration::ZERO))?;
-        if let Some(name) = options.congestion {
-            socket.set_tcp_congestion(name.as_bytes())?;
-        }
+        set_congestion(&socket, options.congestion)?;
         socket.bind(&options.source.into())?;
         match socket.connect(&options.server.into()) {
             Ok(()) => {}
@@ -412,7 +418,8 @@ impl Net {
         self.flush()?;
         self.expire();
         self.bury(handler);
-        self.counters.turns += u64::from(happened > 0);
+        self.busy = happened > 0;
+        self.counters.turns += u64::from(self.busy);
         Ok(happened)
     }
 

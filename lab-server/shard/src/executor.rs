@@ -164,6 +164,7 @@ where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
 {
+    let _signals = SignalsBlocked::new();
     let mut handles = Vec::new();
     let mut gates = Vec::new();
     let mut spawned = Ok(());
@@ -199,6 +200,37 @@ where
             // failure behind the gate; the shards that passed it run on until the process ends.
             drop(gates);
             Err(error)
+        }
+    }
+}
+
+/// While this lives, new threads are born with all signals blocked, and keep them so.
+///
+/// A signal handler that wakes an event loop writes to a pipe by number; run by a thread with
+/// another table of descriptors it would write into a stranger's socket.
+struct SignalsBlocked {
+    before: libc::sigset_t,
+}
+
+impl SignalsBlocked {
+    fn new() -> Self {
+        // SAFETY: both sets are valid for writing, and `sigfillset` fills the first before it is read.
+        let before = unsafe {
+            let mut all = std::mem::zeroed();
+            let mut before = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+            before
+        };
+        Self { before }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by `pthread_sigmask`.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
         }
     }
 }

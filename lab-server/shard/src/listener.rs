@@ -42,15 +42,30 @@ pub fn bind_listener(options: &ListenOptions) -> io::Result<OwnedFd> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
-    if let Some(name) = &options.congestion {
-        socket.set_tcp_congestion(name.as_bytes())?;
-    }
+    set_congestion(&socket, options.congestion.as_deref())?;
     socket.bind(&options.address.into())?;
     if let Some(cpu) = options.cpu {
         socket.set_cpu_affinity(cpu)?;
     }
     socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// Sets the congestion control of a socket, if one is wanted.
+pub(crate) fn set_congestion(socket: &Socket, name: Option<&str>) -> io::Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
+        let why = match error.raw_os_error() {
+            Some(libc::ENOENT) => {
+                "this kernel does not have it (net.ipv4.tcp_available_congestion_control)"
+            }
+            Some(libc::EPERM) => {
+                "only root may choose it (net.ipv4.tcp_allowed_congestion_control lists the others)"
+            }
+            _ => return error,
+        };
+        io::Error::new(error.kind(), format!("congestion control '{name}': {why}"))
+    })
 }
 
 /// What came of one attempt to accept.

@@ -1,0 +1,289 @@
+//! The command line, and the control thread's life from start to end.
+
+use std::io::Write;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{Config, SteeringChoice};
+use crate::control::{Command, Hub, Line, Ready, router};
+use crate::logic::Notices;
+use crate::server::Server;
+
+/// The server under test: users in SETs, red packets, one shard a core.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, default_value = "127.0.0.1:1025", value_name = "ADDR:PORT")]
+    pub listen: SocketAddrV4,
+    /// Where the control interface (HTTP) listens
+    #[arg(long, default_value = "127.0.0.1:8989", value_name = "ADDR:PORT")]
+    pub control: SocketAddr,
+    /// Users are 0 to N-1
+    #[arg(long, default_value_t = 1_200_000, value_name = "N")]
+    pub users: u32,
+    /// Connections at the same time [default: a little more than the users]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<u32>,
+    /// Shards [default: one a CPU, more where descriptors are scarce]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+    /// CPUs for the shards, such as 0,2 or 0-3 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    pub cpus: Option<CpuList>,
+    /// SETs in all
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub sets: usize,
+    /// Shakes a second; those above are answered "overloaded" [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub overload: Option<u64>,
+    /// Start with a generator of so many red packets a second
+    #[arg(long, value_name = "N")]
+    pub packets_per_second: Option<u32>,
+    /// How notices of sent packets reach their users
+    #[arg(long, value_enum, default_value = "push")]
+    pub notices: NoticesArg,
+    /// How long a sent packet can be claimed
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    pub packet_life: f64,
+    /// Packets that wait in one SET at most
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub queue: usize,
+    /// What amounts and splits come from
+    #[arg(long, default_value_t = 2015, value_name = "N")]
+    pub seed: u64,
+    /// How connections find their shard
+    #[arg(long, value_enum, default_value = "auto")]
+    pub steering: SteeringArg,
+    /// Congestion control of the connections [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
+    /// Write samples as lines of JSON to standard output, and take commands as lines of JSON from
+    /// standard input; its end stops the server
+    #[arg(long)]
+    pub pipe: bool,
+}
+
+/// A list of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
+
+/// Reads `0,2` and `0-3` and both together.
+fn parse_cpus(text: &str) -> Result<CpuList, String> {
+    let number =
+        |text: &str| text.trim().parse::<usize>().map_err(|_| format!("'{text}' is no CPU number"));
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        match part.split_once('-') {
+            None => cpus.push(number(part)?),
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first > last || last - first > 4096 {
+                    return Err(format!("'{part}' is no range of CPUs"));
+                }
+                cpus.extend(first..=last);
+            }
+        }
+    }
+    Ok(CpuList(cpus))
+}
+
+/// [`Notices`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NoticesArg {
+    /// Written to the named users' own connections
+    Push,
+    /// The prototype's way: as the answer to the next shake of the named user's SET
+    Answer,
+}
+
+/// [`SteeringChoice`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SteeringArg {
+    /// By CPU on loopback with a CPU for each shard, else by hash
+    Auto,
+    /// Evenly, by a hash over the addresses
+    Hash,
+    /// To the shard on the CPU that took the first packet
+    Cpu,
+}
+
+impl Args {
+    /// The configuration that the arguments ask for.
+    ///
+    /// # Errors
+    /// A packet life that is no duration.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        Ok(Config {
+            listen: self.listen,
+            users: self.users,
+            connections: self.connections,
+            shards: self.shards,
+            cpus: self.cpus.clone().map(|cpus| cpus.0),
+            sets: self.sets,
+            overload: self.overload,
+            notices: match self.notices {
+                NoticesArg::Push => Notices::Push,
+                NoticesArg::Answer => Notices::Answer,
+            },
+            packet_life: Duration::try_from_secs_f64(self.packet_life)
+                .with_context(|| format!("--packet-life {}", self.packet_life))?,
+            queue_bound: self.queue,
+            seed: self.seed,
+            steering: match self.steering {
+                SteeringArg::Auto => SteeringChoice::Auto,
+                SteeringArg::Hash => SteeringChoice::Hash,
+                SteeringArg::Cpu => SteeringChoice::Cpu,
+            },
+            congestion: self.congestion.clone(),
+            ..Config::default()
+        })
+    }
+}
+
+/// Runs a server until SIGTERM, SIGINT, a stop command, or, with `--pipe`, the end of its input.
+///
+/// # Errors
+/// What keeps the server from starting, or a shard from going on.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let config = args.config()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the shards exist: an address in use is known before a thread is started.
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(args.control))
+        .with_context(|| format!("the control interface cannot listen on {}", args.control))?;
+    let control = listener.local_addr()?;
+    let server = Server::start(&config)?;
+    let hub = Hub::new(&server, &config);
+    let ready = Ready {
+        listen: server.address().to_string(),
+        control: control.to_string(),
+        pid: std::process::id(),
+        threads: server.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
+        sets: config.sets,
+    };
+    if let Some(rate) = args.packets_per_second {
+        let start = Command::StartGenerator { rate, total: None, users: None, seed: None };
+        start.carry_out(&hub).context("--packets-per-second")?;
+    }
+    let ended = runtime.block_on(serve(&hub, listener, ready, args.pipe));
+    // A thread of the runtime may still wait for input that never comes.
+    runtime.shutdown_background();
+    server.join()?;
+    ended
+}
+
+async fn serve(
+    hub: &Hub,
+    listener: tokio::net::TcpListener,
+    ready: Ready,
+    pipe: bool,
+) -> anyhow::Result<()> {
+    let (lines, to_write) = mpsc::unbounded_channel();
+    let writer = tokio::spawn(write_lines(to_write, pipe));
+    if !pipe {
+        eprintln!(
+            "lab-server: {} shards and {} SETs listen on {}, control on http://{}",
+            ready.threads.len(),
+            ready.sets,
+            ready.listen,
+            ready.control
+        );
+    }
+    lines.send(Line::Ready(ready))?;
+    let http = axum::serve(listener, router(hub.clone()));
+    let http = tokio::spawn(std::future::IntoFuture::into_future(http));
+    let ended = until_ended(hub, &lines, pipe).await;
+    http.abort();
+    lines.send(Line::Ended(hub.ledger()))?;
+    drop(lines);
+    writer.await?;
+    ended
+}
+
+/// Reads reports until all shards have ended, which they are told to by a signal or the end of the
+/// commands.
+async fn until_ended(
+    hub: &Hub,
+    lines: &mpsc::UnboundedSender<Line>,
+    pipe: bool,
+) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reports = std::pin::pin!(hub.read_reports(lines));
+    tokio::select! {
+        ended = &mut reports => return ended,
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+        () = read_commands(hub, lines, pipe) => {}
+    }
+    stop(hub).await;
+    reports.await
+}
+
+async fn stop(hub: &Hub) {
+    while hub.post_all(|| crate::message::Message::Stop).is_err() {
+        // An inbox is full; its shard is reading.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn write_lines(mut lines: mpsc::UnboundedReceiver<Line>, pipe: bool) {
+    while let Some(line) = lines.recv().await {
+        match (pipe, &line) {
+            (true, line) => {
+                let Ok(mut text) = serde_json::to_string(line) else { continue };
+                text.push('\n');
+                // A recorder that has gone is noticed where commands are read.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+            }
+            (false, Line::Error(error)) => eprintln!("lab-server: {error}"),
+            (false, _) => {}
+        }
+    }
+}
+
+/// Carries out the commands that come over the pipe; returns when it ends.
+async fn read_commands(hub: &Hub, lines: &mpsc::UnboundedSender<Line>, pipe: bool) {
+    if !pipe {
+        return std::future::pending().await;
+    }
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(line)) = input.next_line().await {
+        let done = serde_json::from_str::<Command>(&line)
+            .map_err(|error| error.to_string())
+            .and_then(|command| command.carry_out(hub).map_err(|error| error.to_string()));
+        if let Err(error) = done {
+            let _ = lines.send(Line::Error(format!("command {line}: {error}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_of_the_command_line_are_those_of_the_configuration() {
+        Args::command().debug_assert();
+        let args = Args::parse_from(["lab-server"]);
+        assert_eq!(args.config().expect("valid"), Config::default());
+    }
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(parse_cpus("0"), Ok(CpuList(vec![0])));
+        assert_eq!(parse_cpus("0-2,5"), Ok(CpuList(vec![0, 1, 2, 5])));
+        for bad in ["", "a", "3-1", "0-", "0-99999999"] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Red packets at a rate: when each is due, for which SET, worth how much.
+//!
+//! Pure: time and the users online come in as arguments, the amounts from a seed.
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+/// Amounts in cents, as the prototype draws them: `rand.Intn(300) + 10`.
+pub const AMOUNTS: std::ops::RangeInclusive<u32> = 10..=309;
+
+const NANOS_PER_SECOND: u128 = 1_000_000_000;
+
+/// What a generator makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Packets for whoever shakes.
+    Shaken,
+    /// Packets sent to users.
+    Sent {
+        /// The first user that may be named.
+        first_user: u32,
+        /// The first user behind those.
+        end_user: u32,
+    },
+}
+
+/// A generator as it is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Its id, for stopping it.
+    pub id: u64,
+    /// What it makes.
+    pub kind: Kind,
+    /// Packets per second.
+    pub rate: u32,
+    /// How many in all; no end when `None`.
+    pub total: Option<u64>,
+    /// What the amounts (and named users) come from.
+    pub seed: u64,
+}
+
+/// A running generator.
+#[derive(Debug)]
+pub struct Generator {
+    order: Order,
+    start_ns: u64,
+    made: u64,
+    random: Pcg64Mcg,
+}
+
+impl Generator {
+    /// A generator whose first packet is due at `start_ns`.
+    pub fn new(order: Order, start_ns: u64) -> Self {
+        Self { order, start_ns, made: 0, random: Pcg64Mcg::seed_from_u64(order.seed) }
+    }
+
+    /// What was ordered.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// How many packets it has made.
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Whether all were made.
+    pub fn is_finished(&self) -> bool {
+        self.order.rate == 0 || self.order.total.is_some_and(|total| self.made >= total)
+    }
+
+    /// When the next packet is due: the k-th at ceil(k · 10⁹ / rate) behind the start, computed and
+    /// never accumulated. `None` when all were made.
+    pub fn next_ns(&self) -> Option<u64> {
+        let behind = || {
+            let behind =
+                (u128::from(self.made) * NANOS_PER_SECOND).div_ceil(u128::from(self.order.rate));
+            u64::try_from(behind).unwrap_or(u64::MAX)
+        };
+        (!self.is_finished()).then(|| self.start_ns.saturating_add(behind()))
+    }
+
+    /// The amount of the next packet if it is due at `now_ns`.
+    pub fn make(&mut self, now_ns: u64) -> Option<u32> {
+        self.next_ns().filter(|due| *due <= now_ns)?;
+        self.made += 1;
+        Some(self.random.random_range(AMOUNTS))
+    }
+
+    /// Three users of a range for a sent packet, different ones when the range has three.
+    pub fn recipients(&mut self, first: u32, end: u32) -> [u32; 3] {
+        let mut pick = || self.random.random_range(first..end.max(first + 1));
+        let mut users = [pick(), pick(), pick()];
+        if end.saturating_sub(first) >= 3 {
+            while users[1] == users[0] {
+                users[1] = pick();
+            }
+            while users[2] == users[0] || users[2] == users[1] {
+                users[2] = pick();
+            }
+        }
+        users
+    }
+}
+
+/// Spreads packets over SETs in proportion to their users online.
+///
+/// Smooth weighted round robin: with each packet every SET earns its share of one packet, and the
+/// SET that is owed most gets it. Some SET is owed more than nothing then, so that none is ever more
+/// than one packet ahead of its share, however the weights change.
+#[derive(Debug)]
+pub struct Spread {
+    /// What each SET is owed, in packets; the sum is 0 between packets.
+    owed: Vec<f64>,
+    weights: Vec<f64>,
+}
+
+impl Spread {
+    /// Nobody is owed anything.
+    pub fn new(sets: usize) -> Self {
+        Self { owed: vec![0.0; sets], weights: vec![1.0; sets] }
+    }
+
+    /// The users online in each SET from now on. While nobody is online, all SETs count the same.
+    pub fn weigh(&mut self, users: impl Iterator<Item = u32>) {
+        for (weight, users) in self.weights.iter_mut().zip(users) {
+            *weight = f64::from(users);
+        }
+        if self.weights.iter().all(|weight| *weight == 0.0) {
+            self.weights.fill(1.0);
+        }
+    }
+
+    /// The SET that gets the next packet.
+    pub fn pick(&mut self) -> usize {
+        let sum: f64 = self.weights.iter().sum();
+        let mut most = 0;
+        for set in 0..self.owed.len() {
+            self.owed[set] += self.weights[set] / sum;
+            if self.owed[set] > self.owed[most] {
+                most = set;
+            }
+        }
+        self.owed[most] -= 1.0;
+        most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn order(rate: u32, total: Option<u64>) -> Order {
+        Order { id: 1, kind: Kind::Shaken, rate, total, seed: 42 }
+    }
+
+    #[test]
+    fn packets_are_spread_evenly_over_the_second() {
+        for rate in [1, 3, 7, 200, 60_000] {
+            let mut generator = Generator::new(order(rate, None), 5 * SECOND);
+            assert_eq!(generator.make(5 * SECOND - 1), None);
+            let mut due = Vec::new();
+            while let Some(at) = generator.next_ns().filter(|at| *at < 7 * SECOND) {
+                assert_eq!(generator.make(at - 1), None, "early");
+                assert!(generator.make(at).is_some());
+                due.push(at);
+            }
+            assert_eq!(due.len() as u32, 2 * rate);
+            let step = SECOND / u64::from(rate);
+            assert!(due.windows(2).all(|pair| (step..=step + 1).contains(&(pair[1] - pair[0]))));
+        }
+    }
+
+    #[test]
+    fn what_fell_due_during_a_stall_is_made_up_and_the_total_is_kept() {
+        let mut generator = Generator::new(order(200, Some(500)), 0);
+        let mut made = 0;
+        while generator.make(10 * SECOND).is_some() {
+            made += 1;
+        }
+        assert_eq!(made, 500);
+        assert!(generator.is_finished() && generator.next_ns().is_none());
+        assert!(Generator::new(order(0, None), 0).next_ns().is_none());
+    }
+
+    #[test]
+    fn amounts_come_from_the_seed_and_stay_in_bounds() {
+        let amounts = |seed| {
+            let mut generator = Generator::new(Order { seed, ..order(1_000_000, Some(10_000)) }, 0);
+            std::iter::from_fn(|| generator.make(SECOND)).collect::<Vec<_>>()
+        };
+        assert_eq!(amounts(1), amounts(1));
+        assert_ne!(amounts(1), amounts(2));
+        let all = amounts(3);
+        assert_eq!((all.iter().min(), all.iter().max()), (Some(&10), Some(&309)));
+    }
+
+    #[test]
+    fn recipients_differ_when_they_can() {
+        let mut generator = Generator::new(order(1, None), 0);
+        for _ in 0..1_000 {
+            let mut users = generator.recipients(5, 8);
+            users.sort_unstable();
+            assert_eq!(users, [5, 6, 7]);
+        }
+        assert_eq!(generator.recipients(9, 9), [9; 3]);
+        assert!(generator.recipients(0, 2).iter().all(|user| *user < 2));
+    }
+
+    proptest! {
+        /// Weights change at will; no SET is ever more than one packet ahead of its share, and
+        /// together they get every packet.
+        #[test]
+        fn no_set_is_more_than_one_packet_ahead(
+            rounds in proptest::collection::vec(
+                (proptest::collection::vec(0u32..5_000, 16), 1usize..300), 1..20),
+        ) {
+            let mut spread = Spread::new(16);
+            let mut share = [0.0; 16];
+            let mut given = [0u64; 16];
+            for (users, packets) in &rounds {
+                spread.weigh(users.iter().copied());
+                let sum: u32 = users.iter().sum();
+                for _ in 0..*packets {
+                    for (share, users) in share.iter_mut().zip(users) {
+                        let one = if sum == 0 { 1.0 / 16.0 } else { f64::from(*users) / f64::from(sum) };
+                        *share += one;
+                    }
+                    given[spread.pick()] += 1;
+                    for (given, share) in given.iter().zip(share) {
+                        prop_assert!(*given as f64 <= share + 1.0 + 1e-6, "{given} of {share}");
+                    }
+                }
+            }
+            let total: usize = rounds.iter().map(|(_, packets)| packets).sum();
+            prop_assert_eq!(given.iter().sum::<u64>(), total as u64);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What the logic of a shard wants from the world: sockets, mail and a clock behind one trait, so
+//! that everything but the sockets runs in simulation.
+
+use shard::ConnId;
+use wire::Frame;
+
+use crate::message::Message;
+
+/// The world of a shard.
+pub trait Io {
+    /// The monotonic clock as this turn saw it, in nanoseconds.
+    fn now_ns(&self) -> u64;
+
+    /// The Unix second of [`Self::now_ns`].
+    fn unix_second(&self) -> u64;
+
+    /// Sends a frame; nothing happens when the connection is gone.
+    fn send(&mut self, conn: ConnId, frame: &Frame<'_>);
+
+    /// Closes a connection once the peer has read what was sent.
+    fn finish(&mut self, conn: ConnId);
+
+    /// Puts a message on its way to another shard. Returns false, and counts it, when too many
+    /// messages wait already.
+    fn post(&mut self, shard: usize, message: Message) -> bool;
+}

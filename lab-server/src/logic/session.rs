@@ -1,0 +1,277 @@
+//! Frames from clients, and what each is answered with.
+
+use shard::ConnId;
+use wire::{
+    Command, Decoded, ErrorCode, Frame, LoginResult, ShakeResult, UserList, create, decode,
+};
+
+use super::{Logic, PATIENCE_NS, Timer};
+use crate::directory::home_of;
+use crate::io::Io;
+use crate::message::{Message, Parcel};
+use crate::packets::{self, Draft, Refused};
+use crate::sets::Waiting;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// No connection, or one that is being closed.
+    #[default]
+    Gone,
+    /// Connected and not logged in.
+    Fresh,
+    Online,
+}
+
+/// A connection as the logic knows it: 24 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Session {
+    generation: u32,
+    pub(super) user: u32,
+    /// When the frame that is half there was begun, in nanoseconds; 0 when none is.
+    half_since_ns: u64,
+    /// The SET, by its place among those of this shard.
+    pub(super) set: u16,
+    state: State,
+    /// The peer has used a command of ours, so that it can read one.
+    pub(super) ours: bool,
+    /// A timer for a half frame is running.
+    pub(super) timed: bool,
+}
+
+impl Session {
+    pub(super) fn fresh(conn: ConnId) -> Self {
+        Self { generation: conn.generation, state: State::Fresh, ..Self::default() }
+    }
+
+    pub(super) fn is_of(&self, conn: ConnId) -> bool {
+        self.state != State::Gone && self.generation == conn.generation
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        self.state == State::Online
+    }
+
+    pub(super) fn half_since_ns(&self) -> Option<u64> {
+        (self.half_since_ns != 0).then_some(self.half_since_ns)
+    }
+
+    /// The connection in this slot, if a user is logged in on it who can read our commands.
+    pub(super) fn pushable(&self, slot: u32) -> Option<ConnId> {
+        (self.is_online() && self.ours).then_some(ConnId { slot, generation: self.generation })
+    }
+}
+
+impl Logic {
+    /// Bytes arrived; returns how many were used up, the rest is the beginning of a frame.
+    pub fn received(&mut self, io: &mut impl Io, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while self.session(conn).is_some() {
+            match decode(&bytes[used..]) {
+                Decoded::Frame { frame, length, .. } => {
+                    used += length;
+                    self.frame(io, conn, &frame);
+                }
+                Decoded::Incomplete => break,
+                Decoded::Malformed(malformed) => {
+                    self.refuse(io, conn, malformed.code(), malformed.command());
+                }
+            }
+        }
+        self.note_half(io, conn, used, bytes.len());
+        self.settle(io);
+        used
+    }
+
+    /// Starts the clock on a frame that was begun, once for each.
+    fn note_half(&mut self, io: &mut impl Io, conn: ConnId, used: usize, len: usize) {
+        let now_ns = io.now_ns();
+        let Some(session) = self.session(conn) else { return };
+        if used == len {
+            session.half_since_ns = 0;
+            return;
+        }
+        if used > 0 || session.half_since_ns == 0 {
+            session.half_since_ns = now_ns;
+        }
+        if !session.timed {
+            session.timed = true;
+            self.wheel.insert(now_ns + PATIENCE_NS, Timer::Frame(conn));
+        }
+    }
+
+    fn frame(&mut self, io: &mut impl Io, conn: ConnId, frame: &Frame<'_>) {
+        let command = frame.command();
+        let Some(session) = self.session(conn) else { return };
+        session.ours |= command.is_ours();
+        let (user, set, online) = (session.user, session.set, session.is_online());
+        let id = u32::from(command.id());
+        match *frame {
+            Frame::LoginRequest { user } if !online => self.login(io, conn, user),
+            Frame::LoginRequest { .. } => {
+                self.refuse(io, conn, ErrorCode::AlreadyLoggedIn, id);
+            }
+            _ if !online => self.refuse(io, conn, ErrorCode::NotLoggedIn, id),
+            Frame::ShakeRequest { .. } => self.shake(io, conn, user, set),
+            Frame::ClaimRequest { packet, .. } => self.claim(io, conn, user, packet),
+            Frame::Ping { client_ns } => {
+                self.counters.pings += 1;
+                io.send(conn, &Frame::Pong { client_ns });
+            }
+            Frame::ChatRequest { message, to, text } => {
+                self.chat(io, conn, user, message, to, text);
+            }
+            Frame::CreatePacket { request, amount, count, recipients } => {
+                let creator = Creator { conn, user, set };
+                self.create(io, creator, request, amount, count, recipients);
+            }
+            _ => {
+                debug_assert!(!is_from_client(command));
+                self.refuse(io, conn, ErrorCode::WrongDirection, id);
+            }
+        }
+    }
+
+    fn login(&mut self, io: &mut impl Io, conn: ConnId, user: u32) {
+        if user >= self.rules.users {
+            self.counters.user_out_of_range += 1;
+            let result = LoginResult::UserOutOfRange as u32;
+            io.send(conn, &Frame::LoginResponse { user, result });
+            self.forget(io, conn);
+            io.finish(conn);
+            return;
+        }
+        // Sent before the answer, so that whoever acts on the answer finds the user in the directory.
+        let enter = Message::Enter { user, at: self.address(conn) };
+        if !self.post(io, home_of(user, self.shards), enter) {
+            io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Busy as u32 });
+            self.forget(io, conn);
+            io.finish(conn);
+            return;
+        }
+        let set = self.sets.join();
+        self.online += 1;
+        self.counters.logins += 1;
+        if let Some(session) = self.session(conn) {
+            session.state = State::Online;
+            session.user = user;
+            session.set = set;
+        }
+        io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Ok as u32 });
+    }
+
+    fn shake(&mut self, io: &mut impl Io, conn: ConnId, user: u32, set: u16) {
+        self.counters.shakes += 1;
+        let (result, packet, amount) = if !self.meter.admit(io.unix_second()) {
+            self.counters.overloaded += 1;
+            (ShakeResult::Overloaded, 0, 0)
+        } else {
+            match self.sets.take(set) {
+                Some(Waiting::Packet { packet, amount }) => {
+                    self.counters.granted += 1;
+                    (ShakeResult::Granted, packet, amount)
+                }
+                Some(Waiting::Notice { packet, amount, count, users, named }) => {
+                    self.counters.noticed += 1;
+                    if let Some(home) = packets::home_of(packet, self.shards) {
+                        self.post(io, home, Message::Entitle { packet, named, user });
+                    }
+                    io.send(conn, &Frame::SendPacket { packet, amount, count, users });
+                    return;
+                }
+                None if self.supply_finished => {
+                    self.counters.all_taken += 1;
+                    (ShakeResult::AllTaken, 0, 0)
+                }
+                None => {
+                    self.counters.no_packet += 1;
+                    (ShakeResult::NoPacket, 0, 0)
+                }
+            }
+        };
+        io.send(conn, &Frame::ShakeResponse { user, result: result as u32, packet, amount });
+    }
+
+    fn claim(&mut self, io: &mut impl Io, conn: ConnId, user: u32, packet: u32) {
+        self.counters.claims += 1;
+        let reply = self.address(conn);
+        let asked = packets::home_of(packet, self.shards)
+            .is_some_and(|home| self.post(io, home, Message::Claim { packet, user, reply }));
+        if !asked {
+            self.counters.claims_refused += 1;
+            io.send(conn, &Frame::ClaimResponse { packet, amount: 0 });
+        }
+    }
+
+    fn chat(
+        &mut self,
+        io: &mut impl Io,
+        conn: ConnId,
+        from: u32,
+        message: u32,
+        to: u32,
+        text: &[u8],
+    ) {
+        self.counters.chats += 1;
+        let outcome = if to >= self.rules.users {
+            self.counters.chats_offline += 1;
+            wire::chat::OFFLINE
+        } else {
+            let reply = self.address(conn);
+            let parcel = Parcel::Chat { message, from, reply, text: text.into() };
+            let pass_on = Message::PassOn { user: to, parcel };
+            if self.post(io, home_of(to, self.shards), pass_on) {
+                return;
+            }
+            self.counters.chats_busy += 1;
+            wire::chat::BUSY
+        };
+        io.send(conn, &Frame::ChatReceipt { message, to, outcome });
+    }
+
+    fn create(
+        &mut self,
+        io: &mut impl Io,
+        creator: Creator,
+        request: u32,
+        amount: u32,
+        count: u32,
+        recipients: UserList<'_>,
+    ) {
+        let made = if recipients.iter().any(|user| user >= self.rules.users) {
+            Err(create::UNKNOWN_RECIPIENT)
+        } else {
+            let recipients = recipients.iter().collect();
+            let draft =
+                Draft { amount, count, recipients, creator: creator.user, set: creator.set };
+            self.make_packet(io, &draft).map_err(|refused| match refused {
+                Refused::ImpossibleSplit => create::IMPOSSIBLE_SPLIT,
+                Refused::NoRoom => create::BUSY,
+            })
+        };
+        if made.is_err() {
+            self.counters.packets_refused += 1;
+        }
+        let (packet, result) = made.map_or_else(|why| (0, why), |packet| (packet, create::OK));
+        io.send(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
+    }
+}
+
+/// Who wants to create a packet.
+#[derive(Clone, Copy)]
+struct Creator {
+    conn: ConnId,
+    user: u32,
+    set: u16,
+}
+
+fn is_from_client(command: Command) -> bool {
+    matches!(
+        command,
+        Command::LoginRequest
+            | Command::ShakeRequest
+            | Command::ClaimRequest
+            | Command::Ping
+            | Command::ChatRequest
+            | Command::CreatePacket
+    )
+}

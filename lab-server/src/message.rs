@@ -1,0 +1,168 @@
+//! What shards tell each other, and what the control thread tells them.
+
+use crate::directory::Address;
+use crate::generator::Order;
+use crate::packets::Draft;
+
+/// Text that travels between shards. A box, so that messages stay small.
+pub type Text = Box<[u8]>;
+
+/// The notice of a sent packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The packet.
+    pub packet: u32,
+    /// Its money in cents.
+    pub amount: u32,
+    /// Into how many shares it is split.
+    pub count: u32,
+    /// Who sent it, or [`crate::packets::NOBODY`].
+    pub creator: u32,
+    /// Its recipients when they are exactly three, the form that the prototype knows.
+    pub three: Option<[u32; 3]>,
+}
+
+/// Something for a user, wherever the user is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parcel {
+    /// A packet was sent to the user.
+    Notice(Notice),
+    /// A packet of the user's expired.
+    Refund {
+        /// The packet.
+        packet: u32,
+        /// Cents that come back.
+        amount: u32,
+        /// Shares nobody claimed.
+        shares: u32,
+    },
+    /// A chat text.
+    Chat {
+        /// The sender's number for it.
+        message: u32,
+        /// The sender.
+        from: u32,
+        /// Where the sender waits for a receipt.
+        reply: Address,
+        /// The text.
+        text: Text,
+    },
+}
+
+/// A push to every connection, spread over the interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushOrder {
+    /// Bytes of payload.
+    pub bytes: u32,
+    /// Each connection gets one in every such interval, in nanoseconds.
+    pub every_ns: u64,
+    /// When the first interval begins on the monotonic clock; `None` for at once.
+    pub from_ns: Option<u64>,
+}
+
+/// A message to a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// To a user's home: the user logged in.
+    Enter {
+        /// Who.
+        user: u32,
+        /// Where.
+        at: Address,
+    },
+    /// To a user's home: the connection is gone.
+    Leave {
+        /// Who.
+        user: u32,
+        /// Where.
+        at: Address,
+    },
+    /// To the shard of an older connection: the user logged in elsewhere.
+    Replace {
+        /// The older connection.
+        at: Address,
+    },
+    /// To a user's home: to be passed on to the user.
+    PassOn {
+        /// For whom.
+        user: u32,
+        /// What.
+        parcel: Parcel,
+    },
+    /// To the shard that holds the user's connection.
+    Deliver {
+        /// The connection.
+        at: Address,
+        /// For whom.
+        user: u32,
+        /// What.
+        parcel: Parcel,
+    },
+    /// To the sender's shard: what became of a chat text.
+    Receipt {
+        /// The sender's connection.
+        at: Address,
+        /// The sender's number for the text.
+        message: u32,
+        /// For whom it was.
+        to: u32,
+        /// One of [`wire::chat`].
+        outcome: u32,
+    },
+    /// To a packet's home: a user wants a share.
+    Claim {
+        /// The packet.
+        packet: u32,
+        /// Who.
+        user: u32,
+        /// Where the user waits for the answer.
+        reply: Address,
+    },
+    /// To the claimer's shard: the answer.
+    Claimed {
+        /// The claimer's connection.
+        at: Address,
+        /// The packet.
+        packet: u32,
+        /// Cents, 0 for none.
+        amount: u32,
+    },
+    /// To a packet's home: a notice was handed to another user of the SET.
+    Entitle {
+        /// The packet.
+        packet: u32,
+        /// Who was named.
+        named: u32,
+        /// Who got the notice.
+        user: u32,
+    },
+    /// To the shard of a SET: a packet for its queue.
+    Packet {
+        /// The SET among all SETs.
+        set: u32,
+        /// The packet.
+        packet: u32,
+        /// Its money in cents.
+        amount: u32,
+    },
+    /// A packet for named users, to be made by this shard.
+    Send(Box<Draft>),
+    /// Whether packets that can be shaken will come, to every shard.
+    Supply {
+        /// All there were to be have been made, and no generator runs.
+        finished: bool,
+    },
+    /// To shard 0: start a generator.
+    Start(Order),
+    /// To shard 0: stop a generator, or all with `None`.
+    StopGenerator(Option<u64>),
+    /// Push to every connection until told otherwise; `None` stops.
+    Push(Option<PushOrder>),
+    /// The control thread asks for a snapshot.
+    Snapshot {
+        /// Repeated in the answer.
+        ticket: u64,
+    },
+    /// Stop accepting, answer what was read, and end.
+    Stop,
+}

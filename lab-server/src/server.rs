@@ -1,0 +1,350 @@
+//! A running server: its shards, and the way to them.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shard::{
+    Clock, DescriptorLimits, Limits, ListenOptions, Mail, Net, ShardContext, ShardThreads,
+    SpawnError, Steering, bind_listener, cpus_allowed, drive, monotonic_ns,
+};
+use wire::MAX_FRAME;
+
+use crate::config::{Config, ConfigError, Resolved};
+use crate::logic::{Logic, Rules};
+use crate::message::Message;
+use crate::overload::Budget;
+use crate::postbox::INBOX;
+use crate::report::{Report, Snapshot};
+use crate::sets::new_online;
+use crate::shard_loop::ShardLoop;
+
+/// Connections that wait to be accepted by one shard; the kernel caps it at `net.core.somaxconn`.
+const ACCEPT_BACKLOG: i32 = 16_384;
+
+/// Reports that wait for the control thread, for each shard: four seconds of samples and answers.
+const REPORTS_PER_SHARD: usize = 8;
+
+/// Why a server did not start. Nothing of it is running then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is impossible here.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddrV4,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The threads cannot be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// A shard cannot run.
+    #[error("shard {shard} cannot run: {reason}")]
+    Shard {
+        /// Which one.
+        shard: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The machine refuses something basic.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+/// A running server. It goes on when this is dropped: [`Server::stop`] ends it.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddrV4,
+    resolved: Resolved,
+    mail: Mail<Message>,
+    reports: Mail<Report>,
+    budget: Arc<Budget>,
+    threads: ShardThreads<()>,
+}
+
+/// What a shard needs to start, the same for all.
+#[derive(Clone)]
+struct Seedling {
+    config: Config,
+    address: SocketAddrV4,
+    resolved: Resolved,
+    mail: Mail<Message>,
+    reports: Mail<Report>,
+    rules: Arc<Rules>,
+    online: crate::sets::Online,
+    budget: Arc<Budget>,
+    clock: Clock,
+}
+
+impl Server {
+    /// Starts the shards and returns when all of them listen.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let system = |what| move |source| StartError::System { what, source };
+        let limits = DescriptorLimits::raise()
+            .map_err(|errno| system("raise the limit on descriptors")(errno.into()))?;
+        let allowed = cpus_allowed().map_err(system("ask which CPUs may be used"))?;
+        let resolved = config.resolve(&allowed, limits)?;
+        let listen_error = |source| StartError::Listen { address: config.listen, source };
+        let (address, reserved) = reserve(config.listen).map_err(listen_error)?;
+        let shards = resolved.shards;
+        let eventfd = |errno: rustix::io::Errno| system("make event descriptors")(errno.into());
+        let mail = Mail::new(shards, INBOX).map_err(eventfd)?;
+        let reports = Mail::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
+        let budget = Budget::new(config.overload);
+        let rules = Rules {
+            users: config.users,
+            notices: config.notices,
+            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX / 2),
+            queue_bound: config.queue_bound,
+            packets_bound: config.packets_bound.div_ceil(shards),
+            seed: config.seed,
+        };
+        let seedling = Seedling {
+            config: config.clone(),
+            address,
+            resolved: resolved.clone(),
+            mail: mail.clone(),
+            reports: reports.clone(),
+            rules: Arc::new(rules),
+            online: new_online(config.sets),
+            budget: Arc::clone(&budget),
+            clock: Clock::read(),
+        };
+        let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
+            let seedling = seedling.clone();
+            async move { seedling.run(context).await }
+        })?;
+        let server = Self { address, resolved, mail, reports, budget, threads };
+        let started = server.await_start();
+        drop(reserved);
+        match started {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                server.tell_all(|| Message::Stop);
+                // What the others say when they end adds nothing to the first error.
+                let _ = server.threads.join();
+                Err(error)
+            }
+        }
+    }
+
+    fn await_start(&self) -> Result<(), StartError> {
+        let mut waiting = self.shards();
+        while waiting > 0 {
+            match self.next_report(None) {
+                Some(Report::Started(_, Ok(()))) => waiting -= 1,
+                Some(Report::Started(shard, Err(reason))) => {
+                    return Err(StartError::Shard { shard, reason });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.resolved.shards
+    }
+
+    /// What its configuration came to.
+    pub fn resolved(&self) -> &Resolved {
+        &self.resolved
+    }
+
+    /// The threads of its shards.
+    pub fn threads(&self) -> &[rustix::thread::Pid] {
+        self.threads.threads()
+    }
+
+    /// The way to its shards.
+    pub fn mail(&self) -> &Mail<Message> {
+        &self.mail
+    }
+
+    /// What its shards report.
+    pub fn reports(&self) -> &Mail<Report> {
+        &self.reports
+    }
+
+    /// Its limit of shakes per second.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Posts a message to every shard, trying again while an inbox is full.
+    pub fn tell_all(&self, message: impl Fn() -> Message) {
+        for shard in 0..self.shards() {
+            self.tell(shard, message());
+        }
+    }
+
+    /// Posts a message to a shard, trying again while its inbox is full.
+    pub fn tell(&self, shard: usize, mut message: Message) {
+        while let Err(back) = self.mail.post(shard, message) {
+            message = back;
+            std::thread::yield_now();
+        }
+    }
+
+    /// The next report; `None` when there is none within the time given.
+    pub fn next_report(&self, timeout: Option<Duration>) -> Option<Report> {
+        let deadline = timeout.map(|timeout| monotonic_ns() + timeout.as_nanos() as u64);
+        loop {
+            let mut report = None;
+            self.reports.take(0, 1, |one| report = Some(one));
+            if report.is_some() {
+                return report;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_sub(monotonic_ns()));
+            if left == Some(0) {
+                return None;
+            }
+            let left = left.map(|ns| Timespec {
+                tv_sec: (ns / 1_000_000_000).cast_signed(),
+                tv_nsec: (ns % 1_000_000_000).cast_signed(),
+            });
+            let bell = self.reports.bell(0);
+            let mut ready = [PollFd::from_borrowed_fd(bell, PollFlags::IN)];
+            if poll(&mut ready, left.as_ref()).is_ok_and(|ready| ready > 0) {
+                // Resets the bell, so that the next poll waits for the next ring.
+                let _ = rustix::io::read(bell, &mut [0; 8]);
+            }
+        }
+    }
+
+    /// The state of every shard. Reports that come in between are dropped: not for a server whose
+    /// reports somebody else reads.
+    ///
+    /// # Errors
+    /// The shard that did not answer in time.
+    pub fn snapshots(&self, timeout: Duration) -> Result<Vec<Snapshot>, usize> {
+        let ticket = monotonic_ns();
+        self.tell_all(|| Message::Snapshot { ticket });
+        let mut snapshots: Vec<Option<Snapshot>> = vec![None; self.shards()];
+        while let Some(missing) = snapshots.iter().position(Option::is_none) {
+            match self.next_report(Some(timeout)) {
+                Some(Report::Snapshot(answer, snapshot)) if answer == ticket => {
+                    let shard = snapshot.shard;
+                    snapshots[shard] = Some(*snapshot);
+                }
+                Some(_) => {}
+                None => return Err(missing),
+            }
+        }
+        Ok(snapshots.into_iter().flatten().collect())
+    }
+
+    /// Tells the shards to stop, waits until they have answered what was read, and returns the
+    /// reports that were not read before.
+    ///
+    /// # Errors
+    /// What a shard that could not end in order says.
+    pub fn stop(self) -> anyhow::Result<Vec<Report>> {
+        self.tell_all(|| Message::Stop);
+        let mut reports = Vec::new();
+        let mut running = self.shards();
+        while running > 0 {
+            if let Some(report) = self.next_report(None) {
+                running -= usize::from(matches!(report, Report::Ended(..)));
+                reports.push(report);
+            }
+        }
+        self.join()?;
+        Ok(reports)
+    }
+
+    /// Waits for the threads of the shards, which have been told to stop.
+    ///
+    /// # Errors
+    /// A shard that panicked.
+    pub fn join(self) -> anyhow::Result<()> {
+        self.threads.join().map_err(|error| anyhow::anyhow!("a shard panicked: {error}"))?;
+        Ok(())
+    }
+}
+
+/// Finds out whether an address can be listened on and keeps its port.
+///
+/// Shards share the address (SO_REUSEPORT), and so could a second server of the same user, which
+/// would silently take half of the connections: a first bind without that option finds out.
+fn reserve(address: SocketAddrV4) -> io::Result<(SocketAddrV4, socket2::Socket)> {
+    use socket2::{Domain, Socket, Type};
+    let bound = |reuse_port, address: SocketAddrV4| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.bind(&address.into())?;
+        Ok::<_, io::Error>(socket)
+    };
+    let probe = bound(false, address)?;
+    let port = probe.local_addr()?.as_socket_ipv4().map_or(address.port(), |at| at.port());
+    drop(probe);
+    let address = SocketAddrV4::new(*address.ip(), port);
+    Ok((address, bound(true, address)?))
+}
+
+impl Seedling {
+    async fn run(self, context: ShardContext) {
+        let shard = context.shard;
+        let reports = self.reports.clone();
+        let mut growing = match self.plant(context) {
+            Ok(growing) => {
+                report(&reports, Report::Started(shard, Ok(())));
+                growing
+            }
+            Err(error) => {
+                report(&reports, Report::Started(shard, Err(error.to_string())));
+                return;
+            }
+        };
+        let (net, handler) = &mut growing;
+        let ended = drive(net, handler).await;
+        handler.end(net);
+        report(&reports, Report::Ended(shard, ended.map_err(|error| error.to_string())));
+    }
+
+    fn plant(self, context: ShardContext) -> io::Result<(Net, ShardLoop)> {
+        let Resolved { connections_per_shard, per_ring, steering, .. } = self.resolved;
+        let limits = Limits::new(connections_per_shard, per_ring, MAX_FRAME);
+        let mut net = Net::new(limits, Some(self.mail.bell(context.shard)))?;
+        net.listen(bind_listener(&ListenOptions {
+            address: self.address,
+            backlog: ACCEPT_BACKLOG,
+            cpu: context.cpu.filter(|_| steering == Steering::Cpu),
+            congestion: self.config.congestion.clone(),
+        })?)?;
+        let now_ns = net.read_clock();
+        let logic =
+            Logic::new(context.shard, context.shards, self.rules, self.online, self.budget, now_ns);
+        let handler = ShardLoop::new(context.shard, logic, self.mail, self.reports, self.clock);
+        Ok((net, handler))
+    }
+}
+
+/// A report that must not be lost: waits while the control thread is behind.
+fn report(reports: &Mail<Report>, mut report: Report) {
+    while let Err(back) = reports.post(0, report) {
+        report = back;
+        std::thread::yield_now();
+    }
+}

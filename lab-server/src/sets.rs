@@ -1,0 +1,232 @@
+//! SETs: a few thousand users each, with one queue of red packets and one ledger.
+//!
+//! A SET belongs to one shard, and a connection joins a SET of its own shard, so that a shake is
+//! answered from what its shard owns.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::ledger::{Ledger, Money};
+
+/// What waits in a SET's queue for its next shake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// A red packet.
+    Packet {
+        /// Its id.
+        packet: u32,
+        /// Its money in cents.
+        amount: u32,
+    },
+    /// The notice of a sent packet, in the prototype's mode of handing notices out.
+    Notice {
+        /// The packet to be claimed.
+        packet: u32,
+        /// Its money in cents.
+        amount: u32,
+        /// Into how many shares it is split.
+        count: u32,
+        /// Who may claim one.
+        users: [u32; 3],
+        /// In whose name it lies here.
+        named: u32,
+    },
+}
+
+/// A SET.
+#[derive(Debug, Default)]
+pub struct Set {
+    /// Its books.
+    pub ledger: Ledger,
+    queue: VecDeque<Waiting>,
+    /// Packets that came when the queue was full; never created.
+    pub overflow: Money,
+}
+
+/// Users online in every SET: each number written by the shard that owns the SET and read by
+/// the generator. Logins change it, requests do not.
+pub type Online = Arc<[AtomicU32]>;
+
+/// Numbers for `sets` SETs.
+pub fn new_online(sets: usize) -> Online {
+    (0..sets).map(|_| AtomicU32::new(0)).collect()
+}
+
+/// Which of `sets` SETs belong to a shard.
+pub fn sets_of(shard: usize, shards: usize, sets: usize) -> Range<usize> {
+    shard * sets / shards..(shard + 1) * sets / shards
+}
+
+/// The shard that a SET belongs to.
+pub fn shard_of(set: usize, shards: usize, sets: usize) -> usize {
+    // The inverse of `sets_of`: the first shard whose range ends behind the SET.
+    ((set + 1) * shards).div_ceil(sets) - 1
+}
+
+/// The SETs of a shard.
+#[derive(Debug)]
+pub struct Sets {
+    sets: Vec<Set>,
+    first: usize,
+    online: Online,
+    /// Packets and notices that wait in one SET at most.
+    queue_bound: usize,
+}
+
+impl Sets {
+    /// The empty SETs that belong to a shard.
+    pub fn new(shard: usize, shards: usize, online: Online, queue_bound: usize) -> Self {
+        let range = sets_of(shard, shards, online.len());
+        let sets = range.clone().map(|_| Set::default()).collect();
+        Self { sets, first: range.start, online, queue_bound }
+    }
+
+    fn users(&self, set: usize) -> &AtomicU32 {
+        &self.online[self.first + set]
+    }
+
+    /// Puts a user into the SET with the fewest and returns its place among those of this shard.
+    pub fn join(&mut self) -> u16 {
+        let fewest = (0..self.sets.len())
+            .min_by_key(|set| self.users(*set).load(Ordering::Relaxed))
+            .unwrap_or_default();
+        let users = self.users(fewest);
+        users.store(users.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        fewest as u16
+    }
+
+    /// A user goes.
+    pub fn leave(&mut self, set: u16) {
+        let users = self.users(usize::from(set));
+        users.store(users.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    /// How many SETs the shard has.
+    pub fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Whether the shard has none.
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
+    /// A SET by its place among those of this shard.
+    pub fn get(&mut self, set: u16) -> &mut Set {
+        &mut self.sets[usize::from(set)]
+    }
+
+    /// All SETs of the shard, each with its number among all SETs.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Set)> {
+        (self.first..).zip(&self.sets)
+    }
+
+    /// Users online in a SET by its place among those of this shard.
+    pub fn users_of(&self, set: usize) -> u32 {
+        self.users(set).load(Ordering::Relaxed)
+    }
+
+    /// A packet comes into the queue of a SET, given by its number among all SETs.
+    /// Returns whether there was room; without room it is not created, and counted.
+    pub fn put_packet(&mut self, set: usize, packet: u32, amount: u32) -> bool {
+        let bound = self.queue_bound;
+        let set = &mut self.sets[set - self.first];
+        if set.queue.len() >= bound {
+            set.overflow += Money::share(amount);
+            return false;
+        }
+        set.ledger.create(Money::share(amount));
+        set.queue.push_back(Waiting::Packet { packet, amount });
+        true
+    }
+
+    /// A notice comes into the queue of a SET, given by its place among those of this shard.
+    /// Returns whether there was room.
+    pub fn put_notice(&mut self, set: u16, notice: Waiting) -> bool {
+        let bound = self.queue_bound;
+        let queue = &mut self.sets[usize::from(set)].queue;
+        let room = queue.len() < bound;
+        if room {
+            queue.push_back(notice);
+        }
+        room
+    }
+
+    /// What the next shake of a SET gets.
+    pub fn take(&mut self, set: u16) -> Option<Waiting> {
+        let set = &mut self.sets[usize::from(set)];
+        let waiting = set.queue.pop_front()?;
+        if let Waiting::Packet { amount, .. } = waiting {
+            set.ledger.grant(Money::share(amount));
+        }
+        Some(waiting)
+    }
+
+    /// The books of all SETs of the shard together.
+    pub fn ledger(&self) -> Ledger {
+        self.sets.iter().map(|set| &set.ledger).sum()
+    }
+
+    /// What waits in the queues of the shard.
+    pub fn queued(&self) -> usize {
+        self.sets.iter().map(|set| set.queue.len()).sum()
+    }
+
+    /// What never came in for want of room.
+    pub fn overflow(&self) -> Money {
+        self.sets.iter().fold(Money::default(), |sum, set| sum + set.overflow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_belongs_to_one_shard() {
+        for shards in 1..=60 {
+            for sets in [shards, 64, 256, 257].into_iter().filter(|sets| *sets >= shards) {
+                let mut next = 0;
+                for shard in 0..shards {
+                    let range = sets_of(shard, shards, sets);
+                    assert_eq!(range.start, next);
+                    assert!(!range.is_empty(), "shard {shard} of {shards} has no SET of {sets}");
+                    assert!(range.clone().all(|set| shard_of(set, shards, sets) == shard));
+                    next = range.end;
+                }
+                assert_eq!(next, sets);
+            }
+        }
+    }
+
+    #[test]
+    fn users_join_the_set_with_the_fewest() {
+        let online = new_online(8);
+        let mut sets = Sets::new(1, 2, Arc::clone(&online), 4);
+        let joined: Vec<u16> = (0..401).map(|_| sets.join()).collect();
+        let counts: Vec<u32> = online.iter().map(|users| users.load(Ordering::Relaxed)).collect();
+        assert_eq!(counts[..4], [0; 4], "another shard's");
+        assert_eq!(counts[4..].iter().sum::<u32>(), 401);
+        assert!(counts[4..].iter().all(|count| (100..=101).contains(count)), "{counts:?}");
+        sets.leave(joined[0]);
+        sets.leave(joined[0]);
+        assert_eq!(sets.join(), joined[0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_never_created() {
+        let mut sets = Sets::new(0, 1, new_online(1), 2);
+        assert!(sets.put_packet(0, 1, 10) && sets.put_packet(0, 2, 20));
+        assert!(!sets.put_packet(0, 3, 40));
+        assert_eq!(sets.overflow(), Money { count: 1, amount: 40 });
+        assert_eq!(sets.ledger().created, Money { count: 2, amount: 30 });
+        assert_eq!(sets.take(0), Some(Waiting::Packet { packet: 1, amount: 10 }));
+        assert_eq!(sets.ledger().granted, Money { count: 1, amount: 10 });
+        assert_eq!(sets.ledger().remaining, Money { count: 1, amount: 20 });
+        assert!(sets.ledger().is_balanced());
+        let notice = Waiting::Notice { packet: 9, amount: 5, count: 3, users: [1, 2, 3], named: 1 };
+        assert!(sets.put_notice(0, notice) && !sets.put_notice(0, notice));
+    }
+}

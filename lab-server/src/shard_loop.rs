@@ -1,0 +1,241 @@
+//! The logic of a shard on real sockets: translates between [`shard::Handler`] and [`Logic`].
+
+use shard::{
+    Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, monotonic_ns, thread_cpu_ns,
+};
+use wire::Frame;
+
+use crate::counters::Counters;
+use crate::io::Io;
+use crate::logic::Logic;
+use crate::message::Message;
+use crate::postbox::Postbox;
+use crate::report::{Report, Sample, Snapshot};
+
+/// Messages read before the sockets get their turn again.
+const MAIL_PER_TURN: usize = 1024;
+
+/// When told to stop, a shard goes on answering what arrives for at most this long.
+const STOP_NS: u64 = NANOS_PER_SECOND;
+
+/// A shard of the server, for [`shard::drive`].
+pub(crate) struct ShardLoop {
+    me: usize,
+    logic: Logic,
+    postbox: Postbox,
+    mail: Mail<Message>,
+    reports: Mail<Report>,
+    clock: Clock,
+    /// The second whose sample has not been reported.
+    second: u64,
+    second_ends_ns: u64,
+    reported: Counters,
+    reported_cpu_ns: u64,
+    /// Since when the shard has been told to stop.
+    stopping_ns: Option<u64>,
+    /// There may be more mail than one turn reads.
+    more_mail: bool,
+}
+
+/// The world of a shard: its sockets and its postbox.
+struct World<'a> {
+    net: &'a mut Net,
+    postbox: &'a mut Postbox,
+    second: u64,
+}
+
+impl Io for World<'_> {
+    fn now_ns(&self) -> u64 {
+        self.net.now_ns()
+    }
+
+    fn unix_second(&self) -> u64 {
+        self.second
+    }
+
+    fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let second = self.second;
+        self.net.send_with(conn, frame.encoded_len(), |space| {
+            // The space has the frame's length, and no frame the logic sends is too long.
+            let written = frame.encode(second, space);
+            debug_assert!(written.is_ok(), "{written:?}");
+        });
+    }
+
+    fn finish(&mut self, conn: ConnId) {
+        self.net.finish(conn);
+    }
+
+    fn post(&mut self, shard: usize, message: Message) -> bool {
+        self.postbox.post(shard, message)
+    }
+}
+
+impl ShardLoop {
+    /// A shard that is about to run.
+    pub(crate) fn new(
+        me: usize,
+        logic: Logic,
+        mail: Mail<Message>,
+        reports: Mail<Report>,
+        clock: Clock,
+    ) -> Self {
+        let now_ns = monotonic_ns();
+        let second = clock.unix_second(now_ns);
+        Self {
+            me,
+            logic,
+            postbox: Postbox::new(mail.clone()),
+            mail,
+            reports,
+            clock,
+            second,
+            second_ends_ns: clock.start_of(second + 1),
+            reported: Counters::default(),
+            reported_cpu_ns: thread_cpu_ns(),
+            stopping_ns: None,
+            more_mail: false,
+        }
+    }
+
+    fn with_world<T>(
+        &mut self,
+        net: &mut Net,
+        act: impl FnOnce(&mut Logic, &mut World<'_>) -> T,
+    ) -> T {
+        self.tick(net);
+        let mut world = World { net, postbox: &mut self.postbox, second: self.second };
+        act(&mut self.logic, &mut world)
+    }
+
+    /// Reports the seconds that have passed; what happens from here on belongs to the present one.
+    fn tick(&mut self, net: &mut Net) {
+        if net.now_ns() >= self.second_ends_ns {
+            self.report_second(net);
+            self.second = self.clock.unix_second(net.now_ns());
+            self.second_ends_ns = self.clock.start_of(self.second + 1);
+        }
+    }
+
+    fn report_second(&mut self, net: &Net) {
+        self.count_sockets(net);
+        let counters = *self.logic.counters();
+        let cpu_ns = thread_cpu_ns();
+        let sample = Sample {
+            t: self.second,
+            shard: self.me,
+            connections: net.connections(),
+            cpu_us: (cpu_ns - self.reported_cpu_ns) / 1000,
+            counters: counters.since(&self.reported),
+            gauges: self.logic.gauges(),
+            ledger: self.logic.ledger(),
+        };
+        // A full inbox means that the control thread stands still. Nothing is lost: the next sample
+        // that finds room carries what this one would have.
+        if self.reports.post(0, Report::Second(sample)).is_ok() {
+            self.reported = counters;
+            self.reported_cpu_ns = cpu_ns;
+        }
+    }
+
+    /// Takes over what the sockets and the postbox count themselves.
+    fn count_sockets(&mut self, net: &Net) {
+        let sockets = net.counters();
+        let counters = self.logic.counters_mut();
+        counters.accepted = sockets.accepted;
+        counters.turned_away = sockets.turned_away;
+        counters.bytes_in = sockets.bytes_in;
+        counters.bytes_out = sockets.bytes_out;
+        counters.turns = sockets.turns;
+        counters.mail_sent = self.postbox.sent;
+        counters.mail_held = self.postbox.waited;
+        counters.mail_overflow = self.postbox.dropped;
+    }
+
+    fn snapshot(&mut self, net: &Net, ticket: u64) {
+        self.count_sockets(net);
+        let sets = self.logic.sets();
+        let books = sets.iter().enumerate();
+        let snapshot = Snapshot {
+            shard: self.me,
+            connections: net.connections(),
+            counters: *self.logic.counters(),
+            gauges: self.logic.gauges(),
+            ledger: self.logic.ledger(),
+            sets: books
+                .map(|(place, (number, set))| (number, sets.users_of(place), set.ledger))
+                .collect(),
+        };
+        // Without an answer the control thread says that the shard did not answer.
+        let _ = self.reports.post(0, Report::Snapshot(ticket, Box::new(snapshot)));
+    }
+
+    fn read_mail(&mut self, net: &mut Net) {
+        let mail = self.mail.clone();
+        let me = self.me;
+        self.more_mail = mail.take(me, MAIL_PER_TURN, |message| match message {
+            Message::Snapshot { ticket } => self.snapshot(net, ticket),
+            Message::Stop => {
+                net.stop_listening();
+                self.stopping_ns.get_or_insert(net.now_ns());
+            }
+            message => self.with_world(net, |logic, world| logic.mail(world, message)),
+        });
+    }
+
+    /// The last sample, when the loop has ended.
+    pub(crate) fn end(&mut self, net: &mut Net) {
+        net.read_clock();
+        self.report_second(net);
+    }
+}
+
+impl Handler for ShardLoop {
+    fn accepted(&mut self, net: &mut Net, id: ConnId) {
+        self.with_world(net, |logic, world| logic.accepted(world, id));
+    }
+
+    fn connected(&mut self, _: &mut Net, _: ConnId) {
+        debug_assert!(false, "a server opens no connections");
+    }
+
+    fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
+        self.with_world(net, |logic, world| logic.received(world, id, bytes))
+    }
+
+    fn closed(&mut self, net: &mut Net, id: ConnId, why: Closed) {
+        let counters = self.logic.counters_mut();
+        match why {
+            Closed::ByPeer => counters.closed_by_peer += 1,
+            Closed::Broken(_) | Closed::NotConnected(_) => counters.broken += 1,
+            Closed::NotReading => counters.not_reading += 1,
+            Closed::FrameTooLong => counters.bad_length += 1,
+        }
+        self.with_world(net, |logic, world| logic.closed(world, id));
+    }
+
+    fn rung(&mut self, net: &mut Net) {
+        self.read_mail(net);
+    }
+
+    fn turned(&mut self, net: &mut Net) -> Next {
+        if self.more_mail {
+            self.read_mail(net);
+        }
+        let due_ns = self.with_world(net, |logic, world| logic.turned(world));
+        let retry_ns = self.postbox.retry(net.now_ns());
+        if let Some(since_ns) = self.stopping_ns {
+            // What has arrived is answered; a peer that never stops asking is cut off after a second.
+            let quiet = net.is_quiet() && !self.more_mail && retry_ns.is_none();
+            if quiet || since_ns + STOP_NS <= net.now_ns() {
+                return Next::Stop;
+            }
+            return Next::By(net.now_ns());
+        }
+        if self.more_mail {
+            return Next::By(net.now_ns());
+        }
+        let due_ns = due_ns.into_iter().chain(retry_ns).fold(self.second_ends_ns, u64::min);
+        Next::By(due_ns)
+    }
+}
