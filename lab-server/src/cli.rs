@@ -1,18 +1,14 @@
 //! The command line, and the control thread's life from start to end.
 
-use std::io::Write;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use crate::config::{Config, SteeringChoice};
-use crate::control::{Command, Hub, Line, Ready, router};
 use crate::logic::Notices;
+use crate::panel::{Command, Hub, Line, Ready, router};
 use crate::server::Server;
 
 /// The server under test: users in SETs, red packets, one shard a core.
@@ -172,97 +168,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let start = Command::StartGenerator { rate, total: None, users: None, seed: None };
         start.carry_out(&hub).context("--packets-per-second")?;
     }
-    let ended = runtime.block_on(serve(&hub, listener, ready, args.pipe));
+    let routes = router(hub.clone());
+    let ended_line = || Line::Ended(hub.ledger());
+    let ready = Line::Ready(ready);
+    runtime.block_on(control::serve(&hub, listener, routes, args.pipe, ready, ended_line))?;
     // A thread of the runtime may still wait for input that never comes.
     runtime.shutdown_background();
     server.join()?;
-    ended
-}
-
-async fn serve(
-    hub: &Hub,
-    listener: tokio::net::TcpListener,
-    ready: Ready,
-    pipe: bool,
-) -> anyhow::Result<()> {
-    let (lines, to_write) = mpsc::unbounded_channel();
-    let writer = tokio::spawn(write_lines(to_write, pipe));
-    if !pipe {
-        eprintln!(
-            "lab-server: {} shards and {} SETs listen on {}, control on http://{}",
-            ready.threads.len(),
-            ready.sets,
-            ready.listen,
-            ready.control
-        );
-    }
-    lines.send(Line::Ready(ready))?;
-    let http = axum::serve(listener, router(hub.clone()));
-    let http = tokio::spawn(std::future::IntoFuture::into_future(http));
-    let ended = until_ended(hub, &lines, pipe).await;
-    http.abort();
-    lines.send(Line::Ended(hub.ledger()))?;
-    drop(lines);
-    writer.await?;
-    ended
-}
-
-/// Reads reports until all shards have ended, which they are told to by a signal or the end of the
-/// commands.
-async fn until_ended(
-    hub: &Hub,
-    lines: &mpsc::UnboundedSender<Line>,
-    pipe: bool,
-) -> anyhow::Result<()> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut reports = std::pin::pin!(hub.read_reports(lines));
-    tokio::select! {
-        ended = &mut reports => return ended,
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-        () = read_commands(hub, lines, pipe) => {}
-    }
-    stop(hub).await;
-    reports.await
-}
-
-async fn stop(hub: &Hub) {
-    while hub.post_all(|| crate::message::Message::Stop).is_err() {
-        // An inbox is full; its shard is reading.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn write_lines(mut lines: mpsc::UnboundedReceiver<Line>, pipe: bool) {
-    while let Some(line) = lines.recv().await {
-        match (pipe, &line) {
-            (true, line) => {
-                let Ok(mut text) = serde_json::to_string(line) else { continue };
-                text.push('\n');
-                // A recorder that has gone is noticed where commands are read.
-                let _ = std::io::stdout().write_all(text.as_bytes());
-            }
-            (false, Line::Error(error)) => eprintln!("lab-server: {error}"),
-            (false, _) => {}
-        }
-    }
-}
-
-/// Carries out the commands that come over the pipe; returns when it ends.
-async fn read_commands(hub: &Hub, lines: &mpsc::UnboundedSender<Line>, pipe: bool) {
-    if !pipe {
-        return std::future::pending().await;
-    }
-    let mut input = BufReader::new(tokio::io::stdin()).lines();
-    while let Ok(Some(line)) = input.next_line().await {
-        let done = serde_json::from_str::<Command>(&line)
-            .map_err(|error| error.to_string())
-            .and_then(|command| command.carry_out(hub).map_err(|error| error.to_string()));
-        if let Err(error) = done {
-            let _ = lines.send(Line::Error(format!("command {line}: {error}")));
-        }
-    }
+    let failures = hub.failures();
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(())
 }
 
 #[cfg(test)]

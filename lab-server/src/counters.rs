@@ -1,37 +1,9 @@
 //! What a shard counts. Every counter has a name, which is the same in samples, in the control
 //! interface's JSON and, with `lab_` before and `_total` behind it, in the metrics.
 
-use serde::{Deserialize, Serialize};
-
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// Counters of a shard since it began, or what they grew by.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(default)]
-        pub struct Counters {
-            $($(#[doc = $doc])+ pub $name: u64,)+
-        }
-
-        impl Counters {
-            /// Name, description and value of each.
-            pub fn named(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-                [$((stringify!($name), concat!($($doc),+), self.$name),)+].into_iter()
-            }
-
-            /// What was counted since `earlier`.
-            pub fn since(&self, earlier: &Self) -> Self {
-                Self { $($name: self.$name - earlier.$name,)+ }
-            }
-
-            /// Adds what another shard counted.
-            pub fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)+
-            }
-        }
-    };
-}
-
-counters! {
+control::counters! {
+    /// Counters of a shard since it began, or what they grew by.
+    Counters {
     /// Connections accepted.
     accepted,
     /// Connections turned away: no slot, descriptor or file was left.
@@ -126,21 +98,5 @@ counters! {
     bytes_out,
     /// Turns of the loop in which something happened.
     turns,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn growth_and_sums() {
-        let mut all = Counters { shakes: 5, granted: 2, ..Counters::default() };
-        let earlier = Counters { shakes: 3, ..Counters::default() };
-        let grown = all.since(&earlier);
-        assert_eq!((grown.shakes, grown.granted, grown.turns), (2, 2, 0));
-        all.add(&grown);
-        assert_eq!(all.shakes, 7);
-        let named: Vec<_> = all.named().collect();
-        assert!(named.contains(&("shakes", " Shakes received.", 7)));
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! Read it from the inside out: [`ledger`], [`split`], [`sets`], [`generator`], [`directory`],
 //! [`packets`] and [`overload`] are pure; [`logic`] makes a shard of them, still without a socket;
-//! `shard_loop` puts that on sockets; [`server`] runs the shards and [`control`] listens to people.
+//! `shard_loop` puts that on sockets; [`server`] runs the shards and [`panel`] listens to people.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod cli;
 pub mod config;
-pub mod control;
 pub mod counters;
 pub mod directory;
 pub mod generator;
@@ -18,6 +17,7 @@ pub mod logic;
 pub mod message;
 pub mod overload;
 pub mod packets;
+pub mod panel;
 mod postbox;
 pub mod report;
 pub mod server;

@@ -13,9 +13,10 @@ use axum::Json;
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use control::http::error;
 use serde_json::{Value, json};
 
 use super::commands::{Command, CommandError};
@@ -37,10 +38,6 @@ pub fn router(hub: Hub) -> Router {
         .route("/yaohongbao", get(yaohongbao))
         .route("/fahongbao", get(fahongbao))
         .with_state(hub)
-}
-
-fn error(status: StatusCode, why: impl std::fmt::Display) -> Response {
-    (status, Json(json!({ "error": why.to_string() }))).into_response()
 }
 
 async fn ask(hub: &Hub) -> Result<Vec<Snapshot>, Response> {
@@ -95,10 +92,7 @@ async fn ledger(State(hub): State<Hub>) -> Result<Json<Value>, Response> {
 
 async fn scrape(State(hub): State<Hub>) -> Result<Response, Response> {
     let snapshots = ask(&hub).await?;
-    match metrics::encode(snapshots) {
-        Ok(text) => Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()),
-        Err(why) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, why)),
-    }
+    Ok(control::http::metrics(control::metrics::encode("lab", metrics::families(&snapshots))))
 }
 
 fn carry_out(hub: &Hub, command: Command) -> Response {

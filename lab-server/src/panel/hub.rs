@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use control::{Lines, Program};
 use serde::{Deserialize, Serialize};
 use shard::{Clock, Mail};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::commands::{CommandError, Done};
+use super::commands::{Command, CommandError, Done};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::message::Message;
@@ -180,26 +179,33 @@ impl Hub {
         locked(&self.0.ledgers).iter().sum()
     }
 
-    /// Reads what the shards report until all of them have ended, and passes seconds and errors on.
-    ///
-    /// # Errors
-    /// What a shard that could not go on said.
-    pub async fn read_reports(&self, lines: &mpsc::UnboundedSender<Line>) -> anyhow::Result<()> {
-        let bell = self.0.reports.bell(0).try_clone_to_owned()?;
-        // SAFETY: an owned descriptor stays open and the same until it is dropped.
-        let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }
-            .map_err(|failed| failed.into_parts().1)?;
-        while self.0.ended.load(Ordering::Relaxed) < self.0.mail.shards() {
-            let mut guard = bell.readable().await?;
-            guard.clear_ready();
-            while self.0.reports.take(0, 64, |report| self.read(report, lines)) {}
-        }
-        let failed = std::mem::take(&mut *locked(&self.0.failed));
-        anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
-        Ok(())
+    /// What shards that could not go on said.
+    pub fn failures(&self) -> Vec<String> {
+        std::mem::take(&mut *locked(&self.0.failed))
     }
 
-    fn read(&self, report: Report, lines: &mpsc::UnboundedSender<Line>) {
+    fn answered(&self, ticket: u64, snapshot: Snapshot) {
+        let mut asked = locked(&self.0.asked);
+        let Some(asked) = asked.get_mut(&ticket) else { return };
+        let shard = snapshot.shard;
+        asked.missing -= usize::from(asked.snapshots[shard].is_none());
+        asked.snapshots[shard] = Some(snapshot);
+        if asked.missing == 0 {
+            asked.answered.notify_one();
+        }
+    }
+}
+
+impl Program for Hub {
+    type Report = Report;
+    type Command = Command;
+    type Line = Line;
+
+    fn reports(&self) -> &Mail<Report> {
+        &self.0.reports
+    }
+
+    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
         // Nobody may be listening to the lines; the books are kept all the same.
         match report {
             Report::Started(..) => {}
@@ -207,16 +213,7 @@ impl Hub {
                 locked(&self.0.ledgers)[sample.shard] = sample.ledger;
                 let _ = lines.send(Line::Sample(Box::new(sample)));
             }
-            Report::Snapshot(ticket, snapshot) => {
-                let mut asked = locked(&self.0.asked);
-                let Some(asked) = asked.get_mut(&ticket) else { return };
-                let shard = snapshot.shard;
-                asked.missing -= usize::from(asked.snapshots[shard].is_none());
-                asked.snapshots[shard] = Some(*snapshot);
-                if asked.missing == 0 {
-                    asked.answered.notify_one();
-                }
-            }
+            Report::Snapshot(ticket, snapshot) => self.answered(ticket, *snapshot),
             Report::Ended(shard, ended) => {
                 self.0.ended.fetch_add(1, Ordering::Relaxed);
                 if let Err(reason) = ended {
@@ -224,9 +221,36 @@ impl Hub {
                     let _ = lines.send(Line::Error(failed.clone()));
                     locked(&self.0.failed).push(failed);
                     // The others cannot serve its users: all end.
-                    let _ = self.post_all(|| Message::Stop);
+                    self.stop();
                 }
             }
+        }
+        self.0.ended.load(Ordering::Relaxed) == self.0.mail.shards()
+    }
+
+    fn carry_out(&self, command: Command) -> Result<(), String> {
+        command.carry_out(self).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn stop(&self) -> bool {
+        self.post_all(|| Message::Stop).is_ok()
+    }
+
+    fn error_line(&self, error: String) -> Line {
+        Line::Error(error)
+    }
+
+    fn show(&self, line: &Line) {
+        match line {
+            Line::Ready(ready) => eprintln!(
+                "lab-server: {} shards and {} SETs listen on {}, control on http://{}",
+                ready.threads.len(),
+                ready.sets,
+                ready.listen,
+                ready.control
+            ),
+            Line::Error(error) => eprintln!("lab-server: {error}"),
+            Line::Sample(_) | Line::Ended(_) => {}
         }
     }
 }

@@ -1,0 +1,11 @@
+//! What the control threads of server and client have in common.
+//!
+//! Owns: reading what shards report, signals, lines of JSON over a pipe, error answers, counters
+//! with names. Must not know: what is reported or commanded. Nothing on the data path waits for it.
+
+mod counters;
+pub mod http;
+pub mod metrics;
+mod serve;
+
+pub use serve::{Lines, Program, serve};

@@ -1,0 +1,46 @@
+//! Counters, gauges and books as metrics.
+
+use control::metrics::Family;
+
+use crate::ledger::Money;
+use crate::report::Snapshot;
+
+/// What the snapshots say.
+pub(super) fn families(snapshots: &[Snapshot]) -> Vec<Family> {
+    let mut families = Vec::new();
+    let mut family = |name: String, help: &str, counter, value: &dyn Fn(&Snapshot) -> u64| {
+        let values = snapshots.iter().map(value).collect();
+        families.push(Family { name, help: help.to_owned(), counter, values });
+    };
+    let names = snapshots.first().into_iter().flat_map(|first| first.counters.named());
+    for (index, (name, help, _)) in names.enumerate() {
+        family(name.to_owned(), help, true, &|it| {
+            it.counters.named().nth(index).map_or(0, |(_, _, value)| value)
+        });
+    }
+    type Level = fn(&Snapshot) -> u64;
+    let levels: [(&str, &str, Level); 4] = [
+        ("connections", "Connections", |it| u64::from(it.connections)),
+        ("users_online", "Users logged in", |it| it.gauges.users_online),
+        ("queued", "Packets and notices in the queues of SETs", |it| it.gauges.queued),
+        ("packets_open", "Sent packets that can be claimed", |it| it.gauges.packets_open),
+    ];
+    for (name, help, level) in levels {
+        family(name.to_owned(), help, false, &level);
+    }
+    type Book = fn(&Snapshot) -> Money;
+    let books: [(&str, Book); 5] = [
+        ("created", |it| it.ledger.created),
+        ("granted", |it| it.ledger.granted),
+        ("claimed", |it| it.ledger.claimed),
+        ("refunded", |it| it.ledger.refunded),
+        ("remaining", |it| it.ledger.remaining),
+    ];
+    for (name, book) in books {
+        let help = format!("Shares {name}, by the books of the SETs");
+        family(format!("ledger_{name}_shares"), &help, false, &|it| book(it).count);
+        let help = format!("Cents {name}, by the books of the SETs");
+        family(format!("ledger_{name}_cents"), &help, false, &|it| book(it).amount);
+    }
+    families
+}
