@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use control::CpuList;
 
 use crate::config::{Config, SteeringChoice};
 use crate::logic::Notices;
@@ -31,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
     /// CPUs for the shards, such as 0,2 or 0-3 [default: all]
-    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    #[arg(long, value_name = "LIST", value_parser = CpuList::parse)]
     pub cpus: Option<CpuList>,
     /// SETs in all
     #[arg(long, default_value_t = 256, value_name = "N")]
@@ -64,30 +65,6 @@ pub struct Args {
     /// standard input; its end stops the server
     #[arg(long)]
     pub pipe: bool,
-}
-
-/// A list of CPUs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuList(pub Vec<usize>);
-
-/// Reads `0,2` and `0-3` and both together.
-fn parse_cpus(text: &str) -> Result<CpuList, String> {
-    let number =
-        |text: &str| text.trim().parse::<usize>().map_err(|_| format!("'{text}' is no CPU number"));
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        match part.split_once('-') {
-            None => cpus.push(number(part)?),
-            Some((first, last)) => {
-                let (first, last) = (number(first)?, number(last)?);
-                if first > last || last - first > 4096 {
-                    return Err(format!("'{part}' is no range of CPUs"));
-                }
-                cpus.extend(first..=last);
-            }
-        }
-    }
-    Ok(CpuList(cpus))
 }
 
 /// [`Notices`] on the command line.
@@ -191,14 +168,5 @@ mod tests {
         Args::command().debug_assert();
         let args = Args::parse_from(["lab-server"]);
         assert_eq!(args.config().expect("valid"), Config::default());
-    }
-
-    #[test]
-    fn lists_of_cpus() {
-        assert_eq!(parse_cpus("0"), Ok(CpuList(vec![0])));
-        assert_eq!(parse_cpus("0-2,5"), Ok(CpuList(vec![0, 1, 2, 5])));
-        for bad in ["", "a", "3-1", "0-", "0-99999999"] {
-            assert!(parse_cpus(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -16,7 +16,9 @@ pub struct Sample {
     /// Connections at the end of the second.
     pub connections: u32,
     /// CPU time that the shard's thread used, in microseconds.
-    pub cpu_us: u64,
+    pub cpu_us: Option<u64>,
+    /// Time that it waited for a CPU, in microseconds.
+    pub wait_us: Option<u64>,
     /// What the counters grew by.
     #[serde(flatten)]
     pub counters: Counters,

@@ -1,7 +1,8 @@
 //! The logic of a shard on real sockets: translates between [`shard::Handler`] and [`Logic`].
 
 use shard::{
-    Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, monotonic_ns, thread_cpu_ns,
+    Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, SchedStat, ThreadTimes,
+    monotonic_ns,
 };
 use wire::Frame;
 
@@ -30,7 +31,8 @@ pub(crate) struct ShardLoop {
     second: u64,
     second_ends_ns: u64,
     reported: Counters,
-    reported_cpu_ns: u64,
+    schedstat: SchedStat,
+    reported_times: Option<ThreadTimes>,
     /// Since when the shard has been told to stop.
     stopping_ns: Option<u64>,
     /// There may be more mail than one turn reads.
@@ -82,6 +84,7 @@ impl ShardLoop {
     ) -> Self {
         let now_ns = monotonic_ns();
         let second = clock.unix_second(now_ns);
+        let schedstat = SchedStat::of_this_thread();
         Self {
             me,
             logic,
@@ -92,7 +95,8 @@ impl ShardLoop {
             second,
             second_ends_ns: clock.start_of(second + 1),
             reported: Counters::default(),
-            reported_cpu_ns: thread_cpu_ns(),
+            reported_times: schedstat.read(),
+            schedstat,
             stopping_ns: None,
             more_mail: false,
         }
@@ -120,12 +124,14 @@ impl ShardLoop {
     fn report_second(&mut self, net: &Net) {
         self.count_sockets(net);
         let counters = *self.logic.counters();
-        let cpu_ns = thread_cpu_ns();
+        let times = self.schedstat.read();
+        let both = times.zip(self.reported_times);
         let sample = Sample {
             t: self.second,
             shard: self.me,
             connections: net.connections(),
-            cpu_us: (cpu_ns - self.reported_cpu_ns) / 1000,
+            cpu_us: both.map(|(now, then)| (now.ran_ns - then.ran_ns) / 1000),
+            wait_us: both.map(|(now, then)| (now.waited_ns - then.waited_ns) / 1000),
             counters: counters.since(&self.reported),
             gauges: self.logic.gauges(),
             ledger: self.logic.ledger(),
@@ -134,7 +140,7 @@ impl ShardLoop {
         // that finds room carries what this one would have.
         if self.reports.post(0, Report::Second(sample)).is_ok() {
             self.reported = counters;
-            self.reported_cpu_ns = cpu_ns;
+            self.reported_times = times;
         }
     }
 

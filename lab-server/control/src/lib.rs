@@ -4,8 +4,12 @@
 //! with names. Must not know: what is reported or commanded. Nothing on the data path waits for it.
 
 mod counters;
+mod cpus;
 pub mod http;
 pub mod metrics;
+mod money;
 mod serve;
 
+pub use cpus::CpuList;
+pub use money::Money;
 pub use serve::{Lines, Program, serve};

@@ -21,11 +21,6 @@ pub fn realtime_ns() -> u64 {
     read(ClockId::Realtime)
 }
 
-/// CPU time of the calling thread in nanoseconds.
-pub fn thread_cpu_ns() -> u64 {
-    read(ClockId::ThreadCPUTime)
-}
-
 /// The monotonic clock, with what it takes to name Unix seconds on it.
 ///
 /// The offset to wall time is read once: a clock that is stepped during a run moves no boundary.

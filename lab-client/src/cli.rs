@@ -1,0 +1,241 @@
+//! The command line, and the control thread's life from start to end.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::client::Client;
+use crate::config::{Config, Notices};
+use crate::panel::{Hub, Line, Ready, router};
+use crate::phase::{Chat, Connect, Creates, Load, Phase};
+use crate::schedule::{Pacing, Rate};
+use crate::solo::{Plan, Solo, load_phase};
+
+/// The load: users who connect, log in, and shake on an open-loop schedule.
+///
+/// Exit status: 0 when the load was what was asked for, 4 when it was not, 1 for errors.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// The server
+    #[arg(long, default_value = "127.0.0.1:1025", value_name = "ADDR:PORT")]
+    pub server: SocketAddrV4,
+    /// Users of this client, such as 0..1000000: the first, and the first behind them
+    #[arg(long, default_value = "0..1000", value_name = "FIRST..END", value_parser = parse_range)]
+    pub users: (u32, u32),
+    /// Users of all clients are 0 to N-1 [default: the end of --users]
+    #[arg(long, value_name = "N")]
+    pub total_users: Option<u32>,
+    /// Shakes per second, over all clients
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub rate: u32,
+    /// How the shakes of a second are spread over it
+    #[arg(long, value_enum, default_value = "even")]
+    pub pacing: PacingArg,
+    /// Keep so many shakes under way instead of a rate: for saturation
+    #[arg(long, value_name = "N", conflicts_with = "rate")]
+    pub in_flight: Option<u32>,
+    /// How long to shake [default: until interrupted]
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+    /// Connections begun per second, over all clients [default: as fast as they complete]
+    #[arg(long, value_name = "N")]
+    pub connect_rate: Option<f64>,
+    /// Addresses to come from [default: loopback addresses for a server on this machine]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub sources: Option<Vec<Ipv4Addr>>,
+    /// How notices of sent packets come: "answer" for the prototype's server
+    #[arg(long, value_enum, default_value = "push")]
+    pub notices: NoticesArg,
+    /// Chat texts per second, over all clients
+    #[arg(long, default_value_t = 0.0, value_name = "N")]
+    pub chat: f64,
+    /// Packets created per second by users, over all clients
+    #[arg(long, default_value_t = 0.0, value_name = "N")]
+    pub creates: f64,
+    /// Tell the server that we speak its own commands, so that it pushes to us
+    #[arg(long)]
+    pub own_commands: bool,
+    /// After this time without an answer a shake has timed out
+    #[arg(long, default_value_t = 5000, value_name = "MILLISECONDS")]
+    pub timeout: u64,
+    /// A send that is later than this counts as late
+    #[arg(long, default_value_t = 1000, value_name = "MICROSECONDS")]
+    pub late: u64,
+    /// The shortest sleep worth a timer: shakes due within it leave together
+    #[arg(long, default_value_t = 100, value_name = "MICROSECONDS")]
+    pub timer_slack: u64,
+    /// What the schedule comes from
+    #[arg(long, default_value_t = 2015, value_name = "N")]
+    pub seed: u64,
+    /// Shards [default: one a CPU]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+    /// CPUs for the shards, such as 0,2 or 0-3 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = control::CpuList::parse)]
+    pub cpus: Option<control::CpuList>,
+    /// Congestion control of the connections [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
+    /// Where the control interface (HTTP) listens: GET /qps?qps= changes the rate
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
+    pub control: SocketAddr,
+    /// Write samples as lines of JSON to standard output, and take phases as lines of JSON from
+    /// standard input; its end stops the client
+    #[arg(long)]
+    pub pipe: bool,
+    /// The first user of this machine, with --pipe: clients on one machine share its ports
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub first_flow: u32,
+    /// How many users the clients of this machine have in all, with --pipe
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub flows: u32,
+}
+
+/// [`Pacing`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PacingArg {
+    /// Evenly
+    Even,
+    /// As a Poisson process
+    Poisson,
+    /// As the prototype: everyone due in a second at its start
+    Prototype,
+}
+
+/// [`Notices`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NoticesArg {
+    /// By themselves
+    Push,
+    /// In the place of the answer to a shake
+    Answer,
+}
+
+fn parse_range(text: &str) -> Result<(u32, u32), String> {
+    let range = text.split_once("..").and_then(|(first, end)| {
+        Some((first.trim().parse::<u32>().ok()?, end.trim().parse::<u32>().ok()?))
+    });
+    match range {
+        Some((first, end)) if first < end => Ok((first, end)),
+        _ => Err(format!("'{text}' is no ascending range such as 0..1000000")),
+    }
+}
+
+impl Args {
+    /// The configuration that the arguments ask for.
+    pub fn config(&self) -> Config {
+        let (first_user, end_user) = self.users;
+        Config {
+            server: self.server,
+            total_users: self.total_users.unwrap_or(end_user),
+            first_user,
+            end_user,
+            first_flow: if self.pipe { self.first_flow } else { first_user },
+            flows: self.flows.max(end_user - first_user),
+            shards: self.shards,
+            cpus: self.cpus.clone().map(|cpus| cpus.0),
+            sources: self.sources.clone(),
+            seed: self.seed,
+            notices: match self.notices {
+                NoticesArg::Push => Notices::Push,
+                NoticesArg::Answer => Notices::Answer,
+            },
+            timeout: Duration::from_millis(self.timeout),
+            late: Duration::from_micros(self.late),
+            own_commands: self.own_commands || self.chat > 0.0 || self.creates > 0.0,
+            timer_slack: Duration::from_micros(self.timer_slack),
+            congestion: self.congestion.clone(),
+            reconnect: true,
+        }
+    }
+
+    /// What a client on its own is to do.
+    pub fn plan(&self) -> Plan {
+        let pacing = match self.pacing {
+            PacingArg::Even => Pacing::Even,
+            PacingArg::Poisson => Pacing::Poisson,
+            PacingArg::Prototype => Pacing::Prototype,
+        };
+        let load = match self.in_flight {
+            Some(in_flight) => Load::Closed { in_flight },
+            None if self.rate > 0 => Load::Open { rate: Rate::Fixed(self.rate), pacing },
+            None => Load::None,
+        };
+        let users = self.total_users.unwrap_or(self.users.1);
+        Plan {
+            connect: Connect { users, rate: self.connect_rate },
+            load: Phase {
+                chat: (self.chat > 0.0).then_some(Chat { rate: self.chat, bytes: 32 }),
+                creates: (self.creates > 0.0).then_some(Creates { rate: self.creates }),
+                ..load_phase(load, self.seconds)
+            },
+        }
+    }
+}
+
+/// Runs a client: on its own, or with `--pipe` as it is told. Returns whether the load was what was
+/// asked for.
+///
+/// # Errors
+/// What keeps the client from starting, or a shard from going on.
+pub fn run(args: &Args) -> anyhow::Result<bool> {
+    let config = args.config();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the shards exist: an address in use is known before a thread is started.
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(args.control))
+        .with_context(|| format!("the control interface cannot listen on {}", args.control))?;
+    let control = listener.local_addr()?;
+    let client = Client::start(&config)?;
+    let hub = Hub::new(&client);
+    let ready = Line::Ready(Ready {
+        control: control.to_string(),
+        pid: std::process::id(),
+        threads: client.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
+        users: args.users,
+        sources: client.resolved().flows.sources.iter().map(Ipv4Addr::to_string).collect(),
+    });
+    let routes = router(hub.clone());
+    let last = || Line::Ended(hub.audit());
+    let mut valid = true;
+    if args.pipe {
+        runtime.block_on(control::serve(&hub, listener, routes, true, ready, last))?;
+    } else {
+        let solo = Solo::new(hub.clone(), args.plan());
+        solo.start().map_err(anyhow::Error::msg)?;
+        runtime.block_on(control::serve(&solo, listener, routes, false, ready, last))?;
+        let outcome = solo.outcome();
+        outcome.print();
+        valid = args.plan().load.load == Load::None || outcome.invalid_because().is_none();
+    }
+    // A thread of the runtime may still wait for input that never comes.
+    runtime.shutdown_background();
+    client.join()?;
+    let failures = hub.failures();
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(valid)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_of_the_command_line_are_those_of_the_configuration() {
+        Args::command().debug_assert();
+        assert_eq!(Args::parse_from(["lab-client"]).config(), Config::default());
+    }
+
+    #[test]
+    fn ranges_of_users() {
+        assert_eq!(parse_range("0..1000000"), Ok((0, 1_000_000)));
+        for bad in ["5", "5..5", "9..3", "a..b", "0..99999999999"] {
+            assert!(parse_range(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The load: a million users in one process or several, who shake on an open-loop schedule.
+//!
+//! Read it from the inside out: [`permutation`], [`schedule`], [`share`], [`flows`], [`books`],
+//! [`latency`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it, still without
+//! a socket; `shard_loop` puts them on sockets; [`client`] runs the shards and [`panel`] listens to
+//! people.
+
+#![forbid(unsafe_code)]
+
+pub mod books;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod flows;
+pub mod latency;
+pub mod load;
+pub mod message;
+pub mod pacer;
+pub mod panel;
+pub mod permutation;
+pub mod phase;
+pub mod report;
+pub mod schedule;
+mod shard_loop;
+pub mod share;
+pub mod slow;
+pub mod solo;
+pub mod tally;
+pub mod transport;

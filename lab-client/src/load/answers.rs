@@ -1,0 +1,173 @@
+//! What the server sends, and what a user makes of it.
+
+use shard::ConnId;
+use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
+
+use super::{Crowd, State};
+use crate::config::Notices;
+use crate::latency::Segment;
+use crate::slow::SlowRequest;
+use crate::transport::Transport;
+
+impl Crowd {
+    /// Bytes arrived; returns how many were used up, the rest is the beginning of a frame.
+    pub fn received(&mut self, net: &mut impl Transport, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(user) = self.user_of(conn) {
+            match decode(&bytes[used..]) {
+                Decoded::Frame { frame, length, .. } => {
+                    used += length;
+                    self.frame(net, user, conn, &frame);
+                }
+                Decoded::Incomplete => break,
+                Decoded::Malformed(_) => {
+                    // A server that talks nonsense cannot be talked to.
+                    self.tally.nonsense += 1;
+                    net.close(conn);
+                    self.closed(net, conn);
+                }
+            }
+        }
+        used
+    }
+
+    fn frame(&mut self, net: &mut impl Transport, user: u32, conn: ConnId, frame: &Frame<'_>) {
+        match *frame {
+            Frame::LoginResponse { result, .. } => self.logged_in(net, user, result),
+            Frame::ShakeResponse { result, packet, amount, .. } => {
+                self.shake_answered(net, user, result, packet, amount);
+            }
+            Frame::SendPacket { packet, .. } => {
+                self.noticed(net, user, conn, packet);
+                if self.rules.notices == Notices::Answer {
+                    self.answer(net, user, Answer::Noticed);
+                }
+            }
+            Frame::PacketNotice { packet, .. } => self.noticed(net, user, conn, packet),
+            Frame::ClaimResponse { amount, .. } => self.claim_answered(amount),
+            Frame::Pong { .. } => {}
+            Frame::ChatDelivery { message, from, text } => {
+                self.chat_came(net, conn, message, from, text);
+            }
+            Frame::ChatReceipt { outcome, .. } => {
+                *match outcome {
+                    chat::DELIVERED => &mut self.tally.chats_delivered,
+                    chat::OFFLINE => &mut self.tally.chats_offline,
+                    _ => &mut self.tally.chats_busy,
+                } += 1;
+            }
+            Frame::CreatePacketResponse { request, result, .. } => {
+                self.create_answered(request, result == create::OK);
+            }
+            Frame::PacketRefund { amount, shares, .. } => {
+                self.tally.refunds += 1;
+                self.books.refunded += control::Money::shares(shares, amount);
+            }
+            Frame::Push { sequence, due_ns, .. } => {
+                self.pushed(net.now_ns(), user, sequence, due_ns);
+            }
+            Frame::Error { code, .. } => self.told_error(user, code),
+            Frame::LoginRequest { .. }
+            | Frame::ShakeRequest { .. }
+            | Frame::ClaimRequest { .. }
+            | Frame::Ping { .. }
+            | Frame::ChatRequest { .. }
+            | Frame::CreatePacket { .. } => self.tally.nonsense += 1,
+        }
+    }
+
+    fn shake_answered(
+        &mut self,
+        net: &mut impl Transport,
+        user: u32,
+        result: u32,
+        packet: u32,
+        amount: u32,
+    ) {
+        let answer = match ShakeResult::from_code(result) {
+            Some(ShakeResult::Granted) => {
+                self.books.grant(packet, amount);
+                Answer::Granted
+            }
+            Some(ShakeResult::Overloaded) => Answer::Overloaded,
+            Some(ShakeResult::NoPacket | ShakeResult::AllTaken) => Answer::Empty,
+            None => {
+                self.tally.nonsense += 1;
+                Answer::Empty
+            }
+        };
+        self.answer(net, user, answer);
+    }
+
+    /// A shake is answered: the oldest that was not.
+    fn answer(&mut self, net: &mut impl Transport, user: u32, answer: Answer) {
+        let now_ns = net.now_ns();
+        let at = &mut self.users[user as usize];
+        if at.owed > 0 {
+            at.owed -= 1;
+            self.tally.late_answers += 1;
+            self.tallies[usize::from(at.phase)].late_answers += 1;
+            return;
+        }
+        if at.due_ns == 0 {
+            self.tally.unexpected += 1;
+            return;
+        }
+        let latency_ns = now_ns.saturating_sub(at.due_ns);
+        let (phase, due_ns) = (at.phase, at.due_ns);
+        at.due_ns = 0;
+        for tally in [&mut self.tally, &mut self.tallies[usize::from(phase)]] {
+            tally.answered += 1;
+            tally.granted += u64::from(answer == Answer::Granted);
+            tally.overloaded += u64::from(answer == Answer::Overloaded);
+            tally.empty += u64::from(matches!(answer, Answer::Empty | Answer::Noticed));
+            tally.noticed += u64::from(answer == Answer::Noticed);
+        }
+        self.recorder.record(phase, Segment::Latency, latency_ns);
+        if self.slow.wants(latency_ns) {
+            let at = &self.users[user as usize];
+            let number = self.share.global(user);
+            let flow = number - self.rules.first_flow;
+            self.slow.enter(SlowRequest {
+                user: number,
+                from: self.rules.flows.of(flow, u32::from(at.ports)),
+                phase,
+                due_ns,
+                send_lag_us: u64::from(at.lag_us),
+                latency_us: latency_ns / 1000,
+            });
+        }
+        self.closed_load_freed(phase);
+        self.keep_closed_load(net, None);
+    }
+
+    fn pushed(&mut self, now_ns: u64, user: u32, sequence: u32, due_ns: u64) {
+        let phase = self.phase_index();
+        self.tally.pushes += 1;
+        let at = &mut self.users[user as usize];
+        if at.pushes != 0 && sequence > at.pushes {
+            self.tally.pushes_missed += u64::from(sequence - at.pushes);
+        }
+        at.pushes = sequence.wrapping_add(1);
+        self.recorder.record(phase, Segment::Push, now_ns.saturating_sub(due_ns));
+    }
+
+    fn told_error(&mut self, user: u32, code: u32) {
+        self.tally.errors += 1;
+        if code == ErrorCode::Replaced as u32 {
+            self.tally.replaced += 1;
+            if self.users[user as usize].state == State::Online {
+                self.lose(user);
+            }
+            self.users[user as usize].state = State::Out;
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Granted,
+    Empty,
+    Overloaded,
+    Noticed,
+}

@@ -1,0 +1,238 @@
+//! Users connect and log in, and come back when a connection is lost.
+
+use std::collections::VecDeque;
+
+use rand::Rng;
+use shard::{ConnId, NANOS_PER_SECOND};
+use wire::{Frame, LoginResult};
+
+use super::{Crowd, Event, NO_CONN, State, Timer, User};
+use crate::phase::Connect;
+use crate::share::Share;
+use crate::transport::Transport;
+
+/// Handshakes of a shard under way at a time: enough to keep both ends busy on one machine, and far
+/// from the backlog of a listening socket.
+const HANDSHAKES: usize = 256;
+
+/// Connections begun in one turn, so that answers are read in between.
+const CONNECTS_PER_TURN: usize = 32;
+
+/// A handshake that takes longer than this is given up.
+const HANDSHAKE_NS: u64 = 10 * NANOS_PER_SECOND;
+
+/// The first back-off; each further one is twice as long, up to the longest, and each is drawn
+/// between half and one and a half times that.
+const BACK_OFF_NS: u64 = NANOS_PER_SECOND / 10;
+const LONGEST_BACK_OFF_NS: u64 = 10 * NANOS_PER_SECOND;
+
+/// Ports tried for one connection before it is given up for now.
+const PORTS_PER_TRY: u8 = 8;
+
+/// Who is to connect, and how fast.
+#[derive(Debug, Default)]
+pub(super) struct Connecting {
+    phase: u16,
+    start_ns: u64,
+    /// Connections per second; no limit when `None`.
+    rate: Option<f64>,
+    begun: u64,
+    /// Users below this number (within the shard) are to be logged in.
+    target: u32,
+    next_user: u32,
+    /// Users whose back-off is over.
+    again: VecDeque<u32>,
+    under_way: usize,
+    /// The phase whose users are all logged in has been reported.
+    reported: bool,
+}
+
+impl Connecting {
+    pub(super) fn start(&mut self, phase: u16, share: &Share, connect: Connect, start_ns: u64) {
+        self.phase = phase;
+        self.start_ns = start_ns;
+        self.rate = connect.rate.map(|rate| share.of_rate(rate));
+        self.begun = 0;
+        self.target = self.target.max(share.below(connect.users));
+        self.reported = false;
+    }
+
+    pub(super) fn again(&mut self, user: u32) {
+        self.again.push_back(user);
+    }
+
+    fn waits(&self) -> bool {
+        self.next_user < self.target || !self.again.is_empty()
+    }
+
+    fn due_ns(&self) -> u64 {
+        match self.rate {
+            None => 0,
+            Some(rate) => {
+                self.start_ns + (self.begun as f64 / rate * NANOS_PER_SECOND as f64) as u64
+            }
+        }
+    }
+
+    /// When the next connection is due; `None` when none waits, or only for others to finish.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        (self.waits() && self.under_way < HANDSHAKES).then(|| self.due_ns())
+    }
+}
+
+impl Crowd {
+    /// Begins the connections that are due.
+    pub(super) fn connect_due(&mut self, net: &mut impl Transport) {
+        let now_ns = net.now_ns();
+        for _ in 0..CONNECTS_PER_TURN {
+            if self.connecting.next_ns().is_none_or(|due| due > now_ns) {
+                return;
+            }
+            let user = self.connecting.again.pop_front().unwrap_or_else(|| {
+                self.connecting.next_user += 1;
+                self.connecting.next_user - 1
+            });
+            self.connecting.begun += 1;
+            self.begin(net, user);
+        }
+    }
+
+    fn begin(&mut self, net: &mut impl Transport, user: u32) {
+        let flow = self.share.global(user) - self.rules.first_flow;
+        for _ in 0..PORTS_PER_TRY {
+            let ports = self.users[user as usize].ports;
+            match net.open(self.rules.flows.of(flow, u32::from(ports))) {
+                Ok(conn) => return self.begun(net, user, conn),
+                Err(error) if is_taken(&error) => {
+                    self.tally.ports_taken += 1;
+                    self.users[user as usize].ports = ports.wrapping_add(1);
+                }
+                Err(_) => break,
+            }
+        }
+        self.tally.connect_failed += 1;
+        self.back_off(net.now_ns(), user);
+    }
+
+    fn begun(&mut self, net: &mut impl Transport, user: u32, conn: ConnId) {
+        let slot = conn.slot as usize;
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize(slot + 1, u32::MAX);
+        }
+        self.by_slot[slot] = user;
+        let at = &mut self.users[user as usize];
+        at.conn = conn;
+        at.state = State::Handshake;
+        self.tally.connects += 1;
+        self.connecting.under_way += 1;
+        self.wheel.insert(net.now_ns() + HANDSHAKE_NS, Timer::Handshake(user, conn));
+    }
+
+    /// A connection is established: the user logs in.
+    pub fn connected(&mut self, net: &mut impl Transport, conn: ConnId) {
+        let Some(user) = self.user_of(conn) else { return };
+        net.send(conn, &Frame::LoginRequest { user: self.share.global(user) });
+        if self.rules.own_commands {
+            net.send(conn, &Frame::Ping { client_ns: net.now_ns() });
+        }
+    }
+
+    pub(super) fn logged_in(&mut self, net: &mut impl Transport, user: u32, result: u32) {
+        let at = &mut self.users[user as usize];
+        if at.state != State::Handshake {
+            self.tally.nonsense += 1;
+            return;
+        }
+        self.connecting.under_way -= 1;
+        if result == LoginResult::Ok as u32 {
+            at.state = State::Online;
+            at.tries = 0;
+            self.online += 1;
+            self.tally.logins += 1;
+            self.note_established(net.now_ns());
+            self.keep_closed_load(net, Some(user));
+            return;
+        }
+        self.tally.login_refused += 1;
+        let conn = at.conn;
+        net.close(conn);
+        self.users[user as usize].conn = NO_CONN;
+        if result == LoginResult::Busy as u32 {
+            self.back_off(net.now_ns(), user);
+        } else {
+            self.users[user as usize].state = State::Out;
+        }
+    }
+
+    /// Reports once when all users of a phase are logged in.
+    pub(super) fn note_established(&mut self, now_ns: u64) {
+        let at = &mut self.connecting;
+        if !at.reported && self.online >= at.target {
+            at.reported = true;
+            self.events.push(Event::Established { phase: at.phase, at_ns: now_ns });
+        }
+    }
+
+    pub(super) fn handshake_late(&mut self, net: &mut impl Transport, user: u32, conn: ConnId) {
+        let at = &self.users[user as usize];
+        if at.conn == conn && at.state == State::Handshake {
+            net.close(conn);
+            self.handshake_failed(net.now_ns(), user);
+        }
+    }
+
+    fn handshake_failed(&mut self, now_ns: u64, user: u32) {
+        self.connecting.under_way -= 1;
+        self.tally.connect_failed += 1;
+        self.back_off(now_ns, user);
+    }
+
+    /// A connection is gone without this client having closed it.
+    pub fn closed(&mut self, net: &mut impl Transport, conn: ConnId) {
+        let Some(user) = self.user_of(conn) else { return };
+        match self.users[user as usize].state {
+            State::Handshake => self.handshake_failed(net.now_ns(), user),
+            State::Online => {
+                self.tally.connections_lost += 1;
+                self.lose(user);
+                self.back_off(net.now_ns(), user);
+                self.keep_closed_load(net, None);
+            }
+            // Replaced: the server closes the connection after it has said so.
+            State::Idle | State::BackingOff | State::Out => {
+                self.users[user as usize].conn = NO_CONN;
+            }
+        }
+    }
+
+    /// The user is not online any more; what was under way is lost.
+    pub(super) fn lose(&mut self, user: u32) {
+        self.online -= 1;
+        let at = &mut self.users[user as usize];
+        if at.due_ns != 0 {
+            at.due_ns = 0;
+            let phase = at.phase;
+            self.tally.lost += 1;
+            self.tallies[usize::from(phase)].lost += 1;
+            self.closed_load_freed(phase);
+        }
+    }
+
+    fn back_off(&mut self, now_ns: u64, user: u32) {
+        let at = &mut self.users[user as usize];
+        let (tries, ports) = (at.tries, at.ports);
+        *at = User { tries: tries.saturating_add(1), ports, ..User::default() };
+        if !self.rules.reconnect {
+            at.state = State::Out;
+            return;
+        }
+        at.state = State::BackingOff;
+        let mean = (BACK_OFF_NS << tries.min(10)).min(LONGEST_BACK_OFF_NS);
+        let wait = self.random.random_range(mean / 2..mean + mean / 2);
+        self.wheel.insert(now_ns + wait, Timer::Reconnect(user));
+    }
+}
+
+fn is_taken(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AddrNotAvailable)
+}

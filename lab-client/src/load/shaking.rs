@@ -1,0 +1,174 @@
+//! Shakes: sent when they are due, timed out when they are not answered.
+
+use shard::NANOS_PER_SECOND;
+use wire::Frame;
+
+use super::{Crowd, State};
+use crate::latency::Segment;
+use crate::pacer::Pacer;
+use crate::permutation::Permutation;
+use crate::share::Share;
+use crate::transport::Transport;
+
+/// Shakes that leave together before the clock is read again: at 6 µs each, the last of them is
+/// 200 µs behind the first, which its own lag then shows.
+const SENDS_PER_FLUSH: usize = 32;
+
+/// Shakes of one turn, so that answers are read in between.
+const SENDS_PER_TURN: usize = 256;
+
+/// A load that keeps a number of shakes under way.
+#[derive(Debug)]
+pub(super) struct Closed {
+    /// Shakes that should be under way and are not.
+    missing: u32,
+    order: Permutation,
+    place: u32,
+    users: u32,
+}
+
+impl Closed {
+    pub(super) fn new(share: &Share, in_flight: u32, order: u64) -> Option<Self> {
+        let users = share.len();
+        (users > 0).then(|| Self {
+            missing: share.of_count(in_flight),
+            order: Permutation::new(users, order),
+            place: 0,
+            users,
+        })
+    }
+
+    fn next_user(&mut self) -> u32 {
+        let user = self.order.at(self.place);
+        self.place = (self.place + 1) % self.users;
+        user
+    }
+}
+
+impl Crowd {
+    /// Sends what is due by now. Returns whether there is more.
+    pub(super) fn shake_due(&mut self, net: &mut impl Transport) -> bool {
+        if self.closed.is_some() {
+            self.keep_closed_load(net, None);
+            return false;
+        }
+        let phase = self.phase_index();
+        for _ in 0..SENDS_PER_TURN / SENDS_PER_FLUSH {
+            let now_ns = net.now_ns();
+            let mut sent = 0;
+            while sent < SENDS_PER_FLUSH {
+                let Some(pacer) = &mut self.pacer else { return false };
+                let Some((due_ns, user)) = pacer.next(now_ns).filter(|(due, _)| *due <= now_ns)
+                else {
+                    break;
+                };
+                pacer.pop();
+                sent += usize::from(self.shake(net, phase, user, due_ns));
+            }
+            if sent == 0 {
+                return false;
+            }
+            self.note_lag(net, sent);
+        }
+        true
+    }
+
+    /// The phase ends: what the client was too far behind to send is not sent at all.
+    pub(super) fn skip_rest(&mut self) {
+        let (phase, end_ns) =
+            self.running.as_ref().map_or((0, 0), |run| (run.phase.index, run.end_ns));
+        while self.pacer.as_mut().is_some_and(|pacer| pacer.next(end_ns).is_some()) {
+            self.pacer.as_mut().into_iter().for_each(Pacer::pop);
+            for tally in [&mut self.tally, &mut self.tallies[usize::from(phase)]] {
+                tally.offered += 1;
+                tally.skipped_late += 1;
+            }
+        }
+    }
+
+    /// Sends a shake, or skips it; returns whether it was sent.
+    fn shake(&mut self, net: &mut impl Transport, phase: u16, user: u32, due_ns: u64) -> bool {
+        let tallies = [&mut self.tally, &mut self.tallies[usize::from(phase)]];
+        let at = &mut self.users[user as usize];
+        let (online, waiting) = (at.state == State::Online, at.due_ns != 0);
+        for tally in tallies {
+            tally.offered += 1;
+            tally.skipped_offline += u64::from(!online);
+            tally.skipped_waiting += u64::from(online && waiting);
+            tally.sent += u64::from(online && !waiting);
+        }
+        if !online || waiting {
+            return false;
+        }
+        at.due_ns = due_ns;
+        at.phase = phase;
+        net.send(at.conn, &Frame::ShakeRequest { user: self.share.global(user) });
+        self.timeouts.push_back((due_ns, user));
+        true
+    }
+
+    /// Puts the last `sent` shakes on the wire and notes how late each left.
+    fn note_lag(&mut self, net: &mut impl Transport, sent: usize) {
+        net.flush();
+        let left_ns = net.read_clock();
+        let first = self.timeouts.len() - sent;
+        for (due_ns, user) in self.timeouts.range(first..) {
+            let at = &mut self.users[*user as usize];
+            let lag_ns = left_ns.saturating_sub(*due_ns);
+            at.lag_us = u32::try_from(lag_ns / 1000).unwrap_or(u32::MAX);
+            self.recorder.record(at.phase, Segment::SendLag, lag_ns);
+            if lag_ns > self.rules.late_ns {
+                self.tally.late_sends += 1;
+                self.tallies[usize::from(at.phase)].late_sends += 1;
+            }
+        }
+    }
+
+    /// Under a closed load: sends what is missing. `user` has just come online or been answered.
+    pub(super) fn keep_closed_load(&mut self, net: &mut impl Transport, user: Option<u32>) {
+        let phase = self.phase_index();
+        let mut asked = 0;
+        while let Some(closed) = self.closed.as_mut().filter(|closed| closed.missing > 0) {
+            // Everybody was asked: the rest is busy or offline, and their turn comes with an answer.
+            if asked == closed.users.min(SENDS_PER_TURN as u32) {
+                return;
+            }
+            asked += 1;
+            let next = user.filter(|_| asked == 1).unwrap_or_else(|| closed.next_user());
+            let at = &self.users[next as usize];
+            if at.state == State::Online && at.due_ns == 0 {
+                closed.missing -= 1;
+                let now_ns = net.now_ns();
+                self.shake(net, phase, next, now_ns);
+            }
+        }
+    }
+
+    /// A shake of a closed load is over, however it ended: another may take its place.
+    pub(super) fn closed_load_freed(&mut self, phase: u16) {
+        if phase == self.phase_index()
+            && let Some(closed) = &mut self.closed
+        {
+            closed.missing += 1;
+        }
+    }
+
+    pub(super) fn time_out(&mut self, user: u32, due_ns: u64) {
+        let at = &mut self.users[user as usize];
+        if at.due_ns != due_ns {
+            return;
+        }
+        at.due_ns = 0;
+        at.owed = at.owed.saturating_add(1);
+        let phase = at.phase;
+        self.tally.timed_out += 1;
+        self.tallies[usize::from(phase)].timed_out += 1;
+        self.recorder.record(phase, Segment::Latency, self.rules.timeout_ns);
+        self.closed_load_freed(phase);
+    }
+}
+
+/// The k-th event (from 0) of so many a second is due this long after the start, in nanoseconds.
+pub(super) fn nth_ns(k: u64, per_second: f64) -> u64 {
+    (k as f64 / per_second * NANOS_PER_SECOND as f64).ceil() as u64
+}

@@ -1,0 +1,177 @@
+//! What users do besides shaking: claim shares of packets sent to them, chat, create packets.
+
+use rand::Rng;
+use shard::ConnId;
+use wire::{Frame, MAX_CHAT_TEXT, UserList};
+
+use super::shaking::nth_ns;
+use super::{Crowd, State};
+use crate::phase::Phase;
+use crate::share::Share;
+use crate::transport::Transport;
+
+/// The first byte of a text that wants an answer, and of an answer, which wants none.
+const ASKS: u8 = b'?';
+const ANSWERS: u8 = b'!';
+
+/// Texts have no meaning.
+static TEXT: [u8; MAX_CHAT_TEXT] = [b'.'; MAX_CHAT_TEXT];
+
+/// Recipients of a created packet.
+const RECIPIENTS: u32 = 3;
+
+/// Cents of a created packet, as the prototype draws them.
+const AMOUNTS: std::ops::RangeInclusive<u32> = 10..=309;
+
+/// Users asked at random before an event is given up: with half of them online, all but one of 2^16
+/// events find somebody.
+const ATTEMPTS: usize = 16;
+
+/// Events at even instants.
+#[derive(Clone, Copy, Debug, Default)]
+struct Even {
+    start_ns: u64,
+    per_second: f64,
+    done: u64,
+}
+
+impl Even {
+    fn next_ns(&self) -> Option<u64> {
+        (self.per_second > 0.0).then(|| self.start_ns + nth_ns(self.done, self.per_second))
+    }
+
+    fn take(&mut self, now_ns: u64) -> bool {
+        let due = self.next_ns().is_some_and(|next| next <= now_ns);
+        self.done += u64::from(due);
+        due
+    }
+}
+
+/// Claims, chats and creations under way.
+#[derive(Debug, Default)]
+pub(super) struct Social {
+    chats: Even,
+    bytes: usize,
+    creates: Even,
+    /// Numbers for texts and packets that want an answer.
+    number: u32,
+}
+
+impl Social {
+    pub(super) fn new(share: &Share, phase: &Phase, start_ns: u64) -> Self {
+        let even = |rate: f64| Even { start_ns, per_second: share.of_rate(rate), done: 0 };
+        Self {
+            chats: phase.chat.map(|chat| even(chat.rate)).unwrap_or_default(),
+            bytes: phase.chat.map_or(1, |chat| chat.bytes as usize).clamp(1, MAX_CHAT_TEXT),
+            creates: phase.creates.map(|creates| even(creates.rate)).unwrap_or_default(),
+            number: 0,
+        }
+    }
+
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        self.chats.next_ns().into_iter().chain(self.creates.next_ns()).min()
+    }
+}
+
+impl Crowd {
+    /// Sends the texts and creates the packets that are due by now.
+    pub(super) fn socialize(&mut self, net: &mut impl Transport) {
+        let now_ns = net.now_ns();
+        while self.social.chats.take(now_ns) {
+            let to = self.random.random_range(0..self.share.total_users);
+            if let Some(conn) = self.somebody_online() {
+                self.send_chat(net, conn, to, ASKS);
+            }
+        }
+        while self.social.creates.take(now_ns) {
+            if let Some(conn) = self.somebody_online() {
+                self.create_packet(net, conn);
+            }
+        }
+    }
+
+    fn somebody_online(&mut self) -> Option<ConnId> {
+        if self.online == 0 {
+            return None;
+        }
+        (0..ATTEMPTS)
+            .map(|_| self.random.random_range(0..self.users.len()))
+            .map(|user| &self.users[user])
+            .find(|user| user.state == State::Online)
+            .map(|user| user.conn)
+    }
+
+    fn send_chat(&mut self, net: &mut impl Transport, conn: ConnId, to: u32, kind: u8) {
+        self.social.number = self.social.number.wrapping_add(1);
+        let message = self.social.number;
+        let mut text = TEXT;
+        text[0] = kind;
+        self.tally.chats += 1;
+        let text = &text[..self.social.bytes.max(1)];
+        net.send(conn, &Frame::ChatRequest { message, to, text });
+    }
+
+    pub(super) fn chat_came(
+        &mut self,
+        net: &mut impl Transport,
+        conn: ConnId,
+        _message: u32,
+        from: u32,
+        text: &[u8],
+    ) {
+        self.tally.chats_received += 1;
+        if text.first() == Some(&ASKS) {
+            self.send_chat(net, conn, from, ANSWERS);
+        }
+    }
+
+    fn create_packet(&mut self, net: &mut impl Transport, conn: ConnId) {
+        let total = self.share.total_users;
+        let wanted = RECIPIENTS.min(total);
+        let mut recipients: Vec<u32> = Vec::new();
+        while recipients.len() < wanted as usize {
+            let user = self.random.random_range(0..total);
+            if !recipients.contains(&user) {
+                recipients.push(user);
+            }
+        }
+        let bytes: Vec<u8> = recipients.iter().flat_map(|user| user.to_be_bytes()).collect();
+        let Some(recipients) = UserList::from_be_bytes(&bytes) else { return };
+        let amount = self.random.random_range(AMOUNTS);
+        // The answer repeats the number: with the amount in it, the books need no table.
+        let request = amount << 8 | wanted;
+        self.tally.creates += 1;
+        net.send(conn, &Frame::CreatePacket { request, amount, count: wanted, recipients });
+    }
+
+    pub(super) fn create_answered(&mut self, request: u32, created: bool) {
+        if created {
+            self.tally.created += 1;
+            self.books.created += control::Money::shares(request & 0xff, request >> 8);
+        } else {
+            self.tally.creates_refused += 1;
+        }
+    }
+
+    /// A packet was sent to the user: a share of it is claimed at once.
+    pub(super) fn noticed(
+        &mut self,
+        net: &mut impl Transport,
+        user: u32,
+        conn: ConnId,
+        packet: u32,
+    ) {
+        self.tally.notices += 1;
+        self.tally.claims += 1;
+        net.send(conn, &Frame::ClaimRequest { user: self.share.global(user), packet });
+    }
+
+    pub(super) fn claim_answered(&mut self, amount: u32) {
+        if amount == 0 {
+            self.tally.claims_refused += 1;
+        } else {
+            self.tally.claims_granted += 1;
+            self.books.claimed += control::Money::share(amount);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The `lab-client` program: parses, starts, waits.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lab_client::cli::{Args, run};
+
+/// The load was not what was asked for: its figures say nothing about the server.
+const INVALID: u8 = 4;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(INVALID),
+        Err(error) => {
+            eprintln!("lab-client: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

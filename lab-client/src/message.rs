@@ -1,0 +1,29 @@
+//! What the control thread tells shards.
+
+use crate::latency::Latencies;
+use crate::phase::Phase;
+
+/// A message to a shard.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// A phase to be carried out when its second comes.
+    Phase(Box<Phase>),
+    /// End a phase before a Unix second.
+    EndPhase {
+        /// Which.
+        index: u16,
+        /// The first second that is not part of it.
+        end: u64,
+    },
+    /// Change the rate of the open load.
+    Rate {
+        /// The first Unix second with the new rate.
+        from: u64,
+        /// Shakes per second, over all clients.
+        rate: u32,
+    },
+    /// A histogram that was read, to be used again.
+    Spare(Latencies),
+    /// End.
+    Stop,
+}

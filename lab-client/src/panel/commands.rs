@@ -1,0 +1,89 @@
+//! What can be asked of a client. The same commands come over HTTP and as lines of JSON over a pipe.
+
+use serde::{Deserialize, Serialize};
+
+use super::hub::Hub;
+use crate::message::Message;
+use crate::phase::{Load, Phase};
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Carry out a phase when its second comes.
+    Phase(Box<Phase>),
+    /// End a phase before a Unix second.
+    EndPhase {
+        /// Which.
+        index: u16,
+        /// The first second that is not part of it.
+        end: u64,
+    },
+    /// Change the rate of the open load from the next second on.
+    Rate {
+        /// Shakes per second, over all clients.
+        qps: u32,
+    },
+    /// Write the last counters and end.
+    Stop {},
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// A value that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// An inbox is full.
+    #[error("shard {0} has too much mail waiting; try again")]
+    Busy(usize),
+}
+
+impl Command {
+    /// Checks a command and carries it out.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn carry_out(self, hub: &Hub) -> Result<(), CommandError> {
+        match self {
+            Command::Phase(phase) => {
+                check(&phase)?;
+                hub.begin(&phase);
+                hub.post_all(|| Message::Phase(phase.clone()))
+            }
+            Command::EndPhase { index, end } => hub.post_all(|| Message::EndPhase { index, end }),
+            Command::Rate { qps } => {
+                let from = hub.next_second();
+                hub.post_all(|| Message::Rate { from, rate: qps })
+            }
+            Command::Stop {} => hub.post_all(|| Message::Stop),
+        }
+    }
+}
+
+fn check(phase: &Phase) -> Result<(), CommandError> {
+    let invalid = |why: String| Err(CommandError::Invalid(why));
+    let positive = |what: &str, value: f64| {
+        if value.is_finite() && value >= 0.0 {
+            Ok(())
+        } else {
+            invalid(format!("{what} {value}: a number that is not negative"))
+        }
+    };
+    if let Some(rate) = phase.connect.and_then(|connect| connect.rate) {
+        positive("connect rate", rate)?;
+        if rate == 0.0 {
+            return invalid("connect rate 0: nobody would ever connect".to_owned());
+        }
+    }
+    if let Some(chat) = phase.chat {
+        positive("chat rate", chat.rate)?;
+    }
+    if let Some(creates) = phase.creates {
+        positive("creates rate", creates.rate)?;
+    }
+    if phase.load == (Load::Closed { in_flight: 0 }) {
+        return invalid("closed load with 0 in flight: nothing would ever be sent".to_owned());
+    }
+    Ok(())
+}

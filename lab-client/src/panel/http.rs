@@ -1,0 +1,99 @@
+//! The HTTP interface.
+//!
+//! | request | does |
+//! | --- | --- |
+//! | `GET /qps?qps=60000` | changes the rate from the next second on, as the prototype has it |
+//! | `GET /counters` | what all shards counted, and each, as JSON |
+//! | `GET /metrics` | everything as OpenMetrics |
+//! | `POST /command` | a [`Command`] as JSON |
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use control::http::error;
+use control::metrics::Family;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::commands::{Command, CommandError};
+use super::hub::Hub;
+use crate::tally::Tally;
+
+/// The routes.
+pub fn router(hub: Hub) -> Router {
+    Router::new()
+        .route("/qps", get(qps))
+        .route("/counters", get(counters))
+        .route("/metrics", get(scrape))
+        .route("/command", post(command))
+        .with_state(hub)
+}
+
+/// `GET /qps?qps=`.
+#[derive(Clone, Copy, Deserialize)]
+struct Qps {
+    qps: u32,
+}
+
+fn carry_out(hub: &Hub, command: Command) -> Response {
+    match command.carry_out(hub) {
+        Ok(()) => Json(json!({})).into_response(),
+        Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
+        Err(why @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}
+
+async fn qps(State(hub): State<Hub>, asked: Result<Query<Qps>, QueryRejection>) -> Response {
+    match asked {
+        Ok(Query(Qps { qps })) => carry_out(&hub, Command::Rate { qps }),
+        Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
+    }
+}
+
+async fn command(
+    State(hub): State<Hub>,
+    command: Result<Json<Command>, JsonRejection>,
+) -> Response {
+    match command {
+        Ok(Json(command)) => carry_out(&hub, command),
+        Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
+    }
+}
+
+async fn counters(State(hub): State<Hub>) -> Json<Value> {
+    let totals = hub.totals();
+    let mut total = Tally::default();
+    for (tally, _) in &totals {
+        total.add(tally);
+    }
+    let shards: Vec<Value> = totals
+        .iter()
+        .enumerate()
+        .map(|(shard, (tally, last))| json!({ "shard": shard, "counters": tally, "last": last }))
+        .collect();
+    Json(json!({ "total": total, "shards": shards }))
+}
+
+async fn scrape(State(hub): State<Hub>) -> Response {
+    let totals = hub.totals();
+    let mut families = Vec::new();
+    for (index, (name, help, _)) in Tally::default().named().enumerate() {
+        let value = |tally: &Tally| tally.named().nth(index).map_or(0, |(_, _, value)| value);
+        families.push(Family {
+            name: name.to_owned(),
+            help: help.to_owned(),
+            counter: true,
+            values: totals.iter().map(|(tally, _)| value(tally)).collect(),
+        });
+    }
+    families.push(Family {
+        name: "online".to_owned(),
+        help: "Users logged in".to_owned(),
+        counter: false,
+        values: totals.iter().map(|(_, last)| last.map_or(0, |it| u64::from(it.online))).collect(),
+    });
+    control::http::metrics(control::metrics::encode("lab_client", families))
+}

@@ -1,0 +1,299 @@
+//! Between the shards and everybody who asks or records.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use control::{Lines, Program};
+use serde::{Deserialize, Serialize};
+use shard::{Clock, Mail, NANOS_PER_SECOND, monotonic_ns};
+
+use super::commands::{Command, CommandError};
+use crate::books::Books;
+use crate::client::Client;
+use crate::latency::{Encoded, Segment};
+use crate::load::Event;
+use crate::message::Message;
+use crate::phase::Phase;
+use crate::report::{Report, Sample};
+use crate::slow::SlowRequest;
+use crate::tally::Tally;
+
+/// A changed rate must reach all shards before the second in which it counts, and before they work
+/// that second out.
+const RATE_MARGIN_NS: u64 = NANOS_PER_SECOND / 5;
+
+/// What a client says about itself when it is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Where its own control interface listens.
+    pub control: String,
+    /// Its process.
+    pub pid: u32,
+    /// The threads of its shards.
+    pub threads: Vec<i32>,
+    /// Its users: the first, and the first behind them.
+    pub users: (u32, u32),
+    /// The addresses that they come from.
+    pub sources: Vec<String>,
+}
+
+/// What the users received, for whoever compares it with the server's books.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The sums.
+    pub books: Books,
+    /// A bit for each packet granted, little-endian words in base64.
+    pub seen: String,
+}
+
+impl Audit {
+    /// The books of all users of a client.
+    pub fn of(books: &Books) -> Self {
+        let bytes: Vec<u8> = books.seen().iter().flat_map(|word| word.to_le_bytes()).collect();
+        Self { books: books.clone(), seen: STANDARD.encode(bytes) }
+    }
+
+    /// The books, packets included.
+    ///
+    /// # Errors
+    /// When the packets are no base64.
+    pub fn into_books(self) -> Result<Books, base64::DecodeError> {
+        let bytes = STANDARD.decode(&self.seen)?;
+        let words: Vec<u64> =
+            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let mut books = self.books;
+        books.add_seen(&words);
+        Ok(books)
+    }
+}
+
+/// A line of JSON for a recorder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// The client is ready for phases.
+    Ready(Ready),
+    /// A second of a shard.
+    Sample(Box<Sample>),
+    /// A histogram of a second of a shard.
+    Histogram {
+        /// The Unix second.
+        t: u64,
+        /// The phase whose shakes it has.
+        phase: u16,
+        /// What was measured.
+        segment: Segment,
+        /// The values in microseconds.
+        values: Encoded,
+    },
+    /// A slow request.
+    Slow {
+        /// The Unix second.
+        t: u64,
+        /// The request.
+        #[serde(flatten)]
+        request: SlowRequest,
+    },
+    /// All users that a phase was to log in are logged in.
+    Established {
+        /// The phase.
+        phase: u16,
+        /// Seconds since the phase began.
+        seconds: f64,
+    },
+    /// A phase has ended and nothing of it is under way any more.
+    Settled {
+        /// The phase.
+        phase: u16,
+        /// What became of its shakes.
+        tally: Box<Tally>,
+    },
+    /// A command failed, or a shard could not go on.
+    Error(String),
+    /// The client has ended.
+    Ended(Audit),
+}
+
+/// What the shards said so far about a phase.
+#[derive(Debug, Default)]
+struct Gathered {
+    start_ns: u64,
+    established: usize,
+    established_ns: u64,
+    settled: usize,
+    tally: Tally,
+}
+
+struct State {
+    mail: Mail<Message>,
+    reports: Mail<Report>,
+    clock: Clock,
+    phases: Mutex<HashMap<u16, Gathered>>,
+    /// What the shards counted since they began, and their last samples.
+    totals: Mutex<Vec<(Tally, Option<Sample>)>>,
+    books: Mutex<Books>,
+    ended: AtomicUsize,
+    failed: Mutex<Vec<String>>,
+}
+
+/// A lock that is only ever held between two awaits of the one control thread.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The control thread's view of a client. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Hub(Arc<State>);
+
+impl Hub {
+    /// A view of a running client.
+    pub fn new(client: &Client) -> Self {
+        let shards = client.mail().shards();
+        Self(Arc::new(State {
+            mail: client.mail().clone(),
+            reports: client.reports().clone(),
+            clock: Clock::read(),
+            phases: Mutex::default(),
+            totals: Mutex::new(vec![(Tally::default(), None); shards]),
+            books: Mutex::default(),
+            ended: AtomicUsize::new(0),
+            failed: Mutex::default(),
+        }))
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.0.mail.shards()
+    }
+
+    /// The first Unix second from which a changed rate can count on all shards.
+    pub fn next_second(&self) -> u64 {
+        self.0.clock.unix_second(monotonic_ns() + RATE_MARGIN_NS) + 1
+    }
+
+    pub(super) fn begin(&self, phase: &Phase) {
+        let start_ns = self.0.clock.start_of(phase.start);
+        locked(&self.0.phases).insert(phase.index, Gathered { start_ns, ..Gathered::default() });
+    }
+
+    /// Posts a message to every shard.
+    ///
+    /// # Errors
+    /// [`CommandError::Busy`] for the first whose inbox is full.
+    pub fn post_all(&self, message: impl Fn() -> Message) -> Result<(), CommandError> {
+        for shard in 0..self.shards() {
+            self.0.mail.post(shard, message()).map_err(|_| CommandError::Busy(shard))?;
+        }
+        Ok(())
+    }
+
+    /// What each shard counted since it began, with its last sample.
+    pub fn totals(&self) -> Vec<(Tally, Option<Sample>)> {
+        locked(&self.0.totals).clone()
+    }
+
+    /// The books of the shards that have ended.
+    pub fn audit(&self) -> Audit {
+        Audit::of(&locked(&self.0.books))
+    }
+
+    /// What shards that could not go on said.
+    pub fn failures(&self) -> Vec<String> {
+        std::mem::take(&mut *locked(&self.0.failed))
+    }
+
+    fn happened(&self, event: Event) -> Option<Line> {
+        let mut phases = locked(&self.0.phases);
+        match event {
+            Event::Established { phase, at_ns } => {
+                let gathered = phases.entry(phase).or_default();
+                gathered.established += 1;
+                gathered.established_ns = gathered.established_ns.max(at_ns);
+                let took_ns = gathered.established_ns.saturating_sub(gathered.start_ns);
+                let seconds = took_ns as f64 / NANOS_PER_SECOND as f64;
+                (gathered.established == self.shards())
+                    .then_some(Line::Established { phase, seconds })
+            }
+            Event::Settled { phase, tally } => {
+                let gathered = phases.entry(phase).or_default();
+                gathered.settled += 1;
+                gathered.tally.add(&tally);
+                let tally = Box::new(gathered.tally);
+                (gathered.settled == self.shards()).then_some(Line::Settled { phase, tally })
+            }
+        }
+    }
+
+    fn failed(&self, shard: usize, reason: &str, lines: &Lines<Line>) {
+        let failed = format!("shard {shard} ended: {reason}");
+        let _ = lines.send(Line::Error(failed.clone()));
+        locked(&self.0.failed).push(failed);
+        // The others cannot stand in for its users: all end.
+        self.stop();
+    }
+}
+
+impl Program for Hub {
+    type Report = Report;
+    type Command = Command;
+    type Line = Line;
+
+    fn reports(&self) -> &Mail<Report> {
+        &self.0.reports
+    }
+
+    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
+        // Nobody may be listening to the lines; the books are kept all the same.
+        let line = match report {
+            Report::Started(_, Ok(())) => None,
+            Report::Started(shard, Err(reason)) => {
+                self.0.ended.fetch_add(1, Ordering::Relaxed);
+                self.failed(shard, &reason, lines);
+                None
+            }
+            Report::Second(sample) => {
+                let total = &mut locked(&self.0.totals)[sample.shard];
+                total.0.add(&sample.tally);
+                total.1 = Some(sample);
+                Some(Line::Sample(Box::new(sample)))
+            }
+            Report::Filled(t, shard, filled) => {
+                let values = Encoded(filled.values.clone());
+                // An inbox that is full gets its histogram back another time, made anew.
+                let _ = self.0.mail.post(shard, Message::Spare(filled.values));
+                Some(Line::Histogram { t, phase: filled.phase, segment: filled.segment, values })
+            }
+            Report::Slow(t, request) => Some(Line::Slow { t, request }),
+            Report::Event(_, event) => self.happened(event),
+            Report::Ended(shard, books, ended) => {
+                self.0.ended.fetch_add(1, Ordering::Relaxed);
+                locked(&self.0.books).add(&books);
+                if let Err(reason) = ended {
+                    self.failed(shard, &reason, lines);
+                }
+                None
+            }
+        };
+        if let Some(line) = line {
+            let _ = lines.send(line);
+        }
+        self.0.ended.load(Ordering::Relaxed) == self.shards()
+    }
+
+    fn carry_out(&self, command: Command) -> Result<(), String> {
+        command.carry_out(self).map_err(|error| error.to_string())
+    }
+
+    fn stop(&self) -> bool {
+        self.post_all(|| Message::Stop).is_ok()
+    }
+
+    fn error_line(&self, error: String) -> Line {
+        Line::Error(error)
+    }
+
+    fn show(&self, _: &Line) {}
+}

@@ -1,0 +1,266 @@
+//! A client that works on its own: it connects, shakes, and prints what came of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use control::{Lines, Program};
+use shard::Mail;
+
+use crate::latency::{Latencies, Segment, empty};
+use crate::panel::{Command, Hub, Line};
+use crate::phase::{Connect, Load, Phase};
+use crate::report::{Report, Sample};
+use crate::tally::Tally;
+
+/// More than this share of late sends makes a measurement worthless: one in a thousand.
+pub const LATE_SHARE: f64 = 0.001;
+
+/// What a solo client is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Users to be logged in.
+    pub connect: Connect,
+    /// What follows: no shakes, with [`Load::None`].
+    pub load: Phase,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    established_s: Option<f64>,
+    /// Tallies of the load; `None` when it did not get that far.
+    pub tally: Option<Tally>,
+    latency: Option<Latencies>,
+    send_lag: Option<Latencies>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// The second being put together.
+    t: u64,
+    samples: Vec<Sample>,
+    latency: Option<Latencies>,
+    outcome: Outcome,
+}
+
+/// A hub with a plan.
+#[derive(Clone)]
+pub struct Solo {
+    hub: Hub,
+    plan: Arc<Plan>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+const CONNECT: u16 = 0;
+const LOAD: u16 = 1;
+
+impl Solo {
+    /// A client that carries out a plan.
+    pub fn new(hub: Hub, plan: Plan) -> Self {
+        Self { hub, plan: Arc::new(plan), progress: Arc::default() }
+    }
+
+    /// Starts the plan.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn start(&self) -> Result<(), String> {
+        let start = self.hub.next_second();
+        let connect = Phase {
+            index: CONNECT,
+            name: "connect".to_owned(),
+            start,
+            connect: Some(self.plan.connect),
+            ..Phase::default()
+        };
+        self.hub.carry_out(Command::Phase(Box::new(connect)))
+    }
+
+    /// What came of the plan; for when it has ended.
+    pub fn outcome(&self) -> Outcome {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut progress.outcome)
+    }
+
+    fn see(&self, progress: &mut Progress, line: &Line) {
+        match line {
+            Line::Ready(ready) => eprintln!(
+                "lab-client: users {} to {} on {} shards from {} addresses, control on http://{}",
+                ready.users.0,
+                ready.users.1 - 1,
+                ready.threads.len(),
+                ready.sources.len(),
+                ready.control
+            ),
+            Line::Error(error) => eprintln!("lab-client: {error}"),
+            Line::Sample(sample) => {
+                if sample.t != progress.t {
+                    progress.print_second();
+                    progress.t = sample.t;
+                }
+                progress.samples.push(**sample);
+            }
+            Line::Histogram { phase, segment, values, .. } => {
+                if *segment == Segment::Latency {
+                    add(&mut progress.latency, &values.0);
+                    if *phase == LOAD {
+                        add(&mut progress.outcome.latency, &values.0);
+                    }
+                } else if *segment == Segment::SendLag && *phase == LOAD {
+                    add(&mut progress.outcome.send_lag, &values.0);
+                }
+            }
+            Line::Established { phase: CONNECT, seconds } => {
+                println!("all users logged in after {seconds:.1} s");
+                progress.outcome.established_s = Some(*seconds);
+                let load = Phase { start: self.hub.next_second(), ..self.plan.load.clone() };
+                self.must(Command::Phase(Box::new(load)));
+            }
+            Line::Settled { phase: LOAD, tally } => {
+                progress.outcome.tally = Some(**tally);
+                self.must(Command::Stop {});
+            }
+            Line::Established { .. }
+            | Line::Settled { .. }
+            | Line::Slow { .. }
+            | Line::Ended(_) => {}
+        }
+    }
+
+    fn must(&self, command: Command) {
+        if let Err(error) = self.hub.carry_out(command) {
+            eprintln!("lab-client: {error}");
+            self.hub.stop();
+        }
+    }
+}
+
+fn add(sum: &mut Option<Latencies>, values: &Latencies) {
+    // Histograms of the same bounds always add up.
+    let _ = sum.get_or_insert_with(empty).add(values);
+}
+
+impl Progress {
+    fn print_second(&mut self) {
+        let samples = std::mem::take(&mut self.samples);
+        let latency = self.latency.take();
+        if samples.is_empty() {
+            return;
+        }
+        let mut tally = Tally::default();
+        samples.iter().for_each(|sample| tally.add(&sample.tally));
+        let online: u32 = samples.iter().map(|sample| sample.online).sum();
+        let in_flight: u64 = samples.iter().map(|sample| sample.in_flight).sum();
+        let mut line = format!(
+            "{} online {online} offered {} answered {} in flight {in_flight}",
+            self.t, tally.offered, tally.answered
+        );
+        if let Some(latency) = latency {
+            line += &format!(
+                " p50 {} µs p99 {} µs max {} µs",
+                latency.value_at_quantile(0.5),
+                latency.value_at_quantile(0.99),
+                latency.max()
+            );
+        }
+        for (what, count) in [
+            ("granted", tally.granted),
+            ("skipped", tally.skipped()),
+            ("timed out", tally.timed_out),
+            ("lost", tally.lost + tally.connections_lost),
+            ("late", tally.late_sends),
+            ("failed", tally.connect_failed),
+        ] {
+            if count > 0 {
+                line += &format!(" {what} {count}");
+            }
+        }
+        println!("{line}");
+    }
+}
+
+impl Outcome {
+    /// Whether the load was what was asked for; a sentence if it was not.
+    pub fn invalid_because(&self) -> Option<String> {
+        let Some(tally) = &self.tally else { return Some("the load did not end".to_owned()) };
+        let late = tally.late_sends as f64 / tally.sent.max(1) as f64;
+        (late > LATE_SHARE).then(|| {
+            format!(
+                "{:.2}% of the shakes left late by the client's own doing (more than {}%)",
+                late * 100.0,
+                LATE_SHARE * 100.0
+            )
+        })
+    }
+
+    /// Prints a table.
+    pub fn print(&self) {
+        let Some(tally) = &self.tally else { return };
+        let rows = [
+            ("offered", tally.offered),
+            ("sent", tally.sent),
+            ("skipped", tally.skipped()),
+            ("answered", tally.answered),
+            ("granted", tally.granted),
+            ("empty", tally.empty),
+            ("overloaded", tally.overloaded),
+            ("timed out", tally.timed_out),
+            ("lost", tally.lost),
+            ("late answers", tally.late_answers),
+            ("late sends", tally.late_sends),
+        ];
+        for (what, count) in rows {
+            println!("{what:>14} {count}");
+        }
+        for (what, values) in [("latency", &self.latency), ("send lag", &self.send_lag)] {
+            let Some(values) = values else { continue };
+            println!(
+                "{what:>14} p50 {} p90 {} p99 {} p99.9 {} max {} µs",
+                values.value_at_quantile(0.5),
+                values.value_at_quantile(0.9),
+                values.value_at_quantile(0.99),
+                values.value_at_quantile(0.999),
+                values.max()
+            );
+        }
+        match self.invalid_because() {
+            None => println!("the load was what was asked for"),
+            Some(why) => println!("INVALID: {why}"),
+        }
+    }
+}
+
+impl Program for Solo {
+    type Report = Report;
+    type Command = Command;
+    type Line = Line;
+
+    fn reports(&self) -> &Mail<Report> {
+        self.hub.reports()
+    }
+
+    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
+        self.hub.read(report, lines)
+    }
+
+    fn carry_out(&self, command: Command) -> Result<(), String> {
+        self.hub.carry_out(command)
+    }
+
+    fn stop(&self) -> bool {
+        self.hub.stop()
+    }
+
+    fn error_line(&self, error: String) -> Line {
+        Line::Error(error)
+    }
+
+    fn show(&self, line: &Line) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        self.see(&mut progress, line);
+    }
+}
+
+/// The load of a plan.
+pub fn load_phase(load: Load, seconds: Option<u64>) -> Phase {
+    Phase { index: LOAD, name: "load".to_owned(), load, seconds, ..Phase::default() }
+}

@@ -1,0 +1,31 @@
+//! What users need of the network. Kernel sockets are one such thing; a simulation is another.
+
+use std::io;
+use std::net::SocketAddrV4;
+
+use shard::ConnId;
+use wire::Frame;
+
+/// A way to connect, send and close, and a clock.
+pub trait Transport {
+    /// The monotonic clock as this turn saw it, in nanoseconds.
+    fn now_ns(&self) -> u64;
+
+    /// The monotonic clock now, in nanoseconds.
+    fn read_clock(&mut self) -> u64;
+
+    /// Begins to connect from this address.
+    ///
+    /// # Errors
+    /// What can be known at once, above all that the address is taken.
+    fn open(&mut self, from: SocketAddrV4) -> io::Result<ConnId>;
+
+    /// Sends a frame, at the latest when [`Self::flush`] is called or the turn ends.
+    fn send(&mut self, conn: ConnId, frame: &Frame<'_>);
+
+    /// Sends what waits to be sent.
+    fn flush(&mut self);
+
+    /// Closes a connection.
+    fn close(&mut self, conn: ConnId);
+}
