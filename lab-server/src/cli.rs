@@ -142,8 +142,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sets: config.sets,
     };
     if let Some(rate) = args.packets_per_second {
-        let start = Command::StartGenerator { rate, total: None, users: None, seed: None };
-        start.carry_out(&hub).context("--packets-per-second")?;
+        Command::generator(rate).carry_out(&hub).context("--packets-per-second")?;
     }
     let routes = router(hub.clone());
     let ended_line = || Line::Ended(hub.ledger());

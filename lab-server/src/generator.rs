@@ -37,6 +37,10 @@ pub struct Order {
     pub total: Option<u64>,
     /// What the amounts (and named users) come from.
     pub seed: u64,
+    /// When the first packet is due on the monotonic clock, in nanoseconds; at once when `None`.
+    pub from_ns: Option<u64>,
+    /// Packets due from this instant on are not made any more.
+    pub until_ns: Option<u64>,
 }
 
 /// A running generator.
@@ -49,8 +53,9 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// A generator whose first packet is due at `start_ns`.
-    pub fn new(order: Order, start_ns: u64) -> Self {
+    /// A generator that was ordered at `now_ns`.
+    pub fn new(order: Order, now_ns: u64) -> Self {
+        let start_ns = order.from_ns.unwrap_or(now_ns);
         Self { order, start_ns, made: 0, random: Pcg64Mcg::seed_from_u64(order.seed) }
     }
 
@@ -64,20 +69,26 @@ impl Generator {
         self.made
     }
 
-    /// Whether all were made.
+    /// Whether all of a total were made: nothing will come any more.
     pub fn is_finished(&self) -> bool {
-        self.order.rate == 0 || self.order.total.is_some_and(|total| self.made >= total)
+        self.order.total.is_some_and(|total| self.made >= total)
+    }
+
+    /// Whether it makes no more packets, because all are made or its time is over.
+    pub fn is_over(&self) -> bool {
+        self.next_ns().is_none()
     }
 
     /// When the next packet is due: the k-th at ceil(k · 10⁹ / rate) behind the start, computed and
-    /// never accumulated. `None` when all were made.
+    /// never accumulated. `None` when no more will be made.
     pub fn next_ns(&self) -> Option<u64> {
-        let behind = || {
-            let behind =
-                (u128::from(self.made) * NANOS_PER_SECOND).div_ceil(u128::from(self.order.rate));
-            u64::try_from(behind).unwrap_or(u64::MAX)
-        };
-        (!self.is_finished()).then(|| self.start_ns.saturating_add(behind()))
+        if self.is_finished() || self.order.rate == 0 {
+            return None;
+        }
+        let behind =
+            (u128::from(self.made) * NANOS_PER_SECOND).div_ceil(u128::from(self.order.rate));
+        let due_ns = self.start_ns.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX));
+        Some(due_ns).filter(|due_ns| self.order.until_ns.is_none_or(|until| *due_ns < until))
     }
 
     /// The amount of the next packet if it is due at `now_ns`.
@@ -155,7 +166,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn order(rate: u32, total: Option<u64>) -> Order {
-        Order { id: 1, kind: Kind::Shaken, rate, total, seed: 42 }
+        Order { id: 1, kind: Kind::Shaken, rate, total, seed: 42, from_ns: None, until_ns: None }
     }
 
     #[test]
@@ -184,7 +195,18 @@ mod tests {
         }
         assert_eq!(made, 500);
         assert!(generator.is_finished() && generator.next_ns().is_none());
-        assert!(Generator::new(order(0, None), 0).next_ns().is_none());
+        assert!(Generator::new(order(0, None), 0).is_over());
+    }
+
+    #[test]
+    fn it_begins_and_ends_when_ordered() {
+        let timed =
+            Order { from_ns: Some(5 * SECOND), until_ns: Some(7 * SECOND), ..order(3, None) };
+        let mut generator = Generator::new(timed, SECOND);
+        assert_eq!(generator.make(5 * SECOND - 1), None);
+        let made = std::iter::from_fn(|| generator.make(20 * SECOND)).count();
+        assert_eq!(made, 6);
+        assert!(generator.is_over() && !generator.is_finished());
     }
 
     #[test]

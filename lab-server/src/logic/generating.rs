@@ -104,7 +104,7 @@ impl Logic {
         }
         let shaken = |generator: &Generator| generator.order().kind == Kind::Shaken;
         let finished = running.iter().any(|one| shaken(one) && one.is_finished());
-        running.retain(|generator| !generator.is_finished());
+        running.retain(|generator| !generator.is_over());
         if finished && !running.iter().any(shaken) {
             self.supply(io, true);
         }

@@ -30,6 +30,12 @@ pub enum Command {
         /// What the amounts come from; the server's seed and the generator's number without it.
         #[serde(default)]
         seed: Option<u64>,
+        /// The Unix second at which the first packet is due; at once without it.
+        #[serde(default)]
+        from: Option<u64>,
+        /// The first Unix second in which no more are made; no end without it.
+        #[serde(default)]
+        until: Option<u64>,
     },
     /// Stop a generator, or all of them.
     StopGenerator {
@@ -93,13 +99,19 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, CommandError> {
 }
 
 impl Command {
+    /// A generator that starts at once and never ends.
+    pub fn generator(rate: u32) -> Self {
+        let (total, users, seed, from, until) = (None, None, None, None, None);
+        Command::StartGenerator { rate, total, users, seed, from, until }
+    }
+
     /// Checks a command and carries it out.
     ///
     /// # Errors
     /// [`CommandError`]; nothing was done then, except that of a broadcast some shards may know.
     pub fn carry_out(self, hub: &Hub) -> Result<Done, CommandError> {
         match self {
-            Command::StartGenerator { rate, total, users, seed } => {
+            Command::StartGenerator { rate, total, users, seed, from, until } => {
                 let id = hub.new_generator_id();
                 let kind = match users {
                     None => Kind::Shaken,
@@ -109,7 +121,10 @@ impl Command {
                     return invalid(format!("rate {rate}: between 1 and {MAX_PACKET_RATE}"));
                 }
                 let seed = seed.unwrap_or(hub.seed() ^ id);
-                hub.post(0, Message::Start(Order { id, kind, rate, total, seed }))?;
+                let at = |second: Option<u64>| second.map(|second| hub.start_of(second));
+                let (from_ns, until_ns) = (at(from), at(until));
+                let order = Order { id, kind, rate, total, seed, from_ns, until_ns };
+                hub.post(0, Message::Start(order))?;
                 Ok(Done { generator: Some(id) })
             }
             Command::StopGenerator { id } => {

@@ -13,8 +13,7 @@ pub(super) struct YaoHongBao {
 
 impl From<YaoHongBao> for Command {
     fn from(asked: YaoHongBao) -> Self {
-        let YaoHongBao { qps, sum } = asked;
-        Command::StartGenerator { rate: qps, total: Some(sum), users: None, seed: None }
+        generator(asked.qps, asked.sum, None)
     }
 }
 
@@ -31,9 +30,13 @@ pub(super) struct FaHongBao {
 impl From<FaHongBao> for Command {
     fn from(asked: FaHongBao) -> Self {
         let (min, max) = (asked.min.unsigned_abs(), asked.max.unsigned_abs());
-        let users = Some((min.min(max), min.max(max)));
-        Command::StartGenerator { rate: asked.qps, total: Some(asked.sum), users, seed: None }
+        generator(asked.qps, asked.sum, Some((min.min(max), min.max(max))))
     }
+}
+
+fn generator(rate: u32, sum: u64, users: Option<(u32, u32)>) -> Command {
+    let (seed, from, until) = (None, None, None);
+    Command::StartGenerator { rate, total: Some(sum), users, seed, from, until }
 }
 
 #[cfg(test)]
@@ -44,9 +47,7 @@ mod tests {
     fn ranges_are_read_as_the_prototype_reads_them() {
         for (min, max, expected) in [(0, 9, (0, 9)), (9, 0, (0, 9)), (-9, 3, (3, 9))] {
             let command = FaHongBao { qps: 1, sum: 2, min, max }.into();
-            let users = Some(expected);
-            let wanted = Command::StartGenerator { rate: 1, total: Some(2), users, seed: None };
-            assert_eq!(wanted, command);
+            assert_eq!(generator(1, 2, Some(expected)), command);
         }
     }
 }
