@@ -1,2 +1,23 @@
-//! x
+//! The `lab` command: experiment files, runs, their records and what they come to.
+//!
+//! Read it in the order of the data: [`experiment`] (files), [`plan`] (what programs are told),
+//! [`preflight`] (whether it fits), [`run`] (carrying it out), [`record`] (what is written),
+//! [`summary`] (what it came to).
+
+mod check;
+pub mod cli;
 pub mod experiment;
+pub mod machine;
+pub mod namespace;
+pub mod plan;
+pub mod preflight;
+pub mod record;
+pub mod run;
+pub mod sock_diag;
+pub mod summary;
+
+/// This program's version, and the commit it was built from when the build knew it (`LAB_COMMIT`).
+pub const VERSION: &str = match option_env!("LAB_COMMIT") {
+    Some(commit) => commit,
+    None => env!("CARGO_PKG_VERSION"),
+};

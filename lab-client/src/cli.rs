@@ -86,12 +86,9 @@ pub struct Args {
     /// standard input; its end stops the client
     #[arg(long)]
     pub pipe: bool,
-    /// The first user of this machine, with --pipe: clients on one machine share its ports
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
-    pub first_flow: u32,
-    /// How many users the clients of this machine have in all, with --pipe
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
-    pub flows: u32,
+    /// The whole configuration as JSON, in the place of all other options
+    #[arg(long, value_name = "JSON", hide = true)]
+    pub config: Option<String>,
 }
 
 /// [`Pacing`] on the command line.
@@ -126,15 +123,21 @@ fn parse_range(text: &str) -> Result<(u32, u32), String> {
 
 impl Args {
     /// The configuration that the arguments ask for.
-    pub fn config(&self) -> Config {
+    ///
+    /// # Errors
+    /// JSON that is no configuration.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        if let Some(json) = &self.config {
+            return serde_json::from_str(json).context("--config");
+        }
         let (first_user, end_user) = self.users;
-        Config {
+        Ok(Config {
             server: self.server,
             total_users: self.total_users.unwrap_or(end_user),
             first_user,
             end_user,
-            first_flow: if self.pipe { self.first_flow } else { first_user },
-            flows: self.flows.max(end_user - first_user),
+            first_flow: first_user,
+            flows: end_user - first_user,
             shards: self.shards,
             cpus: self.cpus.clone().map(|cpus| cpus.0),
             sources: self.sources.clone(),
@@ -149,7 +152,7 @@ impl Args {
             timer_slack: Duration::from_micros(self.timer_slack),
             congestion: self.congestion.clone(),
             reconnect: true,
-        }
+        })
     }
 
     /// What a client on its own is to do.
@@ -182,7 +185,7 @@ impl Args {
 /// # Errors
 /// What keeps the client from starting, or a shard from going on.
 pub fn run(args: &Args) -> anyhow::Result<bool> {
-    let config = args.config();
+    let config = args.config()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the shards exist: an address in use is known before a thread is started.
     let listener = runtime
@@ -195,7 +198,7 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
         control: control.to_string(),
         pid: std::process::id(),
         threads: client.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
-        users: args.users,
+        users: (config.first_user, config.end_user),
         sources: client.resolved().flows.sources.iter().map(Ipv4Addr::to_string).collect(),
     });
     let routes = router(hub.clone());
@@ -228,7 +231,8 @@ mod tests {
     #[test]
     fn the_defaults_of_the_command_line_are_those_of_the_configuration() {
         Args::command().debug_assert();
-        assert_eq!(Args::parse_from(["lab-client"]).config(), Config::default());
+        let args = Args::parse_from(["lab-client"]);
+        assert_eq!(args.config().expect("valid"), Config::default());
     }
 
     #[test]

@@ -29,6 +29,17 @@ pub enum Segment {
     Push,
 }
 
+impl Segment {
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Segment::Latency => "latency",
+            Segment::SendLag => "send_lag",
+            Segment::Push => "push",
+        }
+    }
+}
+
 /// A histogram in microseconds.
 pub type Latencies = Histogram<u32>;
 

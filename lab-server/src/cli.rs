@@ -65,6 +65,9 @@ pub struct Args {
     /// standard input; its end stops the server
     #[arg(long)]
     pub pipe: bool,
+    /// The whole configuration as JSON, in the place of all other options
+    #[arg(long, value_name = "JSON", hide = true)]
+    pub config: Option<String>,
 }
 
 /// [`Notices`] on the command line.
@@ -91,8 +94,11 @@ impl Args {
     /// The configuration that the arguments ask for.
     ///
     /// # Errors
-    /// A packet life that is no duration.
+    /// A packet life that is no duration, or JSON that is no configuration.
     pub fn config(&self) -> anyhow::Result<Config> {
+        if let Some(json) = &self.config {
+            return serde_json::from_str(json).context("--config");
+        }
         Ok(Config {
             listen: self.listen,
             users: self.users,

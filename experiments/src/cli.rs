@@ -1,0 +1,172 @@
+//! The `lab` command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::check;
+use crate::experiment::{Hosts, Source};
+use crate::machine::Machine;
+use crate::preflight::Preflight;
+use crate::run::{self, Ending, Options};
+use crate::summary::{self, Summary};
+
+/// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does not.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_STATUS)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  completed, and every phase is valid
+  1  an error of the lab or the machine
+  2  bad input: arguments or an experiment file
+  3  refused: the run does not fit this machine
+  4  completed, but a phase is not valid or the books do not balance
+  5  aborted by a condition of the experiment, or interrupted";
+
+/// What `lab` can do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show an experiment with all defaults, and whether it fits this machine
+    Check {
+        /// The experiment file
+        file: PathBuf,
+        /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+    /// Carry out an experiment and record it
+    Run {
+        /// The experiment file
+        file: PathBuf,
+        /// The directory to write [default: results/<experiment>-<UTC start>]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+    /// Make the summary of a run again from its raw files, also of one that was killed
+    Report {
+        /// The directory of the run
+        directory: PathBuf,
+    },
+    /// The server on its own, as lab-server
+    Server(Box<lab_server::cli::Args>),
+    /// A client on its own, as lab-client
+    Client(Box<lab_client::cli::Args>),
+}
+
+/// How `lab` ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Fine = 0,
+    Error = 1,
+    BadInput = 2,
+    Refused = 3,
+    Invalid = 4,
+    Aborted = 5,
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> ExitCode {
+        let exit = match self.command {
+            Command::Check { file, settings } => check(&file, &settings),
+            Command::Run { file, out, settings } => carry_out(&file, Options { out, settings }),
+            Command::Report { directory } => report(&directory),
+            Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
+            Command::Client(args) => lab_client::cli::run(&args)
+                .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+        };
+        let exit = exit.unwrap_or_else(|error| {
+            eprintln!("lab: {error:#}");
+            Exit::Error
+        });
+        ExitCode::from(exit as u8)
+    }
+}
+
+fn read(file: &std::path::Path, settings: &[String]) -> Option<Source> {
+    match Source::read(file, settings) {
+        Ok(source) => Some(source),
+        Err(error) => {
+            eprintln!("lab: {:#}", anyhow::Error::from(error));
+            None
+        }
+    }
+}
+
+fn check(file: &std::path::Path, settings: &[String]) -> anyhow::Result<Exit> {
+    let Some(source) = read(file, settings) else { return Ok(Exit::BadInput) };
+    let preflight = Preflight::of(&source.experiment, &Machine::this());
+    print!("{}", check::show(&source.experiment, &preflight)?);
+    Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
+}
+
+fn carry_out(file: &std::path::Path, options: Options) -> anyhow::Result<Exit> {
+    let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
+    if matches!(source.experiment.hosts, Hosts::Fleet { .. }) {
+        eprintln!(
+            "lab: {} wants a fleet of machines, and lab run can use only this one: \
+             --set 'hosts=\"Local\"' runs it here",
+            file.display()
+        );
+        return Ok(Exit::BadInput);
+    }
+    let preflight = Preflight::of(&source.experiment, &Machine::this());
+    if preflight.is_refused() {
+        eprint!("{}", check::table(&preflight));
+        return Ok(Exit::Refused);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(run::run(source, options))?;
+    runtime.shutdown_background();
+    let summary = summary::write(&ended.directory)?;
+    print!("{}", summary::table(&summary));
+    println!("{}", ended.directory.display());
+    Ok(match ended.ending {
+        Ending::Completed => verdict(&summary),
+        Ending::Aborted(why) => {
+            eprintln!("lab: aborted: {why}");
+            Exit::Aborted
+        }
+        Ending::Interrupted => {
+            eprintln!("lab: interrupted");
+            Exit::Aborted
+        }
+    })
+}
+
+fn verdict(summary: &Summary) -> Exit {
+    let valid = summary.phases.iter().all(|phase| phase.valid);
+    let balanced = summary.ledger.balanced == Some(true);
+    if valid && balanced { Exit::Fine } else { Exit::Invalid }
+}
+
+fn report(directory: &std::path::Path) -> anyhow::Result<Exit> {
+    let summary = summary::write(directory)?;
+    print!("{}", summary::table(&summary));
+    Ok(match summary.outcome.as_str() {
+        "completed" => verdict(&summary),
+        _ => Exit::Aborted,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,415 @@
+//! Whether a run fits the machine, before it starts: what it needs, what there is, how many users
+//! would fit, and what would make room.
+
+use shard::DescriptorLimits;
+
+use crate::experiment::{Experiment, HostSpec, Hosts, Namespace, Users};
+use crate::machine::Machine;
+use crate::plan::{client_config, server_config};
+
+/// Kernel memory of a socket that is idle, in bytes: TCP 2,310, inode 810, file 190, dentry 190,
+/// readiness 130, as measured for a million connections (ARCHITECTURE.md).
+const KERNEL_BYTES_PER_SOCKET: u64 = 3_700;
+
+/// User memory of a connection on the server, in bytes: 80 measured, and room for growth of tables.
+const SERVER_BYTES: u64 = 160;
+
+/// User memory of a user on the client, in bytes: 95 measured, likewise.
+const CLIENT_BYTES: u64 = 190;
+
+/// User memory of both programs and the recorder without users, in bytes.
+const BASE_BYTES: u64 = 64 << 20;
+
+/// The part of the available memory that a run may count on.
+const MEMORY_SHARE: f64 = 0.9;
+
+/// Files that a run needs beside its sockets.
+const OTHER_FILES: u64 = 2_000;
+
+/// Rings with one submitter came with this kernel.
+const KERNEL: (u32, u32) = (6, 0);
+
+/// What came of one comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It fits.
+    Fits,
+    /// It fits, and somebody should know.
+    Note,
+    /// It does not fit.
+    Refused {
+        /// What would make room.
+        way_out: String,
+    },
+}
+
+/// One comparison of what a run needs with what there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// What is compared, and on which machine when there are several.
+    pub what: String,
+    /// What the run needs.
+    pub needs: String,
+    /// What there is.
+    pub has: String,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// All comparisons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preflight {
+    /// One by one.
+    pub items: Vec<Item>,
+    /// When the run does not fit: the largest number of users that would, if any.
+    pub most_users: Option<u32>,
+}
+
+impl Preflight {
+    /// Compares an experiment with this machine (or with the machines that it declares).
+    pub fn of(experiment: &Experiment, machine: &Machine) -> Self {
+        let items = compare(experiment, machine);
+        let fits = |users: u32| {
+            let Ok(users) = Users::try_from(users) else { return false };
+            let smaller = Experiment { users, ..experiment.clone() };
+            !is_refused(&compare(&smaller, machine))
+        };
+        let most_users = is_refused(&items).then(|| {
+            // What fits a number of users fits any smaller one: the border is found by halving.
+            let (mut fitting, mut not) = (0, experiment.users.get());
+            while not - fitting > 1 {
+                let middle = fitting + (not - fitting) / 2;
+                if fits(middle) { fitting = middle } else { not = middle }
+            }
+            fitting
+        });
+        Self { items, most_users: most_users.filter(|most| *most > 0) }
+    }
+
+    /// Whether the run must not start.
+    pub fn is_refused(&self) -> bool {
+        is_refused(&self.items)
+    }
+}
+
+fn is_refused(items: &[Item]) -> bool {
+    items.iter().any(|item| matches!(item.verdict, Verdict::Refused { .. }))
+}
+
+/// `10485760` as `10.0 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < units.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+fn item(what: &str, needs: String, has: String, refused: Option<String>) -> Item {
+    let verdict = refused.map_or(Verdict::Fits, |way_out| Verdict::Refused { way_out });
+    Item { what: what.to_owned(), needs, has, verdict }
+}
+
+fn compare(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
+    match &experiment.hosts {
+        Hosts::Local => local(experiment, machine),
+        Hosts::Fleet { server, clients } => fleet(experiment, server, clients),
+    }
+}
+
+/// Whether a run on one machine has a namespace of its own.
+pub fn own_namespace(experiment: &Experiment, root: bool) -> bool {
+    match experiment.network.namespace {
+        Namespace::Own => true,
+        Namespace::Host => false,
+        Namespace::Auto => root,
+    }
+}
+
+fn local(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
+    let own = own_namespace(experiment, machine.root);
+    let mut items = vec![kernel(machine), namespace(experiment, machine, own)];
+    items.extend(congestion(experiment, machine));
+    items.push(descriptors(experiment, machine));
+    items.push(files(experiment, machine));
+    let ports = if own { experiment.network.ports } else { machine.ports };
+    items.push(client_ports(experiment, machine, ports));
+    let users = u64::from(experiment.users.get());
+    let per_user = 2 * KERNEL_BYTES_PER_SOCKET + SERVER_BYTES + CLIENT_BYTES;
+    let needs = users * per_user + BASE_BYTES;
+    items.push(memory("memory", needs, machine.memory_available_bytes, "available"));
+    items.push(Item {
+        what: "clock".to_owned(),
+        needs: "one machine: its monotonic clock".to_owned(),
+        has: "there".to_owned(),
+        verdict: Verdict::Fits,
+    });
+    items
+}
+
+fn kernel(machine: &Machine) -> Item {
+    let (major, minor) = KERNEL;
+    let too_old = machine.kernel_version() < KERNEL;
+    item(
+        "kernel",
+        format!("Linux {major}.{minor} (io_uring with one submitter)"),
+        machine.kernel.clone(),
+        too_old.then(|| format!("boot a kernel from {major}.{minor} on")),
+    )
+}
+
+fn namespace(experiment: &Experiment, machine: &Machine, own: bool) -> Item {
+    let wanted = experiment.network.namespace;
+    let refused =
+        (own && !machine.root).then(|| "run as root, or --set network.namespace=Host".to_owned());
+    let mut item = item(
+        "network namespace",
+        if own { "one of its own" } else { "that of the machine" }.to_owned(),
+        if machine.root { "root: may make one" } else { "not root: may not make one" }.to_owned(),
+        refused,
+    );
+    if wanted == Namespace::Auto && !own && experiment.network.socket_table.is_some() {
+        item.verdict = Verdict::Note;
+        item.has += "; the socket table stays as the machine has it";
+    }
+    item
+}
+
+fn congestion(experiment: &Experiment, machine: &Machine) -> Option<Item> {
+    let name = experiment.network.congestion.as_ref()?;
+    let (available, allowed) = &machine.congestion;
+    let refused = if !available.contains(name) {
+        Some(format!("modprobe tcp_{name}, or --set network.congestion=null"))
+    } else if !allowed.contains(name) && !machine.root {
+        Some("run as root, or --set network.congestion=null".to_owned())
+    } else {
+        None
+    };
+    Some(item("congestion control", name.clone(), available.join(" "), refused))
+}
+
+fn descriptors(experiment: &Experiment, machine: &Machine) -> Item {
+    let limit = machine.descriptors;
+    let limits = DescriptorLimits { soft: limit, hard: limit };
+    let resolved = server_config(experiment).resolve(&machine.cpus, limits);
+    let needs = match &resolved {
+        Ok(it) => format!("{} server shards, up to {} sockets a ring", it.shards, it.per_ring),
+        Err(error) => error.to_string(),
+    };
+    let refused = resolved.is_err().then(|| format!("ulimit -n {}", limit.saturating_mul(4)));
+    item("descriptors", needs, format!("{limit} a table"), refused)
+}
+
+fn files(experiment: &Experiment, machine: &Machine) -> Item {
+    let needs = 2 * u64::from(experiment.users.get()) + OTHER_FILES;
+    let (most, used) = machine.files;
+    let free = most.saturating_sub(used);
+    // A process with CAP_SYS_ADMIN may go beyond fs.file-max.
+    let refused = (needs > free && !machine.root)
+        .then(|| format!("sysctl -w fs.file-max={}", (used + needs).next_multiple_of(100_000)));
+    let has = if machine.root {
+        format!("{free} free; root may go beyond")
+    } else {
+        format!("{free} free")
+    };
+    item("files", needs.to_string(), has, refused)
+}
+
+fn client_ports(experiment: &Experiment, machine: &Machine, ports: (u16, u16)) -> Item {
+    let limit = machine.descriptors;
+    let limits = DescriptorLimits { soft: limit, hard: limit };
+    let configs = client_config(experiment, 0);
+    let resolved = configs.resolve(&machine.cpus, limits, ports);
+    let (first, last) = ports;
+    let has = format!("ports {first} to {last}");
+    match resolved {
+        Ok(it) => {
+            let addresses = it.flows.sources.len();
+            item("client ports", format!("{addresses} addresses"), has, None)
+        }
+        Err(error) => {
+            let way_out = "sysctl -w net.ipv4.ip_local_port_range='1024 65535'".to_owned();
+            item("client ports", error.to_string(), has, Some(way_out))
+        }
+    }
+}
+
+fn memory(what: &str, needs: u64, has: u64, kind: &str) -> Item {
+    let most = (has as f64 * MEMORY_SHARE) as u64;
+    let refused = (needs > most).then(|| "free memory, or fewer users: --set users=N".to_owned());
+    item(what, bytes(needs), format!("{} {kind}", bytes(has)), refused)
+}
+
+fn fleet(experiment: &Experiment, server: &HostSpec, clients: &[HostSpec]) -> Vec<Item> {
+    let users = experiment.users.get();
+    let on_host = |what: &str, host: &HostSpec| format!("{what} of {}", host.name);
+    let mut items = Vec::new();
+    let cpus: Vec<usize> = (0..server.cores.get() as usize).collect();
+    let limit = u64::from(server.descriptors.get());
+    let limits = DescriptorLimits { soft: limit, hard: limit };
+    let resolved = server_config(experiment).resolve(&cpus, limits);
+    items.push(item(
+        &on_host("descriptors", server),
+        resolved.as_ref().map_or_else(ToString::to_string, |it| format!("{} shards", it.shards)),
+        format!("{limit} a table"),
+        resolved.is_err().then(|| format!("ulimit -n {}", limit * 4)),
+    ));
+    let gib = |host: &HostSpec| u64::from(host.memory_gib.get()) << 30;
+    let needs = u64::from(users) * (KERNEL_BYTES_PER_SOCKET + SERVER_BYTES) + BASE_BYTES;
+    items.push(memory(&on_host("memory", server), needs, gib(server), "in all"));
+    let mut room: u64 = 0;
+    for host in clients {
+        let each = host.users.map_or(0, Users::get);
+        room += u64::from(each) * u64::from(host.count.get());
+        let (first, last) = host.ports;
+        let needed = lab_client::flows::sources_needed(each, first, last);
+        items.push(item(
+            &on_host("client ports", host),
+            format!("{needed} addresses for {each} users"),
+            format!("1 address, ports {first} to {last}"),
+            (needed > 1).then(|| {
+                format!("on {}: sysctl -w net.ipv4.ip_local_port_range='1024 65535'", host.name)
+            }),
+        ));
+        let needs = u64::from(each) * (KERNEL_BYTES_PER_SOCKET + CLIENT_BYTES) + BASE_BYTES;
+        items.push(memory(&on_host("memory", host), needs, gib(host), "in all"));
+    }
+    items.push(item(
+        "users",
+        users.to_string(),
+        format!("{room} on the clients"),
+        (room < u64::from(users)).then(|| "more client machines, or more users on each".to_owned()),
+    ));
+    items.push(Item {
+        what: "clocks".to_owned(),
+        needs: "within 50 ms of each other".to_owned(),
+        has: "measured when the fleet is there".to_owned(),
+        verdict: Verdict::Note,
+    });
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::experiment::Source;
+    use crate::machine::ClockState;
+
+    const GIB: u64 = 1 << 30;
+
+    fn machine() -> Machine {
+        Machine {
+            host: "host".to_owned(),
+            kernel: "6.1.0-13-amd64".to_owned(),
+            cpus: vec![0, 1],
+            cpu_model: None,
+            memory_bytes: 24 * GIB,
+            memory_available_bytes: 22 * GIB,
+            descriptors: 20_000,
+            files: (2_466_170, 1_000),
+            ports: (32_768, 60_999),
+            root: false,
+            congestion: (
+                ["reno", "cubic", "bbr"].map(str::to_owned).to_vec(),
+                ["reno", "bbr"].map(str::to_owned).to_vec(),
+            ),
+            clock: ClockState::default(),
+            nics: Vec::new(),
+        }
+    }
+
+    fn experiment(users: u32, more: &str) -> Experiment {
+        let text =
+            format!("(name: \"x\", users: {users}, {more} phases: [(name: \"p\", seconds: 1)])");
+        Source::parse(Path::new("x.ron"), text, &[]).expect("valid").experiment
+    }
+
+    fn refused(preflight: &Preflight) -> Vec<(&str, &str)> {
+        preflight
+            .items
+            .iter()
+            .filter_map(|item| match &item.verdict {
+                Verdict::Refused { way_out } => Some((item.what.as_str(), way_out.as_str())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_million_fits_this_size_of_machine() {
+        let fits = Preflight::of(&experiment(1_000_000, ""), &machine());
+        assert_eq!(refused(&fits), []);
+        assert_eq!(fits.most_users, None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would_and_the_way_there() {
+        let small = Machine { memory_available_bytes: 4 * GIB, ..machine() };
+        let it = Preflight::of(&experiment(1_000_000, ""), &small);
+        assert_eq!(refused(&it)[0].0, "memory");
+        let most = it.most_users.expect("some fit");
+        assert!((400_000..600_000).contains(&most), "{most}");
+        assert!(!Preflight::of(&experiment(most, ""), &small).is_refused());
+        assert!(Preflight::of(&experiment(most + 1, ""), &small).is_refused());
+
+        let few_files = Machine { files: (500_000, 0), ..machine() };
+        let it = Preflight::of(&experiment(1_000_000, ""), &few_files);
+        assert_eq!(refused(&it), [("files", "sysctl -w fs.file-max=2100000")]);
+        assert_eq!(it.most_users, Some(249_000));
+        let root = Machine { root: true, ..few_files };
+        assert!(!Preflight::of(&experiment(1_000_000, ""), &root).is_refused());
+
+        let few_descriptors = Machine { descriptors: 256, ..machine() };
+        let it = Preflight::of(&experiment(1_000_000, ""), &few_descriptors);
+        assert_eq!(refused(&it), [("descriptors", "ulimit -n 1024")]);
+        assert!(it.most_users.is_some_and(|most| most > 10_000), "{:?}", it.most_users);
+
+        let old = Machine { kernel: "5.15.0-91-generic".to_owned(), ..machine() };
+        let it = Preflight::of(&experiment(10, ""), &old);
+        assert_eq!(refused(&it), [("kernel", "boot a kernel from 6.0 on")]);
+        assert_eq!(it.most_users, None, "no number of users helps");
+    }
+
+    #[test]
+    fn wishes_that_need_root() {
+        let own = experiment(10, "network: (namespace: Own, congestion: \"cubic\"),");
+        let it = Preflight::of(&own, &machine());
+        let what: Vec<_> = refused(&it).into_iter().map(|(what, _)| what).collect();
+        assert_eq!(what, ["network namespace", "congestion control"]);
+        let root = Machine { root: true, ..machine() };
+        assert!(!Preflight::of(&own, &root).is_refused());
+        let unknown = experiment(10, "network: (congestion: \"vegas\"),");
+        assert_eq!(refused(&Preflight::of(&unknown, &root))[0].0, "congestion control");
+        let one = experiment(60_000, "client: (sources: [\"127.0.0.1\"]),");
+        assert_eq!(refused(&Preflight::of(&one, &machine()))[0].0, "client ports");
+    }
+
+    #[test]
+    fn a_fleet_is_held_against_what_it_declares() {
+        let fleet = |memory: u32, users: u32| {
+            experiment(
+                1_000_000,
+                &format!(
+                    "hosts: Fleet(server: (name: \"r2950\", cores: 8, memory_gib: {memory}),
+                     clients: [(name: \"vm\", count: 17, cores: 4, memory_gib: 5, users: {users},
+                     ports: (1024, 65535))]),"
+                ),
+            )
+        };
+        assert_eq!(refused(&Preflight::of(&fleet(16, 60_000), &machine())), []);
+        let it = Preflight::of(&fleet(2, 60_000), &machine());
+        assert_eq!(refused(&it)[0].0, "memory of r2950");
+        let it = Preflight::of(&fleet(16, 50_000), &machine());
+        assert_eq!(refused(&it)[0].0, "users");
+        assert_eq!(it.most_users, Some(850_000));
+        assert_eq!(
+            refused(&Preflight::of(&fleet(16, 70_000), &machine()))[0].0,
+            "client ports of vm"
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! The programs of a run: children of this one, which die with it.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use rustix::fd::AsFd;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::namespace::{Netns, enter};
+
+/// Who says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Who {
+    /// The server.
+    Server,
+    /// A client process.
+    Client(u32),
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Who::Server => f.write_str("server"),
+            Who::Client(number) => write!(f, "client {number}"),
+        }
+    }
+}
+
+/// What is heard of a program.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A line of the server.
+    Server(lab_server::panel::Line),
+    /// A line of a client.
+    Client(u32, lab_client::panel::Line),
+    /// A line that makes no sense.
+    Nonsense(Who, String),
+    /// Its output has ended.
+    Silence(Who),
+}
+
+/// A program.
+#[derive(Debug)]
+pub(super) struct Program {
+    who: Who,
+    child: Child,
+    /// Its input; `None` once it was closed.
+    input: Option<ChildStdin>,
+}
+
+impl Program {
+    /// Starts `lab server` or `lab client` with a configuration as JSON, in a namespace if there is
+    /// one. What it says goes to `heard`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn start(
+        who: Who,
+        config: &impl Serialize,
+        namespace: Option<&Netns>,
+        heard: UnboundedSender<Heard>,
+    ) -> io::Result<Self> {
+        let config = serde_json::to_string(config)?;
+        let name = match who {
+            Who::Server => "server",
+            Who::Client(_) => "client",
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args([name, "--pipe", "--control", "127.0.0.1:0", "--config", &config])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C at the terminal is for the run, which tells its programs in its own time.
+            .process_group(0)
+            .kill_on_drop(true);
+        let namespace = namespace.map(|it| it.as_fd().try_clone_to_owned());
+        let namespace = namespace.transpose()?;
+        // SAFETY: between fork and exec only system calls are made, on a descriptor that is open.
+        unsafe {
+            command.pre_exec(move || {
+                die_with_parent()?;
+                namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))
+            });
+        }
+        let mut child = command.spawn()?;
+        let input = child.stdin.take();
+        let output = child.stdout.take();
+        tokio::spawn(async move {
+            if let Some(output) = output {
+                let mut lines = BufReader::new(output).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let _ = heard.send(read(who, &line));
+                }
+            }
+            let _ = heard.send(Heard::Silence(who));
+        });
+        Ok(Self { who, child, input })
+    }
+
+    /// Tells it something.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub(super) async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_string(command)?;
+        line.push('\n');
+        match &mut self.input {
+            Some(input) => input.write_all(line.as_bytes()).await,
+            None => Err(io::Error::other(format!("{} was told to end", self.who))),
+        }
+    }
+
+    /// Closes its input, which ends it.
+    pub(super) fn end(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
+        // It has ended already, or it ends now.
+        let _ = self.child.start_kill();
+    }
+}
+
+fn die_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+}
+
+fn read(who: Who, line: &str) -> Heard {
+    fn parsed<T: DeserializeOwned>(line: &str) -> Option<T> {
+        serde_json::from_str(line).ok()
+    }
+    let heard = match who {
+        Who::Server => parsed(line).map(Heard::Server),
+        Who::Client(number) => parsed(line).map(|line| Heard::Client(number, line)),
+    };
+    heard.unwrap_or_else(|| Heard::Nonsense(who, line.to_owned()))
+}

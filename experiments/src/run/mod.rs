@@ -1,0 +1,485 @@
+//! Carrying an experiment out on this machine: programs are started, phases follow each other on
+//! whole seconds, everything heard is recorded.
+
+mod child;
+mod ending;
+mod phases;
+mod procfs;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Context;
+use lab_client::panel::Line as ClientLine;
+use lab_client::tally::Tally;
+use lab_server::panel::Line as ServerLine;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use shard::{Clock, monotonic_ns};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+
+use crate::experiment::{PhaseSpec, Seconds as PhaseSeconds, Source};
+use crate::machine::{Machine, sysctls};
+use crate::namespace::Netns;
+use crate::plan::{client_config, server_config};
+use crate::preflight::own_namespace;
+use crate::record::{Event, Files, Manifest, Second, Seconds};
+
+use child::{Heard, Program, Who};
+use ending::Books;
+pub use ending::undelivered;
+use procfs::{MachineTimes, Process, Tcp};
+pub use watch::thousands;
+use watch::{Progress, Watch};
+
+/// Programs are ready within this time, or something is wrong with the machine.
+const READY: Duration = Duration::from_secs(30);
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All phases were carried out.
+    Completed,
+    /// A condition of the experiment ended it.
+    Aborted(String),
+    /// Somebody pressed Ctrl-C.
+    Interrupted,
+}
+
+impl Ending {
+    /// Its name in files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ending::Completed => "completed",
+            Ending::Aborted(_) => "aborted",
+            Ending::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The directory to write; `results/<name>-<start>` when `None`.
+    pub out: Option<PathBuf>,
+    /// What the command line changed, for the record.
+    pub settings: Vec<String>,
+}
+
+/// A run that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// What happened that a phase may be waiting for.
+#[derive(Debug)]
+enum Happened {
+    /// A client has logged in all users of a phase.
+    Established(u16),
+    /// Nothing of a phase is under way at a client any more.
+    Settled(u16),
+    /// A condition of the experiment wants the run to end.
+    Broken(String),
+    /// Ctrl-C.
+    Interrupt,
+    /// The time waited for has come.
+    Time,
+}
+
+/// A run under way.
+struct Run {
+    source: Source,
+    phases: Vec<PhaseSpec>,
+    /// What is watched for in each.
+    watches: Vec<Watch>,
+    namespace: Option<Arc<Netns>>,
+    files: Files,
+    manifest: Manifest,
+    clock: Clock,
+    server: Program,
+    server_port: u16,
+    clients: Vec<Program>,
+    /// For programs yet to be started.
+    tell: UnboundedSender<Heard>,
+    heard: UnboundedReceiver<Heard>,
+    interrupts: [Signal; 2],
+    seconds: Seconds,
+    processes: Vec<(Who, Process)>,
+    tcp: Option<Tcp>,
+    times: MachineTimes,
+    next_look: u64,
+    books: Books,
+    progress: Progress,
+    /// A program has gone though nobody told it to.
+    ending: bool,
+}
+
+/// Runs an experiment whose hosts are this machine.
+///
+/// # Errors
+/// What keeps it from being carried out: files, programs, the machine. What happens to the load is no
+/// error, but in the record.
+pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
+    let mut run = Run::start(source, options).await?;
+    let ending = run.carry_out().await;
+    match ending {
+        Ok(ending) => run.finish(ending).await,
+        Err(error) => {
+            run.kill();
+            Err(error)
+        }
+    }
+}
+
+fn unix_now() -> Duration {
+    std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// `results/<experiment>-<UTC start>`, a directory that does not exist.
+fn default_directory(name: &str, started: u64) -> PathBuf {
+    let (year, month, day) = civil(started / 86_400);
+    let (hour, minute, second) = (started / 3600 % 24, started / 60 % 60, started % 60);
+    PathBuf::from(format!(
+        "results/{name}-{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z"
+    ))
+}
+
+/// The date of a day counted from 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
+/// algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// What is known of a run before it begins.
+fn manifest(
+    source: &Source,
+    settings: &[String],
+    machine: Machine,
+    started: u64,
+    own_namespace: bool,
+    sysctls: BTreeMap<String, String>,
+) -> Manifest {
+    Manifest {
+        format: 1,
+        closed: false,
+        outcome: None,
+        outcome_because: None,
+        started,
+        experiment: source.experiment.clone(),
+        file: source.file.display().to_string(),
+        text: source.text.clone(),
+        sha256: Sha256::digest(&source.text).iter().map(|byte| format!("{byte:02x}")).collect(),
+        settings: settings.to_vec(),
+        version: crate::VERSION.to_owned(),
+        hosts: vec![machine],
+        own_namespace,
+        sysctls,
+        server: json!(null),
+        clients: Vec::new(),
+        probes: json!({ "attached": [], "because": "this version has no probes" }),
+    }
+}
+
+impl Run {
+    async fn start(source: Source, options: Options) -> anyhow::Result<Self> {
+        let machine = Machine::this();
+        let experiment = &source.experiment;
+        let phases = experiment.ordered_phases()?;
+        let started = unix_now().as_secs();
+        let own = own_namespace(experiment, machine.root);
+        let namespace = if own {
+            let made = Netns::make(&experiment.network);
+            Some(Arc::new(made.context("the run cannot have a network namespace of its own")?))
+        } else {
+            None
+        };
+        let directory =
+            options.out.unwrap_or_else(|| default_directory(experiment.name.as_str(), started));
+        let files = Files::create(&directory, &machine.host, started)?;
+        let settings = match &namespace {
+            Some(namespace) => namespace.run(sysctls)?,
+            None => sysctls(),
+        };
+        let manifest = manifest(&source, &options.settings, machine, started, own, settings);
+        files.manifest(&manifest)?;
+        // Signals before programs: an interrupt must find somebody who listens.
+        let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+        let (tell, heard) = unbounded_channel();
+        let config = server_config(experiment);
+        let server = Program::start(Who::Server, &config, namespace.as_deref(), tell.clone())
+            .context("the server cannot be started")?;
+        let mut run = Self {
+            watches: phases.iter().map(|phase| Watch::new(&phase.abort)).collect(),
+            phases,
+            namespace,
+            files,
+            manifest,
+            clock: Clock::read(),
+            server,
+            server_port: 0,
+            clients: Vec::new(),
+            tell,
+            heard,
+            interrupts,
+            seconds: Seconds::default(),
+            processes: Vec::new(),
+            tcp: None,
+            times: MachineTimes::default(),
+            next_look: started + 1,
+            books: Books::default(),
+            progress: Progress::default(),
+            ending: false,
+            source,
+        };
+        match run.ready().await {
+            Ok(()) => Ok(run),
+            Err(error) => {
+                run.kill();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the server, starts the clients, and waits for them.
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY;
+        let heard = self.first_line(deadline).await.context("the server does not get ready")?;
+        let Heard::Server(ServerLine::Ready(ready)) = heard else {
+            anyhow::bail!("the server says something else than that it is ready: {heard:?}");
+        };
+        let address: std::net::SocketAddrV4 = ready.listen.parse()?;
+        self.server_port = address.port();
+        self.watch_process(Who::Server, ready.pid);
+        self.tcp = Some(Tcp::new(ready.pid));
+        self.manifest.server = json!(ready);
+        let processes = self.source.experiment.client.processes.get();
+        for process in 0..processes {
+            let mut config = client_config(&self.source.experiment, process);
+            config.server = address;
+            let namespace = self.namespace.as_deref();
+            let tell = self.tell.clone();
+            let client = Program::start(Who::Client(process), &config, namespace, tell)
+                .with_context(|| format!("client {process} cannot be started"))?;
+            self.clients.push(client);
+        }
+        let mut waiting = processes;
+        self.manifest.clients = vec![json!(null); processes as usize];
+        while waiting > 0 {
+            let heard = self.first_line(deadline).await.context("a client does not get ready")?;
+            match heard {
+                Heard::Client(process, ClientLine::Ready(ready)) => {
+                    self.watch_process(Who::Client(process), ready.pid);
+                    self.manifest.clients[process as usize] = json!(ready);
+                    waiting -= 1;
+                }
+                Heard::Client(process, ClientLine::Error(error)) => {
+                    anyhow::bail!("client {process}: {error}");
+                }
+                Heard::Silence(who) => anyhow::bail!("{who} ended before it was ready"),
+                other => self.note(other)?,
+            }
+        }
+        self.files.manifest(&self.manifest)?;
+        Ok(())
+    }
+
+    fn watch_process(&mut self, who: Who, pid: u32) {
+        self.processes.push((who, Process::new(pid)));
+    }
+
+    async fn first_line(&mut self, deadline: Instant) -> anyhow::Result<Heard> {
+        match tokio::time::timeout_at(deadline, self.heard.recv()).await {
+            Ok(Some(Heard::Silence(who))) => {
+                anyhow::bail!("{who} ended; what it said about it stands above")
+            }
+            Ok(Some(heard)) => Ok(heard),
+            Ok(None) => anyhow::bail!("nobody is left"),
+            Err(_) => anyhow::bail!("nothing was heard for {} s", READY.as_secs()),
+        }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Program> {
+        std::iter::once(&mut self.server).chain(&mut self.clients)
+    }
+
+    fn kill(&mut self) {
+        self.progress.end_line();
+        self.all().for_each(Program::kill);
+    }
+
+    /// The Unix second at this moment.
+    fn now(&self) -> u64 {
+        self.clock.unix_second(monotonic_ns())
+    }
+
+    /// Waits for something to happen, until `deadline` at the latest. Everything heard is recorded.
+    async fn next(&mut self, deadline: Instant) -> anyhow::Result<Happened> {
+        loop {
+            while let Some(second) = self.seconds.next(false) {
+                if let Some(why) = self.complete(&second)? {
+                    return Ok(Happened::Broken(why));
+                }
+            }
+            let look = self.instant_of(self.next_look);
+            let [interrupt, terminate] = &mut self.interrupts;
+            tokio::select! {
+                heard = self.heard.recv() => match heard {
+                    Some(Heard::Client(client, ClientLine::Established { phase, seconds })) => {
+                        self.established(client, phase, seconds)?;
+                        return Ok(Happened::Established(phase));
+                    }
+                    Some(Heard::Client(client, ClientLine::Settled { phase, tally })) => {
+                        self.settled(client, phase, &tally)?;
+                        return Ok(Happened::Settled(phase));
+                    }
+                    Some(Heard::Silence(who)) if !self.ending => {
+                        anyhow::bail!("{who} ended in the middle of the run");
+                    }
+                    Some(heard) => self.note(heard)?,
+                    None => anyhow::bail!("all programs have ended"),
+                },
+                _ = interrupt.recv() => return Ok(Happened::Interrupt),
+                _ = terminate.recv() => return Ok(Happened::Interrupt),
+                () = tokio::time::sleep_until(look) => self.look()?,
+                () = tokio::time::sleep_until(deadline) => return Ok(Happened::Time),
+            }
+        }
+    }
+
+    /// When a Unix second begins.
+    fn instant_of(&self, unix_second: u64) -> Instant {
+        let ahead = self.clock.start_of(unix_second).saturating_sub(monotonic_ns());
+        Instant::now() + Duration::from_nanos(ahead)
+    }
+
+    /// Records what was heard.
+    fn note(&mut self, heard: Heard) -> anyhow::Result<()> {
+        match heard {
+            Heard::Server(ServerLine::Sample(sample)) => {
+                self.seconds.server(&sample);
+                self.files.sample("server", &[], &sample)?;
+            }
+            Heard::Client(process, ClientLine::Sample(sample)) => {
+                self.seconds.client(&sample);
+                self.files.sample("client", &[("client", process.into())], &sample)?;
+            }
+            Heard::Client(_, ClientLine::Histogram { t, phase, segment, values }) => {
+                self.seconds.histogram(t, phase, segment, &values.0);
+            }
+            Heard::Client(process, ClientLine::Slow { t, request }) => {
+                let mut request = serde_json::to_value(request)?;
+                request["client"] = process.into();
+                self.files.slow(t, &request)?;
+            }
+            Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),
+            Heard::Client(_, ClientLine::Ended(audit)) => self.books.add(audit)?,
+            Heard::Server(ServerLine::Error(error)) => self.warn("server", &error)?,
+            Heard::Client(process, ClientLine::Error(error)) => {
+                self.warn(&format!("client {process}"), &error)?;
+            }
+            Heard::Nonsense(who, line) => {
+                self.warn(&who.to_string(), &format!("said what cannot be read: {line}"))?;
+            }
+            Heard::Silence(_)
+            | Heard::Server(ServerLine::Ready(_))
+            | Heard::Client(_, ClientLine::Ready(_))
+            | Heard::Client(_, ClientLine::Established { .. } | ClientLine::Settled { .. }) => {}
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, who: &str, what: &str) -> anyhow::Result<()> {
+        self.progress.say(&format!("{who}: {what}"));
+        self.files.event(Event::now("warning", json!({ "from": who, "what": what })))?;
+        Ok(())
+    }
+
+    /// Records what `/proc` says about the second that has just ended.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let t = self.next_look - 1;
+        self.next_look = self.now() + 1;
+        for (who, process) in &mut self.processes {
+            let about = match who {
+                Who::Server => [("of", json!("server")), ("client", json!(null))],
+                Who::Client(number) => [("of", json!("client")), ("client", json!(number))],
+            };
+            self.files.sample("proc", &about, &process.second(t))?;
+        }
+        if let Some(tcp) = &mut self.tcp {
+            self.files.sample("proc", &[("of", json!("tcp"))], &tcp.second(t))?;
+        }
+        self.files.sample("proc", &[("of", json!("machine"))], &self.times.second(t))?;
+        self.files.flush()?;
+        Ok(())
+    }
+
+    fn established(&mut self, client: u32, phase: u16, seconds: f64) -> anyhow::Result<()> {
+        let fields = json!({ "client": client, "phase": self.name_of(phase), "seconds": seconds });
+        self.files.event(Event::now("established", fields))?;
+        Ok(())
+    }
+
+    fn settled(&mut self, client: u32, phase: u16, tally: &Tally) -> anyhow::Result<()> {
+        let fields = json!({ "client": client, "phase": self.name_of(phase), "tally": tally });
+        self.files.event(Event::now("settled", fields))?;
+        Ok(())
+    }
+
+    fn name_of(&self, phase: u16) -> String {
+        let spec = self.phases.get(usize::from(phase));
+        spec.map_or_else(|| phase.to_string(), |spec| spec.name.to_string())
+    }
+
+    /// A second is complete: it is recorded, shown, and held against the conditions of its phase.
+    /// Returns why the run must end, if it must.
+    fn complete(&mut self, second: &Second) -> anyhow::Result<Option<String>> {
+        for (phase, segment, values) in &second.histograms {
+            self.files.histogram(second.t, *phase, *segment, values)?;
+        }
+        let Some(phase) = self.files.phase_at(second.t).cloned() else { return Ok(None) };
+        let index = usize::from(phase.index);
+        let (spec, later) = (&self.phases[index], &self.phases[index + 1..]);
+        let of = spec.seconds.map(PhaseSeconds::get);
+        let gone = second.t + 1 - phase.start;
+        let rest: Option<u64> =
+            later.iter().map(|phase| phase.seconds.map(PhaseSeconds::get)).sum();
+        let left = of.zip(rest).map(|(of, rest)| of.saturating_sub(gone) + rest);
+        self.progress.second(&phase.name, gone, of, left, second);
+        let why = self.watches[index].see(second);
+        Ok(why.map(|why| format!("phase {}: {why}", phase.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_named_by_utc() {
+        assert_eq!(
+            default_directory("smoke", 1_795_311_895),
+            PathBuf::from("results/smoke-20261122T014455Z")
+        );
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(19_782), (2024, 2, 29));
+        assert_eq!(civil(20_818), (2026, 12, 31));
+    }
+}

@@ -1,0 +1,241 @@
+//! The phases of a run, one after the other, each on a whole second.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lab_client::panel::Command as ClientCommand;
+use lab_server::panel::Command as ServerCommand;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::experiment::{After, PhaseSpec, Seconds, Until};
+use crate::plan::{client_phase, server_commands, server_commands_after, users_connected};
+use crate::record::{Event, PhaseTime};
+use crate::sock_diag;
+
+use super::{Ending, Happened, Run, thousands};
+
+/// Programs are told of a phase this long before it starts: time enough for a line over a pipe and a
+/// message to every shard.
+const LEAD: Duration = Duration::from_millis(700);
+
+/// How long after its end a phase may take to settle beyond the timeout of its last shake.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A phase that goes on.
+struct Current {
+    index: u16,
+    start: u64,
+    /// The first second behind it, once that is known.
+    end: Option<u64>,
+    established: u32,
+}
+
+/// Why the waiting in a phase is over.
+enum Over {
+    /// It is time to tell the programs of the next phase.
+    Soon,
+    Ending(Ending),
+}
+
+impl Run {
+    /// Carries out all phases.
+    pub(super) async fn carry_out(&mut self) -> anyhow::Result<Ending> {
+        let mut start = self.soonest();
+        for index in 0..self.phases.len() {
+            let spec = self.phases[index].clone();
+            let index = u16::try_from(index)?;
+            if let (Some(After::Terminated(_)), Some(before)) = (&spec.after, index.checked_sub(1))
+            {
+                if let Some(ending) = self.until_settled(before).await? {
+                    return Ok(ending);
+                }
+                start = start.max(self.soonest());
+            }
+            start = start.max(self.soonest());
+            let mut current = self.begin(&spec, index, start).await?;
+            let over = self.during(&spec, &mut current).await?;
+            let end = current.end.unwrap_or_else(|| self.soonest());
+            self.end(&spec, &current, end).await?;
+            if let Over::Ending(ending) = over {
+                return Ok(ending);
+            }
+            if spec.connect.is_some() {
+                self.ask_kernel().await?;
+            }
+            start = end;
+        }
+        Ok(Ending::Completed)
+    }
+
+    /// The first Unix second that everybody can be told of in time.
+    fn soonest(&self) -> u64 {
+        self.clock.unix_second(shard::monotonic_ns() + LEAD.as_nanos() as u64) + 1
+    }
+
+    async fn tell_clients(&mut self, command: &ClientCommand) -> anyhow::Result<()> {
+        for client in &mut self.clients {
+            client.tell(command).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_server(&mut self, commands: Vec<ServerCommand>) -> anyhow::Result<()> {
+        for command in commands {
+            self.server.tell(&command).await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, spec: &PhaseSpec, index: u16, start: u64) -> anyhow::Result<Current> {
+        let end = spec.seconds.map(|seconds| start + seconds.get());
+        let phase = client_phase(&self.source.experiment, spec, index, start);
+        self.tell_clients(&ClientCommand::Phase(Box::new(phase))).await?;
+        let commands = server_commands(&self.source.experiment, spec, index, start, end);
+        self.tell_server(commands).await?;
+        let name = spec.name.to_string();
+        self.files.set_phase(PhaseTime {
+            index,
+            name: name.clone(),
+            start,
+            end: end.unwrap_or(u64::MAX),
+        });
+        self.event_at(start, "phase_starts", json!({ "phase": name, "end": end }))?;
+        Ok(Current { index, start, end, established: 0 })
+    }
+
+    /// Records something that is to happen at the start of a second.
+    fn event_at(&mut self, t: u64, event: &'static str, fields: Value) -> anyhow::Result<()> {
+        let mut event = Event::now(event, fields);
+        event.t = t as f64;
+        Ok(self.files.event(event)?)
+    }
+
+    /// Waits until the phase is about to end, or must.
+    async fn during(&mut self, spec: &PhaseSpec, current: &mut Current) -> anyhow::Result<Over> {
+        let longest = spec.longest_s.map(Seconds::get);
+        let far = Instant::now() + Duration::from_secs(365 * 86_400);
+        let killed_at = longest.map_or(far, |longest| self.instant_of(current.start + longest));
+        loop {
+            let ends_at = current.end.map_or(far, |end| self.instant_of(end) - LEAD);
+            match self.next(ends_at.min(killed_at)).await? {
+                Happened::Time if Instant::now() >= ends_at => return Ok(Over::Soon),
+                Happened::Time => {
+                    let longest = longest.unwrap_or_default();
+                    let why = format!("phase {} took longer than {longest} s", spec.name);
+                    return Ok(Over::Ending(Ending::Aborted(why)));
+                }
+                Happened::Established(phase) if phase == current.index => {
+                    current.established += 1;
+                    let all = current.established as usize == self.clients.len();
+                    if all && spec.until == Some(Until::Established) {
+                        self.progress
+                            .say(&format!("all users of phase {} are logged in", spec.name));
+                        current.end = Some(self.soonest());
+                    }
+                }
+                Happened::Broken(why) => return Ok(Over::Ending(Ending::Aborted(why))),
+                Happened::Interrupt => return Ok(Over::Ending(Ending::Interrupted)),
+                Happened::Settled(phase) => self.books.settled(phase),
+                Happened::Established(_) => {}
+            }
+        }
+    }
+
+    /// Tells everybody that a phase ends before the second `end`.
+    async fn end(&mut self, spec: &PhaseSpec, current: &Current, end: u64) -> anyhow::Result<()> {
+        let known = spec.seconds.is_some_and(|seconds| current.start + seconds.get() == end);
+        if !known {
+            let command = ClientCommand::EndPhase { index: current.index, end };
+            self.tell_clients(&command).await?;
+        }
+        self.tell_server(server_commands_after(spec, known)).await?;
+        let name = spec.name.to_string();
+        let index = current.index;
+        self.files.set_phase(PhaseTime { index, name: name.clone(), start: current.start, end });
+        self.event_at(end, "phase_ends", json!({ "phase": name }))
+    }
+
+    /// Waits until nothing of a phase is under way any more. Returns how the run ends, if it does.
+    async fn until_settled(&mut self, phase: u16) -> anyhow::Result<Option<Ending>> {
+        let end = self.files.phases().iter().find(|it| it.index == phase).map_or(0, |it| it.end);
+        let timeout = Duration::from_secs_f64(self.source.experiment.client.timeout_s.get());
+        let deadline = self.instant_of(end) + timeout + SETTLE;
+        while self.books.settled_clients(phase) < self.clients.len() {
+            match self.next(deadline).await? {
+                Happened::Settled(phase) => self.books.settled(phase),
+                Happened::Interrupt => return Ok(Some(Ending::Interrupted)),
+                Happened::Time => {
+                    let name = self.name_of(phase);
+                    self.warn(
+                        "lab",
+                        &format!("phase {name} does not settle; going on without it"),
+                    )?;
+                    return Ok(None);
+                }
+                Happened::Broken(why) => return Ok(Some(Ending::Aborted(why))),
+                Happened::Established(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until nothing of any phase is under way any more; Ctrl-C cuts that short.
+    pub(super) async fn settle_all(&mut self) -> anyhow::Result<()> {
+        let begun: Vec<u16> = self.files.phases().iter().map(|phase| phase.index).collect();
+        for phase in begun {
+            if self.until_settled(phase).await?.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel which connections are established, and records the answer beside our own
+    /// count.
+    async fn ask_kernel(&mut self) -> anyhow::Result<()> {
+        let port = self.server_port;
+        let namespace = self.namespace.clone();
+        // The walk over a large socket table takes seconds; meanwhile the programs are heard.
+        let mut asked = tokio::task::spawn_blocking(move || match namespace {
+            Some(namespace) => namespace.run(|| sock_diag::established(port))?,
+            None => sock_diag::established(port),
+        });
+        let far = Instant::now() + Duration::from_secs(3600);
+        let asked = loop {
+            tokio::select! {
+                asked = &mut asked => break asked?,
+                happened = self.next(far) => {
+                    if let Happened::Settled(phase) = happened? {
+                        self.books.settled(phase);
+                    }
+                }
+            }
+        };
+        let ours: u64 = self
+            .phases
+            .iter()
+            .filter_map(|phase| users_connected(&self.source.experiment, phase))
+            .map(u64::from)
+            .max()
+            .unwrap_or(0);
+        match asked {
+            Ok(counts) => {
+                let total: u64 = counts.values().sum();
+                let by_address: BTreeMap<String, u64> = counts
+                    .into_iter()
+                    .map(|(address, count)| (address.to_string(), count))
+                    .collect();
+                self.progress.say(&format!(
+                    "the kernel has {} established connections from {} addresses",
+                    thousands(total),
+                    by_address.len()
+                ));
+                let fields = json!({ "total": total, "wanted": ours, "by_address": by_address });
+                self.files.event(Event::now("kernel_connections", fields))?;
+            }
+            Err(error) => self.warn("lab", &format!("sock_diag: {error}"))?,
+        }
+        Ok(())
+    }
+}
