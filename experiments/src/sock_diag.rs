@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -17,16 +17,17 @@ use netlink_sys::{Socket, SocketAddr};
 /// The kernel fills at most this much in one message of a dump.
 const BUFFER: usize = 32 << 10;
 
-/// Established connections on a local port by the other end's address, in the calling thread's
-/// network namespace.
+/// Established connections of a server by the client's address, in the calling thread's network
+/// namespace.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn established(port: u16) -> io::Result<BTreeMap<IpAddr, u64>> {
+pub fn established(server: SocketAddrV4) -> io::Result<BTreeMap<IpAddr, u64>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(port), 0)?;
+    socket.send(&request(server.port()), 0)?;
+    let here = IpAddr::V4(*server.ip());
     let mut counts = BTreeMap::new();
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -38,7 +39,10 @@ pub fn established(port: u16) -> io::Result<BTreeMap<IpAddr, u64>> {
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     let id = &response.header.socket_id;
-                    *counts.entry(id.destination_address).or_default() += 1;
+                    // On one machine a client's own port may be the server's number, too.
+                    if id.source_address == here {
+                        *counts.entry(id.destination_address).or_default() += 1;
+                    }
                 }
                 NetlinkPayload::Done(_) => return Ok(counts),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -77,15 +81,30 @@ mod tests {
     #[test]
     fn connections_are_counted_by_address() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        let clients: Vec<_> = (0..5)
-            .map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connects"))
-            .collect();
-        let counts = established(port).expect("the kernel answers");
-        assert_eq!(counts, BTreeMap::from([(IpAddr::V4(Ipv4Addr::LOCALHOST), 5)]));
-        drop(clients);
-        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = other.local_addr().expect("bound").port();
-        assert_eq!(established(port).expect("the kernel answers"), BTreeMap::new());
+        let server = address_of(&listener);
+        let mut clients: Vec<_> =
+            (0..5).map(|_| TcpStream::connect(server).expect("connects")).collect();
+        // A client whose own port has the server's number is no connection of the server's twice.
+        let twin = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        let twin_address = SocketAddrV4::new(Ipv4Addr::new(127, 0, 9, 9), server.port());
+        twin.bind(&twin_address.into()).expect("a free port");
+        twin.connect(&server.into()).expect("connects");
+        clients.push(twin.into());
+        let counts = established(server).expect("the kernel answers");
+        let expected = BTreeMap::from([
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), 5),
+            (IpAddr::V4(*twin_address.ip()), 1),
+        ]);
+        assert_eq!(counts, expected);
+        let idle = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        assert_eq!(established(address_of(&idle)).expect("the kernel answers"), BTreeMap::new());
+    }
+
+    fn address_of(listener: &TcpListener) -> SocketAddrV4 {
+        match listener.local_addr() {
+            Ok(std::net::SocketAddr::V4(address)) => address,
+            other => panic!("no IPv4 address: {other:?}"),
+        }
     }
 }

@@ -8,6 +8,7 @@ mod procfs;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -106,7 +107,7 @@ struct Run {
     manifest: Manifest,
     clock: Clock,
     server: Program,
-    server_port: u16,
+    server_address: SocketAddrV4,
     clients: Vec<Program>,
     /// For programs yet to be started.
     tell: UnboundedSender<Heard>,
@@ -234,7 +235,7 @@ impl Run {
             manifest,
             clock: Clock::read(),
             server,
-            server_port: 0,
+            server_address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
             clients: Vec::new(),
             tell,
             heard,
@@ -265,8 +266,8 @@ impl Run {
         let Heard::Server(ServerLine::Ready(ready)) = heard else {
             anyhow::bail!("the server says something else than that it is ready: {heard:?}");
         };
-        let address: std::net::SocketAddrV4 = ready.listen.parse()?;
-        self.server_port = address.port();
+        let address: SocketAddrV4 = ready.listen.parse()?;
+        self.server_address = address;
         self.watch_process(Who::Server, ready.pid);
         self.tcp = Some(Tcp::new(ready.pid));
         self.manifest.server = json!(ready);

@@ -194,12 +194,12 @@ impl Run {
     /// Asks the kernel which connections are established, and records the answer beside our own
     /// count.
     async fn ask_kernel(&mut self) -> anyhow::Result<()> {
-        let port = self.server_port;
+        let server = self.server_address;
         let namespace = self.namespace.clone();
         // The walk over a large socket table takes seconds; meanwhile the programs are heard.
         let mut asked = tokio::task::spawn_blocking(move || match namespace {
-            Some(namespace) => namespace.run(|| sock_diag::established(port))?,
-            None => sock_diag::established(port),
+            Some(namespace) => namespace.run(|| sock_diag::established(server))?,
+            None => sock_diag::established(server),
         });
         let far = Instant::now() + Duration::from_secs(3600);
         let asked = loop {
