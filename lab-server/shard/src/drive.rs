@@ -13,7 +13,8 @@ use futures_lite::AsyncReadExt;
 use glommio::net::TcpStream;
 use rustix::fd::{FromRawFd, IntoRawFd};
 
-use crate::connections::{Handler, Net};
+use crate::connections::Net;
+use crate::handler::Handler;
 
 /// How long a shard waits in `epoll_wait` after something happened, and so the longest that another
 /// task of its executor can be kept waiting: two timers of 100 a second cost nothing measurable.
