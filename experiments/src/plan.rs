@@ -155,15 +155,19 @@ pub fn server_commands(
             bytes: push.bytes,
             every_s: push.every_s.get(),
             from: Some(start),
+            until: end,
         });
     }
     commands
 }
 
-/// What the server is told after a phase.
+/// What the server is told after a phase, unless it knew from the start when the phase ends.
 pub fn server_commands_after(spec: &PhaseSpec, end_was_known: bool) -> Vec<ServerCommand> {
     let mut commands = Vec::new();
-    if !end_was_known && (spec.packets.is_some() || spec.sends.is_some()) {
+    if end_was_known {
+        return commands;
+    }
+    if spec.packets.is_some() || spec.sends.is_some() {
         commands.push(ServerCommand::StopGenerator { id: None });
     }
     if spec.push.is_some() {

@@ -58,6 +58,8 @@ pub struct PushOrder {
     pub every_ns: u64,
     /// When the first interval begins on the monotonic clock; `None` for at once.
     pub from_ns: Option<u64>,
+    /// Pushes that are due then or later are not made.
+    pub until_ns: Option<u64>,
 }
 
 /// A message to a shard.

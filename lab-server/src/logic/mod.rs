@@ -102,7 +102,8 @@ pub struct Logic {
     packets: SentPackets,
     meter: Meter,
     generators: Generators,
-    pushes: Option<Pushes>,
+    /// The schedule that runs, and one that is to follow it.
+    pushes: Vec<Pushes>,
     wheel: Wheel<Timer>,
     /// Messages of this shard to itself.
     local: VecDeque<Message>,
@@ -134,7 +135,7 @@ impl Logic {
             meter: Meter::new(budget, shards),
             generators: Generators::new(Arc::clone(&online), shards),
             sets: Sets::new(me, shards, online, queue_bound),
-            pushes: None,
+            pushes: Vec::new(),
             wheel: Wheel::new(TICK_NS, now_ns),
             local: VecDeque::new(),
             supply_finished: false,
@@ -205,7 +206,7 @@ impl Logic {
         self.generate(io);
         self.push_due(io);
         self.settle(io);
-        let pushes = self.pushes.as_ref().map(Pushes::next_ns);
+        let pushes = self.pushes.first().map(Pushes::next_ns);
         self.wheel.next_ns().into_iter().chain(self.generators.next_ns()).chain(pushes).min()
     }
 

@@ -35,6 +35,11 @@ impl Pushes {
         self.start_ns.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX))
     }
 
+    /// Whether nothing more is due, ever.
+    fn is_over(&self) -> bool {
+        self.order.until_ns.is_some_and(|until| until <= self.next_ns())
+    }
+
     /// The slot, interval and instant of a push that is due by now; `slots` are there.
     fn due(&mut self, now_ns: u64, slots: u32) -> Option<(u32, u32, u64)> {
         let mut due_ns = self.next_ns();
@@ -45,7 +50,7 @@ impl Pushes {
             self.next_slot = 0;
             due_ns = self.next_ns();
         }
-        if due_ns > now_ns || self.slots == 0 {
+        if due_ns > now_ns || self.slots == 0 || self.is_over() {
             return None;
         }
         let slot = self.next_slot;
@@ -55,19 +60,25 @@ impl Pushes {
 }
 
 impl Logic {
+    /// What was told before goes on until this order begins, or ends now with `None`.
     pub(super) fn set_pushes(&mut self, io: &mut impl Io, order: Option<PushOrder>) {
-        self.pushes = order.map(|order| Pushes {
-            order,
-            interval: 0,
-            start_ns: order.from_ns.unwrap_or(io.now_ns()),
-            slots: self.sessions.len() as u32,
-            next_slot: 0,
-        });
+        let Some(order) = order else { return self.pushes.clear() };
+        let now_ns = io.now_ns();
+        let start_ns = order.from_ns.unwrap_or(now_ns);
+        // Of those before, one runs; others that have not begun are replaced.
+        self.pushes.retain(|before| before.order.from_ns <= Some(now_ns.min(start_ns)));
+        for before in &mut self.pushes {
+            let until_ns = before.order.until_ns.map_or(start_ns, |until| until.min(start_ns));
+            before.order.until_ns = Some(until_ns);
+        }
+        let order = PushOrder { from_ns: Some(start_ns), ..order };
+        let slots = self.sessions.len() as u32;
+        self.pushes.push(Pushes { order, interval: 0, start_ns, slots, next_slot: 0 });
     }
 
     /// Pushes what is due by now.
     pub(super) fn push_due(&mut self, io: &mut impl Io) {
-        let Some(pushes) = &mut self.pushes else { return };
+        let Some(pushes) = self.pushes.first_mut() else { return };
         let now_ns = io.now_ns();
         let payload = &PAYLOAD[..(pushes.order.bytes as usize).min(MAX_PUSH_PAYLOAD)];
         for _ in 0..PUSHES_PER_TURN {
@@ -80,6 +91,9 @@ impl Logic {
                 self.counters.pushes += 1;
                 io.send(conn, &Frame::Push { sequence, due_ns, payload });
             }
+        }
+        if pushes.is_over() {
+            self.pushes.remove(0);
         }
     }
 }

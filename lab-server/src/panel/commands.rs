@@ -62,6 +62,9 @@ pub enum Command {
         /// The Unix second at which the first interval begins; at once without it.
         #[serde(default)]
         from: Option<u64>,
+        /// The Unix second from which on nothing is due; goes on without it.
+        #[serde(default)]
+        until: Option<u64>,
     },
     /// Stop pushing.
     StopPushes {},
@@ -134,8 +137,8 @@ impl Command {
             Command::SendPacket { amount, count, recipients } => {
                 send_packet(hub, amount, count, recipients)
             }
-            Command::StartPushes { bytes, every_s, from } => {
-                start_pushes(hub, bytes, every_s, from)
+            Command::StartPushes { bytes, every_s, from, until } => {
+                start_pushes(hub, bytes, every_s, [from, until])
             }
             Command::StopPushes {} => hub.post_all(|| Message::Push(None)),
             Command::Overload { limit } => {
@@ -191,7 +194,7 @@ fn start_pushes(
     hub: &Hub,
     bytes: u32,
     every_s: f64,
-    from: Option<u64>,
+    seconds: [Option<u64>; 2],
 ) -> Result<Done, CommandError> {
     if bytes as usize > MAX_PUSH_PAYLOAD {
         return invalid(format!("bytes {bytes}: at most {MAX_PUSH_PAYLOAD}"));
@@ -200,6 +203,7 @@ fn start_pushes(
         return invalid(format!("every_s {every_s}: between 0.001 and 86400 seconds"));
     }
     let every_ns = (every_s * NANOS_PER_SECOND as f64) as u64;
-    let order = PushOrder { bytes, every_ns, from_ns: from.map(|second| hub.start_of(second)) };
+    let [from_ns, until_ns] = seconds.map(|at| at.map(|second| hub.start_of(second)));
+    let order = PushOrder { bytes, every_ns, from_ns, until_ns };
     hub.post_all(|| Message::Push(Some(order)))
 }
