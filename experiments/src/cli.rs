@@ -1,6 +1,6 @@
 //! The `lab` command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -9,6 +9,7 @@ use crate::check;
 use crate::experiment::{Hosts, Source};
 use crate::machine::Machine;
 use crate::preflight::Preflight;
+use crate::record;
 use crate::run::{self, Ending, Options};
 use crate::summary::{self, Summary};
 
@@ -93,7 +94,7 @@ impl Cli {
     }
 }
 
-fn read(file: &std::path::Path, settings: &[String]) -> Option<Source> {
+fn read(file: &Path, settings: &[String]) -> Option<Source> {
     match Source::read(file, settings) {
         Ok(source) => Some(source),
         Err(error) => {
@@ -103,14 +104,14 @@ fn read(file: &std::path::Path, settings: &[String]) -> Option<Source> {
     }
 }
 
-fn check(file: &std::path::Path, settings: &[String]) -> anyhow::Result<Exit> {
+fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
     let Some(source) = read(file, settings) else { return Ok(Exit::BadInput) };
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     print!("{}", check::show(&source.experiment, &preflight)?);
     Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
 }
 
-fn carry_out(file: &std::path::Path, options: Options) -> anyhow::Result<Exit> {
+fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
     if matches!(source.experiment.hosts, Hosts::Fleet { .. }) {
         eprintln!(
@@ -128,7 +129,7 @@ fn carry_out(file: &std::path::Path, options: Options) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(run::run(source, options))?;
     runtime.shutdown_background();
-    let summary = summary::write(&ended.directory)?;
+    let summary = complete(&ended.directory)?;
     print!("{}", summary::table(&summary));
     println!("{}", ended.directory.display());
     Ok(match ended.ending {
@@ -144,14 +145,21 @@ fn carry_out(file: &std::path::Path, options: Options) -> anyhow::Result<Exit> {
     })
 }
 
+/// Writes what is made from the raw files of a run.
+fn complete(directory: &Path) -> anyhow::Result<Summary> {
+    let summary = summary::write(directory)?;
+    record::convert(directory)?;
+    Ok(summary)
+}
+
 fn verdict(summary: &Summary) -> Exit {
     let valid = summary.phases.iter().all(|phase| phase.valid);
     let balanced = summary.ledger.balanced == Some(true);
     if valid && balanced { Exit::Fine } else { Exit::Invalid }
 }
 
-fn report(directory: &std::path::Path) -> anyhow::Result<Exit> {
-    let summary = summary::write(directory)?;
+fn report(directory: &Path) -> anyhow::Result<Exit> {
+    let summary = complete(directory)?;
     print!("{}", summary::table(&summary));
     Ok(match summary.outcome.as_str() {
         "completed" => verdict(&summary),

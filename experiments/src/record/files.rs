@@ -17,6 +17,11 @@ use crate::machine::Machine;
 /// Files of JSON lines, without their ending.
 pub const NAMES: [&str; 3] = ["samples", "slow", "events"];
 
+/// Their places in [`NAMES`].
+const SAMPLES: usize = 0;
+const SLOW: usize = 1;
+pub(super) const EVENTS: usize = 2;
+
 /// The log of histograms.
 pub const HLOG: &str = "latency.hlog";
 
@@ -209,8 +214,8 @@ impl Files {
         who: &[(&str, Value)],
         values: &impl Serialize,
     ) -> Result<(), FileError> {
-        let values =
-            serde_json::to_value(values).map_err(|error| self.error(NAMES[0], error.into()))?;
+        let values = serde_json::to_value(values)
+            .map_err(|error| self.error(NAMES[SAMPLES], error.into()))?;
         let Value::Object(values) = values else { return Ok(()) };
         let t = values.get("t").and_then(Value::as_u64).unwrap_or(0);
         let mut line = Map::new();
@@ -220,7 +225,7 @@ impl Files {
         line.insert("phase".to_owned(), self.phase_at(t).map(|phase| phase.name.clone()).into());
         line.extend(who.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         line.extend(values);
-        self.line(0, &Value::Object(line))
+        self.line(SAMPLES, &Value::Object(line))
     }
 
     /// A slow request of a second.
@@ -229,7 +234,7 @@ impl Files {
     /// [`FileError`].
     pub fn slow(&mut self, t: u64, values: &impl Serialize) -> Result<(), FileError> {
         let values =
-            serde_json::to_value(values).map_err(|error| self.error(NAMES[1], error.into()))?;
+            serde_json::to_value(values).map_err(|error| self.error(NAMES[SLOW], error.into()))?;
         let Value::Object(mut values) = values else { return Ok(()) };
         let index = values.get("phase").and_then(Value::as_u64).unwrap_or(0);
         let phase = self.phases.iter().find(|phase| u64::from(phase.index) == index);
@@ -238,7 +243,7 @@ impl Files {
         line.insert("t".to_owned(), t.into());
         line.insert("host".to_owned(), self.host.clone().into());
         line.extend(values);
-        self.line(1, &Value::Object(line))
+        self.line(SLOW, &Value::Object(line))
     }
 
     /// Something happened.
@@ -251,7 +256,7 @@ impl Files {
         line.insert("host".to_owned(), self.host.clone().into());
         line.insert("event".to_owned(), event.event.into());
         line.extend(event.fields);
-        self.line(2, &Value::Object(line))
+        self.line(EVENTS, &Value::Object(line))
     }
 
     /// The histogram of one second, over all clients.

@@ -3,8 +3,10 @@
 //! Owns: the files of a run's directory and their lines. Must not know: why a run does what it does.
 //! Nothing waits for it, and what is written stands even when the run is killed.
 
+mod columns;
 mod files;
 mod seconds;
 
+pub use columns::convert;
 pub use files::{Event, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, write_json};
 pub use seconds::{Second, Seconds};
