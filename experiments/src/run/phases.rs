@@ -55,7 +55,12 @@ impl Run {
             start = start.max(self.soonest());
             let mut current = self.begin(&spec, index, start).await?;
             let over = self.during(&spec, &mut current).await?;
-            let end = current.end.unwrap_or_else(|| self.soonest());
+            let soonest = self.soonest();
+            let end = match over {
+                Over::Soon => current.end.unwrap_or(soonest),
+                // Cut short: nobody waits for the end that was planned.
+                Over::Ending(_) => current.end.map_or(soonest, |end| end.min(soonest)),
+            };
             self.end(&spec, &current, end).await?;
             if let Over::Ending(ending) = over {
                 return Ok(ending);

@@ -1,0 +1,162 @@
+//! The `lab` program as its user runs it: started, watched, interrupted, its record read.
+
+// Each test file is a program of its own and uses its part of this.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Nothing that these tests wait for takes longer, also on a machine that does something else, too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An experiment file of the repository.
+pub(crate) fn experiment(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{name}.ron"))
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(arguments);
+    command
+}
+
+/// Runs `lab` to its end.
+pub(crate) fn lab(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("lab starts")
+}
+
+/// The exit code, with everything that was said in case it is the wrong one.
+pub(crate) fn assert_exit(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}", said(output));
+}
+
+/// Both streams.
+pub(crate) fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+/// A `lab` that is running; it is killed when this is dropped.
+pub(crate) struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    /// Starts `lab`.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("lab starts");
+        let (tell, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        // Ends with the program, or with the test that does not listen any more.
+        std::thread::spawn(move || {
+            let _ = stderr.lines().map_while(Result::ok).try_for_each(|line| tell.send(line));
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line of its progress that begins like this.
+    pub(crate) fn wait_for(&self, beginning: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.starts_with(beginning) => return,
+                Ok(line) => seen.push(line),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    panic!("never said \"{beginning}\", but {seen:#?}");
+                }
+            }
+        }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it is there");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
+        wait_until("lab ends", || self.child.try_wait().expect("our child").is_some());
+        self.child.wait().expect("our child").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "it never came that {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A JSON file of a run.
+pub(crate) fn json(directory: &Path, name: &str) -> Value {
+    let text = std::fs::read_to_string(directory.join(name)).expect("the file is there");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// The whole lines of a file of a run.
+pub(crate) fn lines(directory: &Path, name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(directory.join(name)).expect("the file is there");
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+/// A whole number in JSON, by its path.
+pub(crate) fn number(value: &Value, path: &str) -> u64 {
+    value.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path} of {value}"))
+}
+
+/// Holds the identities of a run's summary: shakes in every phase, and the money.
+pub(crate) fn assert_adds_up(summary: &Value) {
+    for phase in summary["phases"].as_array().expect("phases") {
+        let shake = |name: &str| number(phase, &format!("/shake/{name}"));
+        assert_eq!(shake("offered"), shake("sent") + shake("skipped"), "{phase}");
+        let ended = shake("answered") + shake("timed_out") + shake("lost");
+        assert_eq!(shake("sent"), ended + shake("in_flight_at_end"), "{phase}");
+        let answered = shake("granted") + shake("empty") + shake("overloaded");
+        assert_eq!(shake("answered"), answered, "{phase}");
+    }
+    let ledger = &summary["ledger"];
+    for unit in ["count", "amount"] {
+        let money = |name: &str| number(ledger, &format!("/{name}/{unit}"));
+        let somewhere = money("granted") + money("claimed") + money("refunded");
+        assert_eq!(money("created"), somewhere + money("remaining"), "{ledger}");
+        let received = money("granted") + money("claimed") - money("undelivered");
+        assert_eq!(money("received_by_clients"), received, "{ledger}");
+    }
+    assert_eq!(ledger["balanced"], true, "{ledger}");
+    assert_eq!(number(ledger, "/double_grants"), 0);
+}
+
+/// Whether a test can be made here: `has` says whether the machine has what it needs. It is skipped,
+/// and says why, unless `LAB_TEST_REQUIRE` names the need: then its absence is a failure.
+pub(crate) fn can(need: &str, has: bool) -> bool {
+    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
+    assert!(has || !required.split(',').any(|it| it == need), "needs {need}, which is required");
+    if !has {
+        eprintln!("skipped: needs {need}");
+    }
+    has
+}

@@ -1,0 +1,204 @@
+//! Experiments from beginning to end: as planned, interrupted, aborted, and killed.
+
+mod common;
+
+use std::path::Path;
+
+use common::{
+    Running, assert_adds_up, assert_exit, can, experiment, json, lab, lines, number, said,
+    wait_until,
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const SMOKE: [&str; 3] = ["connect", "shake", "everything"];
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+#[test]
+fn smoke_runs_from_end_to_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let output = lab(&["run", path(&experiment("smoke")), "--out", path(&out)]);
+    assert_exit(&output, 0);
+    let text = said(&output);
+    assert!(text.contains("the books balance"), "{text}");
+
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "completed");
+    assert_adds_up(&summary);
+    let phases = summary["phases"].as_array().expect("phases");
+    let names: Vec<&str> = phases.iter().filter_map(|phase| phase["name"].as_str()).collect();
+    assert_eq!(names, SMOKE);
+    for phase in phases {
+        assert_eq!(phase["valid"], true, "{phase}");
+        assert_eq!(number(phase, "/connections/established"), 2000);
+        assert_eq!(number(phase, "/connections/lost"), 0);
+    }
+    // Four seconds at 1,000/s: every shake answered, and 20 packets a second for them.
+    assert_eq!(number(&phases[1], "/shake/offered"), 4000);
+    assert_eq!(number(&phases[1], "/shake/answered"), 4000);
+    assert!(number(&phases[1], "/shake/granted") > 0);
+    // 10 packets a second for three users each, whose clients claim; two pushes for each user.
+    let everything = &phases[2];
+    assert_eq!(number(everything, "/send/packets"), 40);
+    assert_eq!(number(everything, "/send/notices"), 120);
+    assert_eq!(number(everything, "/push/sent"), 4000);
+    assert_eq!(number(everything, "/push/received"), 4000);
+    assert_eq!(number(&summary, "/ledger/created/count"), 80 + 80 + 40 * 3);
+
+    let events = lines(&out, "events.jsonl");
+    let kernel = events.iter().find(|it| it["event"] == "kernel_connections").expect("asked");
+    assert_eq!((number(kernel, "/total"), number(kernel, "/wanted")), (2000, 2000));
+    assert_eq!(kernel["by_address"].as_object().expect("addresses").len(), 17);
+    assert_seconds_add_up(&lines(&out, "samples.jsonl"));
+    for name in ["samples", "slow", "events"] {
+        assert!(out.join(format!("{name}.parquet")).is_file(), "{name}");
+    }
+    assert_eq!(json(&out, "manifest.json")["closed"], true);
+
+    // The summary comes from the raw files alone, and comes out the same again.
+    std::fs::remove_file(out.join("summary.json")).expect("removed");
+    assert_exit(&lab(&["report", path(&out)]), 0);
+    assert_eq!(json(&out, "summary.json"), summary);
+    // A record is never written over.
+    let again = lab(&["run", path(&experiment("smoke")), "--out", path(&out)]);
+    assert_exit(&again, 1);
+    assert!(said(&again).contains("cannot create"), "{}", said(&again));
+    assert_eq!(json(&out, "summary.json"), summary);
+}
+
+/// In every second, what was offered was sent or skipped, and what became of what was sent is known.
+fn assert_seconds_add_up(samples: &[Value]) {
+    let mut under_way: std::collections::HashMap<(u64, u64), u64> = Default::default();
+    let clients = samples.iter().filter(|line| line["source"] == "client");
+    let mut seconds = 0;
+    for line in clients {
+        let of = |name: &str| number(line, &format!("/{name}"));
+        let skipped = of("skipped_waiting") + of("skipped_offline") + of("skipped_late");
+        assert_eq!(of("offered"), of("sent") + skipped, "{line}");
+        assert_eq!(of("answered"), of("granted") + of("empty") + of("overloaded"), "{line}");
+        let shard = under_way.entry((of("client"), of("shard"))).or_default();
+        let known = *shard + of("sent");
+        let gone = of("answered") + of("timed_out") + of("lost");
+        assert_eq!(known - gone, of("in_flight"), "{line}");
+        *shard = of("in_flight");
+        seconds += 1;
+    }
+    assert!(seconds > 8, "{seconds} seconds of client shards");
+}
+
+#[test]
+fn an_interrupt_ends_a_run_in_order() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let longer = ["--set", "phases.shake.seconds=600"];
+    let mut arguments = vec!["run", "--out", path(&out)];
+    let file = experiment("smoke");
+    arguments.push(path(&file));
+    arguments.extend(longer);
+    let running = Running::start(&arguments);
+    running.wait_for("shake 2/600 s");
+    running.signal(Signal::INT);
+    assert_eq!(running.exit_code(), Some(5));
+
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "interrupted");
+    assert_adds_up(&summary);
+    let phases = summary["phases"].as_array().expect("phases");
+    assert!(number(&phases[1], "/shake/answered") >= 1000);
+    assert_eq!(phases[1]["invalid_because"][0], "the phase was cut short");
+    assert_eq!(phases[2]["invalid_because"][0], "the phase never began");
+    assert_eq!(json(&out, "manifest.json")["closed"], true);
+}
+
+#[test]
+fn a_killed_run_can_be_read_and_leaves_nobody_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let file = experiment("smoke");
+    let arguments = ["run", path(&file), "--out", path(&out), "--set", "phases.shake.seconds=600"];
+    let running = Running::start(&arguments);
+    running.wait_for("shake 3/600 s");
+    let manifest = json(&out, "manifest.json");
+    let pids = [number(&manifest, "/server/pid"), number(&manifest, "/clients/0/pid")];
+    assert!(pids.iter().all(|pid| is_lab(*pid)), "{pids:?}");
+    running.signal(Signal::KILL);
+    assert_eq!(running.exit_code(), None);
+    wait_until("its programs are gone", || !pids.iter().any(|pid| is_lab(*pid)));
+
+    let report = lab(&["report", path(&out)]);
+    assert_exit(&report, 5);
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "incomplete");
+    assert_eq!(summary["ledger"]["balanced"], Value::Null);
+    assert!(summary["missing"]["ledger"].is_string(), "{}", summary["missing"]);
+    // All but the last second or two, which nobody had heard of yet, can be read.
+    let phases = summary["phases"].as_array().expect("phases");
+    assert!(number(&phases[1], "/shake/answered") >= 2000, "{}", phases[1]);
+}
+
+/// Whether this is a process of the program under test that still runs.
+fn is_lab(pid: u64) -> bool {
+    let running = std::fs::read_link(format!("/proc/{pid}/exe"));
+    running.is_ok_and(|exe| exe == Path::new(env!("CARGO_BIN_EXE_lab")))
+}
+
+#[test]
+fn a_condition_of_the_experiment_aborts_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let file = directory.path().join("abort.ron");
+    let text = r#"(
+        name: "abort",
+        users: 100,
+        network: (namespace: Host),
+        phases: [
+            (name: "connect", connect: (), until: Established, longest_s: 30),
+            (
+                name: "shake",
+                seconds: 600,
+                shake: Open(rate: Fixed(500)),
+                abort: [P99Above(us: 0, seconds: 2)],
+            ),
+        ],
+    )"#;
+    std::fs::write(&file, text).expect("written");
+    let output = lab(&["run", path(&file), "--out", path(&out)]);
+    assert_exit(&output, 5);
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "aborted");
+    let because = summary["outcome_because"].as_str().expect("a sentence");
+    assert!(because.starts_with("phase shake: "), "{because}");
+    assert_adds_up(&summary);
+}
+
+#[test]
+fn a_run_in_a_namespace_of_its_own_changes_nothing_outside() {
+    if !can("root", rustix::process::geteuid().is_root()) {
+        return;
+    }
+    let setting = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_child_ehash_entries").ok();
+    let before = setting();
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let file = experiment("three-phases");
+    let mut arguments = vec!["run", path(&file), "--out", path(&out)];
+    let small = ["users=2000", "phases.30k.seconds=2", "phases.60k.seconds=2"];
+    let rates = ["phases.30k.shake.Open.rate.Fixed=300", "phases.60k.shake.Open.rate.Fixed=600"];
+    let lenient = ["validity.late_share=1.0", "network.socket_table=4096"];
+    for setting in small.iter().chain(&rates).chain(&lenient) {
+        arguments.extend(["--set", setting]);
+    }
+    let output = lab(&arguments);
+    assert_exit(&output, 0);
+    assert_eq!(setting(), before);
+    let manifest = json(&out, "manifest.json");
+    assert_eq!(manifest["own_namespace"], true);
+    let summary = json(&out, "summary.json");
+    assert_adds_up(&summary);
+    assert_eq!(number(&summary, "/phases/2/shake/answered"), 1200);
+    assert_eq!(number(&summary, "/ledger/created/count"), 800);
+}
