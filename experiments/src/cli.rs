@@ -13,7 +13,8 @@ use crate::record;
 use crate::run::{self, Ending, Options};
 use crate::summary::{self, Summary};
 
-/// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does not.
+/// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
+/// not.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_STATUS)]
 pub struct Cli {

@@ -11,6 +11,7 @@ pub mod machine;
 pub mod namespace;
 pub mod plan;
 pub mod preflight;
+pub mod procfs;
 pub mod record;
 pub mod run;
 pub mod sock_diag;

@@ -170,7 +170,8 @@ fn has_capabilities() -> bool {
 
 impl ClockState {
     fn read() -> Self {
-        // SAFETY: a zeroed timex asks for the state and changes nothing; the kernel writes within it.
+        // SAFETY: a zeroed timex asks for the state and changes nothing; the kernel writes within
+        // it.
         let (state, timex) = unsafe {
             let mut timex: libc::timex = std::mem::zeroed();
             (libc::adjtimex(&raw mut timex), timex)

@@ -47,7 +47,10 @@ fn what_does_not_fit_is_refused_before_it_starts() {
 fn mistakes_are_told_with_their_place() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("broken.ron");
-    let text = "(\n    name: \"x\",\n    users: 10,\n    phases: [\n        (name: \"a\", second: 3),\n    ],\n)\n";
+    let text = concat!(
+        "(\n    name: \"x\",\n    users: 10,\n    phases: [\n",
+        "        (name: \"a\", second: 3),\n    ],\n)\n",
+    );
     std::fs::write(&file, text).expect("written");
     for command in ["check", "run"] {
         let output = lab(&[command, path(&file)]);

@@ -70,7 +70,8 @@ fn smoke_runs_from_end_to_end() {
     assert_eq!(json(&out, "summary.json"), summary);
 }
 
-/// In every second, what was offered was sent or skipped, and what became of what was sent is known.
+/// In every second, what was offered was sent or skipped, and what became of what was sent is
+/// known.
 fn assert_seconds_add_up(samples: &[Value]) {
     let mut under_way: std::collections::HashMap<(u64, u64), u64> = Default::default();
     let clients = samples.iter().filter(|line| line["source"] == "client");

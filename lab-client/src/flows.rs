@@ -1,7 +1,7 @@
 //! From which address and port each user connects.
 //!
-//! A user always comes from the same address and port, bound explicitly. The kernel would look for a
-//! free port itself, but looks at one half of the range first: once that half is used up, each
+//! A user always comes from the same address and port, bound explicitly. The kernel would look for
+//! a free port itself, but looks at one half of the range first: once that half is used up, each
 //! connect searches 32,000 ports in vain, and a million connections never come about.
 
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -1,4 +1,5 @@
-//! The schedule of a phase as one shard carries it out: its own users' shakes, a little ahead of time.
+//! The schedule of a phase as one shard carries it out: its own users' shakes, a little ahead of
+//! time.
 
 use std::collections::VecDeque;
 
@@ -70,8 +71,8 @@ impl Pacer {
         self.changed = Some((from, rate));
     }
 
-    /// The next shake: its instant and its user, by the number within the shard. `None` when none is
-    /// near.
+    /// The next shake: its instant and its user, by the number within the shard. `None` when none
+    /// is near.
     pub fn next(&mut self, now_ns: u64) -> Option<(u64, u32)> {
         if self.due.is_empty() && self.ready_ns <= now_ns + AHEAD_NS / 2 {
             self.work_out(now_ns + AHEAD_NS);

@@ -1,8 +1,9 @@
 //! A pseudo-random order of the users, computed place by place.
 //!
 //! A Feistel network over the smallest power of two that holds all users, walked along its cycle
-//! until it lands on one (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Nothing
-//! is stored, so that every shard and every machine computes the same order of a million users.
+//! until it lands on one (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+//! Nothing is stored, so that every shard and every machine computes the same order of a million
+//! users.
 
 /// Rounds of the network. Four make a pseudo-random permutation (Luby and Rackoff, 1988); the load
 /// needs no more than that neighbours in time are strangers.

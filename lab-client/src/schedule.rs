@@ -195,7 +195,8 @@ mod tests {
                     schedule.arrivals(second(start + number, number, rate)).collect();
                 prop_assert_eq!(all.len(), rate as usize);
                 for (k, (at_ns, user)) in all.iter().enumerate() {
-                    prop_assert_eq!(*at_ns, (k as u64 * NANOS_PER_SECOND).div_ceil(u64::from(rate)));
+                    let due_ns = (k as u64 * NANOS_PER_SECOND).div_ceil(u64::from(rate));
+                    prop_assert_eq!(*at_ns, due_ns);
                     prop_assert!(*at_ns < NANOS_PER_SECOND && *user < users);
                 }
                 order.extend(all.into_iter().map(|(_, user)| user));

@@ -50,8 +50,8 @@ impl Share {
         rate * f64::from(self.len()) / f64::from(self.total_users)
     }
 
-    /// The part of a whole number over all clients that falls to this shard; the parts of all shards
-    /// of all clients add up.
+    /// The part of a whole number over all clients that falls to this shard; the parts of all
+    /// shards of all clients add up.
     pub fn of_count(&self, count: u32) -> u32 {
         let part = |count: u64, from: u64, to: u64, of: u64| count * to / of - count * from / of;
         let (total, shards) = (u64::from(self.total_users), self.shards as u64);

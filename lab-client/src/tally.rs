@@ -22,7 +22,8 @@ control::counters! {
         empty,
         /// Answers "over the limit" (result 17).
         overloaded,
-        /// Answers that were the notice of a sent packet, in the prototype's mode; counted in empty.
+        /// Answers that were the notice of a sent packet, in the prototype's mode; counted in
+        /// empty.
         noticed,
         /// Shakes not answered in time.
         timed_out,

@@ -21,8 +21,8 @@ const MAX_SETS: usize = 1 << 16;
 /// Which steering a server is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SteeringChoice {
-    /// By CPU when clients are on this machine (a loopback address) and every shard has a CPU of its
-    /// own, else by hash: a network card with fewer queues than shards would leave some idle.
+    /// By CPU when clients are on this machine (a loopback address) and every shard has a CPU of
+    /// its own, else by hash: a network card with fewer queues than shards would leave some idle.
     #[default]
     Auto,
     /// See [`Steering::Hash`].

@@ -117,8 +117,8 @@ impl Generator {
 /// Spreads packets over SETs in proportion to their users online.
 ///
 /// Smooth weighted round robin: with each packet every SET earns its share of one packet, and the
-/// SET that is owed most gets it. Some SET is owed more than nothing then, so that none is ever more
-/// than one packet ahead of its share, however the weights change.
+/// SET that is owed most gets it. Some SET is owed more than nothing then, so that none is ever
+/// more than one packet ahead of its share, however the weights change.
 #[derive(Debug)]
 pub struct Spread {
     /// What each SET is owed, in packets; the sum is 0 between packets.
@@ -249,7 +249,8 @@ mod tests {
                 let sum: u32 = users.iter().sum();
                 for _ in 0..*packets {
                     for (share, users) in share.iter_mut().zip(users) {
-                        let one = if sum == 0 { 1.0 / 16.0 } else { f64::from(*users) / f64::from(sum) };
+                        let part = f64::from(*users) / f64::from(sum);
+                        let one = if sum == 0 { 1.0 / 16.0 } else { part };
                         *share += one;
                     }
                     given[spread.pick()] += 1;

@@ -6,8 +6,8 @@ use shard::Mail;
 
 use crate::message::Message;
 
-/// Messages in each shard's inbox: with 60,000 claims or chats a second and two shards, a quarter of
-/// a second's worth.
+/// Messages in each shard's inbox: with 60,000 claims or chats a second and two shards, a quarter
+/// of a second's worth.
 pub(crate) const INBOX: usize = 8192;
 
 /// Messages that may wait for full inboxes, over all of them: another second's worth. Beyond that

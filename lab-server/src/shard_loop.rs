@@ -231,7 +231,8 @@ impl Handler for ShardLoop {
         let due_ns = self.with_world(net, |logic, world| logic.turned(world));
         let retry_ns = self.postbox.retry(net.now_ns());
         if let Some(since_ns) = self.stopping_ns {
-            // What has arrived is answered; a peer that never stops asking is cut off after a second.
+            // What has arrived is answered; a peer that never stops asking is cut off after a
+            // second.
             let quiet = net.is_quiet() && !self.more_mail && retry_ns.is_none();
             if quiet || since_ns + STOP_NS <= net.now_ns() {
                 return Next::Stop;

@@ -2,9 +2,9 @@
 
 use rand::Rng;
 
-/// The next share of a packet with `left` cents for `shares` more shares: uniform between 1 cent and
-/// twice the mean of what is left, the last share takes the rest. No share is so large that
-/// a later one would get nothing, so the sum is exact and every share at least 1 cent.
+/// The next share of a packet with `left` cents for `shares` more shares: uniform between 1 cent
+/// and twice the mean of what is left, the last share takes the rest. No share is so large that a
+/// later one would get nothing, so the sum is exact and every share at least 1 cent.
 ///
 /// The expectation of each share is about the mean, whoever claims first, which is the point of the
 /// rule; the prototype's `rand.Intn(left / shares)` has an expectation of half the mean and leaves

@@ -1,5 +1,5 @@
-//! In which order phases run. One at a time: a request belongs to the phase in which it was due, and
-//! two loads at once would make each other's measurement.
+//! In which order phases run. One at a time: a request belongs to the phase in which it was due,
+//! and two loads at once would make each other's measurement.
 
 use std::collections::HashMap;
 

@@ -171,7 +171,8 @@ pub struct ConnectSpec {
 pub enum Shake {
     /// At instants fixed beforehand, whether answers come or not.
     Open {
-        /// Shakes per second: `Fixed(n)`, `Ramp(from, to, seconds)`, `Staircase(from, step, every, to)`.
+        /// Shakes per second: `Fixed(n)`, `Ramp(from, to, seconds)`, `Staircase(from, step, every,
+        /// to)`.
         rate: Rate,
         /// `Even`, `Poisson` or `Prototype`.
         #[serde(default)]

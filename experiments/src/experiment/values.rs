@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Declares a number that is checked when it is read.
 macro_rules! number {
-    ($(#[doc = $doc:literal])+ $name:ident = $inner:literal $type:ty, $expected:literal, $ok:expr) => {
+    (
+        $(#[doc = $doc:literal])+
+        $name:ident = $inner:literal $type:ty, $expected:literal, $ok:expr
+    ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
         #[serde(try_from = $inner, into = $inner)]

@@ -1,4 +1,5 @@
-//! The end of a run: what is under way settles, programs end, books are closed, files are completed.
+//! The end of a run: what is under way settles, programs end, books are closed, files are
+//! completed.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -4,7 +4,7 @@
 mod child;
 mod ending;
 mod phases;
-mod procfs;
+
 mod watch;
 
 use std::collections::BTreeMap;
@@ -31,10 +31,10 @@ use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
 use crate::record::{Event, Files, Manifest, Second, Seconds};
 
+use crate::procfs::{MachineTimes, Process, Tcp};
 use child::{Heard, Program, Who};
 use ending::Books;
 pub use ending::undelivered;
-use procfs::{MachineTimes, Process, Tcp};
 pub use watch::thousands;
 use watch::{Progress, Watch};
 
@@ -126,9 +126,8 @@ struct Run {
 
 /// Runs an experiment whose hosts are this machine.
 ///
-/// # Errors
-/// What keeps it from being carried out: files, programs, the machine. What happens to the load is no
-/// error, but in the record.
+/// # Errors What keeps it from being carried out: files, programs, the machine. What happens to the
+/// load is no error, but in the record.
 pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
     let mut run = Run::start(source, options).await?;
     let ending = run.carry_out().await;

@@ -15,8 +15,8 @@ use crate::sock_diag;
 
 use super::{Ending, Happened, Run, thousands};
 
-/// Programs are told of a phase this long before it starts: time enough for a line over a pipe and a
-/// message to every shard.
+/// Programs are told of a phase this long before it starts: time enough for a line over a pipe and
+/// a message to every shard.
 const LEAD: Duration = Duration::from_millis(700);
 
 /// How long after its end a phase may take to settle beyond the timeout of its last shake.

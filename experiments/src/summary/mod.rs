@@ -22,8 +22,8 @@ pub use phase::{
 pub use raw::{Raw, RawError};
 pub use table::table;
 
-/// A run in figures. Latencies are in microseconds, rates per second, money in cents; what could not
-/// be measured is null, and `missing` says why.
+/// A run in figures. Latencies are in microseconds, rates per second, money in cents; what could
+/// not be measured is null, and `missing` says why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Version of this layout.

@@ -30,7 +30,8 @@ pub struct Connections {
 }
 
 /// Shakes that were due in a phase. `offered = sent + skipped`;
-/// `sent = answered + timed_out + lost + in_flight_at_end`; `answered = granted + empty + overloaded`.
+/// `sent = answered + timed_out + lost + in_flight_at_end`; `answered = granted + empty +
+/// overloaded`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shakes {
     /// Per second, on average; null when the phase has no open load.

@@ -1,4 +1,5 @@
-//! The raw files of a run, read back. The last line of each may be cut off, when the run was killed.
+//! The raw files of a run, read back. The last line of each may be cut off, when the run was
+//! killed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub enum RawError {
         source: std::io::Error,
     },
     /// A file says what it should not.
-    #[error("{}{}: {what}", file.display(), line.map_or_else(String::new, |line| format!(":{line}")))]
+    #[error("{}{}: {what}", file.display(), line_in_words(*line))]
     Text {
         /// The file.
         file: PathBuf,
@@ -37,6 +38,10 @@ pub enum RawError {
         /// What is wrong.
         what: String,
     },
+}
+
+fn line_in_words(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(":{line}"))
 }
 
 /// A line of `samples.jsonl`, as far as summaries need it.

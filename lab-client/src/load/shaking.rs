@@ -129,7 +129,8 @@ impl Crowd {
         let phase = self.phase_index();
         let mut asked = 0;
         while let Some(closed) = self.closed.as_mut().filter(|closed| closed.missing > 0) {
-            // Everybody was asked: the rest is busy or offline, and their turn comes with an answer.
+            // Everybody was asked: the rest is busy or offline, and their turn comes with an
+            // answer.
             if asked == closed.users.min(SENDS_PER_TURN as u32) {
                 return;
             }

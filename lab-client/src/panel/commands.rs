@@ -1,4 +1,5 @@
-//! What can be asked of a client. The same commands come over HTTP and as lines of JSON over a pipe.
+//! What can be asked of a client. The same commands come over HTTP and as lines of JSON over a
+//! pipe.
 
 use serde::{Deserialize, Serialize};
 

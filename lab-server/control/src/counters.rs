@@ -6,7 +6,8 @@
 macro_rules! counters {
     ($(#[doc = $about:literal])+ $type:ident { $($(#[doc = $doc:literal])+ $name:ident,)+ }) => {
         $(#[doc = $about])+
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ::serde::Serialize, ::serde::Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(::serde::Serialize, ::serde::Deserialize)]
         #[serde(default)]
         pub struct $type {
             $($(#[doc = $doc])+ pub $name: u64,)+

@@ -245,8 +245,8 @@ impl Net {
     }
 
     /// Closes a connection after what was sent has been read or a second has passed; what comes in
-    /// is thrown away meanwhile. A plain close would reset the connection when bytes are unread, and
-    /// the peer might never see the last frame. [`Handler::closed`] is not called.
+    /// is thrown away meanwhile. A plain close would reset the connection when bytes are unread,
+    /// and the peer might never see the last frame. [`Handler::closed`] is not called.
     pub fn finish(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get(id).filter(|slot| slot.state == State::Open) else {
             return self.close(id);

@@ -2,8 +2,8 @@
 //!
 //! glommio waits on the readiness set alone, as one poll of its ring, because one poll a connection
 //! does not scale. But a wait in glommio's reactor arms and cancels timers and links its rings:
-//! about 9 µs more than `epoll_wait` on the machine of ARCHITECTURE.md, which at 60,000 requests/s is
-//! half of what the requests cost themselves. So a shard that was busy a moment ago waits in
+//! about 9 µs more than `epoll_wait` on the machine of ARCHITECTURE.md, which at 60,000 requests/s
+//! is half of what the requests cost themselves. So a shard that was busy a moment ago waits in
 //! `epoll_wait`, bounded by the alarm, and goes back to the reactor when glommio wants to run
 //! something else or nothing has happened for [`LINGER_NS`].
 
@@ -73,7 +73,8 @@ pub async fn drive<H: Handler>(net: &mut Net, handler: &mut H) -> io::Result<()>
 ///
 /// glommio has no public way to wait for a descriptor that is no socket. But a `TcpStream` begins
 /// with a readiness poll of its descriptor, and only then reads: from an epoll descriptor that ends
-/// with ENOTSOCK, exactly when the set is ready. Each wait needs a stream, and so a descriptor, anew.
+/// with ENOTSOCK, exactly when the set is ready. Each wait needs a stream, and so a descriptor,
+/// anew.
 async fn readable(net: &Net) -> io::Result<()> {
     let Ok(copy) = net.readiness().try_clone_to_owned() else {
         // No descriptor left: the caller looks at the set without waiting, which keeps the shard

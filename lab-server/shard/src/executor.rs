@@ -148,8 +148,8 @@ impl ShardGate {
 /// Starts `shards` executors named `name`, and `run` on each of them once all exist and each has a
 /// table of descriptors of its own.
 ///
-/// The order matters: glommio wakes a foreign executor by writing to its eventfd by number, from the
-/// writer's table. Tables that part only after all executors were made agree on those numbers;
+/// The order matters: glommio wakes a foreign executor by writing to its eventfd by number, from
+/// the writer's table. Tables that part only after all executors were made agree on those numbers;
 /// parting earlier would write eight bytes into somebody else's socket.
 ///
 /// # Errors
@@ -214,7 +214,8 @@ struct SignalsBlocked {
 
 impl SignalsBlocked {
     fn new() -> Self {
-        // SAFETY: both sets are valid for writing, and `sigfillset` fills the first before it is read.
+        // SAFETY: both sets are valid for writing, and `sigfillset` fills the first before it is
+        // read.
         let before = unsafe {
             let mut all = std::mem::zeroed();
             let mut before = std::mem::zeroed();

@@ -41,7 +41,8 @@ pub(crate) struct HeldSockets {
 }
 
 impl HeldSockets {
-    /// Room for slots `0..capacity`, at most `per_ring` in a ring. Rings are made when first needed.
+    /// Room for slots `0..capacity`, at most `per_ring` in a ring. Rings are made when first
+    /// needed.
     pub(crate) fn new(capacity: u32, per_ring: u32) -> Self {
         Self { rings: Vec::new(), per_ring: per_ring.min(capacity.max(1)), capacity }
     }

@@ -1,5 +1,6 @@
 //! What a shard is made of, shared by server and client: a thread pinned to a core, a glommio
-//! executor, a table of descriptors of its own, sockets, readiness, timers, and mail between shards.
+//! executor, a table of descriptors of its own, sockets, readiness, timers, and mail between
+//! shards.
 //!
 //! Owns: every system call on the data path. Must not know: frames, users, money, schedules.
 //! The logic of a program is a [`Handler`]; [`drive`] carries it.

@@ -78,7 +78,8 @@ pub(crate) enum Accepted {
 }
 
 /// A listening socket and one spare descriptor: when all others are used up, the spare one is given
-/// up to take a connection and close it, so that its peer is told instead of hanging in the backlog.
+/// up to take a connection and close it, so that its peer is told instead of hanging in the
+/// backlog.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedFd,

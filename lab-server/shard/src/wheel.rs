@@ -1,9 +1,9 @@
 //! A hierarchical timer wheel: insert in constant time, no removal.
 //!
 //! Timers here guard millions of things that nearly always happen in time (an answer, a login, the
-//! rest of a frame). Removing a timer from a list touches its neighbours, which are cold memory;
-//! so nothing is removed: the owner is handed its key when the time comes and looks whether
-//! it still matters. Scheme 6 of Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1987).
+//! rest of a frame). Removing a timer from a list touches its neighbours, which are cold memory; so
+//! nothing is removed: the owner is handed its key when the time comes and looks whether it still
+//! matters. Scheme 6 of Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1987).
 
 /// Buckets of a level: 64, so that a bitmap of occupied buckets is one word.
 const BUCKETS: usize = 64;
@@ -55,7 +55,8 @@ impl<K: Copy> Wheel<K> {
         self.len == 0
     }
 
-    /// Hands `key` out at `deadline_ns` or up to one tick later; at the next tick when that is past.
+    /// Hands `key` out at `deadline_ns` or up to one tick later; at the next tick when that is
+    /// past.
     pub fn insert(&mut self, deadline_ns: u64, key: K) {
         let deadline_tick = deadline_ns.div_ceil(self.tick_ns).max(self.now_tick + 1);
         let node = Node { deadline_tick, next: NONE, key };
@@ -86,7 +87,8 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// When [`Self::expire`] has something to do next, in nanoseconds; it may then only have to sort.
+    /// When [`Self::expire`] has something to do next, in nanoseconds; it may then only have to
+    /// sort.
     pub fn next_ns(&self) -> Option<u64> {
         self.next_tick().map(|tick| tick * self.tick_ns)
     }

@@ -29,8 +29,8 @@ use generating::Generators;
 use pushing::Pushes;
 use session::Session;
 
-/// A peer that says nothing is closed this long after it connected, and one that leaves a frame half
-/// this long after it began it: within the 10 s promised, whatever a tick adds.
+/// A peer that says nothing is closed this long after it connected, and one that leaves a frame
+/// half this long after it began it: within the 10 s promised, whatever a tick adds.
 const PATIENCE_NS: u64 = 9_000_000_000;
 
 /// Granularity of deadlines. Nothing a shard waits for needs to be closer than that.

@@ -140,7 +140,8 @@ impl Logic {
             io.finish(conn);
             return;
         }
-        // Sent before the answer, so that whoever acts on the answer finds the user in the directory.
+        // Sent before the answer, so that whoever acts on the answer finds the user in the
+        // directory.
         let enter = Message::Enter { user, at: self.address(conn) };
         if !self.post(io, home_of(user, self.shards), enter) {
             io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Busy as u32 });

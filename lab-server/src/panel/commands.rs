@@ -1,4 +1,5 @@
-//! What can be asked of a server. The same commands come over HTTP and as lines of JSON over a pipe.
+//! What can be asked of a server. The same commands come over HTTP and as lines of JSON over a
+//! pipe.
 
 use serde::{Deserialize, Serialize};
 use shard::NANOS_PER_SECOND;
@@ -24,7 +25,8 @@ pub enum Command {
         /// How many in all; no end without it.
         #[serde(default)]
         total: Option<u64>,
-        /// With users `[first, end)`: packets sent to three of them instead of packets to be shaken.
+        /// With users `[first, end)`: packets sent to three of them instead of packets to be
+        /// shaken.
         #[serde(default)]
         users: Option<(u32, u32)>,
         /// What the amounts come from; the server's seed and the generator's number without it.

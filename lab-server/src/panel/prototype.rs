@@ -17,8 +17,9 @@ impl From<YaoHongBao> for Command {
     }
 }
 
-/// `GET /fahongbao?qps=200&sum=20000&min=0&max=599999`: packets sent to three users of `[min, max)`.
-/// Negative numbers lose their sign and a descending range is turned round, as the prototype does.
+/// `GET /fahongbao?qps=200&sum=20000&min=0&max=599999`: packets sent to three users of `[min,
+/// max)`. Negative numbers lose their sign and a descending range is turned round, as the prototype
+/// does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct FaHongBao {
     qps: u32,

@@ -53,8 +53,8 @@ impl Frame<'_> {
     /// Writes the frame to the start of `out` and returns its length in bytes.
     /// `unix_seconds` is the time that the header carries.
     ///
-    /// # Errors
-    /// [`EncodeError`] when `out` is too short or a variable part too long; `out` is then as it was.
+    /// # Errors [`EncodeError`] when `out` is too short or a variable part too long; `out` is then
+    /// as it was.
     pub fn encode(&self, unix_seconds: u64, out: &mut [u8]) -> Result<usize, EncodeError> {
         let len = self.encoded_len();
         let Some(length) = u16::try_from(len).ok().filter(|_| self.is_allowed_len(len)) else {

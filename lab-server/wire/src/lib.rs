@@ -5,8 +5,8 @@
 //! The crate performs no I/O and never allocates: frames borrow from the bytes they were read from
 //! and are written into a slice of the caller's.
 //!
-//! All integers are unsigned and big-endian. A frame is a 12-byte header (length of the whole frame,
-//! command, Unix seconds at which the sender wrote it) and a payload that the command fixes.
+//! All integers are unsigned and big-endian. A frame is a 12-byte header (length of the whole
+//! frame, command, Unix seconds at which the sender wrote it) and a payload that the command fixes.
 //! Commands 0 to 6 are those of the Go prototype `xiaojiaqi/10billionhongbaos`, byte for byte;
 //! commands from 0x0100 up are this project's.
 

@@ -29,6 +29,10 @@ fn check(frame: Frame<'_>) {
     }
 }
 
+fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..most)
+}
+
 fn fixed_frame() -> impl Strategy<Value = Frame<'static>> {
     let w = any::<u32>;
     prop_oneof![
@@ -97,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic_and_never_grow(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+    fn random_bytes_never_panic_and_never_grow(bytes in bytes(64)) {
         match decode(&bytes) {
             Decoded::Frame { frame, unix_seconds, length } => {
                 prop_assert!(length <= bytes.len());

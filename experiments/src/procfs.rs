@@ -10,20 +10,20 @@ use crate::machine::meminfo;
 
 /// A second of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct ProcessSecond {
+pub struct ProcessSecond {
     /// The Unix second.
-    pub(super) t: u64,
+    pub t: u64,
     /// Anonymous memory that is resident, in bytes; null when the process is gone.
-    pub(super) rss_anon_bytes: Option<u64>,
+    pub rss_anon_bytes: Option<u64>,
     /// CPU time of all its threads in this second, in microseconds.
-    pub(super) cpu_us: Option<u64>,
+    pub cpu_us: Option<u64>,
     /// Time that its threads waited for a CPU in this second, in microseconds.
-    pub(super) wait_us: Option<u64>,
+    pub wait_us: Option<u64>,
 }
 
 /// A process that is looked at every second.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     pid: u32,
     times: Option<(u64, u64)>,
 }
@@ -34,12 +34,12 @@ fn read(path: String) -> Option<String> {
 
 impl Process {
     /// A process.
-    pub(super) fn new(pid: u32) -> Self {
+    pub fn new(pid: u32) -> Self {
         Self { pid, times: thread_times(pid) }
     }
 
     /// What it used since it was asked the last time.
-    pub(super) fn second(&mut self, t: u64) -> ProcessSecond {
+    pub fn second(&mut self, t: u64) -> ProcessSecond {
         let now = thread_times(self.pid);
         let both = now.zip(self.times);
         self.times = now;
@@ -94,19 +94,19 @@ const TCP: [&str; 14] = [
 
 /// The TCP counters of a process's network namespace, as they grow.
 #[derive(Debug)]
-pub(super) struct Tcp {
+pub struct Tcp {
     pid: u32,
     last: BTreeMap<&'static str, u64>,
 }
 
 impl Tcp {
     /// The counters of the namespace of a process.
-    pub(super) fn new(pid: u32) -> Self {
+    pub fn new(pid: u32) -> Self {
         Self { pid, last: tcp_counters(pid) }
     }
 
     /// What they grew by since they were asked the last time.
-    pub(super) fn second(&mut self, t: u64) -> Value {
+    pub fn second(&mut self, t: u64) -> Value {
         let now = tcp_counters(self.pid);
         let mut grown = Map::new();
         grown.insert("t".to_owned(), t.into());
@@ -156,24 +156,24 @@ fn tcp_counters(pid: u32) -> BTreeMap<&'static str, u64> {
 
 /// A second of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct MachineSecond {
+pub struct MachineSecond {
     /// The Unix second.
-    pub(super) t: u64,
+    pub t: u64,
     /// Memory of the kernel's own objects, in bytes.
-    pub(super) slab_bytes: Option<u64>,
+    pub slab_bytes: Option<u64>,
     /// Memory that can be had, in bytes.
-    pub(super) available_bytes: Option<u64>,
+    pub available_bytes: Option<u64>,
     /// Time in which CPUs had nothing to do, in microseconds, over all CPUs.
-    pub(super) idle_us: Option<u64>,
+    pub idle_us: Option<u64>,
     /// Time that the hypervisor gave to others, in microseconds.
-    pub(super) steal_us: Option<u64>,
+    pub steal_us: Option<u64>,
     /// Time spent on soft interrupts, in microseconds.
-    pub(super) softirq_us: Option<u64>,
+    pub softirq_us: Option<u64>,
 }
 
 /// The machine, looked at every second.
 #[derive(Debug)]
-pub(super) struct MachineTimes {
+pub struct MachineTimes {
     last: Option<[u64; 3]>,
 }
 
@@ -185,7 +185,7 @@ impl Default for MachineTimes {
 
 impl MachineTimes {
     /// What happened since it was asked the last time.
-    pub(super) fn second(&mut self, t: u64) -> MachineSecond {
+    pub fn second(&mut self, t: u64) -> MachineSecond {
         let now = cpu_times();
         let grown = now.zip(self.last).map(|(now, then)| {
             let mut grown = [0; 3];
