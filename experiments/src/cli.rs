@@ -46,7 +46,7 @@ enum Command {
     Run {
         /// The experiment file
         file: PathBuf,
-        /// The directory to write [default: results/<experiment>-<UTC start>]
+        /// The directory to write [default: results/EXPERIMENT-START, start in UTC]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word

@@ -21,7 +21,7 @@ pub struct Limits {
     pub stall_ns: u64,
     /// The longest unfinished frame that is kept for a peer.
     pub stash_bytes: usize,
-    /// The shortest sleep worth a timer, see [`Alarm::new`].
+    /// The shortest sleep worth a timer, see [`crate::Alarm::new`].
     pub alarm_slack_ns: u64,
 }
 

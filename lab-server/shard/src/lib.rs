@@ -3,7 +3,7 @@
 //! shards.
 //!
 //! Owns: every system call on the data path. Must not know: frames, users, money, schedules.
-//! The logic of a program is a [`Handler`]; [`drive`] carries it.
+//! The logic of a program is a [`Handler`]; [`drive()`] carries it.
 
 mod alarm;
 mod clock;

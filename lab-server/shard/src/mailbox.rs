@@ -2,7 +2,7 @@
 //!
 //! A bounded queue a shard and an eventfd in its readiness set. Not glommio's channels: a shard
 //! that is busy waits for its connections in `epoll_wait` and not in glommio's reactor
-//! ([`crate::drive`] says why), and 54 shards would need 2,916 channels where 54 queues do.
+//! ([`crate::drive()`] says why), and 54 shards would need 2,916 channels where 54 queues do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
