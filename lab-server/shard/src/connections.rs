@@ -328,6 +328,7 @@ impl Net {
     fn ready<H: Handler>(&mut self, handler: &mut H, id: ConnId, flags: EventFlags) {
         let Some(slot) = self.slots.get(id) else { return };
         let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+        slot.hung_up |= broken || flags.contains(EventFlags::RDHUP);
         if flags.contains(EventFlags::OUT) {
             if slot.state == State::Connecting && !broken {
                 slot.state = State::Open;
@@ -376,7 +377,8 @@ impl Net {
                 if state == State::Open {
                     self.hand_over(handler, id, &bytes[..len]);
                 }
-                if len == bytes.len() {
+                let hung_up = self.slots.get(id).is_some_and(|slot| slot.hung_up);
+                if hung_up || len == bytes.len() {
                     self.readable.push_back(id);
                 }
             }

@@ -60,6 +60,9 @@ pub(crate) struct Slot {
     /// In a free slot the next free one, else the index of this turn's send or [`NONE`].
     pub(crate) link: u32,
     pub(crate) state: State,
+    /// The peer has sent its last: whoever reads the bytes before it must read on, for there will be
+    /// no other event.
+    pub(crate) hung_up: bool,
     pub(crate) stash: Option<Box<Stash>>,
     pub(crate) backlog: Option<Box<Backlog>>,
 }
@@ -99,6 +102,7 @@ impl Slots {
                 generation: 0,
                 link: NONE,
                 state: State::Free,
+                hung_up: false,
                 stash: None,
                 backlog: None,
             });
@@ -110,6 +114,7 @@ impl Slots {
         let at = &mut self.slots[slot as usize];
         at.link = NONE;
         at.state = state;
+        at.hung_up = false;
         Some(ConnId { slot, generation: at.generation })
     }
 

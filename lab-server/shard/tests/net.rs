@@ -168,6 +168,24 @@ fn a_frame_in_pieces_and_many_in_one() {
     assert_eq!(net.connections(), 0);
 }
 
+/// Its bytes and its end come as one event of the edge-triggered readiness set.
+#[test]
+fn a_peer_that_sends_its_last_and_says_so_is_seen_to_leave() {
+    let (mut net, address) = listening(limits(4));
+    let mut lines = Lines::default();
+    for text in ["whole\n", "half"] {
+        let mut peer = client(address);
+        turn_until(&mut net, &mut lines, |net, _| net.connections() == 1);
+        peer.write_all(text.as_bytes()).expect("sent");
+        peer.shutdown(Shutdown::Write).expect("still open");
+        turn_until(&mut net, &mut lines, |net, _| net.connections() == 0);
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).expect("an orderly end");
+        assert_eq!(answer == "whole\n", text == "whole\n", "{answer}");
+    }
+    assert_eq!(lines.closed, [Closed::ByPeer; 2]);
+}
+
 #[test]
 fn a_peer_that_never_reads_is_closed_and_costs_the_others_nothing() {
     let (mut net, address) = listening(limits(4));
