@@ -232,17 +232,21 @@ impl Server {
         }
     }
 
-    /// The state of every shard. Reports that come in between are dropped: not for a server whose
-    /// reports somebody else reads.
+    /// The state of every shard. Other reports, those from before too, are dropped: not for a server
+    /// whose reports somebody else reads.
     ///
     /// # Errors
     /// The shard that did not answer in time.
     pub fn snapshots(&self, timeout: Duration) -> Result<Vec<Snapshot>, usize> {
         let ticket = monotonic_ns();
+        let deadline_ns = ticket.saturating_add(timeout.as_nanos() as u64);
+        // Samples that nobody read fill the inbox, and an answer that finds no room is lost.
+        while self.next_report(Some(Duration::ZERO)).is_some() {}
         self.tell_all(|| Message::Snapshot { ticket });
         let mut snapshots: Vec<Option<Snapshot>> = vec![None; self.shards()];
         while let Some(missing) = snapshots.iter().position(Option::is_none) {
-            match self.next_report(Some(timeout)) {
+            let left = Duration::from_nanos(deadline_ns.saturating_sub(monotonic_ns()));
+            match self.next_report(Some(left)) {
                 Some(Report::Snapshot(answer, snapshot)) if answer == ticket => {
                     let shard = snapshot.shard;
                     snapshots[shard] = Some(*snapshot);
