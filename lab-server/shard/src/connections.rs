@@ -422,12 +422,13 @@ impl Net {
                     self.counters.turned_away += 1;
                     reset(socket)?;
                 }
-                Accepted::Socket(socket) => match self.adopt(socket, State::Open)? {
-                    Some(id) => {
+                Accepted::Socket(socket) => match self.adopt(socket, State::Open) {
+                    Ok(Some(id)) => {
                         self.counters.accepted += 1;
                         handler.accepted(self, id);
                     }
-                    None => self.counters.turned_away += 1,
+                    // No descriptor for another ring, no memory: that is this peer's loss alone.
+                    Ok(None) | Err(_) => self.counters.turned_away += 1,
                 },
             }
         }

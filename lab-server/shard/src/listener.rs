@@ -121,12 +121,16 @@ impl Listener {
 
     fn turn_away(&mut self) -> io::Result<Accepted> {
         self.spare = None;
-        let refused = self.accept_once();
-        if let Ok(socket) = refused {
-            reset(socket)?;
-        }
+        // Without a descriptor to give, the kernel refuses before it looks whether somebody waits.
+        let turned_away = match self.accept_once() {
+            Ok(socket) => {
+                reset(socket)?;
+                Accepted::TurnedAway
+            }
+            Err(_) => Accepted::Nobody,
+        };
         self.spare = open_spare().ok();
-        Ok(if self.spare.is_some() { Accepted::TurnedAway } else { Accepted::Nobody })
+        Ok(turned_away)
     }
 }
 
