@@ -176,6 +176,11 @@ impl Logic {
         &self.sets
     }
 
+    /// Where the users are whose home this shard is.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// A peer connected.
     pub fn accepted(&mut self, io: &mut impl Io, conn: ConnId) {
         let slot = conn.slot as usize;
