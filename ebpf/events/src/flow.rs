@@ -1,0 +1,158 @@
+//! The latest request of a connection, one entry per flow.
+//!
+//! The kernel only stamps; the client's thread, which has just read an answer, finds the instants
+//! of both ends here and computes the segments itself. Each end writes a cache line of its own.
+
+use crate::layout;
+
+/// Bits of [`ClientPart::flags`].
+pub mod client {
+    /// T1 is there.
+    pub const SENT: u16 = 1;
+    /// T5 is there.
+    pub const READY: u16 = 2;
+    /// T6 is there.
+    pub const READ: u16 = 4;
+    /// The request began while another one was unanswered, or with data still to be read.
+    pub const SHARED: u16 = 8;
+    /// `sent_foreign` and `sent_own` are there.
+    pub const SENT_SPLIT: u16 = 16;
+    /// `receive_*` hold the thread's totals at T5.
+    pub const RECEIVE_BEGUN: u16 = 32;
+    /// `receive_*` hold what the thread waited from T5 to T6.
+    pub const RECEIVE_SPLIT: u16 = 64;
+}
+
+/// Bits of [`ServerPart::flags`].
+pub mod server {
+    /// T2 is there.
+    pub const READY: u16 = 1;
+    /// T3 is there.
+    pub const READ: u16 = 2;
+    /// T4 is there.
+    pub const ANSWERED: u16 = 4;
+    /// `wait_*` hold the thread's totals at T2.
+    pub const WAIT_BEGUN: u16 = 8;
+    /// `wait_*` hold what the thread waited from T2 to T3.
+    pub const WAIT_SPLIT: u16 = 16;
+    /// `service_*` hold the thread's totals at T3.
+    pub const SERVICE_BEGUN: u16 = 32;
+    /// `service_*` hold what the thread waited from T3 to T4.
+    pub const SERVICE_SPLIT: u16 = 64;
+}
+
+/// What the client's end saw of its latest request. Instants are CLOCK_MONOTONIC nanoseconds,
+/// 0 is "not seen"; sequence numbers are those of TCP.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientPart {
+    /// T1: the send began.
+    pub sent_ns: u64,
+    /// T5: the answer was ready.
+    pub ready_ns: u64,
+    /// T6: the answer was read.
+    pub read_ns: u64,
+    /// The request's first byte.
+    pub sequence: u32,
+    /// Bytes the send was asked to send.
+    pub length: u32,
+    /// The answer's first byte.
+    pub answer: u32,
+    /// The counter `losses` (lower half of it) when the send began.
+    pub losses_at_send: u16,
+    /// The same when the answer was ready.
+    pub losses_at_ready: u16,
+    /// The thread's total wait for a CPU held by others at T1, lower 32 bits of nanoseconds.
+    pub sent_foreign: u32,
+    /// The same for a CPU held by threads of its own program.
+    pub sent_own: u32,
+    /// From T5 to T6: nanoseconds of waiting for a CPU held by others.
+    pub receive_foreign: u32,
+    /// From T5 to T6: nanoseconds of waiting for a CPU held by its own program.
+    pub receive_own: u32,
+    /// The slot of the thread that last read or sent here, 0 for none.
+    pub slot: u16,
+    /// Bits of [`client`].
+    pub flags: u16,
+    /// Retransmissions and drops of this connection, either way, ever.
+    pub losses: u32,
+}
+
+/// What the server's end saw of the latest request.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerPart {
+    /// T2: the request was ready.
+    pub ready_ns: u64,
+    /// T3: the request was read.
+    pub read_ns: u64,
+    /// T4: the answer's send began.
+    pub answered_ns: u64,
+    /// Whose entry this is when flows are hashed; 0 when they are dense or the entry is free.
+    pub key: u64,
+    /// The request's first byte.
+    pub sequence: u32,
+    /// The first byte not read at T3.
+    pub end: u32,
+    /// The answer's first byte.
+    pub answer: u32,
+    /// From T2 to T3: nanoseconds of waiting for a CPU held by others.
+    pub wait_foreign: u32,
+    /// From T2 to T3: nanoseconds of waiting for a CPU held by its own program.
+    pub wait_own: u32,
+    /// From T3 to T4, as `wait_foreign`.
+    pub service_foreign: u32,
+    /// From T3 to T4, as `wait_own`.
+    pub service_own: u32,
+    /// The slot of the thread that last read here, 0 for none.
+    pub slot: u16,
+    /// Bits of [`server`].
+    pub flags: u16,
+}
+
+/// Both ends of a connection; on a host that has one end, the other part stays zero.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlowEntry {
+    /// The client's cache line.
+    pub client: ClientPart,
+    /// The server's cache line.
+    pub server: ServerPart,
+}
+
+/// Marks a key as taken: a key is never 0.
+const KEY_TAKEN: u64 = 1 << 63;
+
+/// The key of an IPv4 connection by the client's address and port, host byte order.
+#[inline(always)]
+#[must_use]
+pub const fn key_v4(address: u32, port: u16) -> u64 {
+    KEY_TAKEN | (address as u64) << 16 | port as u64
+}
+
+/// The key of an IPv6 connection: 63 bits that differ from each other's with all likelihood.
+#[inline(always)]
+#[must_use]
+pub const fn key_v6(address_high: u64, address_low: u64, port: u16) -> u64 {
+    let mixed = mix(address_high ^ mix(address_low ^ mix(port as u64)));
+    KEY_TAKEN | mixed
+}
+
+/// Where a key's entry lies in a table of `capacity` (a power of two) entries.
+#[inline(always)]
+#[must_use]
+pub const fn hashed_slot(key: u64, capacity: u32) -> u32 {
+    mix(key) as u32 & capacity.wrapping_sub(1)
+}
+
+/// Finaliser of MurmurHash3.
+#[inline(always)]
+const fn mix(value: u64) -> u64 {
+    let value = (value ^ value >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let value = (value ^ value >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    value ^ value >> 33
+}
+
+layout!(ClientPart, 64, sent_ns at 0, sequence at 24, losses_at_send at 36, slot at 56, losses at 60);
+layout!(ServerPart, 64, ready_ns at 0, key at 24, sequence at 32, wait_foreign at 44, flags at 62);
+layout!(FlowEntry, 128, client at 0, server at 64);

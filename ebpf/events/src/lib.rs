@@ -1,0 +1,35 @@
+//! Types that cross the border between the probes in the kernel and user space.
+//!
+//! Owns: layouts, and the arithmetic that both sides must agree on. Everything is `repr(C)` with
+//! fixed widths and explicit padding; sizes and offsets are asserted when this is compiled, so
+//! that a rearranged field is a compile error and not a wrong figure. Must not know: aya, libc, std.
+
+#![no_std]
+
+mod config;
+mod counters;
+mod flow;
+mod histogram;
+mod thread;
+
+pub use config::{ABSENT, Config, FLOW_DENSE, FLOW_HASHED, Learn, Offsets, dense_index};
+pub use counters::{
+    CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, LossRecord, NAME_LENGTH,
+    PeerLosses, RETRANSMIT_KINDS, Retransmit, SIDES, SOFTIRQS, ServerBlock, Side, SoftirqBlock,
+    StackCount, StackKey, loss,
+};
+pub use flow::{ClientPart, FlowEntry, ServerPart, client, hashed_slot, key_v4, key_v6, server};
+pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
+pub use thread::{
+    CpuEntry, LONG_WAIT_NS, PROGRAM_CLIENT_FIRST, PROGRAM_CLIENT_LAST, PROGRAM_IDLE, PROGRAM_OTHER,
+    PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadState, WAITS_KEPT, Wait,
+};
+
+/// Size and field offsets of a type, asserted when it is compiled.
+macro_rules! layout {
+    ($type:ty, $size:expr, $($field:ident at $offset:expr),+ $(,)?) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        $(const _: () = assert!(core::mem::offset_of!($type, $field) == $offset);)+
+    };
+}
+pub(crate) use layout;

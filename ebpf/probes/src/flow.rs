@@ -1,0 +1,166 @@
+//! From a connection to its entry.
+
+use aya_ebpf::{
+    macros::map,
+    maps::Array,
+};
+use events::{FLOW_DENSE, FlowEntry, Side, dense_index, hashed_slot, key_v4, key_v6};
+
+use crate::{
+    count::count,
+    kernel::{Socket, config},
+};
+
+/// `BPF_F_MMAPABLE`: the client reads its entry without a system call.
+pub(crate) const MMAPABLE: u32 = 1 << 10;
+
+/// The latest request of each connection.
+///
+/// An array: the index is computed, so a lookup is a multiplication and a comparison, where a hash
+/// map took 0.2 µs more per event. Sized by the loader.
+#[map]
+static FLOWS: Array<FlowEntry> = Array::with_max_entries(1, MMAPABLE);
+
+/// An entry that has not been used for this long may be taken by another connection (hashed mode).
+const IDLE_NS: u64 = 1_000_000_000;
+
+const AF_INET6: u16 = 10;
+
+/// A client's address and port, as far as they name a flow.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer {
+    /// IPv4 address, host byte order; 0 for IPv6.
+    pub(crate) address: u32,
+    /// The port.
+    pub(crate) port: u16,
+    /// The key in hashed mode.
+    key: u64,
+}
+
+impl Peer {
+    /// No client.
+    pub(crate) const NOBODY: Self = Self { address: 0, port: 0, key: 0 };
+
+    #[inline(always)]
+    pub(crate) fn v4(address: u32, port: u16) -> Self {
+        Self { address, port, key: key_v4(address, port) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn v6(high: u64, low: u64, port: u16) -> Self {
+        Self { address: 0, port, key: key_v6(high, low, port) }
+    }
+
+    /// The client of a connection, seen from either end.
+    #[inline(always)]
+    pub(crate) fn of_socket(socket: Socket, side: Side) -> Option<Self> {
+        let server = matches!(side, Side::Server);
+        let port = if server { socket.peer_port() } else { socket.own_port() };
+        if port == 0 {
+            // Listening.
+            return None;
+        }
+        let address: u32 = if server {
+            socket.0.field(config!(offsets.skc_daddr))
+        } else {
+            socket.0.field(config!(offsets.skc_rcv_saddr))
+        };
+        if config!(flow_mode) == FLOW_DENSE {
+            return Some(Self { address: u32::from_be(address), port, key: 0 });
+        }
+        // A socket of the other family that carries IPv4 has its IPv4 addresses set.
+        let family: u16 = socket.0.field(config!(offsets.skc_family));
+        if family == AF_INET6 && address == 0 {
+            let offset = if server {
+                config!(offsets.skc_v6_daddr)
+            } else {
+                config!(offsets.skc_v6_rcv_saddr)
+            };
+            let words: [u64; 2] = socket.0.copy(offset)?;
+            return Some(Self::v6(words[0], words[1], port));
+        }
+        Some(Self::v4(u32::from_be(address), port))
+    }
+
+    /// The entry, claimed when `now` may claim it (hashed mode). A null pointer is never returned.
+    #[inline(always)]
+    pub(crate) fn entry(self, now: impl FnOnce() -> u64) -> Option<*mut FlowEntry> {
+        if config!(flow_mode) == FLOW_DENSE {
+            let Some(index) = self.dense() else {
+                count(|block| &mut block.flows_outside);
+                return None;
+            };
+            return FLOWS.get_ptr_mut(index);
+        }
+        let entry = FLOWS.get_ptr_mut(hashed_slot(self.key, config!(flow_capacity)))?;
+        // SAFETY: the map's value is a `FlowEntry`; a torn read only costs one instant.
+        unsafe {
+            let key = &raw mut (*entry).server.key;
+            if *key != self.key {
+                let latest = (*entry).server.ready_ns.max((*entry).client.sent_ns);
+                if *key != 0 && now().wrapping_sub(latest) < IDLE_NS {
+                    count(|block| &mut block.flows_collided);
+                    return None;
+                }
+                *entry = FlowEntry { ..EMPTY };
+                *key = self.key;
+            }
+        }
+        Some(entry)
+    }
+
+    /// The entry as it is, without claiming it.
+    #[inline(always)]
+    pub(crate) fn existing(self) -> Option<*mut FlowEntry> {
+        if config!(flow_mode) == FLOW_DENSE {
+            return FLOWS.get_ptr_mut(self.dense()?);
+        }
+        let entry = FLOWS.get_ptr_mut(hashed_slot(self.key, config!(flow_capacity)))?;
+        // SAFETY: the map's value is a `FlowEntry`.
+        if unsafe { (*entry).server.key } == self.key { Some(entry) } else { None }
+    }
+
+    #[inline(always)]
+    fn dense(self) -> Option<u32> {
+        dense_index(
+            (config!(client_first), config!(client_count)),
+            (config!(port_first), config!(port_span)),
+            (self.address, self.port),
+        )
+    }
+}
+
+const EMPTY: FlowEntry = FlowEntry {
+    client: events::ClientPart {
+        sent_ns: 0,
+        ready_ns: 0,
+        read_ns: 0,
+        sequence: 0,
+        length: 0,
+        answer: 0,
+        losses_at_send: 0,
+        losses_at_ready: 0,
+        sent_foreign: 0,
+        sent_own: 0,
+        receive_foreign: 0,
+        receive_own: 0,
+        slot: 0,
+        flags: 0,
+        losses: 0,
+    },
+    server: events::ServerPart {
+        ready_ns: 0,
+        read_ns: 0,
+        answered_ns: 0,
+        key: 0,
+        sequence: 0,
+        end: 0,
+        answer: 0,
+        wait_foreign: 0,
+        wait_own: 0,
+        service_foreign: 0,
+        service_own: 0,
+        slot: 0,
+        flags: 0,
+    },
+};

@@ -1,0 +1,117 @@
+//! Reading the kernel's structures, and the settings.
+
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
+use events::{Config, Side};
+
+/// Written by the loader, frozen before the first program is verified.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Shared<Config> = Shared(MaybeUninit::new(Config::EMPTY));
+
+/// Keeps the compiler from folding the value it sees here into the code.
+#[repr(transparent)]
+pub(crate) struct Shared<T>(pub(crate) MaybeUninit<T>);
+
+// SAFETY: read-only for the programs.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// A field of [`CONFIG`]. One load, whose value the verifier knows.
+macro_rules! config {
+    ($($field:ident).+ $([$index:literal])?) => {
+        // SAFETY: the field lies within the global, which always holds a valid `Config`.
+        unsafe {
+            core::ptr::read_volatile(
+                &raw const (*$crate::kernel::CONFIG.0.as_ptr()).$($field).+ $([$index])?
+            )
+        }
+    };
+}
+pub(crate) use config;
+
+/// A pointer the kernel handed over, with its type known to the verifier.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Object(*const c_void);
+
+impl Object {
+    pub(crate) const fn new(pointer: *const c_void) -> Self {
+        Self(pointer)
+    }
+
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// The pointer as a number, to tell objects apart.
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// A field, by its offset from [`CONFIG`].
+    #[inline(always)]
+    pub(crate) fn field<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the verifier checks offset and width against the type's BTF, and a load that
+        // faults reads zero. Volatile, so that loads are neither merged nor widened.
+        unsafe { ptr::read_volatile(self.0.cast::<u8>().add(offset as usize).cast::<T>()) }
+    }
+
+    /// A field that points to another object.
+    #[inline(always)]
+    pub(crate) fn object(self, offset: u32) -> Self {
+        Self(self.field::<*const c_void>(offset))
+    }
+
+    /// Bytes at an offset, where the verifier knows no type. `None` if they cannot be read.
+    #[inline(always)]
+    pub(crate) fn copy<T>(self, offset: u32) -> Option<T> {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(self.0.cast::<u8>().add(offset as usize).cast::<T>()).ok() }
+    }
+}
+
+/// A socket.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket(pub(crate) Object);
+
+impl Socket {
+    /// Which end of a connection of the experiment's port this is.
+    #[inline(always)]
+    pub(crate) fn side(self) -> Option<Side> {
+        let port = config!(port);
+        let num: u16 = self.0.field(config!(offsets.skc_num));
+        if num == port {
+            return Some(Side::Server);
+        }
+        let dport: u16 = self.0.field(config!(offsets.skc_dport));
+        if dport == port.to_be() {
+            return Some(Side::Client);
+        }
+        None
+    }
+
+    /// The port of the other end, host byte order.
+    #[inline(always)]
+    pub(crate) fn peer_port(self) -> u16 {
+        u16::from_be(self.0.field(config!(offsets.skc_dport)))
+    }
+
+    /// Its own port, host byte order.
+    #[inline(always)]
+    pub(crate) fn own_port(self) -> u16 {
+        self.0.field(config!(offsets.skc_num))
+    }
+
+    /// The socket as a TCP socket; a null object if it is none.
+    #[inline(always)]
+    pub(crate) fn tcp(self) -> Object {
+        // SAFETY: the helper checks state and protocol, and returns null for anything else.
+        Object(unsafe { bpf_skc_to_tcp_sock(self.0.0.cast_mut()) }.cast_const().cast())
+    }
+}
+
+/// `rcv_nxt`, `copied_seq` and the like: whether `later` is after `earlier` in the stream.
+#[inline(always)]
+pub(crate) fn after(later: u32, earlier: u32) -> bool {
+    later.wrapping_sub(earlier).cast_signed() > 0
+}

@@ -1,0 +1,387 @@
+//! Loading and attaching, one probe at a time.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, include_bytes_aligned,
+    maps::{Map, MapData},
+    programs::{BtfTracePoint, ProgramError},
+};
+use events::{
+    ABSENT, Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef,
+};
+use serde::Serialize;
+
+use crate::{
+    btf::{Btf, BtfError},
+    catalog::{PROBES, Spec},
+    flows::{FlowLayout, FlowTable, span},
+    kernel,
+    mapping::SharedArray,
+    offsets::{self, Resolved},
+    options::Options,
+    reasons::Reasons,
+    symbols::Symbols,
+    threads::{Program, ThreadTable},
+};
+
+/// The compiled probes.
+static OBJECT: &[u8] = include_bytes_aligned!("../prebuilt/probes.o");
+
+/// Why there are no probes at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel does not describe its types.
+    #[error("the probes need the kernel's own description of its types: {0}")]
+    NoBtf(#[from] BtfError),
+    /// Not allowed.
+    #[error("not allowed to load probes: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")]
+    NotPermitted,
+    /// The maps could not be made.
+    #[error("cannot load the probes: {0}; they need Linux 5.8 or later")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// No probe at all could be attached.
+    #[error("no probe could be attached; the first one: {0}")]
+    NoneAttached(String),
+    /// A kernel array could not be mapped.
+    #[error("cannot map the probes' array {name}: {source}")]
+    Unmapped {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeState {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it attaches: `group:tracepoint`.
+    pub tracepoint: String,
+    /// Whether it is attached.
+    pub attached: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The first Linux that has what it needs.
+    pub since_kernel: &'static str,
+    /// How often it ran; only counted while `kernel.bpf_stats_enabled` is set.
+    pub runs: Option<u64>,
+    /// Time it took, likewise.
+    pub run_time_ns: Option<u64>,
+    /// How often it was left out because it was running on the same CPU already.
+    pub missed: Option<u64>,
+}
+
+/// A type of the kernel side as aya wants it: plain data.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Raw<T: Copy>(pub(crate) T);
+
+// SAFETY: the types of `events` are integers only, without padding.
+unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
+
+/// The attached probes. Dropping this detaches all of them.
+pub struct Probes {
+    pub(crate) ebpf: Ebpf,
+    pub(crate) attached: HashMap<&'static str, Result<(), String>>,
+    pub(crate) reasons: Reasons,
+    pub(crate) symbols: Symbols,
+    pub(crate) layout: FlowLayout,
+    pub(crate) flows: MapData,
+    pub(crate) flow_table: FlowTable,
+    pub(crate) threads: MapData,
+    pub(crate) thread_table: ThreadTable,
+    pub(crate) cpus: SharedArray<CpuEntry>,
+    processes: SharedArray<TaskRef>,
+    pub(crate) profile_stacks: u32,
+}
+
+impl Probes {
+    /// Loads the probes and attaches each that can be.
+    ///
+    /// # Errors
+    /// When none can be: no BTF, no permission, a kernel before 5.8.
+    pub fn attach(options: &Options) -> Result<Self, AttachError> {
+        let btf = Btf::of_kernel()?;
+        let resolved = offsets::resolve(&btf);
+        let reasons = Reasons::of_kernel(&btf);
+        let config = Raw(configure(options, &resolved, &reasons));
+        let aya_btf = aya::Btf::from_sys_fs().map_err(|_| BtfError::NotBtf(crate::btf::VMLINUX.into()))?;
+        let mut ebpf = load(options, &config, &aya_btf)?;
+        let attached = attach_each(&mut ebpf, options, &btf, &resolved, &aya_btf);
+        if attached.values().all(Result::is_err) {
+            return Err(none_attached(&attached));
+        }
+        let flows = take(&mut ebpf, "FLOWS")?;
+        let threads = take(&mut ebpf, "THREADS")?;
+        let unmapped = |name| move |source| AttachError::Unmapped { name, source };
+        let cpus = take(&mut ebpf, "CPUS")?;
+        let processes = take(&mut ebpf, "PROCESSES")?;
+        let probes = Self {
+            reasons,
+            symbols: Symbols::default(),
+            layout: options.flows,
+            flow_table: FlowTable::map(flows.fd(), options.flows).map_err(unmapped("FLOWS"))?,
+            thread_table: ThreadTable::map(threads.fd()).map_err(unmapped("THREADS"))?,
+            cpus: SharedArray::map(cpus.fd().as_fd(), cpu_count(), false)
+                .map_err(unmapped("CPUS"))?,
+            processes: SharedArray::map(processes.fd().as_fd(), pid_max(), true)
+                .map_err(unmapped("PROCESSES"))?,
+            flows,
+            threads,
+            attached,
+            ebpf,
+            profile_stacks: options.profile_stacks,
+        };
+        if let Some(pid) = options.server_pid {
+            probes.watch(pid, Program::Server);
+        }
+        for (number, pid) in options.client_pids.iter().enumerate() {
+            probes.watch(*pid, Program::Client(u8::try_from(number).unwrap_or(u8::MAX)));
+        }
+        Ok(probes)
+    }
+
+    /// Watches the threads of a process: those it has and those it will have.
+    pub fn watch(&self, pid: u32, program: Program) {
+        let process = TaskRef { slot: 0, program: program.number(), padding: 0, tgid: pid };
+        self.processes.write(pid as usize, process);
+    }
+
+    /// What became of each probe.
+    pub fn report(&self) -> Vec<ProbeState> {
+        PROBES.iter().map(|spec| self.state(spec)).collect()
+    }
+
+    fn state(&self, spec: &Spec) -> ProbeState {
+        let outcome = self.attached.get(spec.name);
+        let runs = self.runs(spec.name);
+        ProbeState {
+            name: spec.name,
+            tracepoint: format!("{}:{}", spec.group, spec.tracepoint),
+            attached: outcome.is_some_and(Result::is_ok),
+            reason: outcome.and_then(|outcome| outcome.clone().err()),
+            since_kernel: spec.since,
+            runs: runs.map(|runs| runs.count),
+            run_time_ns: runs.map(|runs| runs.time_ns),
+            missed: runs.map(|runs| runs.missed),
+        }
+    }
+
+    fn runs(&self, name: &str) -> Option<kernel::Runs> {
+        let program = self.ebpf.program(name)?.fd().ok()?;
+        kernel::runs(program.as_fd()).ok()
+    }
+
+    /// How often a probe was left out because it was running on the same CPU already.
+    pub(crate) fn missed(&self, name: &str) -> Option<u64> {
+        self.runs(name).map(|runs| runs.missed)
+    }
+
+    /// Whether a probe is attached.
+    pub fn is_attached(&self, name: &str) -> bool {
+        matches!(self.attached.get(name), Some(Ok(())))
+    }
+
+    /// The descriptor of the flow array, for [`FlowTable::map`] in a child that inherits it. It is
+    /// closed on exec like every other: duplicate it for the child.
+    pub fn flows_fd(&self) -> BorrowedFd<'_> {
+        self.flows.fd().as_fd()
+    }
+
+    /// The descriptor of the thread array, for [`ThreadTable::map`].
+    pub fn threads_fd(&self) -> BorrowedFd<'_> {
+        self.threads.fd().as_fd()
+    }
+
+    /// Where flows lie in the flow array.
+    pub const fn layout(&self) -> FlowLayout {
+        self.layout
+    }
+
+    /// The flow array, mapped into this process.
+    pub const fn flows(&self) -> &FlowTable {
+        &self.flow_table
+    }
+
+    /// The watched threads, mapped into this process.
+    pub const fn threads(&self) -> &ThreadTable {
+        &self.thread_table
+    }
+
+    /// The drop reasons of this kernel.
+    pub const fn reasons(&self) -> &Reasons {
+        &self.reasons
+    }
+}
+
+/// The settings as the probes read them.
+fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Config {
+    let mut config = Config {
+        port: options.port,
+        flow_capacity: options.flows.entries(),
+        harmless_reasons: reasons.harmless(),
+        reason_listen_overflow: reasons.number("TCP_LISTEN_OVERFLOW").unwrap_or(ABSENT),
+        offsets: resolved.offsets,
+        ..Config::EMPTY
+    };
+    match options.flows {
+        FlowLayout::Dense { client_first, client_count, port_first, port_last } => {
+            config.flow_mode = FLOW_DENSE;
+            config.client_first = u32::from(client_first);
+            config.client_count = client_count;
+            config.port_first = u32::from(port_first);
+            config.port_span = span(port_first, port_last);
+        }
+        FlowLayout::Hashed { .. } => config.flow_mode = FLOW_HASHED,
+    }
+    if options.learn_server {
+        config.learn |= Learn::SERVER;
+    }
+    if options.learn_clients {
+        config.learn |= Learn::CLIENT;
+    }
+    config
+}
+
+/// Makes the maps, at the sizes that this machine and the options ask for.
+fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf, AttachError> {
+    let pids = u32::try_from(pid_max()).unwrap_or(u32::MAX);
+    let stacks = options.profile_stacks.max(1);
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("CONFIG", config, true)
+        .map_max_entries("FLOWS", options.flows.entries())
+        .map_max_entries("TASKS", pids)
+        .map_max_entries("PROCESSES", pids)
+        .map_max_entries("CPUS", u32::try_from(cpu_count()).unwrap_or(1))
+        .map_max_entries("STACKS", stacks)
+        .map_max_entries("SAMPLES", stacks.saturating_mul(4))
+        .load(OBJECT)
+        .map_err(|error| {
+            if not_permitted(&error) {
+                AttachError::NotPermitted
+            } else {
+                AttachError::Load(Box::new(error))
+            }
+        })
+}
+
+/// Whether "operation not permitted" is at the root of it.
+fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.kind() == io::ErrorKind::PermissionDenied;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Attaches what can be attached; for the rest, why not.
+fn attach_each(
+    ebpf: &mut Ebpf,
+    options: &Options,
+    btf: &Btf,
+    resolved: &Resolved,
+    aya_btf: &aya::Btf,
+) -> HashMap<&'static str, Result<(), String>> {
+    let mut attached: HashMap<&'static str, Result<(), String>> = HashMap::new();
+    for spec in PROBES {
+        let outcome = if options.absent.iter().any(|name| name == spec.name) {
+            Err("left out on request".to_owned())
+        } else if spec.instead_of.is_some_and(|other| matches!(attached.get(other), Some(Ok(())))) {
+            Err(format!("not needed: {} is attached", spec.instead_of.unwrap_or_default()))
+        } else {
+            attach_one(ebpf, spec, btf, resolved, aya_btf)
+        };
+        attached.insert(spec.name, outcome);
+    }
+    attached
+}
+
+fn attach_one(
+    ebpf: &mut Ebpf,
+    spec: &Spec,
+    btf: &Btf,
+    resolved: &Resolved,
+    aya_btf: &aya::Btf,
+) -> Result<(), String> {
+    let place = format!("tracepoint {}:{}", spec.group, spec.tracepoint);
+    match btf.tracepoint_arguments(spec.tracepoint) {
+        None => return Err(format!("no {place} in this kernel; Linux {} has it", spec.since)),
+        Some(arguments) if arguments < spec.arguments => {
+            return Err(format!(
+                "{place} has {arguments} arguments here; Linux {} has the {} needed",
+                spec.since, spec.arguments
+            ));
+        }
+        Some(_) => {}
+    }
+    if let Some(reason) = spec.needs.iter().find_map(|needs| resolved.lacking(needs)) {
+        return Err(reason.to_owned());
+    }
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(spec.name)
+        .ok_or("the object has no such program: rebuild it with ebpf/probes/build")?
+        .try_into()
+        .map_err(|error: ProgramError| error.to_string())?;
+    program
+        .load(spec.tracepoint, aya_btf)
+        .and_then(|()| program.attach())
+        .map(drop)
+        .map_err(|error| format!("cannot attach to {place}: {}", chain(&error)))
+}
+
+/// An error and what is behind it, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn none_attached(attached: &HashMap<&'static str, Result<(), String>>) -> AttachError {
+    let first = PROBES.iter().find_map(|spec| attached.get(spec.name)?.clone().err());
+    let first = first.unwrap_or_default();
+    if first.contains("not permitted") {
+        return AttachError::NotPermitted;
+    }
+    AttachError::NoneAttached(first)
+}
+
+/// Takes an array out of aya's hands: its descriptor is what is needed.
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, AttachError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(AttachError::Unmapped {
+            name,
+            source: io::Error::other("the object has no such array: run ebpf/probes/build"),
+        }),
+    }
+}
+
+/// CPUs that may come online: what per-CPU maps are sized by.
+pub(crate) fn cpu_count() -> usize {
+    aya::util::nr_cpus().unwrap_or(1)
+}
+
+/// One more than the highest thread number.
+fn pid_max() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    // What a 64-bit kernel can be set to.
+    text.trim().parse().unwrap_or(4_194_304)
+}

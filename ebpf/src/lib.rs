@@ -1,0 +1,40 @@
+//! What the kernel saw of an experiment: its requests, its threads, its packets and its losses.
+//!
+//! Owns: loading, attaching and reading the probes of `ebpf/probes`, whose compiled object is part
+//! of this library. Must not know: latencies, phases, causes. Nothing is pinned: programs, maps and
+//! links are held by descriptors of this process and vanish with it, also after SIGKILL.
+//!
+//! What cannot be attached is named with the reason and the kernel that has it
+//! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.
+
+mod attach;
+mod btf;
+mod catalog;
+mod counters;
+mod flows;
+mod histogram;
+mod kernel;
+mod losses;
+mod mapping;
+mod offsets;
+mod options;
+mod profile;
+mod read;
+mod reasons;
+mod symbols;
+mod threads;
+
+pub use attach::{AttachError, ProbeState, Probes};
+pub use btf::{Btf, BtfError, Field, VMLINUX};
+pub use counters::{
+    BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
+    SoftirqCounters,
+};
+pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
+pub use histogram::Durations;
+pub use losses::{Loss, LossKind, RetransmitKind, Side};
+pub use options::{HASHED_FLOWS, Options};
+pub use profile::{Profile, Sample};
+pub use reasons::Reasons;
+pub use symbols::Symbols;
+pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};

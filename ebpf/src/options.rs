@@ -1,0 +1,50 @@
+//! What to watch.
+
+use crate::flows::FlowLayout;
+
+/// Entries of a hashed flow array when clients are not known: 32 MiB, and with 10,000 connections
+/// 2% share a place with another.
+pub const HASHED_FLOWS: u32 = 1 << 18;
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The server's port.
+    pub port: u16,
+    /// Where the flows lie: dense for clients of known addresses, else hashed.
+    pub flows: FlowLayout,
+    /// The server's process, if it runs already; others by [`crate::Probes::watch`].
+    pub server_pid: Option<u32>,
+    /// The clients' processes, if they run already.
+    pub client_pids: Vec<u32>,
+    /// Take a process that reads a connection of the port on the server's side for the server.
+    pub learn_server: bool,
+    /// Take a process that reads a connection to the port for a client.
+    pub learn_clients: bool,
+    /// Room for a profile's stacks; 0 for no profile.
+    pub profile_stacks: u32,
+    /// Probes to treat as absent, by name: for tests of what is left then.
+    pub absent: Vec<String>,
+}
+
+impl Options {
+    /// For a server nothing else is known of: connections are hashed, and the processes on both
+    /// sides are found by what they read.
+    pub const fn of_port(port: u16) -> Self {
+        Self {
+            port,
+            flows: FlowLayout::Hashed { capacity: HASHED_FLOWS },
+            server_pid: None,
+            client_pids: Vec::new(),
+            learn_server: true,
+            learn_clients: true,
+            profile_stacks: 0,
+            absent: Vec::new(),
+        }
+    }
+
+    /// For clients of known addresses, whose processes will be named.
+    pub fn of_flows(port: u16, flows: FlowLayout) -> Self {
+        Self { flows, learn_server: false, learn_clients: false, ..Self::of_port(port) }
+    }
+}

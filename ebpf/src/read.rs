@@ -1,0 +1,264 @@
+//! Reading the kernel's counters.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use aya::maps::{HashMap, Map, PerCpuArray};
+use events::{
+    CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, PeerLosses, RETRANSMIT_KINDS,
+    Retransmit, ServerBlock, Side, SoftirqBlock,
+};
+
+use crate::{
+    attach::{Probes, Raw},
+    catalog::PROBES,
+    counters::{
+        BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets,
+        RetransmitKinds, SoftirqCounters,
+    },
+    histogram::Durations,
+    kernel::monotonic_ns,
+    reasons::Reasons,
+    threads::{CpuHeld, name},
+};
+
+/// Softirq vectors by number, as `/proc/softirqs` names them.
+const VECTORS: [&str; 10] = [
+    "hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu",
+];
+
+impl Probes {
+    /// Reads all counters, cumulative since the probes were attached.
+    pub fn read(&self) -> Counters {
+        let blocks = self.per_cpu::<CounterBlock>("COUNTERS", 0);
+        let sum = |which: fn(&CounterBlock) -> u64| blocks.iter().map(which).sum::<u64>();
+        let if_attached = |probe: &str, which| self.is_attached(probe).then(|| sum(which));
+        let drops_by_place = self.drops_by_place();
+        let mut counters = Counters {
+            at_ns: monotonic_ns(),
+            packets: self.packets(),
+            retransmits: self.retransmits(&blocks),
+            retransmits_failed: if_attached("retransmit_failed", |block| block.retransmits_failed),
+            losses_by_client: self.losses_by_client(),
+            drops: if_attached("packet_dropped", |block| block.drops),
+            drops_all: if_attached("packet_dropped", |block| block.drops_all),
+            qdisc_drops: drops_by_place.as_ref().map(|places| {
+                let of_qdisc = places.iter().filter(|place| Reasons::is_qdisc(&place.reason));
+                of_qdisc.map(|place| place.port).sum()
+            }),
+            drops_by_place,
+            resets_sent: self.by_side("reset_sent", &blocks, |block| block.resets_sent),
+            resets_received: self.by_side("reset_received", &blocks, |block| block.resets_received),
+            listen_overflows: if_attached("packet_dropped", |block| block.listen_overflows)
+                .filter(|_| self.reasons.number("TCP_LISTEN_OVERFLOW").is_some()),
+            receive_queue_full: if_attached("receive_queue_full", |block| block.receive_queue_full),
+            buffer_limit: if_attached("buffer_limit", |block| block.buffer_limit),
+            lost: Lost {
+                records: sum(|block| block.records_lost),
+                threads: sum(|block| block.threads_unwatched),
+                flows_collided: sum(|block| block.flows_collided),
+                flows_outside: sum(|block| block.flows_outside),
+                drop_places: sum(|block| block.drop_places_lost),
+                peers: sum(|block| block.peers_lost),
+                samples: sum(|block| block.samples_lost),
+                probe_runs: self.missed_runs(),
+            },
+            ..Counters::default()
+        };
+        self.add_softirqs(&mut counters);
+        self.add_scheduling(&mut counters);
+        self.add_server(&mut counters);
+        counters
+    }
+
+    /// A value of a per-CPU array, one per CPU.
+    fn per_cpu<T: Copy + 'static>(&self, map: &str, index: u32) -> Vec<T> {
+        let array: Option<PerCpuArray<_, Raw<T>>> =
+            self.ebpf.map(map).and_then(|map| PerCpuArray::try_from(map).ok());
+        let values = array.and_then(|array| array.get(&index, 0).ok());
+        values.map_or_else(Vec::new, |values| values.iter().map(|Raw(value)| *value).collect())
+    }
+
+    fn map(&self, name: &str) -> Option<&Map> {
+        self.ebpf.map(name)
+    }
+
+    fn missed_runs(&self) -> u64 {
+        PROBES.iter().filter_map(|spec| self.missed(spec.name)).sum()
+    }
+
+    fn packets(&self) -> Option<Vec<PortPackets>> {
+        let (rx, tx) = (self.is_attached("packet_received"), self.is_attached("packet_sent"));
+        if !rx && !tx {
+            return None;
+        }
+        let mut rows: BTreeMap<(u32, u32, String), DeviceEntry> = BTreeMap::new();
+        for slot in 0..DEVICE_SLOTS as u32 {
+            for entry in self.per_cpu::<DeviceEntry>("DEVICES", slot) {
+                if entry.rx_packets == 0 && entry.tx_packets == 0 {
+                    continue;
+                }
+                let row = rows.entry((entry.netns, entry.ifindex, name(&entry.name))).or_default();
+                row.rx_packets += entry.rx_packets;
+                row.rx_bytes += entry.rx_bytes;
+                row.tx_packets += entry.tx_packets;
+                row.tx_bytes += entry.tx_bytes;
+            }
+        }
+        let packets = rows.into_iter().map(|((netns, ifindex, name), row)| PortPackets {
+            netns,
+            ifindex,
+            name,
+            rx_packets: rx.then_some(row.rx_packets),
+            rx_bytes: rx.then_some(row.rx_bytes),
+            tx_packets: tx.then_some(row.tx_packets),
+            tx_bytes: tx.then_some(row.tx_bytes),
+        });
+        Some(packets.collect())
+    }
+
+    /// Which kinds are counted: (those of data and SYNs, SYN-ACKs).
+    fn retransmits_counted(&self) -> (bool, bool) {
+        (self.is_attached("retransmitted"), self.is_attached("synack_retransmitted"))
+    }
+
+    fn retransmits(&self, blocks: &[CounterBlock]) -> Option<BySide<RetransmitKinds>> {
+        let side = |side: Side| {
+            let mut kinds = [0; RETRANSMIT_KINDS];
+            for block in blocks {
+                for (sum, more) in kinds.iter_mut().zip(block.retransmits[side as usize]) {
+                    *sum += more;
+                }
+            }
+            self.kinds(&kinds)
+        };
+        Some(BySide { server: side(Side::Server)?, client: side(Side::Client)? })
+    }
+
+    fn kinds(&self, counts: &[u64; RETRANSMIT_KINDS]) -> Option<RetransmitKinds> {
+        let (data, syn_acks) = self.retransmits_counted();
+        if !data && !syn_acks {
+            return None;
+        }
+        let of = |kind: Retransmit| data.then_some(counts[kind as usize]);
+        Some(RetransmitKinds {
+            fast: of(Retransmit::Fast),
+            timeout: of(Retransmit::Timeout),
+            tail_loss: of(Retransmit::TailLoss),
+            syn: of(Retransmit::Syn),
+            syn_ack: syn_acks.then_some(counts[Retransmit::SynAck as usize]),
+            other: of(Retransmit::Other),
+        })
+    }
+
+    fn by_side(
+        &self,
+        probe: &str,
+        blocks: &[CounterBlock],
+        which: fn(&CounterBlock) -> [u64; 2],
+    ) -> Option<BySide<u64>> {
+        self.is_attached(probe).then(|| BySide {
+            server: blocks.iter().map(|block| which(block)[Side::Server as usize]).sum(),
+            client: blocks.iter().map(|block| which(block)[Side::Client as usize]).sum(),
+        })
+    }
+
+    fn losses_by_client(&self) -> Option<BTreeMap<Ipv4Addr, PeerCounters>> {
+        let drops = self.is_attached("packet_dropped");
+        if !drops && self.retransmits_counted() == (false, false) {
+            return None;
+        }
+        let map: HashMap<_, u32, Raw<PeerLosses>> = HashMap::try_from(self.map("PEERS")?).ok()?;
+        let peers = map.iter().filter_map(Result::ok).map(|(address, Raw(losses))| {
+            let counters = PeerCounters {
+                retransmits: self.kinds(&losses.retransmits),
+                drops: drops.then_some(losses.drops),
+            };
+            (Ipv4Addr::from(address), counters)
+        });
+        Some(peers.collect())
+    }
+
+    fn drops_by_place(&self) -> Option<Vec<DropPlace>> {
+        if !self.is_attached("packet_dropped") {
+            return None;
+        }
+        let map: HashMap<_, Raw<DropKey>, Raw<DropCount>> =
+            HashMap::try_from(self.map("DROPS")?).ok()?;
+        let mut places: BTreeMap<(String, String), DropCount> = BTreeMap::new();
+        for (Raw(key), Raw(count)) in map.iter().filter_map(Result::ok) {
+            let named = (self.reasons.name(key.reason), self.symbols.name(key.location));
+            // Two places of one function are one row.
+            let row = places.entry(named).or_default();
+            row.all += count.all;
+            row.port += count.port;
+        }
+        let rows = places.into_iter().map(|((reason, place), count)| DropPlace {
+            reason,
+            place,
+            all: count.all,
+            port: count.port,
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|row| std::cmp::Reverse((row.port, row.all)));
+        Some(rows)
+    }
+
+    fn add_softirqs(&self, counters: &mut Counters) {
+        let timed = self.is_attached("softirq_begins") && self.is_attached("softirq_ends");
+        let polled = self.is_attached("napi_polled");
+        let blocks = self.per_cpu::<SoftirqBlock>("SOFTIRQ", 0);
+        let numbered = || (0_u32..).zip(&blocks);
+        if timed {
+            let row = |(cpu, block): (u32, &SoftirqBlock)| {
+                let vectors = || VECTORS.into_iter().enumerate();
+                let ran = |(number, _): &(usize, &str)| block.runs[*number] > 0;
+                SoftirqCounters {
+                    cpu,
+                    time_ns: vectors().filter(ran).map(|(n, name)| (name, block.time_ns[n])).collect(),
+                    runs: vectors().filter(ran).map(|(n, name)| (name, block.runs[n])).collect(),
+                }
+            };
+            counters.softirq = Some(numbered().map(row).collect());
+        }
+        if polled {
+            let row = |(cpu, block): (u32, &SoftirqBlock)| NapiCounters {
+                cpu,
+                polls: block.polls,
+                packets: block.polled_packets,
+                exhausted: block.polls_exhausted,
+            };
+            counters.napi = Some(numbered().map(row).collect());
+        }
+    }
+
+    /// Waits need both ends of a wait; who held a CPU needs only the switches.
+    fn add_scheduling(&self, counters: &mut Counters) {
+        if !self.is_attached("switched") {
+            return;
+        }
+        let now = monotonic_ns();
+        let cpus = (0..self.cpus.len()).filter_map(|cpu| {
+            Some(CpuHeld::of(u32::try_from(cpu).ok()?, &self.cpus.read(cpu)?, now))
+        });
+        counters.cpus = Some(cpus.collect());
+        if self.is_attached("woken") && self.is_attached("migrated") {
+            counters.threads = Some(self.thread_table.threads(now));
+        }
+    }
+
+    fn add_server(&self, counters: &mut Counters) {
+        let sends = self.is_attached("send_begins") || self.is_attached("send_queued");
+        let blocks = self.per_cpu::<ServerBlock>("SERVER", 0);
+        let merged = |which: fn(&ServerBlock) -> &events::Histogram| {
+            let mut merged = Durations::default();
+            blocks.iter().for_each(|block| merged.add(which(block)));
+            merged
+        };
+        if self.is_attached("data_ready") && self.is_attached("data_read") {
+            counters.server_wait = Some(merged(|block| &block.wait));
+            if sends {
+                counters.server_service = Some(merged(|block| &block.service));
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Names of places in the kernel's code.
+
+use std::{fs, sync::OnceLock};
+
+/// The kernel's symbols, read when the first one is asked for.
+#[derive(Default)]
+pub struct Symbols {
+    sorted: OnceLock<Vec<(u64, String)>>,
+}
+
+impl Symbols {
+    /// The function at an address; the address itself where the kernel tells no addresses.
+    pub fn name(&self, address: u64) -> String {
+        let sorted = self.sorted.get_or_init(read);
+        let after = sorted.partition_point(|(start, _)| *start <= address);
+        after
+            .checked_sub(1)
+            .and_then(|index| sorted.get(index))
+            .map_or_else(|| format!("{address:#x}"), |(_, name)| name.clone())
+    }
+}
+
+/// Functions by address. Without permission all addresses read 0.
+fn read() -> Vec<(u64, String)> {
+    let text = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let mut sorted: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let address = u64::from_str_radix(words.next()?, 16).ok()?;
+            let kind = words.next()?;
+            let name = words.next()?;
+            (address != 0 && matches!(kind, "t" | "T" | "w" | "W"))
+                .then(|| (address, name.to_owned()))
+        })
+        .collect();
+    sorted.sort_by_key(|(address, _)| *address);
+    sorted
+}
