@@ -8,7 +8,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let port = arguments.next().ok_or("usage: probe PORT [SECONDS]")?.parse()?;
     let seconds: u32 = arguments.next().map_or(Ok(3), |text| text.parse())?;
-    let mut probes = Probes::attach(&Options::of_port(port))?;
+    let mut options = Options::of_port(port);
+    options.absent = arguments.collect();
+    let mut probes = Probes::attach(&options)?;
     for state in probes.report() {
         println!("{}", serde_json::to_string(&state)?);
     }

@@ -337,7 +337,17 @@ fn attach_one(
         .load(spec.tracepoint, aya_btf)
         .and_then(|()| program.attach())
         .map(drop)
-        .map_err(|error| format!("cannot attach to {place}: {}", chain(&error)))
+        .map_err(|error| format!("cannot attach to {place}: {}", brief(&chain(&error))))
+}
+
+/// The verifier explains itself at length; its complaint is the last line but its statistics.
+fn brief(text: &str) -> String {
+    let Some((summary, log)) = text.split_once(" Verifier output:") else { return text.to_owned() };
+    let statistics = ["verification time", "stack depth", "processed "];
+    let complaint = log.lines().rev().find(|line| {
+        !line.trim().is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+    });
+    format!("{summary} The verifier: {}", complaint.unwrap_or_default())
 }
 
 /// An error and what is behind it, on one line.

@@ -33,7 +33,18 @@ pub(crate) fn add(amount: u64, which: impl FnOnce(&mut CounterBlock) -> &mut u64
 /// # Safety
 /// The counter is a field of a map's value, aligned as such.
 #[inline(always)]
-pub(crate) unsafe fn atomic_add<T: Copy>(counter: *mut T, amount: T) -> T {
+pub(crate) unsafe fn atomic_add<T: Copy>(counter: *mut T, amount: T) {
     // SAFETY: the caller vouches for the pointer.
-    unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(counter, amount) }
+    let _ = unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(counter, amount) };
+}
+
+/// Adds one, and returns what was there before. Not relaxed: LLVM 22 makes a relaxed addition one
+/// that fetches nothing, and returns the addend for the old value.
+///
+/// # Safety
+/// As [`atomic_add`].
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(counter: *mut u64) -> u64 {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }

@@ -113,11 +113,12 @@ fn try_send_queued(skb: Object) -> Option<()> {
                 // Sent again.
                 return None;
             }
-            let tcp = socket.tcp();
-            if tcp.is_null() {
-                return None;
-            }
-            request_stamped(part, tcp, segment.sequence, segment.payload);
+            // A packet's socket is not one that the helper takes; a segment with data has a TCP
+            // socket that is whole.
+            let copied = socket.0.copy(config!(offsets.copied_seq))?;
+            let received = socket.0.copy(config!(offsets.rcv_nxt))?;
+            let stretch = (segment.sequence, segment.payload);
+            request_stamped(part, stretch, (copied, received));
         }
     }
     Some(())
@@ -160,13 +161,17 @@ fn request_begins(part: &mut ClientPart, tcp: Object, length: u32) {
         // The rest of the same send.
         return;
     }
-    request_stamped(part, tcp, write_seq, length);
+    let copied: u32 = tcp.field(config!(offsets.copied_seq));
+    let received: u32 = tcp.field(config!(offsets.rcv_nxt));
+    request_stamped(part, (write_seq, length), (copied, received));
 }
 
 #[inline(always)]
-fn request_stamped(part: &mut ClientPart, tcp: Object, write_seq: u32, length: u32) {
-    let copied: u32 = tcp.field(config!(offsets.copied_seq));
-    let received: u32 = tcp.field(config!(offsets.rcv_nxt));
+fn request_stamped(
+    part: &mut ClientPart,
+    (write_seq, length): (u32, u32),
+    (copied, received): (u32, u32),
+) {
     // Only within one connection: after a new connect the old request cannot be answered.
     let unanswered = part.flags & (client::SENT | client::READ) == client::SENT
         && write_seq == part.sequence.wrapping_add(part.length);

@@ -12,7 +12,7 @@ use events::{
     Side, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadState,
 };
 
-use crate::{count::{atomic_add, count}, flow::MMAPABLE, kernel::config};
+use crate::{count::{count, fetch_add}, flow::MMAPABLE, kernel::config};
 
 /// The watched threads by slot.
 ///
@@ -143,7 +143,7 @@ pub(crate) fn program_of(tgid: u32) -> u8 {
 fn assign(tid: u32, tgid: u32, program: u8) -> u16 {
     let Some(taken) = SLOTS_TAKEN.get_ptr_mut(0) else { return 0 };
     // SAFETY: an aligned value of a map.
-    let slot = unsafe { atomic_add(taken, 1) } + 1;
+    let slot = unsafe { fetch_add(taken) } + 1;
     if slot >= THREAD_SLOTS as u64 {
         count(|block| &mut block.threads_unwatched);
         return 0;

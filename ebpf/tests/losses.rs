@@ -1,0 +1,150 @@
+//! Losses: what nftables drops at the receiving end is what the probes count, and what the kernel
+//! says it sent again is what the probes saw.
+
+mod common;
+
+use std::{
+    net::{SocketAddrV4, TcpListener},
+    thread,
+};
+
+use common::{
+    CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, run, serve,
+};
+use ebpf::{BySide, Counters, FlowLayout, LossKind, Options, Probes, RetransmitKinds};
+
+const SIZE: usize = 24;
+const PORT: u16 = 17_201;
+const CLIENTS: u16 = 8;
+const REQUESTS: u32 = 300;
+
+/// Drops every 37th segment that comes to the server, and every 41st that comes to the client.
+fn inject(pair: &Pair) {
+    for (netns, port, every) in [(&pair.server, "dport", 37), (&pair.client, "sport", 41)] {
+        let nft = |rest: &str| run("ip", &format!("netns exec {netns} nft {rest}"));
+        nft("add table ip lab");
+        nft("add chain ip lab in { type filter hook input priority 0 ; }");
+        nft(&format!(
+            "add rule ip lab in tcp {port} {PORT} numgen inc mod {every} == 3 counter drop"
+        ));
+    }
+}
+
+/// What nftables has dropped.
+fn injected(netns: &str) -> u64 {
+    let rules = run("ip", &format!("netns exec {netns} nft list chain ip lab in"));
+    let mut words = rules.split_whitespace().skip_while(|word| *word != "packets");
+    words.nth(1).and_then(|count| count.parse().ok()).expect("a counter")
+}
+
+/// Requests over the pair, and what the kernel says each end sent again, SYN-ACKs included.
+fn traffic(pair: &Pair, probes: &Probes) -> BySide<u64> {
+    let server_netns = pair.server.clone();
+    let (listening, listens) = std::sync::mpsc::channel();
+    let server = thread::spawn(move || {
+        Pair::enter(&server_netns);
+        let listener = TcpListener::bind((SERVER_ADDRESS, PORT)).expect("the server's port");
+        listening.send(()).expect("the test");
+        serve(listener, usize::from(CLIENTS), SIZE);
+    });
+    listens.recv().expect("the server");
+    let seen_lossy: usize = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                scope.spawn(move || {
+                    Pair::enter(&pair.client);
+                    client(probes, 21_000 + number)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).sum()
+    });
+    server.join().expect("the server");
+    assert!(seen_lossy > 20, "{seen_lossy} requests knew of a loss");
+    let sent_again = |netns: &str| {
+        let netns = netns.to_owned();
+        let count = thread::spawn(move || {
+            Pair::enter(&netns);
+            Pair::counter("Tcp", "RetransSegs")
+        });
+        count.join().expect("the counter")
+    };
+    // The last segments may be sent again yet: the count must stand still.
+    loop {
+        let before = (sent_again(&pair.server), sent_again(&pair.client));
+        thread::sleep(std::time::Duration::from_secs(1));
+        if before == (sent_again(&pair.server), sent_again(&pair.client)) {
+            return BySide { server: before.0, client: before.1 };
+        }
+    }
+}
+
+/// Asks, and counts requests that took longer than a retransmission and knew of their loss.
+fn client(probes: &Probes, port: u16) -> usize {
+    let from = SocketAddrV4::new(CLIENT_ADDRESS, port);
+    let mut stream = connect(from, SocketAddrV4::new(SERVER_ADDRESS, PORT));
+    let mut lossy = 0;
+    for _ in 0..REQUESTS {
+        ask(&mut stream, SIZE).expect("an answer");
+        let request = probes.flows().request(from).expect("a request");
+        let took_ns = request.read_ns.expect("T6") - request.sent_ns;
+        if took_ns > 150_000_000 {
+            assert!(request.losses > 0, "late for another reason: {request:?}");
+        }
+        lossy += usize::from(request.losses > 0);
+    }
+    lossy
+}
+
+fn totals(retransmits: BySide<RetransmitKinds>) -> BySide<u64> {
+    BySide {
+        server: retransmits.server.total().expect("counted"),
+        client: retransmits.client.total().expect("counted"),
+    }
+}
+
+#[test]
+fn drops_and_retransmissions_are_counted_exactly() {
+    let Some(_turn) = needs(&["root", "ip", "nft"]) else { return };
+    let pair = Pair::new("labloss");
+    inject(&pair);
+    let options = Options::of_flows(PORT, FlowLayout::all_ports(CLIENT_ADDRESS, 1));
+    let mut probes = Probes::attach(&options).expect("probes");
+    let before = probes.read();
+    let kernel = traffic(&pair, &probes);
+    let counters = probes.read().since(&before);
+    let records = probes.take_losses();
+
+    let filtered = by_nft(&counters);
+    assert_eq!(filtered, injected(&pair.server) + injected(&pair.client), "{counters:?}");
+    assert_eq!(totals(counters.retransmits.expect("counted")), kernel, "{counters:?}");
+    let of_client = counters.losses_by_client.expect("counted")[&CLIENT_ADDRESS];
+    let of_client = of_client.retransmits.expect("counted");
+    assert_eq!(of_client.total(), Some(kernel.server + kernel.client));
+    assert_eq!(counters.lost, Counters::default().lost);
+    let dropped = records.iter().filter(|loss| {
+        matches!(&loss.what, LossKind::Drop { reason, .. } if reason == "NETFILTER_DROP")
+    });
+    assert_eq!(dropped.count() as u64, filtered);
+    println!("dropped {filtered}, sent again {kernel:?}, {:?}", counters.retransmits);
+}
+
+fn by_nft(counters: &Counters) -> u64 {
+    let places = counters.drops_by_place.as_ref().expect("counted");
+    places.iter().filter(|row| row.reason == "NETFILTER_DROP").map(|row| row.port).sum()
+}
+
+#[test]
+fn a_port_that_nobody_listens_on_answers_with_resets() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let port = 17_202;
+    let probes = Probes::attach(&Options::of_port(port)).expect("probes");
+    for _ in 0..5 {
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+    let counters = probes.read();
+    let resets = BySide { server: 5, client: 0 };
+    assert_eq!(counters.resets_sent, Some(resets));
+    // A SYN answered with a reset does not pass where resets on connections are noticed.
+    assert!(counters.resets_received.is_some());
+}

@@ -1,0 +1,133 @@
+//! The instants of requests: all there, in order, each with its own request.
+
+mod common;
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    thread,
+};
+
+use common::{ask, connect, listen, needs, serve};
+use ebpf::{FlowLayout, Options, Probes, Program};
+
+const SIZE: usize = 24;
+
+/// Several clients, each asking and then reading its entry, as the lab's client does.
+fn ask_and_check(options: &Options, clients: u16, requests: u32) -> Probes {
+    let probes = Probes::attach(options).expect("probes");
+    probes.watch(std::process::id(), Program::Server);
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, options.port);
+    let server = thread::spawn(move || serve(listener, usize::from(clients), SIZE));
+    thread::scope(|scope| {
+        for number in 0..clients {
+            let probes = &probes;
+            scope.spawn(move || {
+                let source = Ipv4Addr::new(127, 0, 1, 1 + (number % 3) as u8);
+                let from = SocketAddrV4::new(source, 20_000 + number);
+                check_client(probes, from, address, requests);
+            });
+        }
+    });
+    server.join().expect("the server");
+    probes
+}
+
+fn check_client(probes: &Probes, from: SocketAddrV4, to: SocketAddrV4, requests: u32) {
+    let mut stream = connect(from, to);
+    let mut sequence = None;
+    for number in 0..requests {
+        ask(&mut stream, SIZE).expect("an answer");
+        let request = probes.flows().request(from).expect("a request");
+        let said = format!("request {number} of {from}: {request:?}");
+        assert!(!request.mixed && request.losses == 0, "{said}");
+        if let Some(before) = sequence.replace(request.sequence) {
+            assert_eq!(request.sequence.wrapping_sub(before), SIZE as u32, "{said}");
+        }
+        let instants = [
+            Some(request.sent_ns),
+            request.server_ready_ns,
+            request.server_read_ns,
+            request.answered_ns,
+            request.ready_ns,
+            request.read_ns,
+        ];
+        let instants: Vec<u64> = instants.iter().map(|ns| ns.expect(&said)).collect();
+        assert!(instants.is_sorted(), "{said}");
+        // The first request finds a server's thread that has read nothing yet.
+        if number > 0 {
+            let wait = request.server_wait.expect(&said);
+            assert!(wait.foreign_ns + wait.own_ns <= instants[2] - instants[1], "{said}");
+            assert!(request.server_service.is_some() && request.client_receive.is_some(), "{said}");
+            assert!(request.sent_totals.is_some(), "{said}");
+        }
+    }
+}
+
+#[test]
+fn every_instant_of_every_request_is_there_and_in_order() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let layout = FlowLayout::Dense {
+        client_first: Ipv4Addr::new(127, 0, 1, 1),
+        client_count: 3,
+        port_first: 20_000,
+        port_last: 20_099,
+    };
+    let probes = ask_and_check(&Options::of_flows(17_101, layout), 8, 1000);
+    let counters = probes.read();
+    assert_eq!(counters.server_wait.expect("waits").count(), 8000);
+    assert_eq!(counters.server_service.expect("services").count(), 8000);
+    assert_eq!(counters.lost, ebpf::Counters::default().lost);
+    assert!(counters.threads.expect("threads").len() >= 16);
+    // Each request is a packet, and so is each answer; handshakes and acknowledgements come on top.
+    let packets = counters.packets.expect("packets");
+    let of_loopback = packets.iter().find(|row| row.name == "lo").expect("loopback");
+    assert!(of_loopback.rx_packets >= Some(16_000), "{of_loopback:?}");
+    assert!(of_loopback.tx_packets >= of_loopback.rx_packets, "{of_loopback:?}");
+}
+
+#[test]
+fn clients_need_not_be_known_beforehand() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let probes = ask_and_check(&Options::of_port(17_102), 8, 500);
+    assert_eq!(probes.read().lost.flows_collided, 0);
+}
+
+#[test]
+fn without_the_newest_tracepoint_sends_are_stamped_when_they_leave_tcp() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let mut options = Options::of_port(17_103);
+    options.absent = vec!["send_begins".to_owned()];
+    let probes = ask_and_check(&options, 4, 500);
+    let states = probes.report();
+    let state = |name: &str| states.iter().find(|state| state.name == name).expect("a probe");
+    assert!(state("send_queued").attached, "{:?}", state("send_queued"));
+    assert_eq!(state("send_begins").reason.as_deref(), Some("left out on request"));
+}
+
+#[test]
+fn an_absent_probe_leaves_its_figures_null_and_the_rest_working() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let mut options = Options::of_port(17_104);
+    let absent = ["send_begins", "send_queued", "woken", "packet_dropped", "napi_polled"];
+    options.absent = absent.map(str::to_owned).to_vec();
+    let probes = Probes::attach(&options).expect("the rest");
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, options.port);
+    let server = thread::spawn(move || serve(listener, 1, SIZE));
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1), 20_200);
+    let mut stream = connect(from, address);
+    for _ in 0..50 {
+        ask(&mut stream, SIZE).expect("an answer");
+    }
+    drop(stream);
+    server.join().expect("the server");
+    let counters = probes.read();
+    assert_eq!(counters.server_wait.map(|durations| durations.count()), Some(50));
+    assert_eq!(counters.server_service, None);
+    assert_eq!((counters.threads, counters.drops), (None, None));
+    assert_eq!((counters.drops_by_place, counters.qdisc_drops), (None, None));
+    assert_eq!((counters.listen_overflows, counters.napi), (None, None));
+    assert!(counters.cpus.is_some() && counters.softirq.is_some());
+    assert!(counters.retransmits.is_some() && counters.packets.is_some());
+    let json = serde_json::to_value(probes.read()).expect("JSON");
+    assert!(json["server_service_us"].is_null() && json["server_wait_us"]["count"] == 50);
+}
