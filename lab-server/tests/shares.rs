@@ -227,3 +227,21 @@ fn a_limit_can_be_changed_and_lifted() {
     assert_eq!(admitted(&mut cluster, None), 100);
     assert_eq!(admitted(&mut cluster, Some(0)), 0);
 }
+
+#[test]
+fn a_generator_ends_when_there_is_nothing_more_to_make() {
+    let mut cluster = Cluster::new(2, 4, None, rules(10, Notices::Push, 1));
+    let past = Some(START_NS - 1);
+    for (order, made) in [
+        (Order { total: Some(0), ..order(5, 1) }, 0),
+        (Order { until_ns: past, ..order(5, 1) }, 0),
+        (Order { rate: 0, ..order(5, 1) }, 0),
+        (Order { total: Some(3), ..order(5, 1) }, 3),
+    ] {
+        cluster.tell(0, Message::Start(order));
+        deliver_all(&mut cluster);
+        cluster.pass(NANOS_PER_SECOND);
+        let gauges = cluster.shards[0].gauges();
+        assert_eq!((gauges.generators, gauges.generated), (0, made), "{order:?}");
+    }
+}

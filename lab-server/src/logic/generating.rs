@@ -74,7 +74,12 @@ impl Generators {
 
 impl Logic {
     pub(super) fn start_generator(&mut self, io: &mut impl Io, order: Order) {
-        self.generators.running.push(Generator::new(order, io.now_ns()));
+        let generator = Generator::new(order, io.now_ns());
+        // One with nothing to make never falls due, and would stay for ever.
+        if generator.is_over() {
+            return;
+        }
+        self.generators.running.push(generator);
         if order.kind == Kind::Shaken {
             self.supply(io, false);
         }
