@@ -9,8 +9,8 @@ use control::CpuList;
 
 use crate::config::{Config, SteeringChoice};
 use crate::logic::Notices;
-use crate::panel::{Command, Hub, Line, Ready, router};
-use crate::server::Server;
+use crate::panel::{Command, Hub, Line, MAX_PACKET_RATE, Ready, router};
+use crate::server::{Server, StartError};
 
 /// The server under test: users in SETs, red packets, one shard a core.
 #[derive(Clone, Debug, Parser)]
@@ -41,13 +41,14 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub overload: Option<u64>,
     /// Start with a generator of so many red packets a second
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(RATES))]
     pub packets_per_second: Option<u32>,
     /// How notices of sent packets reach their users
     #[arg(long, value_enum, default_value = "push")]
     pub notices: NoticesArg,
     /// How long a sent packet can be claimed
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = seconds,
+          allow_negative_numbers = true)]
     pub packet_life: f64,
     /// Packets that wait in one SET at most
     #[arg(long, default_value_t = 4096, value_name = "N")]
@@ -124,6 +125,19 @@ impl Args {
             ..Config::default()
         })
     }
+}
+
+/// Packets a second that a generator can be asked for.
+const RATES: std::ops::RangeInclusive<i64> = 1..=MAX_PACKET_RATE as i64;
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is no number"))?;
+    Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
+}
+
+/// Whether a server did not start because of what it was asked for, and not of what it met.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StartError::Config(_)))
 }
 
 /// Runs a server until SIGTERM, SIGINT, a stop command, or, with `--pipe`, the end of its input.

@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lab_server::cli::{Args, run};
+use lab_server::cli::{Args, is_usage, run};
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lab-server: {error:#}");
-            ExitCode::FAILURE
+            // As for the options that the parser itself finds wrong.
+            if is_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::packets::{Draft, NOBODY};
 
 /// The most packets a second that a generator makes: beyond that, spreading them over the SETs one
 /// by one would take a core.
-const MAX_PACKET_RATE: u32 = 1_000_000;
+pub const MAX_PACKET_RATE: u32 = 1_000_000;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

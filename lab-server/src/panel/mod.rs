@@ -10,6 +10,6 @@ mod hub;
 mod metrics;
 mod prototype;
 
-pub use commands::{Command, CommandError, Done};
+pub use commands::{Command, CommandError, Done, MAX_PACKET_RATE};
 pub use http::router;
 pub use hub::{Hub, Line, Ready};
