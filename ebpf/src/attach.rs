@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
-    maps::{Map, MapData},
+    maps::Map,
     programs::{BtfTracePoint, ProgramError},
 };
 use events::{
@@ -93,9 +93,9 @@ pub struct Probes {
     pub(crate) reasons: Reasons,
     pub(crate) symbols: Symbols,
     pub(crate) layout: FlowLayout,
-    pub(crate) flows: MapData,
+    flows: OwnedFd,
     pub(crate) flow_table: FlowTable,
-    pub(crate) threads: MapData,
+    threads: OwnedFd,
     pub(crate) thread_table: ThreadTable,
     pub(crate) cpus: SharedArray<CpuEntry>,
     processes: SharedArray<TaskRef>,
@@ -118,20 +118,20 @@ impl Probes {
         if attached.values().all(Result::is_err) {
             return Err(none_attached(&attached));
         }
-        let flows = take(&mut ebpf, "FLOWS")?;
-        let threads = take(&mut ebpf, "THREADS")?;
+        let flows = array(&ebpf, "FLOWS")?;
+        let threads = array(&ebpf, "THREADS")?;
         let unmapped = |name| move |source| AttachError::Unmapped { name, source };
-        let cpus = take(&mut ebpf, "CPUS")?;
-        let processes = take(&mut ebpf, "PROCESSES")?;
+        let cpus = array(&ebpf, "CPUS")?;
+        let processes = array(&ebpf, "PROCESSES")?;
         let probes = Self {
             reasons,
             symbols: Symbols::default(),
             layout: options.flows,
-            flow_table: FlowTable::map(flows.fd(), options.flows).map_err(unmapped("FLOWS"))?,
-            thread_table: ThreadTable::map(threads.fd()).map_err(unmapped("THREADS"))?,
-            cpus: SharedArray::map(cpus.fd().as_fd(), cpu_count(), false)
+            flow_table: FlowTable::map(&flows, options.flows).map_err(unmapped("FLOWS"))?,
+            thread_table: ThreadTable::map(&threads).map_err(unmapped("THREADS"))?,
+            cpus: SharedArray::map(cpus.as_fd(), cpu_count(), false)
                 .map_err(unmapped("CPUS"))?,
-            processes: SharedArray::map(processes.fd().as_fd(), pid_max(), true)
+            processes: SharedArray::map(processes.as_fd(), pid_max(), true)
                 .map_err(unmapped("PROCESSES"))?,
             flows,
             threads,
@@ -192,12 +192,12 @@ impl Probes {
     /// The descriptor of the flow array, for [`FlowTable::map`] in a child that inherits it. It is
     /// closed on exec like every other: duplicate it for the child.
     pub fn flows_fd(&self) -> BorrowedFd<'_> {
-        self.flows.fd().as_fd()
+        self.flows.as_fd()
     }
 
     /// The descriptor of the thread array, for [`ThreadTable::map`].
     pub fn threads_fd(&self) -> BorrowedFd<'_> {
-        self.threads.fd().as_fd()
+        self.threads.as_fd()
     }
 
     /// Where flows lie in the flow array.
@@ -373,15 +373,13 @@ fn none_attached(attached: &HashMap<&'static str, Result<(), String>>) -> Attach
     AttachError::NoneAttached(first)
 }
 
-/// Takes an array out of aya's hands: its descriptor is what is needed.
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, AttachError> {
-    match ebpf.take_map(name) {
-        Some(Map::Array(data)) => Ok(data),
-        _ => Err(AttachError::Unmapped {
-            name,
-            source: io::Error::other("the object has no such array: run ebpf/probes/build"),
-        }),
-    }
+/// A descriptor of an array. A duplicate: aya's own is needed by programs loaded later.
+fn array(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, AttachError> {
+    let fd = match ebpf.map(name) {
+        Some(Map::Array(data)) => data.fd().as_fd().try_clone_to_owned(),
+        _ => Err(io::Error::other("the object has no such array: run ebpf/probes/build")),
+    };
+    fd.map_err(|source| AttachError::Unmapped { name, source })
 }
 
 /// CPUs that may come online: what per-CPU maps are sized by.

@@ -136,7 +136,8 @@ pub struct LongWait {
     pub end_ns: u64,
     /// How long of it others held the CPU.
     pub foreign_ns: u64,
-    /// Who held it last.
+    /// Who held it: of other programs the one with the longest turn, when those held it for most
+    /// of the wait; else the last one.
     pub holder_tid: u32,
     /// Its name.
     pub holder: String,

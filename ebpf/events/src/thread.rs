@@ -66,7 +66,8 @@ pub struct Wait {
     pub end_ns: u64,
     /// For how long of it others held the CPU; the rest, its own program did.
     pub foreign_ns: u64,
-    /// Who held it last: a thread of another program when those held it longer.
+    /// Who held it: of other programs the one with the longest turn, when those held it for most
+    /// of the wait; else the last one.
     pub holder_tid: u32,
     /// Unused.
     pub padding: u32,
@@ -132,12 +133,12 @@ pub struct CpuEntry {
     pub holder_tid: u32,
     /// Its program.
     pub holder_program: u32,
-    /// The last holder of no watched program that was not the idle task.
+    /// Who of no watched program held it longest since a watched thread last ran here.
     pub foreign_tid: u32,
     /// Unused.
     pub padding: u32,
-    /// Until when that one held it, 0 while it does.
-    pub foreign_until_ns: u64,
+    /// For how long, 0 if none did.
+    pub foreign_longest_ns: u64,
     /// Its name.
     pub foreign_name: [u8; NAME_LENGTH],
     /// Switches.

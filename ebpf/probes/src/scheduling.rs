@@ -103,6 +103,7 @@ fn try_switched(previous: Object, next: Object, leaves: Leaves) -> Option<()> {
     {
         // SAFETY: as above.
         unsafe { switched_in(entry, cpu, previous, number, now) };
+        cpu.foreign_longest_ns = 0;
     }
     Some(())
 }
@@ -117,14 +118,11 @@ fn cpu_switched(cpu: &mut CpuEntry, previous: Task, next: Task, now: u64) {
             *(&raw mut cpu.held_ns).cast::<u64>().add(clock) += now.saturating_sub(cpu.since_ns);
         }
     }
-    if previous.found.program == PROGRAM_OTHER {
+    let turn_ns = now.saturating_sub(cpu.since_ns);
+    if previous.found.program == PROGRAM_OTHER && turn_ns > cpu.foreign_longest_ns {
         cpu.foreign_tid = previous.tid;
-        cpu.foreign_until_ns = now;
-    }
-    if next.found.program == PROGRAM_OTHER {
-        cpu.foreign_tid = next.tid;
-        cpu.foreign_until_ns = 0;
-        cpu.foreign_name = next.name();
+        cpu.foreign_longest_ns = turn_ns;
+        cpu.foreign_name = previous.name();
     }
     cpu.holder_tid = next.tid;
     cpu.holder_program = u32::from(next.found.program);
@@ -245,10 +243,8 @@ unsafe fn keep(entry: *mut ThreadEntry, cpu: &CpuEntry, previous: Task, now: u64
     unsafe {
         let start_ns = (*entry).wait_began_ns;
         let foreign_ns = (*entry).wait_foreign_ns.wrapping_sub((*entry).wait_foreign_before_ns);
-        let foreign_ran = cpu.foreign_tid != 0
-            && (cpu.foreign_until_ns == 0 || cpu.foreign_until_ns > start_ns);
         let mostly_foreign = foreign_ns * 2 >= now.saturating_sub(start_ns);
-        let (holder_tid, holder_name) = if mostly_foreign && foreign_ran {
+        let (holder_tid, holder_name) = if mostly_foreign && cpu.foreign_longest_ns != 0 {
             (cpu.foreign_tid, cpu.foreign_name)
         } else {
             (previous.tid, previous.name())

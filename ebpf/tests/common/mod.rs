@@ -42,9 +42,10 @@ pub(crate) fn needs(what: &[&str]) -> Option<MutexGuard<'static, ()>> {
 
 /// A socket bound to an address and port of our choice, connected to the server.
 pub(crate) fn connect(from: SocketAddrV4, to: SocketAddrV4) -> TcpStream {
-    let socket = rustix::net::socket(
+    let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
         None,
     )
     .expect("a socket");

@@ -1,0 +1,192 @@
+//! Waiting for a CPU: who took it, and for how long, against the kernel's own books.
+
+mod common;
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    os::unix::process::CommandExt,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use common::{Reaped, ask, connect, listen, needs, pin, serve};
+use ebpf::{LongWait, Options, Probes, Program, Thread};
+
+const SIZE: usize = 24;
+
+/// Time run and time waited, as the kernel's own `schedstat` of a thread has them.
+fn schedstat(tid: u32) -> (u64, u64) {
+    let path = format!("/proc/self/task/{tid}/schedstat");
+    let text = std::fs::read_to_string(path).expect("schedstat");
+    let mut words = text.split_whitespace().map(|word| word.parse().expect("a number"));
+    (words.next().expect("ran"), words.next().expect("waited"))
+}
+
+fn tid() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
+}
+
+fn monotonic_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// A process that takes CPU 0 for itself as far as it is let.
+fn hog() -> Reaped {
+    let mut command = Command::new("sh");
+    command.args(["-c", "while :; do :; done"]);
+    // SAFETY: only a system call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            pin(0);
+            Ok(())
+        });
+    }
+    Reaped(command.spawn().expect("a hog"))
+}
+
+/// Works and sleeps on CPU 0 for a while; returns the thread's two accounts of it.
+fn worked(probes: &Probes, milliseconds: u64) -> (Thread, (u64, u64), Vec<LongWait>) {
+    pin(0);
+    let tid = tid();
+    // The first switches make the thread known.
+    thread::sleep(Duration::from_millis(20));
+    let slot = probes.threads().slot_of(tid).expect("a watched thread");
+    let books = || {
+        thread::yield_now();
+        (probes.threads().thread(slot, monotonic_ns()).expect("an entry"), schedstat(tid))
+    };
+    let (before, kernel_before) = books();
+    let end = monotonic_ns() + milliseconds * 1_000_000;
+    while monotonic_ns() < end {
+        let busy_until = monotonic_ns() + 1_000_000;
+        while monotonic_ns() < busy_until {
+            std::hint::spin_loop();
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+    let (after, kernel) = books();
+    let kernels = (kernel.0 - kernel_before.0, kernel.1 - kernel_before.1);
+    (after.since(&before), kernels, probes.threads().long_waits(slot))
+}
+
+fn assert_close(what: &str, ours: u64, kernels: u64, share: f64) {
+    let off = (ours as f64 - kernels as f64).abs() / kernels as f64;
+    println!("{what}: {ours} ns here, {kernels} ns in the kernel's books, {:.2}% off", off * 100.0);
+    assert!(off < share, "{what}: {ours} against {kernels}");
+}
+
+#[test]
+fn a_hog_on_the_same_cpu_is_foreign_waiting() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let probes = Probes::attach(&Options::of_port(17_301)).expect("probes");
+    probes.watch(std::process::id(), Program::Server);
+    let hog = hog();
+    let worker = |probes: &Probes| {
+        thread::scope(|scope| {
+            scope.spawn(|| worked(probes, 2000)).join().expect("the worker")
+        })
+    };
+    let (thread, (ran, waited), long) = worker(&probes);
+    let ours = thread.wait_foreign_ns + thread.wait_own_ns;
+    assert_close("waited", ours, waited, 0.05);
+    assert_close("ran", thread.ran_ns, ran, 0.05);
+    assert!(waited > 300_000_000, "the hog took nothing: {waited} ns");
+    assert!(thread.wait_own_ns * 20 < thread.wait_foreign_ns, "{thread:?}");
+    let delays = thread.runqueue_delay.count();
+    assert!(delays > 0 && thread.switches_involuntary > 0, "{thread:?}");
+    let by_hog = long.iter().filter(|wait| wait.holder_tid == hog.0.id()).count();
+    println!("{by_hog} of the last {} long waits by the hog: {:?}", long.len(), long.last());
+    assert!(by_hog * 3 > long.len(), "{long:?}");
+}
+
+#[test]
+fn another_thread_of_the_same_program_is_own_waiting() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let probes = Probes::attach(&Options::of_port(17_302)).expect("probes");
+    probes.watch(std::process::id(), Program::Server);
+    let end = monotonic_ns() + 2_500_000_000;
+    let cpu = || probes.read().cpus.expect("who held the CPUs")[0];
+    let before = cpu();
+    let (thread, (_, waited), _) = thread::scope(|scope| {
+        scope.spawn(move || {
+            pin(0);
+            while monotonic_ns() < end {
+                std::hint::spin_loop();
+            }
+        });
+        scope.spawn(|| worked(&probes, 2000)).join().expect("the worker")
+    });
+    assert_close("waited", thread.wait_foreign_ns + thread.wait_own_ns, waited, 0.05);
+    assert!(waited > 300_000_000, "the other thread took nothing: {waited} ns");
+    // Whatever else runs on this machine has its part; the rest is the other thread's.
+    let held = cpu().since(&before);
+    let others = held.other_ns + held.clients_ns + held.idle_ns;
+    assert!(thread.wait_foreign_ns <= others, "{held:?} {thread:?}");
+    assert!(thread.wait_own_ns + others >= waited / 20 * 19, "{held:?} {thread:?}");
+    assert!(thread.wait_own_ns <= held.server_ns, "{held:?} {thread:?}");
+}
+
+#[test]
+fn a_request_that_waited_for_a_cpu_says_so() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let port = 17_303;
+    let probes = Probes::attach(&Options::of_port(port)).expect("probes");
+    probes.watch(std::process::id(), Program::Server);
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, port);
+    let server = thread::spawn(move || {
+        // The threads of its connections inherit the CPU.
+        pin(0);
+        serve(listener, 1, SIZE);
+    });
+    pin(1);
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 9), 20_300);
+    let mut stream = connect(from, address);
+    let _hogs = [hog(), hog()];
+    let (mut slow, mut explained) = (0, 0);
+    let end = monotonic_ns() + 4_000_000_000;
+    while monotonic_ns() < end {
+        ask(&mut stream, SIZE).expect("an answer");
+        let request = probes.flows().request(from).expect("a request");
+        let segments = request.segments().expect("all instants");
+        if segments.server_wait_ns > 500_000 {
+            slow += 1;
+            // Before the first read, nobody knows whose socket it will be.
+            let Some(wait) = request.server_wait else {
+                assert_eq!(slow, 1, "no split: {request:?}");
+                continue;
+            };
+            let part = wait.foreign_ns as f64 / segments.server_wait_ns as f64;
+            explained += i32::from(part > 0.9);
+        }
+        thread::sleep(Duration::from_micros(300));
+    }
+    drop(stream);
+    server.join().expect("the server");
+    println!("{explained} of {slow} slow requests waited for the hogs' CPU");
+    assert!(slow > 5, "the hogs made only {slow} requests slow");
+    assert!(explained * 100 >= slow * 95, "{explained} of {slow}");
+}
+
+#[test]
+fn the_profile_finds_the_function_that_spins() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let mut options = Options::of_port(17_304);
+    options.profile_stacks = 4096;
+    let mut probes = Probes::attach(&options).expect("probes");
+    probes.watch(std::process::id(), Program::Server);
+    probes.start_profile(99).expect("a profile");
+    let end = monotonic_ns() + 1_000_000_000;
+    while monotonic_ns() < end {
+        std::hint::spin_loop();
+    }
+    let profile = probes.profile().expect("samples");
+    let own = profile.samples.iter().filter(|sample| sample.tid == tid());
+    let counts: Vec<_> = own.clone().map(|sample| sample.count).collect();
+    let total: u64 = counts.iter().sum();
+    assert!((70..=130).contains(&total), "{total} samples in a second at 99 Hz");
+    let mut user = own.filter_map(|sample| sample.user.as_ref());
+    assert!(user.any(|stack| !stack.is_empty()), "{profile:?}");
+    assert!(profile.samples.iter().all(|sample| sample.pid == std::process::id()));
+}
