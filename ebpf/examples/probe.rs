@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         before = now;
     }
     for state in probes.report() {
-        println!("{} runs {:?} ns {:?} missed {:?}", state.name, state.runs, state.run_time_ns, state.missed);
+        println!(
+            "{} runs {:?} ns {:?} missed {:?}",
+            state.name, state.runs, state.run_time_ns, state.missed
+        );
     }
     Ok(())
 }

@@ -11,9 +11,7 @@ use aya::{
     maps::Map,
     programs::{BtfTracePoint, ProgramError},
 };
-use events::{
-    ABSENT, Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef,
-};
+use events::{ABSENT, Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef};
 use serde::Serialize;
 
 use crate::{
@@ -39,7 +37,9 @@ pub enum AttachError {
     #[error("the probes need the kernel's own description of its types: {0}")]
     NoBtf(#[from] BtfError),
     /// Not allowed.
-    #[error("not allowed to load probes: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")]
+    #[error(
+        "not allowed to load probes: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+    )]
     NotPermitted,
     /// The maps could not be made.
     #[error("cannot load the probes: {0}; they need Linux 5.8 or later")]
@@ -112,7 +112,8 @@ impl Probes {
         let resolved = offsets::resolve(&btf);
         let reasons = Reasons::of_kernel(&btf);
         let config = Raw(configure(options, &resolved, &reasons));
-        let aya_btf = aya::Btf::from_sys_fs().map_err(|_| BtfError::NotBtf(crate::btf::VMLINUX.into()))?;
+        let aya_btf =
+            aya::Btf::from_sys_fs().map_err(|_| BtfError::NotBtf(crate::btf::VMLINUX.into()))?;
         let mut ebpf = load(options, &config, &aya_btf)?;
         let attached = attach_each(&mut ebpf, options, &btf, &resolved, &aya_btf);
         if attached.values().all(Result::is_err) {
@@ -129,8 +130,7 @@ impl Probes {
             layout: options.flows,
             flow_table: FlowTable::map(&flows, options.flows).map_err(unmapped("FLOWS"))?,
             thread_table: ThreadTable::map(&threads).map_err(unmapped("THREADS"))?,
-            cpus: SharedArray::map(cpus.as_fd(), cpu_count(), false)
-                .map_err(unmapped("CPUS"))?,
+            cpus: SharedArray::map(cpus.as_fd(), cpu_count(), false).map_err(unmapped("CPUS"))?,
             processes: SharedArray::map(processes.as_fd(), pid_max(), true)
                 .map_err(unmapped("PROCESSES"))?,
             flows,

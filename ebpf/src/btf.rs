@@ -88,8 +88,8 @@ impl Btf {
     /// When it cannot be read or is not BTF.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
         let name = path.display().to_string();
-        let data = fs::read(path)
-            .map_err(|source| BtfError::Unreadable { path: name.clone(), source })?;
+        let data =
+            fs::read(path).map_err(|source| BtfError::Unreadable { path: name.clone(), source })?;
         Self::parse(data).ok_or(BtfError::NotBtf(name))
     }
 
@@ -209,10 +209,9 @@ impl Btf {
             let (bit_offset, bits) =
                 if has_bit_fields { (raw & 0x00ff_ffff, raw >> 24) } else { (raw, 0) };
             match self.string(self.word(member)) {
-                "" => self.member(self.resolve(type_id), name, depth + 1).map(|inner| Field {
-                    bit_offset: bit_offset + inner.bit_offset,
-                    ..inner
-                }),
+                "" => self
+                    .member(self.resolve(type_id), name, depth + 1)
+                    .map(|inner| Field { bit_offset: bit_offset + inner.bit_offset, ..inner }),
                 own if own == name => Some(Field { bit_offset, bits, type_id }),
                 _ => None,
             }

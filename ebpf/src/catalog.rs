@@ -60,12 +60,24 @@ pub(crate) const PROBES: &[Spec] = &[
     probe("send_begins", ("tcp", "tcp_sendmsg_locked"), "6.16", 2, &[PORTS, STREAM, MESSAGE]),
     Spec {
         instead_of: Some("send_begins"),
-        ..probe("send_queued", ("net", "net_dev_queue"), "5.5", 1, &[PORTS, STREAM, HEADERS, PACKET])
+        ..probe(
+            "send_queued",
+            ("net", "net_dev_queue"),
+            "5.5",
+            1,
+            &[PORTS, STREAM, HEADERS, PACKET],
+        )
     },
     probe("data_ready", ("sock", "sk_data_ready"), "6.3", 1, &[PORTS, STREAM]),
     probe("data_read", ("sock", "sock_recv_length"), "6.3", 3, &[PORTS, STREAM]),
     probe("packet_received", ("net", "netif_receive_skb"), "5.5", 1, &[HEADERS, PACKET, DEVICE]),
-    probe("packet_sent", ("net", "net_dev_start_xmit"), "5.5", 2, &[PORTS, HEADERS, PACKET, DEVICE]),
+    probe(
+        "packet_sent",
+        ("net", "net_dev_start_xmit"),
+        "5.5",
+        2,
+        &[PORTS, HEADERS, PACKET, DEVICE],
+    ),
     probe("packet_dropped", ("skb", "kfree_skb"), "5.17", 3, &[HEADERS]),
     probe("retransmitted", ("tcp", "tcp_retransmit_skb"), "5.5", 2, &[PORTS, CONGESTION]),
     probe("retransmit_failed", ("tcp", "tcp_retransmit_skb"), "6.17", 3, &[PORTS]),

@@ -292,7 +292,10 @@ minus!(Lost: records, threads, flows_collided, flows_outside, drop_places, peers
 
 impl<T: Minus> Minus for BySide<T> {
     fn minus(&self, before: &Self) -> Self {
-        Self { server: self.server.minus(&before.server), client: self.client.minus(&before.client) }
+        Self {
+            server: self.server.minus(&before.server),
+            client: self.client.minus(&before.client),
+        }
     }
 }
 
@@ -306,7 +309,8 @@ fn rows<T: Minus + Clone, K: Eq + Hash>(
     let Some(before) = before else { return Some(now.clone()) };
     let earlier: std::collections::HashMap<K, &T> =
         before.iter().map(|row| (key(row), row)).collect();
-    let delta = |row: &T| earlier.get(&key(row)).map_or_else(|| row.clone(), |then| row.minus(then));
+    let delta =
+        |row: &T| earlier.get(&key(row)).map_or_else(|| row.clone(), |then| row.minus(then));
     Some(now.iter().map(delta).collect())
 }
 
@@ -322,11 +326,8 @@ mod tests {
             rx_packets: Some(packets),
             ..PortPackets::default()
         };
-        let before = Counters {
-            packets: Some(vec![row(1, 10)]),
-            drops: Some(3),
-            ..Counters::default()
-        };
+        let before =
+            Counters { packets: Some(vec![row(1, 10)]), drops: Some(3), ..Counters::default() };
         let now = Counters {
             at_ns: 5,
             packets: Some(vec![row(2, 7), row(1, 25)]),

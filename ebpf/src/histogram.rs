@@ -65,9 +65,9 @@ impl Durations {
     /// The buckets in use: (least duration in nanoseconds, count).
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let counts = self.counts.iter().enumerate();
-        counts.filter(|(_, count)| **count > 0).map(|(bucket, count)| {
-            (lower_edge_ns(bucket as u32), *count)
-        })
+        counts
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| (lower_edge_ns(bucket as u32), *count))
     }
 }
 

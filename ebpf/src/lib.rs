@@ -12,6 +12,7 @@ mod btf;
 mod catalog;
 mod counters;
 mod flows;
+mod handover;
 mod histogram;
 mod kernel;
 mod losses;
@@ -31,6 +32,7 @@ pub use counters::{
     SoftirqCounters,
 };
 pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
+pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::{HASHED_FLOWS, Options};

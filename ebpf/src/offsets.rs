@@ -83,9 +83,7 @@ fn control_block(btf: &Btf, resolved: &mut Resolved) {
 
 impl Resolved {
     fn note(&mut self, name: &str, path: &str, found: Result<Field, BtfError>) -> Option<Field> {
-        found
-            .map_err(|error| self.missing.insert(format!("{name}.{path}"), error.to_string()))
-            .ok()
+        found.map_err(|error| self.missing.insert(format!("{name}.{path}"), error.to_string())).ok()
     }
 
     /// Why one of these offsets is absent, if one is.

@@ -22,9 +22,8 @@ use crate::{
 };
 
 /// Softirq vectors by number, as `/proc/softirqs` names them.
-const VECTORS: [&str; 10] = [
-    "hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu",
-];
+const VECTORS: [&str; 10] =
+    ["hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu"];
 
 impl Probes {
     /// Reads all counters, cumulative since the probes were attached.
@@ -214,7 +213,10 @@ impl Probes {
                 let ran = |(number, _): &(usize, &str)| block.runs[*number] > 0;
                 SoftirqCounters {
                     cpu,
-                    time_ns: vectors().filter(ran).map(|(n, name)| (name, block.time_ns[n])).collect(),
+                    time_ns: vectors()
+                        .filter(ran)
+                        .map(|(n, name)| (name, block.time_ns[n]))
+                        .collect(),
                     runs: vectors().filter(ran).map(|(n, name)| (name, block.runs[n])).collect(),
                 }
             };

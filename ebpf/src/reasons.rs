@@ -40,9 +40,8 @@ impl Reasons {
                 fs::read_to_string(format).ok().map(|text| from_format(&text))
             })
         });
-        let short = |name: String| {
-            name.strip_prefix(PREFIX).map_or_else(|| name.clone(), str::to_owned)
-        };
+        let short =
+            |name: String| name.strip_prefix(PREFIX).map_or_else(|| name.clone(), str::to_owned);
         let names = names.unwrap_or_default();
         Self { names: names.into_iter().map(|(number, name)| (number, short(name))).collect() }
     }

@@ -173,7 +173,10 @@ impl ThreadTable {
             let entry = self.entries.pointer(slot)?;
             // SAFETY: within the mapping, which lives as long as `self`.
             let (found, state) = unsafe {
-                ((&raw const (*entry).tid).read_volatile(), (&raw const (*entry).state).read_volatile())
+                (
+                    (&raw const (*entry).tid).read_volatile(),
+                    (&raw const (*entry).state).read_volatile(),
+                )
             };
             (found == tid && state != ThreadState::EXITED).then_some(slot as u16)
         })

@@ -8,9 +8,7 @@ use std::{
     thread,
 };
 
-use common::{
-    CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, run, serve,
-};
+use common::{CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, run, serve};
 use ebpf::{BySide, Counters, FlowLayout, LossKind, Options, Probes, RetransmitKinds};
 
 const SIZE: usize = 24;
@@ -122,9 +120,9 @@ fn drops_and_retransmissions_are_counted_exactly() {
     let of_client = of_client.retransmits.expect("counted");
     assert_eq!(of_client.total(), Some(kernel.server + kernel.client));
     assert_eq!(counters.lost, Counters::default().lost);
-    let dropped = records.iter().filter(|loss| {
-        matches!(&loss.what, LossKind::Drop { reason, .. } if reason == "NETFILTER_DROP")
-    });
+    let dropped = records.iter().filter(
+        |loss| matches!(&loss.what, LossKind::Drop { reason, .. } if reason == "NETFILTER_DROP"),
+    );
     assert_eq!(dropped.count() as u64, filtered);
     println!("dropped {filtered}, sent again {kernel:?}, {:?}", counters.retransmits);
 }

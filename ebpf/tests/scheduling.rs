@@ -84,9 +84,7 @@ fn a_hog_on_the_same_cpu_is_foreign_waiting() {
     probes.watch(std::process::id(), Program::Server);
     let hog = hog();
     let worker = |probes: &Probes| {
-        thread::scope(|scope| {
-            scope.spawn(|| worked(probes, 2000)).join().expect("the worker")
-        })
+        thread::scope(|scope| scope.spawn(|| worked(probes, 2000)).join().expect("the worker"))
     };
     let (thread, (ran, waited), long) = worker(&probes);
     let ours = thread.wait_foreign_ns + thread.wait_own_ns;

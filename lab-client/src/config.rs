@@ -57,6 +57,8 @@ pub struct Config {
     pub congestion: Option<String>,
     /// Connect again when a connection is lost.
     pub reconnect: bool,
+    /// Arrays of probes, inherited from the process that attached them.
+    pub probes: Option<ebpf::Handover>,
 }
 
 impl Default for Config {
@@ -79,6 +81,7 @@ impl Default for Config {
             timer_slack: Duration::from_micros(100),
             congestion: None,
             reconnect: true,
+            probes: None,
         }
     }
 }

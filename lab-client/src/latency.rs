@@ -14,7 +14,7 @@ const DIGITS: u8 = 3;
 
 /// Histograms that wait to be used again: one second's worth of a phase that ends while another
 /// begins.
-const SPARE: usize = 6;
+const SPARE: usize = 14;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,6 +24,14 @@ pub enum Segment {
     Latency,
     /// From the intended instant to the send.
     SendLag,
+    /// On the way, both ways: (T5 − T1) − (T4 − T2).
+    Network,
+    /// From ready to received, at the server: T3 − T2.
+    ServerWait,
+    /// From received to answered, at the server: T4 − T3.
+    ServerService,
+    /// From ready to received, at the client: T6 − T5.
+    ClientReceiveLag,
     /// From the intended instant of a push, on the server's clock, to its arrival: meaningful where
     /// both run on one machine.
     Push,
@@ -35,6 +43,10 @@ impl Segment {
         match self {
             Segment::Latency => "latency",
             Segment::SendLag => "send_lag",
+            Segment::Network => "network",
+            Segment::ServerWait => "server_wait",
+            Segment::ServerService => "server_service",
+            Segment::ClientReceiveLag => "client_receive_lag",
             Segment::Push => "push",
         }
     }

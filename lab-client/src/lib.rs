@@ -1,13 +1,14 @@
 //! The load: a million users in one process or several, who shake on an open-loop schedule.
 //!
 //! Read it from the inside out: [`permutation`], [`schedule`], [`share`], [`flows`], [`books`],
-//! [`latency`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it, still
+//! [`latency`], [`causes`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it, still
 //! without a socket; `shard_loop` puts them on sockets; [`client`] runs the shards and [`panel`]
 //! listens to people.
 
 #![forbid(unsafe_code)]
 
 pub mod books;
+pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -27,3 +28,4 @@ pub mod slow;
 pub mod solo;
 pub mod tally;
 pub mod transport;
+pub mod witness;

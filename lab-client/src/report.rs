@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::books::Books;
+use crate::causes::CauseRows;
 use crate::latency::Filled;
 use crate::load::Event;
 use crate::slow::SlowRequest;
@@ -40,8 +41,10 @@ pub enum Report {
     Second(Sample),
     /// A histogram of a second of a shard.
     Filled(u64, usize, Filled),
+    /// Why the requests of a second of a shard took their time, by phase.
+    Causes(u64, usize, u16, Box<CauseRows>),
     /// A slow request of a second of a shard.
-    Slow(u64, SlowRequest),
+    Slow(u64, Box<SlowRequest>),
     /// Something happened on a shard.
     Event(usize, Event),
     /// The shard has ended in order with these books, or says why it could not go on.

@@ -49,6 +49,10 @@ impl Transport for Sockets<'_> {
         self.net.now_ns()
     }
 
+    fn last_sleep_ns(&self) -> (u64, u64) {
+        self.net.last_sleep_ns()
+    }
+
     fn read_clock(&mut self) -> u64 {
         self.net.read_clock()
     }
@@ -159,8 +163,11 @@ impl ShardLoop {
         for filled in self.crowd.recorder().take() {
             report(&self.reports, Report::Filled(sample.t, self.me, filled));
         }
+        for (phase, rows) in self.crowd.causes().take() {
+            report(&self.reports, Report::Causes(sample.t, self.me, phase, Box::new(rows)));
+        }
         for slow in self.crowd.take_slow() {
-            report(&self.reports, Report::Slow(sample.t, slow));
+            report(&self.reports, Report::Slow(sample.t, Box::new(slow)));
         }
     }
 

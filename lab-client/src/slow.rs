@@ -1,8 +1,13 @@
 //! The slowest requests of a second, as records.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
+use ebpf::Request;
 use serde::{Deserialize, Serialize};
+
+use crate::causes::{Cause, Explained};
+use crate::witness::{SeenThread, Witness};
 
 /// Records of a second and shard: the worst are kept, so that a bad second costs no more to record
 /// than a good one.
@@ -12,7 +17,7 @@ const KEPT: usize = 8;
 const SLOW_NS: u64 = 1_000_000;
 
 /// A slow request, as the client alone sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowRequest {
     /// Who shook.
     pub user: u32,
@@ -26,6 +31,69 @@ pub struct SlowRequest {
     pub send_lag_us: u64,
     /// From the intended instant to the answer, in microseconds.
     pub latency_us: u64,
+    /// What the kernel saw of it; null when nobody looked, or when it saw nothing.
+    pub seen: Option<Seen>,
+}
+
+/// A slow request as the kernel saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// T1 to T6 as offsets from T0, the instant at which it was due, in microseconds.
+    pub instants_us: [Option<i64>; 6],
+    /// Network, server wait, server service and client receive lag, in microseconds; null when an
+    /// instant is missing.
+    pub segments_us: Option<[u64; 4]>,
+    /// Its time by cause, in microseconds.
+    pub causes_us: BTreeMap<Cause, u64>,
+    /// The cause that took most.
+    pub blamed: Cause,
+    /// Retransmissions and drops of the connection meanwhile.
+    pub losses: u32,
+    /// Whether another frame was in its way, which leaves it out of the shares.
+    pub mixed: bool,
+    /// The client's thread.
+    pub client_thread: Option<u32>,
+    /// The server's thread.
+    pub server_thread: Option<u32>,
+    /// Who held the client's CPU during that thread's last long wait.
+    pub client_held_by: Option<String>,
+    /// Who held the server's.
+    pub server_held_by: Option<String>,
+}
+
+impl Seen {
+    /// Puts a record together.
+    pub fn of(
+        due_ns: u64,
+        request: &Request,
+        explained: &Explained,
+        witness: &dyn Witness,
+    ) -> Self {
+        let offset_us = |ns: u64| ns.wrapping_sub(due_ns).cast_signed() / 1000;
+        let instants = [
+            Some(request.sent_ns),
+            request.server_ready_ns,
+            request.server_read_ns,
+            request.answered_ns,
+            request.ready_ns,
+            request.read_ns,
+        ];
+        let [client, server] =
+            [request.client_slot, request.server_slot].map(|slot| witness.thread(slot));
+        let held_by = |thread: &Option<SeenThread>| thread.as_ref()?.held_by.clone();
+        Self {
+            instants_us: instants.map(|ns| ns.map(offset_us)),
+            segments_us: explained.segments.map(|it| it.map(|ns| ns / 1000)),
+            causes_us: Cause::ALL.into_iter().zip(explained.causes.map(|ns| ns / 1000)).collect(),
+            blamed: explained.dominant(),
+            losses: request.losses,
+            mixed: request.mixed,
+            client_held_by: held_by(&client),
+            server_held_by: held_by(&server),
+            client_thread: client.map(|thread| thread.tid),
+            server_thread: server.map(|thread| thread.tid),
+        }
+    }
 }
 
 /// The slowest requests of the second under way.
@@ -77,6 +145,7 @@ mod tests {
                 due_ns: 0,
                 send_lag_us: 0,
                 latency_us,
+                seen: None,
             };
             if slow.wants(latency_us * 1000) {
                 slow.enter(request);

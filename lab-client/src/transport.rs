@@ -11,6 +11,9 @@ pub trait Transport {
     /// The monotonic clock as this turn saw it, in nanoseconds.
     fn now_ns(&self) -> u64;
 
+    /// When the shard last went to sleep and when it woke, in nanoseconds.
+    fn last_sleep_ns(&self) -> (u64, u64);
+
     /// The monotonic clock now, in nanoseconds.
     fn read_clock(&mut self) -> u64;
 

@@ -139,7 +139,10 @@ impl Pair {
         run("ip", &format!("netns add {}", pair.server));
         run("ip", &format!("netns add {}", pair.client));
         let link = "link add veth0 netns";
-        run("ip", &format!("{link} {} type veth peer name veth0 netns {}", pair.server, pair.client));
+        run(
+            "ip",
+            &format!("{link} {} type veth peer name veth0 netns {}", pair.server, pair.client),
+        );
         for (netns, address) in [(&pair.server, SERVER_ADDRESS), (&pair.client, CLIENT_ADDRESS)] {
             run("ip", &format!("-n {netns} address add {address}/24 dev veth0"));
             run("ip", &format!("-n {netns} link set veth0 up"));

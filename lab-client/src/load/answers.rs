@@ -6,7 +6,6 @@ use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
 use super::{Crowd, State};
 use crate::config::Notices;
 use crate::latency::Segment;
-use crate::slow::SlowRequest;
 use crate::transport::Transport;
 
 impl Crowd {
@@ -124,19 +123,7 @@ impl Crowd {
             tally.noticed += u64::from(answer == Answer::Noticed);
         }
         self.recorder.record(phase, Segment::Latency, latency_ns);
-        if self.slow.wants(latency_ns) {
-            let at = &self.users[user as usize];
-            let number = self.share.global(user);
-            let flow = number - self.rules.first_flow;
-            self.slow.enter(SlowRequest {
-                user: number,
-                from: self.rules.flows.of(flow, u32::from(at.ports)),
-                phase,
-                due_ns,
-                send_lag_us: u64::from(at.lag_us),
-                latency_us: latency_ns / 1000,
-            });
-        }
+        self.explain_answer(user, due_ns, latency_ns);
         self.closed_load_freed(phase);
         self.keep_closed_load(net, None);
     }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod connecting;
+mod explaining;
 mod shaking;
 mod social;
 
@@ -16,6 +17,7 @@ use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, Wheel};
 
 use crate::books::Books;
+use crate::causes::Causes;
 use crate::config::Notices;
 use crate::flows::Flows;
 use crate::latency::Recorder;
@@ -25,6 +27,7 @@ use crate::share::Share;
 use crate::slow::{Slow, SlowRequest};
 use crate::tally::Tally;
 use crate::transport::Transport;
+use crate::witness::Witness;
 
 use connecting::Connecting;
 use shaking::Closed;
@@ -91,6 +94,8 @@ struct User {
     tries: u8,
     /// Source ports found taken.
     ports: u8,
+    /// How long the shard slept between the instant and the send, in microseconds; at most 65 ms.
+    slept_us: u16,
 }
 
 const NO_CONN: ConnId = ConnId { slot: u32::MAX, generation: u32::MAX };
@@ -107,6 +112,7 @@ impl Default for User {
             owed: 0,
             tries: 0,
             ports: 0,
+            slept_us: 0,
         }
     }
 }
@@ -170,6 +176,9 @@ pub struct Crowd {
     wheel: Wheel<Timer>,
     recorder: Recorder,
     slow: Slow,
+    causes: Causes,
+    /// Who saw what happened to requests, if anybody looks.
+    witness: Option<Arc<dyn Witness>>,
     tally: Tally,
     /// Tallies by phase; shakes count in the phase in which they were due.
     tallies: Vec<Tally>,
@@ -199,6 +208,8 @@ impl Crowd {
             wheel: Wheel::new(TICK_NS, now_ns),
             recorder: Recorder::default(),
             slow: Slow::default(),
+            causes: Causes::default(),
+            witness: None,
             tally: Tally::default(),
             tallies: Vec::new(),
             books: Books::default(),
@@ -206,6 +217,16 @@ impl Crowd {
             random: Pcg64Mcg::seed_from_u64(seed),
             rules,
         }
+    }
+
+    /// Asks a witness about every answer from here on.
+    pub fn set_witness(&mut self, witness: Option<Arc<dyn Witness>>) {
+        self.witness = witness;
+    }
+
+    /// Why requests took their time, in the second under way.
+    pub fn causes(&mut self) -> &mut Causes {
+        &mut self.causes
     }
 
     /// What was counted so far.

@@ -12,6 +12,7 @@ use shard::{Clock, Mail, NANOS_PER_SECOND, monotonic_ns};
 
 use super::commands::{Command, CommandError};
 use crate::books::Books;
+use crate::causes::CauseRows;
 use crate::client::Client;
 use crate::latency::{Encoded, Segment};
 use crate::load::Event;
@@ -89,13 +90,25 @@ pub enum Line {
         /// The values in microseconds.
         values: Encoded,
     },
+    /// Why the requests of a second of a shard took their time.
+    Causes {
+        /// The Unix second.
+        t: u64,
+        /// The shard.
+        shard: usize,
+        /// The phase in which they were due.
+        phase: u16,
+        /// Their sums.
+        #[serde(flatten)]
+        rows: Box<CauseRows>,
+    },
     /// A slow request.
     Slow {
         /// The Unix second.
         t: u64,
         /// The request.
         #[serde(flatten)]
-        request: SlowRequest,
+        request: Box<SlowRequest>,
     },
     /// All users that a phase was to log in are logged in.
     Established {
@@ -266,6 +279,7 @@ impl Program for Hub {
                 let _ = self.0.mail.post(shard, Message::Spare(filled.values));
                 Some(Line::Histogram { t, phase: filled.phase, segment: filled.segment, values })
             }
+            Report::Causes(t, shard, phase, rows) => Some(Line::Causes { t, shard, phase, rows }),
             Report::Slow(t, request) => Some(Line::Slow { t, request }),
             Report::Event(_, event) => self.happened(event),
             Report::Ended(shard, books, ended) => {

@@ -65,6 +65,8 @@ pub struct Net {
     stalled: VecDeque<(u64, ConnId)>,
     limits: Limits,
     now_ns: u64,
+    /// When the last sleep began and ended, in nanoseconds.
+    slept_ns: (u64, u64),
     /// The last turn found something.
     busy: bool,
     counters: NetCounters,
@@ -103,6 +105,7 @@ impl Net {
             stalled: VecDeque::new(),
             limits,
             now_ns: monotonic_ns(),
+            slept_ns: (0, 0),
             busy: true,
             counters: NetCounters::default(),
         })
@@ -279,6 +282,16 @@ impl Net {
         self.epoll.as_fd()
     }
 
+    /// Notes a sleep that began then and ends now.
+    pub(crate) fn woke(&mut self, began_ns: u64) {
+        self.slept_ns = (began_ns, self.read_clock());
+    }
+
+    /// When the shard last went to sleep and when it woke, on the monotonic clock in nanoseconds.
+    pub fn last_sleep_ns(&self) -> (u64, u64) {
+        self.slept_ns
+    }
+
     /// Handles what has happened, at most 256 events; with `block` waits for something first.
     /// Returns how many events there were, the alarm not counted.
     ///
@@ -292,9 +305,13 @@ impl Net {
             let block = block && self.readable.is_empty() && self.dead.is_empty();
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             let timeout = if block { None } else { Some(&zero) };
+            let began_ns = if block { monotonic_ns() } else { 0 };
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
+            }
+            if block {
+                self.woke(began_ns);
             }
         }
         self.read_clock();

@@ -59,7 +59,9 @@ pub async fn drive<H: Handler>(net: &mut Net, handler: &mut H) -> io::Result<()>
             if deadline_ns != u64::MAX {
                 net.wake_by(deadline_ns)?;
             }
+            let began_ns = net.read_clock();
             readable(net).await?;
+            net.woke(began_ns);
             net.turn(handler, false)?
         };
         if happened > 0 {

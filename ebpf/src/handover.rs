@@ -1,0 +1,67 @@
+//! Handing the arrays on to a child that maps them.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attach::Probes;
+use crate::flows::{FlowLayout, FlowTable};
+use crate::threads::ThreadTable;
+
+/// The arrays as a child that inherits their descriptors is told of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The number of the flow array's descriptor in the child.
+    pub flows: RawFd,
+    /// The number of the thread array's.
+    pub threads: RawFd,
+    /// Where flows lie.
+    pub layout: FlowLayout,
+}
+
+impl Probes {
+    /// What to tell a child that gets [`Self::inherited`] descriptors under their own numbers.
+    pub fn handover(&self) -> Handover {
+        Handover {
+            flows: self.flows_fd().as_raw_fd(),
+            threads: self.threads_fd().as_raw_fd(),
+            layout: self.layout(),
+        }
+    }
+
+    /// The descriptors that a child must inherit.
+    pub fn inherited(&self) -> [BorrowedFd<'_>; 2] {
+        [self.flows_fd(), self.threads_fd()]
+    }
+}
+
+/// Lets a descriptor survive `exec`. Fit for a child between fork and exec.
+///
+/// # Errors
+/// What `fcntl` says.
+pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
+}
+
+impl Handover {
+    /// Maps both arrays and closes their descriptors. To be called once, by the child.
+    ///
+    /// # Errors
+    /// When a descriptor is none, or none of such an array.
+    pub fn take(&self) -> io::Result<(FlowTable, ThreadTable)> {
+        let [flows, threads] = [owned(self.flows)?, owned(self.threads)?];
+        Ok((FlowTable::map(flows, self.layout)?, ThreadTable::map(threads)?))
+    }
+}
+
+fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+    let is_map = std::fs::read_link(format!("/proc/self/fd/{fd}"))
+        .is_ok_and(|target| target.as_os_str() == "anon_inode:bpf-map");
+    if !is_map {
+        return Err(io::Error::other(format!("descriptor {fd} is no array of the probes")));
+    }
+    // SAFETY: it is open, the parent left it to this process for this purpose, and nothing else in
+    // this process makes such descriptors.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

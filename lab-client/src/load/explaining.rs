@@ -1,0 +1,88 @@
+//! Why a request took its time: asked of the witness when the request is over.
+
+use std::net::SocketAddrV4;
+
+use super::Crowd;
+use crate::causes::{BeforeSend, Cause, Explained, explain};
+use crate::latency::Segment;
+use crate::slow::{Seen, SlowRequest};
+use crate::witness::before_send;
+
+impl Crowd {
+    /// The client's end of a user's connection.
+    fn flow_of(&self, user: u32) -> SocketAddrV4 {
+        let flow = self.share.global(user) - self.rules.first_flow;
+        self.rules.flows.of(flow, u32::from(self.users[user as usize].ports))
+    }
+
+    /// An answer has come: accounts for its time, and keeps a record of it when it is among the
+    /// slowest.
+    pub(super) fn explain_answer(&mut self, user: u32, due_ns: u64, latency_ns: u64) {
+        let wanted = self.slow.wants(latency_ns);
+        if self.witness.is_none() && !wanted {
+            return;
+        }
+        let from = self.flow_of(user);
+        let at = &self.users[user as usize];
+        let (phase, lag_us, slept_us) = (at.phase, at.lag_us, at.slept_us);
+        let mut seen = None;
+        if let Some(witness) = &self.witness {
+            let request = witness.request(from);
+            let before = request.as_ref().map_or_else(BeforeSend::default, |request| {
+                before_send(witness.as_ref(), request, due_ns, u64::from(slept_us) * 1000)
+            });
+            let explained = explain(due_ns, latency_ns, request.as_ref(), before);
+            if wanted {
+                seen = request
+                    .as_ref()
+                    .map(|request| Seen::of(due_ns, request, &explained, witness.as_ref()));
+            }
+            if request.is_some_and(|request| request.mixed && request.sent_ns >= due_ns) {
+                self.causes.enter_mixed(phase);
+            } else {
+                self.account(phase, due_ns, latency_ns, &explained);
+            }
+        }
+        if wanted {
+            self.slow.enter(SlowRequest {
+                user: self.share.global(user),
+                from,
+                phase,
+                due_ns,
+                send_lag_us: u64::from(lag_us),
+                latency_us: latency_ns / 1000,
+                seen,
+            });
+        }
+    }
+
+    /// A shake has timed out: all of its time has one cause, if a loss is known, or none.
+    pub(super) fn explain_timeout(&mut self, user: u32, due_ns: u64) {
+        let Some(witness) = &self.witness else { return };
+        let latency_ns = self.rules.timeout_ns;
+        let request = witness.request(self.flow_of(user));
+        let lost = request.is_some_and(|it| it.sent_ns >= due_ns && it.losses > 0);
+        let mut explained = Explained::not(latency_ns);
+        if lost {
+            explained.causes.swap(Cause::NetworkLoss as usize, Cause::Unexplained as usize);
+        }
+        let phase = self.users[user as usize].phase;
+        self.account(phase, due_ns, latency_ns, &explained);
+    }
+
+    fn account(&mut self, phase: u16, due_ns: u64, latency_ns: u64, explained: &Explained) {
+        let second = |ns| self.clock.unix_second(ns);
+        let seconds = (second(due_ns), second(due_ns + latency_ns));
+        self.causes.enter(phase, latency_ns, explained, seconds);
+        if let Some([network, wait, service, receive]) = explained.segments {
+            for (segment, ns) in [
+                (Segment::Network, network),
+                (Segment::ServerWait, wait),
+                (Segment::ServerService, service),
+                (Segment::ClientReceiveLag, receive),
+            ] {
+                self.recorder.record(phase, segment, ns);
+            }
+        }
+    }
+}
