@@ -19,6 +19,7 @@ pub mod overload;
 pub mod packets;
 pub mod panel;
 mod postbox;
+mod quiet;
 pub mod report;
 pub mod server;
 pub mod sets;

@@ -17,6 +17,7 @@ use crate::logic::{Logic, Rules};
 use crate::message::Message;
 use crate::overload::Budget;
 use crate::postbox::INBOX;
+use crate::quiet::Quiet;
 use crate::report::{Report, Snapshot};
 use crate::sets::new_online;
 use crate::shard_loop::ShardLoop;
@@ -85,6 +86,7 @@ struct Seedling {
     online: crate::sets::Online,
     budget: Arc<Budget>,
     clock: Clock,
+    quiet: Arc<Quiet>,
 }
 
 impl Server {
@@ -123,6 +125,7 @@ impl Server {
             online: new_online(config.sets),
             budget: Arc::clone(&budget),
             clock: Clock::read(),
+            quiet: Arc::default(),
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
             let seedling = seedling.clone();
@@ -310,13 +313,14 @@ fn reserve(address: SocketAddrV4) -> io::Result<(SocketAddrV4, socket2::Socket)>
 impl Seedling {
     async fn run(self, context: ShardContext) {
         let shard = context.shard;
-        let reports = self.reports.clone();
+        let (reports, quiet) = (self.reports.clone(), Arc::clone(&self.quiet));
         let mut growing = match self.plant(context) {
             Ok(growing) => {
                 report(&reports, Report::Started(shard, Ok(())));
                 growing
             }
             Err(error) => {
+                quiet.enter();
                 report(&reports, Report::Started(shard, Err(error.to_string())));
                 return;
             }
@@ -340,7 +344,8 @@ impl Seedling {
         let now_ns = net.read_clock();
         let logic =
             Logic::new(context.shard, context.shards, self.rules, self.online, self.budget, now_ns);
-        let handler = ShardLoop::new(context.shard, logic, self.mail, self.reports, self.clock);
+        let Self { mail, reports, clock, quiet, .. } = self;
+        let handler = ShardLoop::new(context.shard, logic, mail, reports, clock, quiet);
         Ok((net, handler))
     }
 }

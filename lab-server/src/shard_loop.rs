@@ -1,5 +1,7 @@
 //! The logic of a shard on real sockets: translates between [`shard::Handler`] and [`Logic`].
 
+use std::sync::Arc;
+
 use shard::{
     Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, SchedStat, ThreadTimes,
     monotonic_ns,
@@ -11,6 +13,7 @@ use crate::io::Io;
 use crate::logic::Logic;
 use crate::message::Message;
 use crate::postbox::Postbox;
+use crate::quiet::Quiet;
 use crate::report::{Report, Sample, Snapshot};
 
 /// Messages read before the sockets get their turn again.
@@ -18,6 +21,9 @@ const MAIL_PER_TURN: usize = 1024;
 
 /// When told to stop, a shard goes on answering what arrives for at most this long.
 const STOP_NS: u64 = NANOS_PER_SECOND;
+
+/// A shard that has nothing to do any more looks this often whether the others have.
+const QUIET_NS: u64 = 1_000_000;
 
 /// A shard of the server, for [`shard::drive`].
 pub(crate) struct ShardLoop {
@@ -35,6 +41,10 @@ pub(crate) struct ShardLoop {
     reported_times: Option<ThreadTimes>,
     /// Since when the shard has been told to stop.
     stopping_ns: Option<u64>,
+    /// What the shards share when they stop.
+    quiet: Arc<Quiet>,
+    /// This one has said there that it has nothing to do.
+    is_quiet: bool,
     /// There may be more mail than one turn reads.
     more_mail: bool,
 }
@@ -81,6 +91,7 @@ impl ShardLoop {
         mail: Mail<Message>,
         reports: Mail<Report>,
         clock: Clock,
+        quiet: Arc<Quiet>,
     ) -> Self {
         let now_ns = monotonic_ns();
         let second = clock.unix_second(now_ns);
@@ -98,6 +109,8 @@ impl ShardLoop {
             reported_times: schedstat.read(),
             schedstat,
             stopping_ns: None,
+            quiet,
+            is_quiet: false,
             more_mail: false,
         }
     }
@@ -176,7 +189,17 @@ impl ShardLoop {
         let _ = self.reports.post(0, Report::Snapshot(ticket, Box::new(snapshot)));
     }
 
+    fn say_quiet(&mut self, quiet: bool) {
+        match (self.is_quiet, quiet) {
+            (false, true) => self.quiet.enter(),
+            (true, false) => self.quiet.leave(),
+            _ => {}
+        }
+        self.is_quiet = quiet;
+    }
+
     fn read_mail(&mut self, net: &mut Net) {
+        self.say_quiet(false);
         let mail = self.mail.clone();
         let me = self.me;
         self.more_mail = mail.take(me, MAIL_PER_TURN, |message| match message {
@@ -184,6 +207,10 @@ impl ShardLoop {
             Message::Stop => {
                 net.stop_listening();
                 self.stopping_ns.get_or_insert(net.now_ns());
+                // What nobody asked for would keep the shards from ever being quiet.
+                for end in [Message::StopGenerator(None), Message::Push(None)] {
+                    self.with_world(net, |logic, world| logic.mail(world, end));
+                }
             }
             message => self.with_world(net, |logic, world| logic.mail(world, message)),
         });
@@ -193,6 +220,8 @@ impl ShardLoop {
     pub(crate) fn end(&mut self, net: &mut Net) {
         net.read_clock();
         self.report_second(net);
+        // Whatever it ended for, the others need not wait for it.
+        self.say_quiet(true);
     }
 }
 
@@ -228,16 +257,22 @@ impl Handler for ShardLoop {
         if self.more_mail {
             self.read_mail(net);
         }
+        let sent = self.postbox.sent;
         let due_ns = self.with_world(net, |logic, world| logic.turned(world));
         let retry_ns = self.postbox.retry(net.now_ns());
         if let Some(since_ns) = self.stopping_ns {
             // What has arrived is answered; a peer that never stops asking is cut off after a
             // second.
-            let quiet = net.is_quiet() && !self.more_mail && retry_ns.is_none();
-            if quiet || since_ns + STOP_NS <= net.now_ns() {
+            let quiet = net.is_quiet()
+                && !self.more_mail
+                && retry_ns.is_none()
+                && self.postbox.sent == sent;
+            self.say_quiet(quiet);
+            let over = quiet && self.quiet.is_over(&self.mail);
+            if over || since_ns + STOP_NS <= net.now_ns() {
                 return Next::Stop;
             }
-            return Next::By(net.now_ns());
+            return Next::By(net.now_ns() + if quiet { QUIET_NS } else { 0 });
         }
         if self.more_mail {
             return Next::By(net.now_ns());

@@ -152,6 +152,25 @@ fn sigterm_answers_what_was_read_and_writes_the_last_counters() {
     assert!(TcpStream::connect(address).is_err(), "nobody listens");
 }
 
+/// An answer that another shard has to give is waited for like any other.
+#[test]
+fn sigterm_answers_what_other_shards_know() {
+    const CLAIMS: u32 = 3_000;
+    let mut program = Program::start(&[]);
+    let mut peers: Vec<_> = (0..6).map(|user| Peer::login(program.address(), user)).collect();
+    let packets = (0..CLAIMS).map(|number| lab_server::packets::FIRST_SENT + number);
+    let claims: Vec<Vec<u8>> =
+        packets.map(|packet| bytes_of(&Frame::ClaimRequest { user: 0, packet })).collect();
+    peers.iter_mut().for_each(|peer| peer.send_bytes(&claims.concat()));
+    let pid = Pid::from_child(&program.child);
+    kill_process(pid, Signal::TERM).expect("it runs");
+    for peer in &mut peers {
+        assert_eq!(peer.rest().len(), CLAIMS as usize, "claims that were answered");
+    }
+    let (code, counters, ..) = program.end();
+    assert_eq!((code, counters.claims_refused), (Some(0), 6 * u64::from(CLAIMS)));
+}
+
 #[test]
 fn the_end_of_its_input_and_a_command_stop_it_too() {
     let mut program = Program::start(&[]);

@@ -55,6 +55,11 @@ impl<M> Mail<M> {
         self.boxes.len()
     }
 
+    /// Whether every inbox is empty, each at the instant at which it was looked at.
+    pub fn is_empty(&self) -> bool {
+        self.boxes.iter().all(|inbox| inbox.queue.is_empty())
+    }
+
     /// Puts a message into the inbox of shard `to` and rings its bell.
     ///
     /// # Errors
@@ -135,7 +140,9 @@ mod tests {
     #[test]
     fn a_full_inbox_gives_the_message_back() {
         let mail = Mail::new(2, 2).expect("eventfd");
+        assert!(mail.is_empty());
         assert_eq!(mail.post(1, 'a'), Ok(()));
+        assert!(!mail.is_empty());
         assert_eq!(mail.post(1, 'b'), Ok(()));
         assert_eq!(mail.post(1, 'c'), Err('c'));
         let mut seen = String::new();
