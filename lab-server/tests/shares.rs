@@ -1,5 +1,5 @@
-//! Who gets how much, over several shards in simulation: packets spread over SETs by their users, and
-//! the limit of shakes per second.
+//! Who gets how much, over several shards in simulation: packets spread over SETs by their users,
+//! and the limit of shakes per second.
 
 mod sim;
 
@@ -117,7 +117,7 @@ fn no_set_is_more_than_one_packet_ahead_of_its_share() {
     }
 }
 
-/// A second over the limit, `weights[i]` parts of the shakes on shard `i`; what else users do goes on.
+/// A second over the limit, `weights[i]` parts of the shakes on shard `i`; all else goes on.
 fn check_limit(limit: u64, weights: &[u64]) {
     let mut cluster =
         Cluster::new(weights.len(), 8, Some(limit), rules(1_000, Notices::Push, limit));

@@ -1,4 +1,4 @@
-//! A shard whose descriptors run out. In a program of its own, for the limit is the whole process's.
+//! A shard whose descriptors run out. In a program of its own, for the limit is its process's.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};

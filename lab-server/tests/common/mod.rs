@@ -127,8 +127,8 @@ pub(crate) fn frame_of(bytes: &[u8]) -> Frame<'_> {
     }
 }
 
-/// A client's connection. It is shut down when dropped: shards of another server in this process may
-/// hold copies of its descriptor, for they copy the table of descriptors when they start.
+/// A client's connection. It is shut down when dropped: shards of another server in this process
+/// may hold copies of its descriptor, for they copy the table of descriptors when they start.
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
     unread: Vec<u8>,

@@ -1,5 +1,5 @@
-//! The logic of a whole server without a socket: shards whose mail takes its time, a clock that goes
-//! when told to, connections that are queues of bytes.
+//! The logic of a whole server without a socket: shards whose mail takes its time, a clock that
+//! goes when told to, connections that are queues of bytes.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -36,8 +36,8 @@ pub(crate) struct Wires {
     pub(crate) now_ns: u64,
     /// What the server did, oldest first; for the test to take.
     pub(crate) out: VecDeque<Out>,
-    /// Messages under way, by sender and receiver: in order for each pair, and for no two pairs. The
-    /// last sender is the control thread.
+    /// Messages under way, by sender and receiver: in order for each pair, and for no two pairs.
+    /// The last sender is the control thread.
     mail: Vec<VecDeque<Message>>,
     shards: usize,
     /// How many of a thousand messages find no room.

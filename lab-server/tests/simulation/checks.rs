@@ -104,8 +104,8 @@ impl Model {
         assert!(self.cluster.shards.iter().all(|logic| logic.gauges().packets_open == 0));
     }
 
-    /// Without mail under way, the directory knows the connections that live, and no others, but for
-    /// what dropped mail would have told it.
+    /// Without mail under way, the directory knows the connections that live, and no others, but
+    /// for what dropped mail would have told it.
     fn check_directory(&self) {
         let dropped = &self.cluster.wires.dropped;
         for user in 0..USERS {

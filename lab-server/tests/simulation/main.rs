@@ -1,5 +1,5 @@
-//! The whole server without a socket: random peers against several shards whose mail is late, out of
-//! order between pairs, and sometimes dropped. What must hold is checked after every step.
+//! The whole server without a socket: random peers against several shards whose mail is late, out
+//! of order between pairs, and sometimes dropped. What must hold is checked after every step.
 
 mod checks;
 mod reading;
