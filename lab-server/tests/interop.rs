@@ -1,5 +1,6 @@
 //! Frames recorded from the Go prototype, byte for byte through a live server: its client's bytes
-//! get the answers that the prototype's server gave, but for times, shares and who is named in a grant.
+//! get the answers that the prototype's server gave, but for times, shares and who is named in a
+//! grant.
 
 mod common;
 
