@@ -311,8 +311,8 @@ mod tests {
 
     const DUE: u64 = 1_000_000;
 
-    /// A request of 100 µs before its send, 10 on the way there, 20 until it is read, 30 until it is
-    /// answered, 10 on the way back, 40 until that is read.
+    /// A request of 100 µs before its send, 10 on the way there, 20 until it is read, 30 until it
+    /// is answered, 10 on the way back, 40 until that is read.
     fn request() -> Request {
         let split = |foreign_ns| Some(CpuWait { foreign_ns, own_ns: 0 });
         Request {

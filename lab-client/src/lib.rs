@@ -1,9 +1,9 @@
 //! The load: a million users in one process or several, who shake on an open-loop schedule.
 //!
 //! Read it from the inside out: [`permutation`], [`schedule`], [`share`], [`flows`], [`books`],
-//! [`latency`], [`causes`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it, still
-//! without a socket; `shard_loop` puts them on sockets; [`client`] runs the shards and [`panel`]
-//! listens to people.
+//! [`latency`], [`causes`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it,
+//! still without a socket; `shard_loop` puts them on sockets; [`client`] runs the shards and
+//! [`panel`] listens to people.
 
 #![forbid(unsafe_code)]
 

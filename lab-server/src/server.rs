@@ -235,8 +235,8 @@ impl Server {
         }
     }
 
-    /// The state of every shard. Other reports, those from before too, are dropped: not for a server
-    /// whose reports somebody else reads.
+    /// The state of every shard. Other reports, those from before too, are dropped: not for a
+    /// server whose reports somebody else reads.
     ///
     /// # Errors
     /// The shard that did not answer in time.

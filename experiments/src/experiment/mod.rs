@@ -39,6 +39,10 @@ pub struct Experiment {
     pub server: ServerSpec,
     /// The clients.
     pub client: ClientSpec,
+    /// Whether eBPF probes watch.
+    pub probes: Probing,
+    /// From where on something is to blame.
+    pub attribution: AttributionSpec,
     /// When a phase counts as measured.
     pub validity: Validity,
     /// What happens, one after the other.
@@ -63,6 +67,10 @@ struct Unchecked {
     #[serde(default)]
     client: ClientSpec,
     #[serde(default)]
+    probes: Probing,
+    #[serde(default)]
+    attribution: AttributionSpec,
+    #[serde(default)]
     validity: Validity,
     phases: Vec<PhaseSpec>,
 }
@@ -77,7 +85,8 @@ impl TryFrom<Unchecked> for Experiment {
 
     fn try_from(it: Unchecked) -> Result<Self, String> {
         let Unchecked { name, about, users, seed, hosts, network, server, client, .. } = it;
-        let (validity, phases) = (it.validity, it.phases);
+        let (probes, attribution, validity, phases) =
+            (it.probes, it.attribution, it.validity, it.phases);
         if phases.is_empty() {
             return Err("an experiment needs at least one phase".to_owned());
         }
@@ -88,7 +97,20 @@ impl TryFrom<Unchecked> for Experiment {
         if client.processes.get() > users.get() {
             return Err("client.processes is more than the users".to_owned());
         }
-        Ok(Self { name, about, users, seed, hosts, network, server, client, validity, phases })
+        Ok(Self {
+            name,
+            about,
+            users,
+            seed,
+            hosts,
+            network,
+            server,
+            client,
+            probes,
+            attribution,
+            validity,
+            phases,
+        })
     }
 }
 
@@ -148,6 +170,36 @@ fn default_descriptors() -> Count {
 /// The kernel's own default.
 fn default_ports() -> (u16, u16) {
     (32_768, 60_999)
+}
+
+/// From where on something is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttributionSpec {
+    /// Requests that take less are never slow, whatever the 99th percentile, in microseconds.
+    pub slow_us: u32,
+    /// A phase with a smaller share of such requests, and no second off, is quiet.
+    pub quiet_share: Share,
+    /// A second is off when its answers differ from what was due by more than this share.
+    pub off_share: Share,
+}
+
+impl Default for AttributionSpec {
+    fn default() -> Self {
+        Self { slow_us: 1000, quiet_share: share(0.001), off_share: share(0.01) }
+    }
+}
+
+/// Whether eBPF probes watch a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probing {
+    /// When they may (root); what they would have measured is null otherwise.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+    /// They must: the run does not start without them.
+    Required,
 }
 
 /// In which network namespace server and clients on one machine run.

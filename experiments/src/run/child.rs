@@ -3,7 +3,7 @@
 use std::io;
 use std::process::{ExitStatus, Stdio};
 
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -54,7 +54,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Starts `lab server` or `lab client` with a configuration as JSON, in a namespace if there is
-    /// one. What it says goes to `heard`.
+    /// one. What it says goes to `heard`. It inherits the descriptors `keep` under their numbers.
     ///
     /// # Errors
     /// What the system says.
@@ -62,6 +62,7 @@ impl Program {
         who: Who,
         config: &impl Serialize,
         namespace: Option<&Netns>,
+        keep: Vec<OwnedFd>,
         heard: UnboundedSender<Heard>,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
@@ -79,10 +80,11 @@ impl Program {
             .kill_on_drop(true);
         let namespace = namespace.map(|it| it.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
-        // SAFETY: between fork and exec only system calls are made, on a descriptor that is open.
+        // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
         unsafe {
             command.pre_exec(move || {
                 die_with_parent()?;
+                keep.iter().try_for_each(|fd| ebpf::keep_on_exec(fd.as_fd()))?;
                 namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))
             });
         }

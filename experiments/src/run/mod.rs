@@ -4,6 +4,7 @@
 mod child;
 mod ending;
 mod phases;
+mod probing;
 
 mod watch;
 
@@ -35,6 +36,7 @@ use crate::procfs::{MachineTimes, Process, Tcp};
 use child::{Heard, Program, Who};
 use ending::Books;
 pub use ending::undelivered;
+use probing::Probing;
 pub use watch::thousands;
 use watch::{Progress, Watch};
 
@@ -116,6 +118,7 @@ struct Run {
     seconds: Seconds,
     processes: Vec<(Who, Process)>,
     tcp: Option<Tcp>,
+    probing: Probing,
     times: MachineTimes,
     next_look: u64,
     books: Books,
@@ -194,7 +197,7 @@ fn manifest(
         sysctls,
         server: json!(null),
         clients: Vec::new(),
-        probes: json!({ "attached": [], "because": "this version has no probes" }),
+        probes: json!({ "attached": [], "absent": [], "because": "the server was not ready" }),
     }
 }
 
@@ -224,8 +227,9 @@ impl Run {
         let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let (tell, heard) = unbounded_channel();
         let config = server_config(experiment);
-        let server = Program::start(Who::Server, &config, namespace.as_deref(), tell.clone())
-            .context("the server cannot be started")?;
+        let server =
+            Program::start(Who::Server, &config, namespace.as_deref(), Vec::new(), tell.clone())
+                .context("the server cannot be started")?;
         let mut run = Self {
             watches: phases.iter().map(|phase| Watch::new(&phase.abort)).collect(),
             phases,
@@ -242,6 +246,7 @@ impl Run {
             seconds: Seconds::default(),
             processes: Vec::new(),
             tcp: None,
+            probing: Probing::none("the server was not ready"),
             times: MachineTimes::default(),
             next_look: started + 1,
             books: Books::default(),
@@ -269,14 +274,18 @@ impl Run {
         self.server_address = address;
         self.watch_process(Who::Server, ready.pid);
         self.tcp = Some(Tcp::new(ready.pid));
+        self.attach_probes(address.port(), ready.pid)?;
         self.manifest.server = json!(ready);
         let processes = self.source.experiment.client.processes.get();
         for process in 0..processes {
             let mut config = client_config(&self.source.experiment, process);
             config.server = address;
+            let (handover, keep) = self.probing.handover()?.unzip();
+            config.probes = handover;
+            let keep = keep.map_or_else(Vec::new, Vec::from);
             let namespace = self.namespace.as_deref();
             let tell = self.tell.clone();
-            let client = Program::start(Who::Client(process), &config, namespace, tell)
+            let client = Program::start(Who::Client(process), &config, namespace, keep, tell)
                 .with_context(|| format!("client {process} cannot be started"))?;
             self.clients.push(client);
         }
@@ -287,6 +296,7 @@ impl Run {
             match heard {
                 Heard::Client(process, ClientLine::Ready(ready)) => {
                     self.watch_process(Who::Client(process), ready.pid);
+                    self.probing.watch_client(process, ready.pid);
                     self.manifest.clients[process as usize] = json!(ready);
                     waiting -= 1;
                 }
@@ -298,6 +308,17 @@ impl Run {
             }
         }
         self.files.manifest(&self.manifest)?;
+        Ok(())
+    }
+
+    /// Attaches the probes before anybody connects, so that they see all of every connection.
+    fn attach_probes(&mut self, port: u16, server_pid: u32) -> anyhow::Result<()> {
+        let ports = match &self.namespace {
+            Some(_) => self.source.experiment.network.ports,
+            None => lab_client::config::port_range()?,
+        };
+        self.probing = Probing::attach(&self.source.experiment, port, server_pid, ports)?;
+        self.manifest.probes = self.probing.to_json();
         Ok(())
     }
 
@@ -384,6 +405,16 @@ impl Run {
             Heard::Client(_, ClientLine::Histogram { t, phase, segment, values }) => {
                 self.seconds.histogram(t, phase, segment, &values.0);
             }
+            Heard::Client(process, ClientLine::Causes { t, shard, phase, rows }) => {
+                let who = [
+                    ("phase", self.name_of(phase).into()),
+                    ("client", process.into()),
+                    ("shard", shard.into()),
+                ];
+                let mut line = serde_json::to_value(rows)?;
+                line["t"] = t.into();
+                self.files.sample("causes", &who, &line)?;
+            }
             Heard::Client(process, ClientLine::Slow { t, request }) => {
                 let mut request = serde_json::to_value(request)?;
                 request["client"] = process.into();
@@ -427,6 +458,9 @@ impl Run {
             self.files.sample("proc", &[("of", json!("tcp"))], &tcp.second(t))?;
         }
         self.files.sample("proc", &[("of", json!("machine"))], &self.times.second(t))?;
+        if let Some(line) = self.probing.second(t) {
+            self.files.sample("probe", &[], &line)?;
+        }
         self.files.flush()?;
         Ok(())
     }

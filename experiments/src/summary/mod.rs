@@ -1,6 +1,8 @@
 //! What a run came to, worked out from its raw files alone: at the end of a run and again whenever
 //! somebody asks, also for a run that was killed.
 
+mod blame;
+mod evidence;
 mod phase;
 mod raw;
 mod table;
@@ -15,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::experiment::Validity;
 use crate::record::FileError;
 
+pub use blame::{Account, Attribution, Jitter, Seen, Shares, Tail, dominant};
 pub use phase::{
-    Attribution, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, RunQueue, Segments, Sends,
-    Shakes,
+    Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, RunQueue, Segments, Sends, Shakes,
 };
 pub use raw::{Raw, RawError};
 pub use table::table;
@@ -115,18 +117,26 @@ impl Summary {
         let ledger = Books::of(books.server, books.received, books.double_grants, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
-        let no_probes = manifest.probes["because"].as_str().unwrap_or("no probes were attached");
-        for what in [
-            "phases.kernel.drops",
-            "phases.kernel.runqueue_delay_us",
-            "phases.segments_us.network",
-            "phases.segments_us.server_wait",
-            "phases.segments_us.server_service",
-            "phases.segments_us.client_receive_lag",
-            "phases.attribution",
-            "phases.mixed_requests",
-        ] {
-            note(what, no_probes);
+        if let Some(why) = manifest.probes["because"].as_str() {
+            for what in [
+                "phases.kernel.drops",
+                "phases.kernel.runqueue_delay_us",
+                "phases.segments_us.network",
+                "phases.segments_us.server_wait",
+                "phases.segments_us.server_service",
+                "phases.segments_us.client_receive_lag",
+                "phases.attribution",
+                "phases.mixed_requests",
+            ] {
+                note(what, why);
+            }
+        }
+        for probe in manifest.probes["absent"].as_array().into_iter().flatten() {
+            // One that another stands in for misses nothing.
+            let why = probe["reason"].as_str().filter(|why| !why.starts_with("not needed"));
+            if let (Some(name), Some(why)) = (probe["name"].as_str(), why) {
+                note(&format!("probes.{name}"), why);
+            }
         }
         if phases.iter().any(|it| it.memory.server_user_bytes_per_connection.is_none()) {
             note("phases.memory", "fewer than 1,000 connections: growth is lost in the noise");

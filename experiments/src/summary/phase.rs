@@ -7,8 +7,9 @@ use lab_client::latency::Segment;
 use lab_client::tally::Tally;
 use lab_server::counters::Counters;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
+use super::blame::Attribution;
+use super::evidence;
 use super::raw::Raw;
 use crate::experiment::PhaseSpec;
 use crate::plan::users_connected;
@@ -110,6 +111,13 @@ pub struct Segment2 {
     pub p99: Option<u64>,
 }
 
+impl Segment2 {
+    fn of(values: Option<&Histogram<u64>>) -> Self {
+        let all = Latency::of(values);
+        Self { p50: all.p50, p99: all.p99 }
+    }
+}
+
 /// Where requests spent their time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Segments {
@@ -178,31 +186,12 @@ pub struct Kernel {
     pub drops: Option<BTreeMap<String, u64>>,
     /// Connections that found the backlog of a listening socket full.
     pub listen_overflows: Option<u64>,
-    /// Waiting for a CPU.
+    /// How long the server's threads waited for a CPU, each time.
     pub runqueue_delay_us: RunQueue,
+    /// How long the clients' threads did.
+    pub client_runqueue_delay_us: RunQueue,
     /// The part of a second that the busiest client thread was running or waiting for a CPU.
     pub client_busy_share: Option<f64>,
-}
-
-/// What is to blame. Every figure is null until probes are there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Attribution {
-    /// Of the slow requests.
-    pub tail: Value,
-    /// Of the seconds that were off.
-    pub jitter: Value,
-    /// A sentence for a person.
-    pub verdict: Option<String>,
-}
-
-impl Default for Attribution {
-    fn default() -> Self {
-        Self {
-            tail: json!({ "requests": null, "shares": null }),
-            jitter: json!({ "seconds_off": null, "shares": null }),
-            verdict: None,
-        }
-    }
 }
 
 /// A phase in figures.
@@ -236,6 +225,8 @@ pub struct PhaseSummary {
     pub attribution: Attribution,
     /// Requests whose frame shared its stretch of the stream with another frame.
     pub mixed_requests: Option<u64>,
+    /// Requests of which an instant is missing: all of their time is unexplained.
+    pub incomplete_requests: Option<u64>,
     /// Pushes received, and from their intended instant to their arrival.
     pub push: Push,
     /// Whether nothing of the phase was under way when its counts were taken.
@@ -343,6 +334,7 @@ pub(super) fn summarize(
     };
     let histogram = |segment: Segment| raw.histograms.get(&format!("{name}:{}", segment.name()));
     let send_lag = Latency::of(histogram(Segment::SendLag));
+    let account = evidence::account(raw, &name);
     let mut phase = PhaseSummary {
         seconds: time.map(|(start, end)| (end - start) as f64),
         connections,
@@ -360,10 +352,14 @@ pub(super) fn summarize(
         kernel: kernel(raw, start, end, seconds.busiest()),
         segments_us: Segments {
             client_send_lag: Segment2 { p50: send_lag.p50, p99: send_lag.p99 },
-            ..Segments::default()
+            network: Segment2::of(histogram(Segment::Network)),
+            server_wait: Segment2::of(histogram(Segment::ServerWait)),
+            server_service: Segment2::of(histogram(Segment::ServerService)),
+            client_receive_lag: Segment2::of(histogram(Segment::ClientReceiveLag)),
         },
         attribution: Attribution::default(),
-        mixed_requests: None,
+        mixed_requests: account.as_ref().map(|account| account.mixed),
+        incomplete_requests: account.as_ref().map(|account| account.incomplete),
         push: Push {
             sent: seconds.server.pushes,
             received: seconds.tally.pushes,
@@ -375,6 +371,11 @@ pub(super) fn summarize(
         invalid_because: Vec::new(),
         name,
     };
+    if let Some(account) = account {
+        let seen =
+            evidence::seen(raw, &phase.name, (start, end), phase.latency_us.p99, &phase.shake);
+        phase.attribution = account.attribution(&experiment.attribution, &seen);
+    }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     phase.valid = phase.invalid_because.is_empty();
     phase
@@ -421,17 +422,9 @@ fn shakes(spec: &PhaseSpec, tally: &Tally, seconds: u64) -> Shakes {
     }
 }
 
-/// The sum of a value of `/proc` samples; `None` when one of them is missing or there is none.
-fn sum(raw: &Raw, of: &str, name: &str, start: u64, end: u64) -> Option<u64> {
-    let lines = raw.others.iter().filter(|line| line.of.as_deref() == Some(of));
-    let values = lines.filter(|line| (start..end).contains(&line.t)).map(|line| line.number(name));
-    let values: Vec<Option<u64>> = values.collect();
-    if values.is_empty() { None } else { values.into_iter().sum() }
-}
-
 fn cpu(raw: &Raw, start: u64, end: u64, answered: u64) -> Cpu {
     let each = |of| {
-        let us = sum(raw, of, "cpu_us", start, end)?;
+        let us = raw.sum(of, "cpu_us", start, end)?;
         (answered > 0).then(|| us as f64 / answered as f64)
     };
     Cpu { server: each("server"), client: each("client") }
@@ -461,10 +454,11 @@ fn memory(raw: &Raw, end: u64, connections: u64) -> Memory {
 
 fn kernel(raw: &Raw, start: u64, end: u64, busiest: Option<f64>) -> Kernel {
     Kernel {
-        retransmits: sum(raw, "tcp", "retrans_segs", start, end),
-        drops: None,
-        listen_overflows: sum(raw, "tcp", "listen_overflows", start, end),
-        runqueue_delay_us: RunQueue::default(),
+        retransmits: raw.sum("tcp", "retrans_segs", start, end),
+        drops: evidence::drops(raw, start, end),
+        listen_overflows: raw.sum("tcp", "listen_overflows", start, end),
+        runqueue_delay_us: evidence::runqueue_delay(raw, "server", start, end),
+        client_runqueue_delay_us: evidence::runqueue_delay(raw, "client", start, end),
         client_busy_share: busiest,
     }
 }

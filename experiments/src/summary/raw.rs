@@ -8,6 +8,8 @@ use control::Money;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use lab_client::causes::CauseRows;
+use lab_client::slow::Seen;
 use lab_client::tally::Tally;
 use lab_server::counters::Counters;
 use lab_server::ledger::Ledger;
@@ -102,6 +104,27 @@ pub struct ServerLine {
     pub counters: Counters,
 }
 
+/// Why the requests of a second of a shard took their time.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CauseLine {
+    /// The Unix second in which they were over.
+    pub t: u64,
+    /// The phase in which they were due.
+    pub phase: Option<String>,
+    /// The sums.
+    #[serde(flatten)]
+    pub rows: CauseRows,
+}
+
+/// A line of `slow.jsonl`, as far as summaries need it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SlowLine {
+    /// The phase in which it was due.
+    pub phase: Option<String>,
+    /// What the kernel saw of it.
+    pub seen: Option<Seen>,
+}
+
 /// A line of `events.jsonl`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct EventLine {
@@ -146,6 +169,10 @@ pub struct Raw {
     pub clients: Vec<ClientLine>,
     /// Seconds of server shards.
     pub servers: Vec<ServerLine>,
+    /// Why requests took their time, by shard and second.
+    pub causes: Vec<CauseLine>,
+    /// Slow requests.
+    pub slow: Vec<SlowLine>,
     /// Other samples.
     pub others: Vec<SampleLine>,
     /// What happened.
@@ -199,21 +226,28 @@ impl Raw {
             what: error.to_string(),
         })?;
         let (mut clients, mut servers, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut causes = Vec::new();
         const SAMPLES: &str = "samples.jsonl";
         for value in lines(directory, SAMPLES)? {
             match value["source"].as_str() {
                 Some("client") => clients.push(typed(directory, SAMPLES, value)?),
                 Some("server") => servers.push(typed(directory, SAMPLES, value)?),
+                Some("causes") => causes.push(typed(directory, SAMPLES, value)?),
                 _ => others.push(typed(directory, SAMPLES, value)?),
             }
         }
+        const SLOW: &str = "slow.jsonl";
+        let slow = lines(directory, SLOW)?
+            .into_iter()
+            .map(|value| typed(directory, SLOW, value))
+            .collect::<Result<_, _>>()?;
         const EVENTS: &str = "events.jsonl";
         let events = lines(directory, EVENTS)?
             .into_iter()
             .map(|value| typed(directory, EVENTS, value))
             .collect::<Result<_, _>>()?;
         let histograms = histograms(directory)?;
-        Ok(Self { manifest, clients, servers, others, events, histograms })
+        Ok(Self { manifest, clients, servers, causes, slow, others, events, histograms })
     }
 
     /// When a phase was, in Unix seconds: the first, and the first behind it; `None` when it never
@@ -226,6 +260,15 @@ impl Raw {
         let last = self.clients.iter().map(|line| line.t + 1).max().unwrap_or(start);
         let end = about("phase_ends").map_or(last, |event| event.t as u64);
         Some((start, end.max(start)))
+    }
+
+    /// The sum of a value of `/proc` samples; `None` when one of them is missing or there is none.
+    pub fn sum(&self, of: &str, name: &str, start: u64, end: u64) -> Option<u64> {
+        let lines = self.others.iter().filter(|line| line.of.as_deref() == Some(of));
+        let values =
+            lines.filter(|line| (start..end).contains(&line.t)).map(|line| line.number(name));
+        let values: Vec<Option<u64>> = values.collect();
+        if values.is_empty() { None } else { values.into_iter().sum() }
     }
 
     /// The books as they were closed.

@@ -90,6 +90,11 @@ pub fn table(summary: &Summary) -> String {
             let _ = writeln!(out, "phase {} is not valid: {because}", phase.name);
         }
     }
+    for phase in &summary.phases {
+        if let Some(verdict) = &phase.attribution.verdict {
+            let _ = writeln!(out, "{}: {verdict}", phase.name);
+        }
+    }
     if !summary.validity.because.is_empty() {
         let _ = writeln!(out, "validity is looser than by default: {}", summary.validity.because);
     }

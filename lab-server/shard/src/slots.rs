@@ -60,8 +60,8 @@ pub(crate) struct Slot {
     /// In a free slot the next free one, else the index of this turn's send or [`NONE`].
     pub(crate) link: u32,
     pub(crate) state: State,
-    /// The peer has sent its last: whoever reads the bytes before it must read on, for there will be
-    /// no other event.
+    /// The peer has sent its last: whoever reads the bytes before it must read on, for there will
+    /// be no other event.
     pub(crate) hung_up: bool,
     pub(crate) stash: Option<Box<Stash>>,
     pub(crate) backlog: Option<Box<Backlog>>,

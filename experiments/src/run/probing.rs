@@ -1,0 +1,159 @@
+//! The probes of a run: attached when the server listens, read every second, gone with the run.
+//!
+//! They never influence whether a run goes on: what cannot be attached is written down with its
+//! reason, and its figures are null.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
+use serde_json::{Map, Value, json};
+
+use crate::experiment::{Experiment, Probing as Wanted};
+
+/// Kernel memory of the probes per flow, in bytes: the entry in which instants are stamped.
+const FLOW_BYTES: u64 = 128;
+
+/// The probes of a run, or why there are none.
+pub(super) struct Probing {
+    probes: Option<Probes>,
+    before: Counters,
+    because: Option<String>,
+}
+
+/// Where the flows of clients with these addresses and ports lie.
+fn layout(sources: &[Ipv4Addr], (first_port, last_port): (u16, u16)) -> FlowLayout {
+    let mut numbers: Vec<u32> = sources.iter().map(|source| u32::from(*source)).collect();
+    numbers.sort_unstable();
+    let (first, last) = match numbers[..] {
+        [first, .., last] => (first, last),
+        [only] => (only, only),
+        [] => (0, 0),
+    };
+    FlowLayout::Dense {
+        client_first: Ipv4Addr::from(first),
+        client_count: last - first + 1,
+        port_first: first_port,
+        port_last: last_port,
+    }
+}
+
+impl Probing {
+    /// No probes, and why.
+    pub(super) fn none(because: &str) -> Self {
+        Self { probes: None, before: Counters::default(), because: Some(because.to_owned()) }
+    }
+
+    /// Attaches the probes to a server that listens and has no connections yet.
+    ///
+    /// # Errors
+    /// Only when the experiment cannot do without them.
+    pub(super) fn attach(
+        experiment: &Experiment,
+        port: u16,
+        server_pid: u32,
+        ports: (u16, u16),
+    ) -> anyhow::Result<Self> {
+        if experiment.probes == Wanted::Off {
+            return Ok(Self::none("the experiment switches them off (probes: Off)"));
+        }
+        let users = experiment.users.get();
+        let sources = experiment.client.sources.clone();
+        let sources =
+            sources.unwrap_or_else(|| lab_client::flows::loopback_sources(users, ports.0, ports.1));
+        let layout = layout(&sources, ports);
+        let options = Options { server_pid: Some(server_pid), ..Options::of_flows(port, layout) };
+        match Probes::attach(&options) {
+            Ok(probes) => {
+                let before = probes.read();
+                Ok(Self { probes: Some(probes), before, because: None })
+            }
+            Err(error) if experiment.probes == Wanted::Required => {
+                Err(anyhow::Error::from(error).context("the experiment requires probes"))
+            }
+            Err(error) => Ok(Self::none(&error.to_string())),
+        }
+    }
+
+    /// What the manifest says of them.
+    pub(super) fn to_json(&self) -> Value {
+        let Some(probes) = &self.probes else {
+            return json!({ "attached": [], "absent": [], "because": self.because });
+        };
+        let (attached, absent): (Vec<_>, Vec<_>) =
+            probes.report().into_iter().partition(|state| state.attached);
+        let names: Vec<&str> = attached.iter().map(|state| state.name).collect();
+        json!({
+            "attached": names,
+            "absent": absent,
+            "because": null,
+            "flow_bytes": u64::from(probes.layout().entries()) * FLOW_BYTES,
+        })
+    }
+
+    /// The arrays for a client to read, and their descriptors.
+    pub(super) fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 2])>> {
+        let Some(probes) = &self.probes else { return Ok(None) };
+        let [flows, threads] = probes.inherited().map(|fd| fd.as_fd().try_clone_to_owned());
+        let (flows, threads) = (flows?, threads?);
+        let numbers = [&flows, &threads].map(std::os::fd::AsRawFd::as_raw_fd);
+        let handover = Handover { flows: numbers[0], threads: numbers[1], ..probes.handover() };
+        Ok(Some((handover, [flows, threads])))
+    }
+
+    /// Watches the threads of a client.
+    pub(super) fn watch_client(&self, number: u32, pid: u32) {
+        if let Some(probes) = &self.probes {
+            probes.watch(pid, Program::Client(u8::try_from(number).unwrap_or(u8::MAX)));
+        }
+    }
+
+    /// What the kernel counted since this was asked the last time; `None` without probes.
+    pub(super) fn second(&mut self, t: u64) -> Option<Value> {
+        let probes = self.probes.as_ref()?;
+        let now = probes.read();
+        let grown = now.since(&self.before);
+        self.before = now;
+        let delays = [
+            ("server", delays(&grown, |program| program == Program::Server)),
+            ("client", delays(&grown, |program| matches!(program, Program::Client(_)))),
+        ];
+        let delays: Map<String, Value> =
+            delays.into_iter().map(|(side, delays)| (side.to_owned(), delays)).collect();
+        let mut line = Map::new();
+        line.insert("t".to_owned(), t.into());
+        match serde_json::to_value(grown) {
+            Ok(Value::Object(fields)) => line.extend(fields),
+            Ok(_) => {}
+            Err(error) => drop(line.insert("error".to_owned(), error.to_string().into())),
+        }
+        line.insert("runqueue_delay_buckets_ns".to_owned(), delays.into());
+        Some(Value::Object(line))
+    }
+}
+
+/// The run-queue delays of one side's threads: least duration of each bucket in nanoseconds, count.
+fn delays(grown: &Counters, of: impl Fn(Program) -> bool) -> Value {
+    let Some(threads) = &grown.threads else { return Value::Null };
+    let mut all = Durations::default();
+    threads.iter().filter(|it| of(it.program)).for_each(|it| all.merge(&it.runqueue_delay));
+    all.buckets().map(|(ns, count)| json!([ns, count])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_span_all_addresses() {
+        let address = |last| Ipv4Addr::new(127, 0, 1, last);
+        let expected = FlowLayout::Dense {
+            client_first: address(1),
+            client_count: 3,
+            port_first: 10,
+            port_last: 20,
+        };
+        assert_eq!(layout(&[address(3), address(1)], (10, 20)), expected);
+        assert_eq!(layout(&[address(1)], (10, 20)).entries(), 11);
+    }
+}
