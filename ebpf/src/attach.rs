@@ -100,6 +100,7 @@ pub struct Probes {
     pub(crate) cpus: SharedArray<CpuEntry>,
     processes: SharedArray<TaskRef>,
     pub(crate) profile_stacks: u32,
+    pub(crate) counts_server: bool,
 }
 
 impl Probes {
@@ -138,6 +139,7 @@ impl Probes {
             attached,
             ebpf,
             profile_stacks: options.profile_stacks,
+            counts_server: options.server_histograms,
         };
         if let Some(pid) = options.server_pid {
             probes.watch(pid, Program::Server);
@@ -226,6 +228,7 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
     let mut config = Config {
         port: options.port,
         flow_capacity: options.flows.entries(),
+        server_histograms: u32::from(options.server_histograms),
         harmless_reasons: reasons.harmless(),
         reason_listen_overflow: reasons.number("TCP_LISTEN_OVERFLOW").unwrap_or(ABSENT),
         offsets: resolved.offsets,

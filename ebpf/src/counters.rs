@@ -92,7 +92,7 @@ pub struct PeerCounters {
 pub struct SoftirqCounters {
     /// The CPU.
     pub cpu: u32,
-    /// Time by vector.
+    /// Time by vector; the network's is extrapolated from one run in eight.
     pub time_ns: BTreeMap<&'static str, u64>,
     /// Runs by vector.
     pub runs: BTreeMap<&'static str, u64>,
@@ -172,7 +172,8 @@ pub struct Counters {
     pub cpus: Option<Vec<CpuHeld>>,
     /// The watched threads.
     pub threads: Option<Vec<Thread>>,
-    /// T2 to T3 of all requests whose server is on this host.
+    /// T2 to T3 of all requests whose server is on this host; `None` without
+    /// [`crate::Options::server_histograms`].
     #[serde(rename = "server_wait_us")]
     pub server_wait: Option<Durations>,
     /// T3 to T4 of them.

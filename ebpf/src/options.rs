@@ -21,6 +21,9 @@ pub struct Options {
     pub learn_server: bool,
     /// Take a process that reads a connection to the port for a client.
     pub learn_clients: bool,
+    /// Count the server's waits and services in the kernel. For who sees only the server; a client
+    /// that reads its requests' instants has them all, and spares the kernel the counting.
+    pub server_histograms: bool,
     /// Room for a profile's stacks; 0 for no profile.
     pub profile_stacks: u32,
     /// Probes to treat as absent, by name: for tests of what is left then.
@@ -38,13 +41,20 @@ impl Options {
             client_pids: Vec::new(),
             learn_server: true,
             learn_clients: true,
+            server_histograms: true,
             profile_stacks: 0,
             absent: Vec::new(),
         }
     }
 
-    /// For clients of known addresses, whose processes will be named.
+    /// For clients of known addresses, whose processes will be named, and who read their requests.
     pub fn of_flows(port: u16, flows: FlowLayout) -> Self {
-        Self { flows, learn_server: false, learn_clients: false, ..Self::of_port(port) }
+        Self {
+            flows,
+            learn_server: false,
+            learn_clients: false,
+            server_histograms: false,
+            ..Self::of_port(port)
+        }
     }
 }

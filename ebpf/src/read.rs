@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use aya::maps::{HashMap, Map, PerCpuArray};
 use events::{
-    CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, PeerLosses, RETRANSMIT_KINDS,
-    Retransmit, ServerBlock, Side, SoftirqBlock,
+    CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS,
+    PeerLosses, RETRANSMIT_KINDS, Retransmit, ServerBlock, Side, SoftirqBlock,
 };
 
 use crate::{
@@ -215,7 +215,7 @@ impl Probes {
                     cpu,
                     time_ns: vectors()
                         .filter(ran)
-                        .map(|(n, name)| (name, block.time_ns[n]))
+                        .map(|(number, name)| (name, softirq_ns(block, number)))
                         .collect(),
                     runs: vectors().filter(ran).map(|(n, name)| (name, block.runs[n])).collect(),
                 }
@@ -256,11 +256,20 @@ impl Probes {
             blocks.iter().for_each(|block| merged.add(which(block)));
             merged
         };
-        if self.is_attached("data_ready") && self.is_attached("data_read") {
+        if self.counts_server && self.is_attached("data_ready") && self.is_attached("data_read") {
             counters.server_wait = Some(merged(|block| &block.wait));
             if sends {
                 counters.server_service = Some(merged(|block| &block.service));
             }
         }
+    }
+}
+
+/// The time of a vector: all of it, or what the runs that were timed stand for.
+fn softirq_ns(block: &SoftirqBlock, vector: usize) -> u64 {
+    if NET_SOFTIRQS.contains(&(vector as u32)) {
+        block.time_ns[vector] * NET_SOFTIRQ_SAMPLE
+    } else {
+        block.time_ns[vector]
     }
 }

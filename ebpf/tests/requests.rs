@@ -72,7 +72,8 @@ fn every_instant_of_every_request_is_there_and_in_order() {
         port_first: 20_000,
         port_last: 20_099,
     };
-    let probes = ask_and_check(&Options::of_flows(17_101, layout), 8, 1000);
+    let options = Options { server_histograms: true, ..Options::of_flows(17_101, layout) };
+    let probes = ask_and_check(&options, 8, 1000);
     let counters = probes.read();
     assert_eq!(counters.server_wait.expect("waits").count(), 8000);
     assert_eq!(counters.server_service.expect("services").count(), 8000);

@@ -43,6 +43,8 @@ pub struct Config {
     pub flow_capacity: u32,
     /// Bits of [`Learn`].
     pub learn: u32,
+    /// Whether the server's waits and services are counted in the kernel; 0 where the client does.
+    pub server_histograms: u32,
     /// Drop reasons that lose nothing (data received twice, for instance), one bit each.
     pub harmless_reasons: [u32; 8],
     /// The number of the reason for a full accept queue, [`ABSENT`] if the kernel has none.
@@ -167,6 +169,7 @@ impl Config {
         port_span: 0,
         flow_capacity: 0,
         learn: 0,
+        server_histograms: 0,
         harmless_reasons: [0; 8],
         reason_listen_overflow: ABSENT,
         offsets: Offsets::UNKNOWN,
@@ -191,4 +194,4 @@ pub const fn dense_index(
 }
 
 layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76, net_inum at 120);
-layout!(Config, 188, client_first at 4, learn at 24, harmless_reasons at 28, offsets at 64);
+layout!(Config, 192, client_first at 4, learn at 24, harmless_reasons at 32, offsets at 68);

@@ -25,6 +25,13 @@ pub enum Side {
     Client = 1,
 }
 
+/// The softirq vectors that run once per packet on loopback: transmission and reception.
+pub const NET_SOFTIRQS: core::ops::RangeInclusive<u32> = 2..=3;
+
+/// Of those, one run in so many is timed, and counts for as many: reading the clock twice a packet
+/// would be a tenth of what all probes may cost.
+pub const NET_SOFTIRQ_SAMPLE: u64 = 8;
+
 /// Kinds of retransmission.
 pub const RETRANSMIT_KINDS: usize = 6;
 
@@ -98,11 +105,11 @@ pub struct ServerBlock {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SoftirqBlock {
-    /// When the vector that runs now began, 0 for none.
+    /// When the vector that runs now began, 0 for none or not timed.
     pub entered_ns: [u64; SOFTIRQS],
-    /// Total time per vector.
+    /// Total time per vector; of the network's, of the runs timed.
     pub time_ns: [u64; SOFTIRQS],
-    /// Runs per vector.
+    /// Runs begun per vector.
     pub runs: [u64; SOFTIRQS],
     /// NAPI polls.
     pub polls: u64,

@@ -15,8 +15,8 @@ mod thread;
 pub use config::{ABSENT, Config, FLOW_DENSE, FLOW_HASHED, Learn, Offsets, dense_index};
 pub use counters::{
     CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, LossRecord, NAME_LENGTH,
-    PeerLosses, RETRANSMIT_KINDS, Retransmit, SIDES, SOFTIRQS, ServerBlock, Side, SoftirqBlock,
-    StackCount, StackKey, loss,
+    NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS, PeerLosses, RETRANSMIT_KINDS, Retransmit, SIDES, SOFTIRQS,
+    ServerBlock, Side, SoftirqBlock, StackCount, StackKey, loss,
 };
 pub use flow::{ClientPart, FlowEntry, ServerPart, client, hashed_slot, key_v4, key_v6, server};
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};

@@ -132,7 +132,7 @@ fn answer_begins(part: &mut ServerPart, write_seq: u32, now: u64) {
     let mut flags = part.flags | server::ANSWERED;
     if flags & server::SERVICE_BEGUN != 0 {
         if service_ns < SPLIT_LIMIT_NS
-            && let Some(waited) = own_wait(part.slot, now)
+            && let Some(waited) = own_wait(part.slot)
         {
             let delta = waited.since((part.service_foreign, part.service_own));
             (part.service_foreign, part.service_own) = (delta.foreign, delta.own);
@@ -141,7 +141,9 @@ fn answer_begins(part: &mut ServerPart, write_seq: u32, now: u64) {
         flags &= !server::SERVICE_BEGUN;
     }
     part.flags = flags;
-    if let Some(block) = SERVER.get_ptr_mut(0) {
+    if config!(server_histograms) != 0
+        && let Some(block) = SERVER.get_ptr_mut(0)
+    {
         // SAFETY: a value of the map of this CPU.
         unsafe { threads::record(&raw mut (*block).service, service_ns) };
     }
@@ -149,8 +151,8 @@ fn answer_begins(part: &mut ServerPart, write_seq: u32, now: u64) {
 
 /// The totals of the thread of a slot, if that is the one running now.
 #[inline(always)]
-fn own_wait(slot: u16, now: u64) -> Option<Waited> {
-    if slot == 0 || slot != threads::current() { None } else { threads::waited(slot, now) }
+fn own_wait(slot: u16) -> Option<Waited> {
+    if slot == 0 || slot != threads::current() { None } else { threads::waited_by_current(slot) }
 }
 
 #[inline(always)]
@@ -190,7 +192,7 @@ fn request_stamped(
     part.ready_ns = 0;
     part.read_ns = 0;
     part.slot = slot;
-    if let Some(waited) = if slot == 0 { None } else { threads::waited(slot, now) } {
+    if let Some(waited) = if slot == 0 { None } else { threads::waited_by_current(slot) } {
         (part.sent_foreign, part.sent_own) = (waited.foreign, waited.own);
         flags |= client::SENT_SPLIT;
     }
@@ -334,7 +336,7 @@ fn request_read(part: &mut ServerPart, tcp: Object) {
     part.read_ns = now;
     let wait_ns = now.wrapping_sub(part.ready_ns);
     let mut flags = part.flags | server::READ;
-    if let Some(waited) = if slot == 0 { None } else { threads::waited(slot, now) } {
+    if let Some(waited) = if slot == 0 { None } else { threads::waited_by_current(slot) } {
         if flags & server::WAIT_BEGUN != 0 && slot == part.slot && wait_ns < SPLIT_LIMIT_NS {
             let delta = waited.since((part.wait_foreign, part.wait_own));
             (part.wait_foreign, part.wait_own) = (delta.foreign, delta.own);
@@ -345,7 +347,9 @@ fn request_read(part: &mut ServerPart, tcp: Object) {
     }
     part.slot = slot;
     part.flags = flags & !server::WAIT_BEGUN;
-    if let Some(block) = SERVER.get_ptr_mut(0) {
+    if config!(server_histograms) != 0
+        && let Some(block) = SERVER.get_ptr_mut(0)
+    {
         // SAFETY: a value of the map of this CPU.
         unsafe { threads::record(&raw mut (*block).wait, wait_ns) };
     }
@@ -362,7 +366,7 @@ fn answer_read(part: &mut ClientPart, tcp: Object) {
     let mut flags = part.flags | client::READ;
     if flags & client::RECEIVE_BEGUN != 0 {
         if now.wrapping_sub(part.ready_ns) < SPLIT_LIMIT_NS
-            && let Some(waited) = own_wait(part.slot, now)
+            && let Some(waited) = own_wait(part.slot)
         {
             let delta = waited.since((part.receive_foreign, part.receive_own));
             (part.receive_foreign, part.receive_own) = (delta.foreign, delta.own);

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::BtfTracePointContext,
 };
-use events::{SOFTIRQS, SoftirqBlock};
+use events::{NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS, SOFTIRQS, SoftirqBlock};
 
 /// Softirqs of a CPU.
 ///
@@ -18,11 +18,16 @@ static SOFTIRQ: PerCpuArray<SoftirqBlock> = PerCpuArray::with_max_entries(1, 0);
 #[btf_tracepoint(function = "softirq_entry")]
 pub(crate) fn softirq_begins(ctx: BtfTracePointContext) -> i32 {
     let vector: u32 = ctx.arg(0);
+    let index = vector as usize & (SOFTIRQS - 1);
     if let Some(block) = SOFTIRQ.get_ptr_mut(0) {
         // SAFETY: a value of this CPU; the mask keeps the index within the array.
         unsafe {
-            let entered = (&raw mut (*block).entered_ns).cast::<u64>();
-            *entered.add(vector as usize & (SOFTIRQS - 1)) = bpf_ktime_get_ns();
+            let runs = (&raw mut (*block).runs).cast::<u64>().add(index);
+            let number = *runs;
+            *runs = number + 1;
+            if !NET_SOFTIRQS.contains(&vector) || number % NET_SOFTIRQ_SAMPLE == 0 {
+                *(&raw mut (*block).entered_ns).cast::<u64>().add(index) = bpf_ktime_get_ns();
+            }
         }
     }
     0
@@ -41,7 +46,6 @@ pub(crate) fn softirq_ends(ctx: BtfTracePointContext) -> i32 {
                 let time = (&raw mut (*block).time_ns).cast::<u64>().add(index);
                 *time += bpf_ktime_get_ns().wrapping_sub(*entered);
                 *entered = 0;
-                *(&raw mut (*block).runs).cast::<u64>().add(index) += 1;
             }
         }
     }

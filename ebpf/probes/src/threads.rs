@@ -203,6 +203,22 @@ pub(crate) fn waited(slot: u16, now: u64) -> Option<Waited> {
     }
 }
 
+/// The totals of the thread that runs now: nobody writes them meanwhile.
+#[inline(always)]
+pub(crate) fn waited_by_current(slot: u16) -> Option<Waited> {
+    let entry = THREADS.get_ptr(u32::from(slot))?;
+    // SAFETY: the map's value is a `ThreadEntry`.
+    unsafe {
+        if (*entry).state == ThreadState::UNKNOWN {
+            return None;
+        }
+        Some(Waited {
+            foreign: (*entry).wait_foreign_ns as u32,
+            own: (*entry).wait_own_ns as u32,
+        })
+    }
+}
+
 /// How long a waiting thread has waited for the CPU it waits for now: (foreign, own).
 ///
 /// # Safety
