@@ -211,6 +211,8 @@ fn three_phases(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()
         command.args(["--set", &setting]);
     };
     set(format!("users={}", size.users));
+    // What the probes cost has a benchmark of its own.
+    set("probes=Off".to_owned());
     for (phase, rate) in ["30k", "60k"].iter().zip(size.rates) {
         set(format!("phases.{phase}.seconds={}", size.seconds));
         set(format!("phases.{phase}.shake.Open.rate.Fixed={rate}"));
