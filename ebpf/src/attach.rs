@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     btf::{Btf, BtfError},
-    catalog::{PROBES, Spec},
+    catalog::{PROBES, SOFTIRQ_PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
     kernel,
     mapping::SharedArray,
@@ -300,6 +300,8 @@ fn attach_each(
     for spec in PROBES {
         let outcome = if options.absent.iter().any(|name| name == spec.name) {
             Err("left out on request".to_owned())
+        } else if !options.softirqs && SOFTIRQ_PROBES.contains(&spec.name) {
+            Err("left out: Options::softirqs is not set".to_owned())
         } else if spec.instead_of.is_some_and(|other| matches!(attached.get(other), Some(Ok(())))) {
             Err(format!("not needed: {} is attached", spec.instead_of.unwrap_or_default()))
         } else {

@@ -91,5 +91,8 @@ pub(crate) const PROBES: &[Spec] = &[
     probe("napi_polled", ("napi", "napi_poll"), "5.5", 3, &[]),
 ];
 
+/// Those that [`crate::Options::softirqs`] asks for.
+pub(crate) const SOFTIRQ_PROBES: &[&str] = &["softirq_begins", "softirq_ends", "napi_polled"];
+
 /// The program of the profile, attached on demand.
 pub(crate) const PROFILE: &str = "sample";

@@ -43,7 +43,7 @@ fn traffic(pair: &Pair, probes: &Probes) -> BySide<u64> {
         Pair::enter(&server_netns);
         let listener = TcpListener::bind((SERVER_ADDRESS, PORT)).expect("the server's port");
         listening.send(()).expect("the test");
-        serve(listener, usize::from(CLIENTS), SIZE);
+        serve(&listener, usize::from(CLIENTS), SIZE);
     });
     listens.recv().expect("the server");
     let seen_lossy: usize = thread::scope(|scope| {

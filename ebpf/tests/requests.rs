@@ -17,7 +17,7 @@ fn ask_and_check(options: &Options, clients: u16, requests: u32) -> Probes {
     let probes = Probes::attach(options).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let (listener, address) = listen(Ipv4Addr::LOCALHOST, options.port);
-    let server = thread::spawn(move || serve(listener, usize::from(clients), SIZE));
+    let server = thread::spawn(move || serve(&listener, usize::from(clients), SIZE));
     thread::scope(|scope| {
         for number in 0..clients {
             let probes = &probes;
@@ -113,7 +113,7 @@ fn an_absent_probe_leaves_its_figures_null_and_the_rest_working() {
     options.absent = absent.map(str::to_owned).to_vec();
     let probes = Probes::attach(&options).expect("the rest");
     let (listener, address) = listen(Ipv4Addr::LOCALHOST, options.port);
-    let server = thread::spawn(move || serve(listener, 1, SIZE));
+    let server = thread::spawn(move || serve(&listener, 1, SIZE));
     let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1), 20_200);
     let mut stream = connect(from, address);
     for _ in 0..50 {

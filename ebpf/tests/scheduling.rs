@@ -136,7 +136,7 @@ fn a_request_that_waited_for_a_cpu_says_so() {
     let server = thread::spawn(move || {
         // The threads of its connections inherit the CPU.
         pin(0);
-        serve(listener, 1, SIZE);
+        serve(&listener, 1, SIZE);
     });
     pin(1);
     let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 9), 20_300);

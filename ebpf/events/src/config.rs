@@ -193,5 +193,6 @@ pub const fn dense_index(
     Some(host.wrapping_mul(port_span).wrapping_add(port))
 }
 
-layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76, net_inum at 120);
+layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76,
+    net_inum at 120);
 layout!(Config, 192, client_first at 4, learn at 24, harmless_reasons at 32, offsets at 68);

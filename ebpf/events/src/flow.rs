@@ -153,6 +153,7 @@ const fn mix(value: u64) -> u64 {
     value ^ value >> 33
 }
 
-layout!(ClientPart, 64, sent_ns at 0, sequence at 24, losses_at_send at 36, slot at 56, losses at 60);
+layout!(ClientPart, 64, sent_ns at 0, sequence at 24, losses_at_send at 36, slot at 56,
+    losses at 60);
 layout!(ServerPart, 64, ready_ns at 0, key at 24, sequence at 32, wait_foreign at 44, flags at 62);
 layout!(FlowEntry, 128, client at 0, server at 64);

@@ -2,7 +2,7 @@
 //!
 //! Owns: layouts, and the arithmetic that both sides must agree on. Everything is `repr(C)` with
 //! fixed widths and explicit padding; sizes and offsets are asserted when this is compiled, so
-//! that a rearranged field is a compile error and not a wrong figure. Must not know: aya, libc, std.
+//! that a rearranged field is a compile error and not a wrong figure. Must not know: aya, libc.
 
 #![no_std]
 

@@ -1,9 +1,6 @@
 //! From a connection to its entry.
 
-use aya_ebpf::{
-    macros::map,
-    maps::Array,
-};
+use aya_ebpf::{macros::map, maps::Array};
 use events::{FLOW_DENSE, FlowEntry, Side, dense_index, hashed_slot, key_v4, key_v6};
 
 use crate::{

@@ -29,6 +29,14 @@ const PEEK: i32 = 2;
 /// Beyond this the lower 32 bits of two totals cannot be told apart.
 const SPLIT_LIMIT_NS: u64 = 1 << 32;
 
+/// Says which instants there are. Volatile, so that "none" is stored too before they change, for a
+/// reader in user space that comes in between.
+#[inline(always)]
+fn publish(flags: &mut u16, bits: u16) {
+    // SAFETY: a valid reference.
+    unsafe { core::ptr::write_volatile(flags, bits) };
+}
+
 #[inline(always)]
 fn now_ns() -> u64 {
     // SAFETY: no arguments.
@@ -140,7 +148,7 @@ fn answer_begins(part: &mut ServerPart, write_seq: u32, now: u64) {
         }
         flags &= !server::SERVICE_BEGUN;
     }
-    part.flags = flags;
+    publish(&mut part.flags, flags);
     if config!(server_histograms) != 0
         && let Some(block) = SERVER.get_ptr_mut(0)
     {
@@ -183,7 +191,7 @@ fn request_stamped(
     }
     let now = now_ns();
     let slot = threads::current();
-    part.flags = 0;
+    publish(&mut part.flags, 0);
     part.sequence = write_seq;
     part.length = length;
     part.answer = copied;
@@ -196,7 +204,7 @@ fn request_stamped(
         (part.sent_foreign, part.sent_own) = (waited.foreign, waited.own);
         flags |= client::SENT_SPLIT;
     }
-    part.flags = flags;
+    publish(&mut part.flags, flags);
 }
 
 /// T2 and T5.
@@ -250,7 +258,7 @@ fn request_ready(part: &mut ServerPart, tcp: Object) {
     let now = now_ns();
     let slot = part.slot;
     let mut flags = server::READY;
-    part.flags = 0;
+    publish(&mut part.flags, 0);
     part.sequence = copied;
     part.ready_ns = now;
     part.read_ns = 0;
@@ -259,7 +267,7 @@ fn request_ready(part: &mut ServerPart, tcp: Object) {
         (part.wait_foreign, part.wait_own) = (waited.foreign, waited.own);
         flags |= server::WAIT_BEGUN;
     }
-    part.flags = flags;
+    publish(&mut part.flags, flags);
 }
 
 #[inline(always)]
@@ -276,7 +284,7 @@ fn answer_ready(part: &mut ClientPart, tcp: Object) {
         (part.receive_foreign, part.receive_own) = (waited.foreign, waited.own);
         flags |= client::RECEIVE_BEGUN;
     }
-    part.flags = flags;
+    publish(&mut part.flags, flags);
 }
 
 /// T3 and T6.
@@ -346,7 +354,7 @@ fn request_read(part: &mut ServerPart, tcp: Object) {
         flags |= server::SERVICE_BEGUN;
     }
     part.slot = slot;
-    part.flags = flags & !server::WAIT_BEGUN;
+    publish(&mut part.flags, flags & !server::WAIT_BEGUN);
     if config!(server_histograms) != 0
         && let Some(block) = SERVER.get_ptr_mut(0)
     {
@@ -374,5 +382,5 @@ fn answer_read(part: &mut ClientPart, tcp: Object) {
         }
         flags &= !client::RECEIVE_BEGUN;
     }
-    part.flags = flags;
+    publish(&mut part.flags, flags);
 }

@@ -2,17 +2,17 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
-    macros::map,
-    maps::Array,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::Array};
 use events::{
     CpuEntry, Histogram, Learn, PROGRAM_CLIENT_FIRST, PROGRAM_OTHER, PROGRAM_SERVER, PROGRAMS,
     Side, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadState,
 };
 
-use crate::{count::{count, fetch_add}, flow::MMAPABLE, kernel::config};
+use crate::{
+    count::{count, fetch_add},
+    flow::MMAPABLE,
+    kernel::config,
+};
 
 /// The watched threads by slot.
 ///
@@ -212,10 +212,7 @@ pub(crate) fn waited_by_current(slot: u16) -> Option<Waited> {
         if (*entry).state == ThreadState::UNKNOWN {
             return None;
         }
-        Some(Waited {
-            foreign: (*entry).wait_foreign_ns as u32,
-            own: (*entry).wait_own_ns as u32,
-        })
+        Some(Waited { foreign: (*entry).wait_foreign_ns as u32, own: (*entry).wait_own_ns as u32 })
     }
 }
 

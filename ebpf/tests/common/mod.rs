@@ -59,7 +59,7 @@ pub(crate) fn connect(from: SocketAddrV4, to: SocketAddrV4) -> TcpStream {
 
 /// Answers each request of `size` bytes with the same, on as many connections as there will be;
 /// ends with them.
-pub(crate) fn serve(listener: TcpListener, connections: usize, size: usize) {
+pub(crate) fn serve(listener: &TcpListener, connections: usize, size: usize) {
     let mut threads = Vec::new();
     for _ in 0..connections {
         let (mut stream, _) = listener.accept().expect("a connection");
