@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
 };
 
 use aya::{
@@ -11,7 +12,7 @@ use aya::{
     maps::Map,
     programs::{BtfTracePoint, ProgramError},
 };
-use events::{ABSENT, Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef};
+use events::{Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef};
 use serde::Serialize;
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     catalog::{PROBES, SOFTIRQ_PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
     kernel,
+    listening::ListenQueue,
     mapping::SharedArray,
     offsets::{self, Resolved},
     options::Options,
@@ -101,6 +103,10 @@ pub struct Probes {
     processes: SharedArray<TaskRef>,
     pub(crate) profile_stacks: u32,
     pub(crate) counts_server: bool,
+    pub(crate) retransmit_tells_error: bool,
+    /// The server, once somebody has said who it is.
+    server_pid: OnceLock<u32>,
+    pub(crate) listening: ListenQueue,
 }
 
 impl Probes {
@@ -112,7 +118,11 @@ impl Probes {
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
         let reasons = Reasons::of_kernel(&btf);
-        let config = Raw(configure(options, &resolved, &reasons));
+        let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
+        let config = Raw(Config {
+            retransmit_tells_error: u32::from(retransmit_tells_error),
+            ..configure(options, &resolved, &reasons)
+        });
         let aya_btf =
             aya::Btf::from_sys_fs().map_err(|_| BtfError::NotBtf(crate::btf::VMLINUX.into()))?;
         let mut ebpf = load(options, &config, &aya_btf)?;
@@ -140,6 +150,9 @@ impl Probes {
             ebpf,
             profile_stacks: options.profile_stacks,
             counts_server: options.server_histograms,
+            retransmit_tells_error,
+            server_pid: OnceLock::new(),
+            listening: ListenQueue::default(),
         };
         if let Some(pid) = options.server_pid {
             probes.watch(pid, Program::Server);
@@ -154,6 +167,18 @@ impl Probes {
     pub fn watch(&self, pid: u32, program: Program) {
         let process = TaskRef { slot: 0, program: program.number(), padding: 0, tgid: pid };
         self.processes.write(pid as usize, process);
+        if program == Program::Server {
+            // Of several processes the first: they share a network namespace.
+            let _ = self.server_pid.set(pid);
+        }
+    }
+
+    /// The server's process, as far as it is known by now.
+    pub(crate) fn server_pid(&self) -> Option<u32> {
+        self.server_pid.get().copied().or_else(|| {
+            let threads = self.thread_table.threads(0);
+            threads.iter().find(|thread| thread.program == Program::Server).map(|thread| thread.pid)
+        })
     }
 
     /// What became of each probe.
@@ -230,7 +255,6 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
         flow_capacity: options.flows.entries(),
         server_histograms: u32::from(options.server_histograms),
         harmless_reasons: reasons.harmless(),
-        reason_listen_overflow: reasons.number("TCP_LISTEN_OVERFLOW").unwrap_or(ABSENT),
         offsets: resolved.offsets,
         ..Config::EMPTY
     };

@@ -80,7 +80,6 @@ pub(crate) const PROBES: &[Spec] = &[
     ),
     probe("packet_dropped", ("skb", "kfree_skb"), "5.17", 3, &[HEADERS]),
     probe("retransmitted", ("tcp", "tcp_retransmit_skb"), "5.5", 2, &[PORTS, CONGESTION]),
-    probe("retransmit_failed", ("tcp", "tcp_retransmit_skb"), "6.17", 3, &[PORTS]),
     probe("synack_retransmitted", ("tcp", "tcp_retransmit_synack"), "5.5", 2, &[PORTS]),
     probe("reset_sent", ("tcp", "tcp_send_reset"), "5.5", 2, &[PORTS, HEADERS]),
     probe("reset_received", ("tcp", "tcp_receive_reset"), "5.5", 1, &[PORTS]),

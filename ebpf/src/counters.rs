@@ -141,7 +141,7 @@ pub struct Counters {
     pub packets: Option<Vec<PortPackets>>,
     /// Segments sent again, as `RetransSegs` counts them.
     pub retransmits: Option<BySide<RetransmitKinds>>,
-    /// Those of them that the layer below would not take.
+    /// Attempts that failed, on the way down or before; `None` before Linux 6.17.
     pub retransmits_failed: Option<u64>,
     /// Losses by client address.
     pub losses_by_client: Option<BTreeMap<Ipv4Addr, PeerCounters>>,
@@ -157,8 +157,8 @@ pub struct Counters {
     pub resets_sent: Option<BySide<u64>>,
     /// Resets received.
     pub resets_received: Option<BySide<u64>>,
-    /// Packets dropped because the accept queue was full. A SYN dropped for that carries no such
-    /// reason: the `ListenOverflows` of the namespace has both.
+    /// Connections that found an accept queue full in the server's network namespace, since the
+    /// first reading that knew the server. The kernel's own count: no tracepoint tells.
     pub listen_overflows: Option<u64>,
     /// Datagrams that found a receive queue full, of any port.
     pub receive_queue_full: Option<u64>,

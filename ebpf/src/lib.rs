@@ -15,6 +15,7 @@ mod flows;
 mod handover;
 mod histogram;
 mod kernel;
+mod listening;
 mod losses;
 mod mapping;
 mod offsets;

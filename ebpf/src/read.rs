@@ -36,7 +36,8 @@ impl Probes {
             at_ns: monotonic_ns(),
             packets: self.packets(),
             retransmits: self.retransmits(&blocks),
-            retransmits_failed: if_attached("retransmit_failed", |block| block.retransmits_failed),
+            retransmits_failed: if_attached("retransmitted", |block| block.retransmits_failed)
+                .filter(|_| self.retransmit_tells_error),
             losses_by_client: self.losses_by_client(),
             drops: if_attached("packet_dropped", |block| block.drops),
             drops_all: if_attached("packet_dropped", |block| block.drops_all),
@@ -47,8 +48,7 @@ impl Probes {
             drops_by_place,
             resets_sent: self.by_side("reset_sent", &blocks, |block| block.resets_sent),
             resets_received: self.by_side("reset_received", &blocks, |block| block.resets_received),
-            listen_overflows: if_attached("packet_dropped", |block| block.listen_overflows)
-                .filter(|_| self.reasons.number("TCP_LISTEN_OVERFLOW").is_some()),
+            listen_overflows: self.server_pid().and_then(|pid| self.listening.overflows(pid)),
             receive_queue_full: if_attached("receive_queue_full", |block| block.receive_queue_full),
             buffer_limit: if_attached("buffer_limit", |block| block.buffer_limit),
             lost: Lost {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
-use common::{Reaped, needs};
+use common::{Reaped, needs, port};
 use ebpf::{Options, Probes};
 
 const CHILD: &str = "LAB_TEST_HOLDS_PROBES";
@@ -28,7 +28,7 @@ fn links() -> usize {
 #[test]
 fn nothing_is_left_after_sigkill() {
     if env::var_os(CHILD).is_some() {
-        let probes = Probes::attach(&Options::of_port(17_401)).expect("probes");
+        let probes = Probes::attach(&Options::of_port(port(1))).expect("probes");
         println!("attached {}", probes.report().iter().filter(|state| state.attached).count());
         thread::sleep(Duration::from_secs(60));
         return;

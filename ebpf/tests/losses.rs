@@ -8,11 +8,14 @@ use std::{
     thread,
 };
 
-use common::{CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, run, serve};
+use common::{CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, port, run, serve};
 use ebpf::{BySide, Counters, FlowLayout, LossKind, Options, Probes, RetransmitKinds};
 
 const SIZE: usize = 24;
-const PORT: u16 = 17_201;
+fn server_port() -> u16 {
+    port(1)
+}
+
 const CLIENTS: u16 = 8;
 const REQUESTS: u32 = 300;
 
@@ -23,7 +26,8 @@ fn inject(pair: &Pair) {
         nft("add table ip lab");
         nft("add chain ip lab in { type filter hook input priority 0 ; }");
         nft(&format!(
-            "add rule ip lab in tcp {port} {PORT} numgen inc mod {every} == 3 counter drop"
+            "add rule ip lab in tcp {port} {} numgen inc mod {every} == 3 counter drop",
+            server_port()
         ));
     }
 }
@@ -41,7 +45,8 @@ fn traffic(pair: &Pair, probes: &Probes) -> BySide<u64> {
     let (listening, listens) = std::sync::mpsc::channel();
     let server = thread::spawn(move || {
         Pair::enter(&server_netns);
-        let listener = TcpListener::bind((SERVER_ADDRESS, PORT)).expect("the server's port");
+        let listener =
+            TcpListener::bind((SERVER_ADDRESS, server_port())).expect("the server's port");
         listening.send(()).expect("the test");
         serve(&listener, usize::from(CLIENTS), SIZE);
     });
@@ -80,7 +85,7 @@ fn traffic(pair: &Pair, probes: &Probes) -> BySide<u64> {
 /// Asks, and counts requests that took longer than a retransmission and knew of their loss.
 fn client(probes: &Probes, port: u16) -> usize {
     let from = SocketAddrV4::new(CLIENT_ADDRESS, port);
-    let mut stream = connect(from, SocketAddrV4::new(SERVER_ADDRESS, PORT));
+    let mut stream = connect(from, SocketAddrV4::new(SERVER_ADDRESS, server_port()));
     let mut lossy = 0;
     for _ in 0..REQUESTS {
         ask(&mut stream, SIZE).expect("an answer");
@@ -106,7 +111,7 @@ fn drops_and_retransmissions_are_counted_exactly() {
     let Some(_turn) = needs(&["root", "ip", "nft"]) else { return };
     let pair = Pair::new("labloss");
     inject(&pair);
-    let options = Options::of_flows(PORT, FlowLayout::all_ports(CLIENT_ADDRESS, 1));
+    let options = Options::of_flows(server_port(), FlowLayout::all_ports(CLIENT_ADDRESS, 1));
     let mut probes = Probes::attach(&options).expect("probes");
     let before = probes.read();
     let kernel = traffic(&pair, &probes);
@@ -135,7 +140,7 @@ fn by_nft(counters: &Counters) -> u64 {
 #[test]
 fn a_port_that_nobody_listens_on_answers_with_resets() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let port = 17_202;
+    let port = port(2);
     let probes = Probes::attach(&Options::of_port(port)).expect("probes");
     for _ in 0..5 {
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
@@ -145,4 +150,39 @@ fn a_port_that_nobody_listens_on_answers_with_resets() {
     assert_eq!(counters.resets_sent, Some(resets));
     // A SYN answered with a reset does not pass where resets on connections are noticed.
     assert!(counters.resets_received.is_some());
+}
+
+#[test]
+fn a_full_accept_queue_is_counted_as_the_kernel_counts_it() {
+    let Some(_turn) = needs(&["root", "ip"]) else { return };
+    let pair = Pair::new("labqueue");
+    let probes = Probes::attach(&Options::of_port(server_port())).expect("probes");
+    thread::scope(|scope| {
+        let netns = &pair.server;
+        let own = || {
+            Pair::enter(netns);
+            // The books are those of the process's first thread: ours is asked for by its number.
+            let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+            probes.watch(tid, ebpf::Program::Server);
+            assert_eq!(probes.read().listen_overflows, Some(0));
+            let address = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, server_port());
+            let listener = rustix::net::socket(
+                rustix::net::AddressFamily::INET,
+                rustix::net::SocketType::STREAM,
+                None,
+            )
+            .expect("a socket");
+            rustix::net::bind(&listener, &address).expect("the port");
+            rustix::net::listen(&listener, 1).expect("a short queue");
+            let wait = std::time::Duration::from_millis(300);
+            let streams: Vec<_> = (0..6)
+                .map(|_| std::net::TcpStream::connect_timeout(&address.into(), wait))
+                .collect();
+            assert!(streams.iter().any(Result::is_err), "the queue took all of them");
+            let kernels = Pair::counter("TcpExt", "ListenOverflows");
+            assert!(kernels > 0);
+            assert_eq!(probes.read().listen_overflows, Some(kernels));
+        };
+        scope.spawn(own).join().expect("the server");
+    });
 }

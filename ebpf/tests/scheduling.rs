@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Reaped, ask, connect, listen, needs, pin, serve};
+use common::{Reaped, ask, connect, listen, needs, pin, port, serve};
 use ebpf::{LongWait, Options, Probes, Program, Thread};
 
 const SIZE: usize = 24;
@@ -80,7 +80,7 @@ fn assert_close(what: &str, ours: u64, kernels: u64, share: f64) {
 #[test]
 fn a_hog_on_the_same_cpu_is_foreign_waiting() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let probes = Probes::attach(&Options::of_port(17_301)).expect("probes");
+    let probes = Probes::attach(&Options::of_port(port(1))).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let hog = hog();
     let worker = |probes: &Probes| {
@@ -102,7 +102,7 @@ fn a_hog_on_the_same_cpu_is_foreign_waiting() {
 #[test]
 fn another_thread_of_the_same_program_is_own_waiting() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let probes = Probes::attach(&Options::of_port(17_302)).expect("probes");
+    let probes = Probes::attach(&Options::of_port(port(2))).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let end = monotonic_ns() + 2_500_000_000;
     let cpu = || probes.read().cpus.expect("who held the CPUs")[0];
@@ -129,7 +129,7 @@ fn another_thread_of_the_same_program_is_own_waiting() {
 #[test]
 fn a_request_that_waited_for_a_cpu_says_so() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let port = 17_303;
+    let port = port(3);
     let probes = Probes::attach(&Options::of_port(port)).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let (listener, address) = listen(Ipv4Addr::LOCALHOST, port);
@@ -170,7 +170,7 @@ fn a_request_that_waited_for_a_cpu_says_so() {
 #[test]
 fn the_profile_finds_the_function_that_spins() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let mut options = Options::of_port(17_304);
+    let mut options = Options::of_port(port(4));
     options.profile_stacks = 4096;
     let mut probes = Probes::attach(&options).expect("probes");
     probes.watch(std::process::id(), Program::Server);

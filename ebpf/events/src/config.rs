@@ -43,12 +43,13 @@ pub struct Config {
     pub flow_capacity: u32,
     /// Bits of [`Learn`].
     pub learn: u32,
+    /// Whether `tcp_retransmit_skb` tells of an error in its third argument (Linux 6.17), and also
+    /// comes when nothing was sent.
+    pub retransmit_tells_error: u32,
     /// Whether the server's waits and services are counted in the kernel; 0 where the client does.
     pub server_histograms: u32,
     /// Drop reasons that lose nothing (data received twice, for instance), one bit each.
     pub harmless_reasons: [u32; 8],
-    /// The number of the reason for a full accept queue, [`ABSENT`] if the kernel has none.
-    pub reason_listen_overflow: u32,
     /// Field offsets.
     pub offsets: Offsets,
 }
@@ -169,9 +170,9 @@ impl Config {
         port_span: 0,
         flow_capacity: 0,
         learn: 0,
+        retransmit_tells_error: 0,
         server_histograms: 0,
         harmless_reasons: [0; 8],
-        reason_listen_overflow: ABSENT,
         offsets: Offsets::UNKNOWN,
     };
 }
@@ -195,4 +196,4 @@ pub const fn dense_index(
 
 layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76,
     net_inum at 120);
-layout!(Config, 192, client_first at 4, learn at 24, harmless_reasons at 32, offsets at 68);
+layout!(Config, 192, client_first at 4, learn at 24, harmless_reasons at 36, offsets at 68);

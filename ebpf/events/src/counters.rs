@@ -59,7 +59,7 @@ pub enum Retransmit {
 pub struct CounterBlock {
     /// Segments sent again, by side and kind, as `RetransSegs` counts them.
     pub retransmits: [[u64; RETRANSMIT_KINDS]; SIDES],
-    /// Those of them that could not be handed to the layer below.
+    /// Attempts to send again that failed.
     pub retransmits_failed: u64,
     /// Packets of the experiment's port that were dropped.
     pub drops: u64,
@@ -69,8 +69,6 @@ pub struct CounterBlock {
     pub resets_sent: [u64; SIDES],
     /// Resets received, by side.
     pub resets_received: [u64; SIDES],
-    /// Packets dropped because the accept queue was full.
-    pub listen_overflows: u64,
     /// Packets dropped because a receive queue was full (datagram sockets).
     pub receive_queue_full: u64,
     /// Times a socket of the experiment's port ran into a memory limit.
@@ -226,8 +224,8 @@ pub struct StackKey {
 /// Samples of one stack.
 pub type StackCount = u64;
 
-layout!(CounterBlock, 232, retransmits at 0, drops at 104, records_lost at 176,
-    samples_lost at 224);
+layout!(CounterBlock, 224, retransmits at 0, drops at 104, records_lost at 168,
+    samples_lost at 216);
 layout!(ServerBlock, 4096, wait at 0, service at 2048);
 layout!(SoftirqBlock, 408, entered_ns at 0, time_ns at 128, runs at 256, polls at 384);
 layout!(DeviceEntry, 64, device at 0, ifindex at 8, name at 16, rx_packets at 32, tx_bytes at 56);

@@ -1,5 +1,5 @@
 //! Packets that the kernel threw away, by reason and place; queue disciplines are among the
-//! reasons, and so is a full accept queue.
+//! reasons. A SYN that finds the accept queue full is not: the kernel frees it as if it had been used.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, map},
@@ -41,9 +41,6 @@ fn try_packet_dropped(skb: Object, location: u64, reason: u32) -> Option<()> {
         return None;
     }
     count(|block| &mut block.drops);
-    if reason == config!(reason_listen_overflow) {
-        count(|block| &mut block.listen_overflows);
-    }
     if harmless(reason) {
         return None;
     }

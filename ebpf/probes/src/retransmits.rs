@@ -19,16 +19,28 @@ const TIME_LOSS_PROBE: u8 = 5;
 /// `TCP_SYN_SENT`
 const SYN_SENT: u8 = 2;
 
+/// `EAGAIN`, `ENOMEM`, `EBUSY`, `EINVAL` and `EHOSTUNREACH`: given up before the segment was built,
+/// which `RetransSegs` does not count. After that it counts, whatever becomes of it.
+const GIVEN_UP: [i32; 5] = [-11, -12, -16, -22, -113];
+
 /// A segment is sent again.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub(crate) fn retransmitted(ctx: BtfTracePointContext) -> i32 {
-    try_retransmitted(Socket(Object::new(ctx.arg(0))), Object::new(ctx.arg(1)));
+    // The verifier leaves this out where there is no third argument.
+    let error: i32 = if config!(retransmit_tells_error) != 0 { ctx.arg(2) } else { 0 };
+    try_retransmitted(Socket(Object::new(ctx.arg(0))), Object::new(ctx.arg(1)), error);
     0
 }
 
 #[inline(always)]
-fn try_retransmitted(socket: Socket, skb: Object) -> Option<()> {
+fn try_retransmitted(socket: Socket, skb: Object, error: i32) -> Option<()> {
     let side = socket.side()?;
+    if error != 0 {
+        count(|block| &mut block.retransmits_failed);
+        if GIVEN_UP.contains(&error) {
+            return None;
+        }
+    }
     // `RetransSegs` counts the segments of an aggregate one by one.
     let segments: u16 = skb.copy(config!(offsets.skb_tcp_segments))?;
     let segments = u32::from(segments.max(1));
@@ -57,16 +69,6 @@ fn kind_of(socket: Socket) -> Retransmit {
         CA_LOSS => Retransmit::Timeout,
         _ => Retransmit::Other,
     }
-}
-
-/// A segment was sent again in vain: the layer below would not take it.
-#[btf_tracepoint(function = "tcp_retransmit_skb")]
-pub(crate) fn retransmit_failed(ctx: BtfTracePointContext) -> i32 {
-    let error: i32 = ctx.arg(2);
-    if error != 0 && Socket(Object::new(ctx.arg(0))).side().is_some() {
-        count(|block| &mut block.retransmits_failed);
-    }
-    0
 }
 
 /// A SYN-ACK is sent again.

@@ -91,6 +91,12 @@ pub(crate) fn listen(address: Ipv4Addr, port: u16) -> (TcpListener, SocketAddrV4
     (TcpListener::bind(address).expect("the server's port"), address)
 }
 
+/// A port of this process's own for each of its tests: the same tests may run in another tree.
+pub(crate) fn port(number: u16) -> u16 {
+    let own = std::process::id() % 1000;
+    12_000 + own as u16 * 8 + number
+}
+
 /// Keeps this thread on one CPU.
 pub(crate) fn pin(cpu: usize) {
     let mut set = CpuSet::new();
