@@ -9,6 +9,7 @@ use crate::check;
 use crate::experiment::{Hosts, Source};
 use crate::machine::Machine;
 use crate::preflight::Preflight;
+use crate::probe;
 use crate::record;
 use crate::run::{self, Ending, Options};
 use crate::summary::{self, Summary};
@@ -58,6 +59,8 @@ enum Command {
         /// The directory of the run
         directory: PathBuf,
     },
+    /// Watch any server with the probes, a line a second (as root)
+    Probe(probe::Args),
     /// The server on its own, as lab-server
     Server(Box<lab_server::cli::Args>),
     /// A client on its own, as lab-client
@@ -83,6 +86,7 @@ impl Cli {
             Command::Check { file, settings } => check(&file, &settings),
             Command::Run { file, out, settings } => carry_out(&file, Options { out, settings }),
             Command::Report { directory } => report(&directory),
+            Command::Probe(args) => watch(&args),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
@@ -157,6 +161,18 @@ fn verdict(summary: &Summary) -> Exit {
     let valid = summary.phases.iter().all(|phase| phase.valid);
     let balanced = summary.ledger.balanced == Some(true);
     if valid && balanced { Exit::Fine } else { Exit::Invalid }
+}
+
+fn watch(args: &probe::Args) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(probe::run(args)) {
+        Ok(()) => Ok(Exit::Fine),
+        Err(error) if error.is::<probe::Mistake>() => {
+            eprintln!("lab: {error:#}");
+            Ok(Exit::BadInput)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn report(directory: &Path) -> anyhow::Result<Exit> {

@@ -7,10 +7,12 @@
 mod check;
 pub mod cli;
 pub mod experiment;
+mod listeners;
 pub mod machine;
 pub mod namespace;
 pub mod plan;
 pub mod preflight;
+pub mod probe;
 pub mod procfs;
 pub mod record;
 pub mod run;

@@ -54,6 +54,7 @@ fn smoke_runs_from_end_to_end() {
     assert_eq!((number(kernel, "/total"), number(kernel, "/wanted")), (2000, 2000));
     assert_eq!(kernel["by_address"].as_object().expect("addresses").len(), 17);
     assert_seconds_add_up(&lines(&out, "samples.jsonl"));
+    assert_explained(&summary);
     for name in ["samples", "slow", "events"] {
         assert!(out.join(format!("{name}.parquet")).is_file(), "{name}");
     }
@@ -89,6 +90,25 @@ fn assert_seconds_add_up(samples: &[Value]) {
         seconds += 1;
     }
     assert!(seconds > 8, "{seconds} seconds of client shards");
+}
+
+/// With probes every request is explained, and without them the summary says why not.
+fn assert_explained(summary: &Value) {
+    if !can("root", rustix::process::geteuid().is_root()) {
+        assert!(summary["missing"]["phases.attribution"].is_string(), "{}", summary["missing"]);
+        assert_eq!(summary["phases"][1]["segments_us"]["network"]["p50"], Value::Null);
+        return;
+    }
+    let shake = &summary["phases"][1];
+    for segment in
+        ["client_send_lag", "network", "server_wait", "server_service", "client_receive_lag"]
+    {
+        assert!(number(shake, &format!("/segments_us/{segment}/p99")) < 5_000_000, "{shake}");
+    }
+    assert_eq!(number(shake, "/incomplete_requests"), 0);
+    assert_eq!(shake["kernel"]["drops"], serde_json::json!({}));
+    assert!(number(shake, "/kernel/runqueue_delay_us/p50") < 1_000_000);
+    assert!(shake["attribution"]["verdict"].is_string(), "{shake}");
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! `lab probe` beside a server that it knows nothing of.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use common::{assert_exit, can, lab, number, said};
+use serde_json::Value;
+
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A server that answers every 10 bytes with 10, and a client that keeps asking it.
+fn chatter(requests: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        let (mut server, _) = listener.accept().expect("a client");
+        // Kept open, so that somebody listens until the test is over.
+        let _listener = listener;
+        let mut bytes = [0; 10];
+        while server.read_exact(&mut bytes).and_then(|()| server.write_all(&bytes)).is_ok() {}
+    });
+    std::thread::spawn(move || {
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connects");
+        client.set_nodelay(true).expect("a socket");
+        let mut bytes = [7; 10];
+        for _ in 0..requests {
+            client.write_all(&bytes).and_then(|()| client.read_exact(&mut bytes)).expect("echo");
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        }
+    });
+    port
+}
+
+#[test]
+fn any_server_can_be_watched_and_what_has_no_probe_is_null() {
+    if !can("root", is_root()) {
+        return;
+    }
+    let port = chatter(12_000).to_string();
+    let output = lab(&["probe", "--port", &port, "--seconds", "2", "--json"]);
+    assert_exit(&output, 0);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<Value> =
+        text.lines().map(|it| serde_json::from_str(it).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let second = &lines[1];
+    let requests = number(second, "/server_wait_us/count");
+    assert!(requests > 50, "{second}");
+    assert!(number(second, "/server_service_us/count").abs_diff(requests) <= 1);
+    assert_eq!(number(second, "/retransmits/server/timeout"), 0);
+    // The sleep between two requests is no pacing of the test, only the size of its load.
+    let output =
+        lab(&["probe", "--port", &port, "--seconds", "1", "--json", "--without", "data_ready"]);
+    assert_exit(&output, 0);
+    assert!(said(&output).contains("data_ready: left out"), "{}", said(&output));
+    let line: Value = serde_json::from_slice(&output.stdout).expect("one line");
+    assert_eq!(line["server_wait_us"], Value::Null);
+    assert!(line["packets"].is_array());
+}
+
+#[test]
+fn what_cannot_be_watched_is_told_in_a_sentence() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("bound").port().to_string();
+    drop(free);
+    let output = lab(&["probe", "--port", &port, "--seconds", "1"]);
+    assert_exit(&output, 2);
+    assert!(said(&output).contains("nobody listens on port"), "{}", said(&output));
+    let output = lab(&["probe", "--pid", "4194303", "--seconds", "1"]);
+    assert_exit(&output, 2);
+    assert!(said(&output).contains("cannot be looked at"), "{}", said(&output));
+    assert_exit(&lab(&["probe"]), 2);
+
+    if can("root", is_root()) {
+        let port = chatter(4_000).to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        let output = command
+            .args(["probe", "--port", &port, "--seconds", "1"])
+            .uid(NOBODY)
+            .output()
+            .expect("lab starts");
+        assert_exit(&output, 1);
+        assert!(said(&output).contains("not allowed to load probes"), "{}", said(&output));
+    }
+}
