@@ -18,6 +18,7 @@ mod kernel;
 mod listening;
 mod losses;
 mod mapping;
+pub mod nic;
 mod offsets;
 mod options;
 mod profile;
