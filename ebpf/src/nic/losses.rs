@@ -166,14 +166,10 @@ mod tests {
     use super::*;
     use crate::nic::{Driver, assign, names};
 
-    /// A card: its driver, what `ethtool -S` prints, and counters of the kernel's.
-    fn card(driver: &str, statistics: &str, kernel: &[(&'static str, u64)]) -> NicReading {
-        let raw = statistics.lines().filter(|line| !line.trim().is_empty()).map(|line| {
-            let (name, value) = line.rsplit_once(':').expect(line);
-            let name = name.strip_prefix("     ").unwrap_or(name);
-            (name.to_owned(), value.trim().parse().expect(line))
-        });
-        let (whole, queues) = assign(names::sort(raw.collect()));
+    /// A card: its driver, the driver's counters and counters of the kernel's.
+    fn card(driver: &str, own: &[(&str, u64)], kernel: &[(&'static str, u64)]) -> NicReading {
+        let raw: Vec<_> = own.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let (whole, queues) = assign(names::sort(raw));
         let mut link: BTreeMap<_, _> =
             crate::nic::link::NAMES.into_iter().map(|name| (name, Some(0))).collect();
         link.extend(kernel.iter().map(|(name, value)| (*name, Some(*value))));
@@ -196,10 +192,16 @@ mod tests {
     #[test]
     fn the_prototypes_screenshot_is_a_loss_at_the_card() {
         // Error counters of zero beside 26,000 discards a second.
-        let statistics = "     rx_bytes: 123456789\n     rx_crc_errors: 0\n     rx_discards: 0\n     \
-                          rx_ftq_discards: 0\n     rx_fw_discards: 26000\n     tx_mac_errors: 0\n";
-        let reading = card("bnx2", statistics, &[("rx_missed_errors", 26_000)]);
+        let own = [
+            ("rx_bytes", 123_456_789),
+            ("rx_crc_errors", 0),
+            ("rx_discards", 0),
+            ("rx_ftq_discards", 0),
+            ("rx_fw_discards", 26_000),
+            ("tx_mac_errors", 0),
+        ];
         // The kernel's counter is the same frames again.
+        let reading = card("bnx2", &own, &[("rx_missed_errors", 26_000)]);
         check(&reading, 26_000, 0, 2);
         let losses = reading.losses();
         assert_eq!(losses.by_name[0].name, "rx_fw_discards");
@@ -211,40 +213,54 @@ mod tests {
     #[test]
     fn a_frame_is_counted_once() {
         // virtio: the sum and its parts.
-        let statistics =
-            "     rx_drops: 7\n     rx0_drops: 4\n     rx1_drops: 3\n     tx0_kicks: 1\n";
-        check(&card("virtio_net", statistics, &[]), 7, 0, 3);
+        let own = [("rx_drops", 7), ("rx0_drops", 4), ("rx1_drops", 3), ("tx0_kicks", 1)];
+        check(&card("virtio_net", &own, &[]), 7, 0, 3);
         // The same driver of an older kernel has the parts only.
-        check(&card("virtio_net", "     rx0_drops: 4\n     rx1_drops: 3\n", &[]), 7, 0, 2);
+        check(&card("virtio_net", &own[1..], &[]), 7, 0, 2);
         // igb: the queues' drops are summed up under another name.
-        let statistics = "     rx_missed_errors: 5\n     rx_fifo_errors: 9\n     rx_no_buffer_count: 100\n     \
-                          rx_queue_0_drops: 9\n     tx_aborted_errors: 2\n";
-        check(&card("igb", statistics, &[("rx_errors", 77)]), 14, 2, 6);
-        // bnxt.
-        let statistics = "     [0]: rx_discards: 3\n     [1]: rx_discards: 4\n     \
-                          rx_total_discard_pkts: 7\n     rx_stat_discard: 1\n     rx_fcs_err_frames: 2\n";
-        check(&card("bnxt_en", statistics, &[]), 10, 0, 5);
+        let own = [
+            ("rx_missed_errors", 5),
+            ("rx_fifo_errors", 9),
+            ("rx_no_buffer_count", 100),
+            ("rx_queue_0_drops", 9),
+            ("tx_aborted_errors", 2),
+        ];
+        check(&card("igb", &own, &[("rx_errors", 77)]), 14, 2, 6);
+        let own = [
+            ("[0]: rx_discards", 3),
+            ("[1]: rx_discards", 4),
+            ("rx_total_discard_pkts", 7),
+            ("rx_stat_discard", 1),
+            ("rx_fcs_err_frames", 2),
+        ];
+        check(&card("bnxt_en", &own, &[]), 10, 0, 5);
         // vmxnet3: sections.
-        let statistics = "     Rx Queue#: 0\n       pkts rx OOB: 6\n       drv dropped rx total: 5\n          \
-                          err: 5\n     Rx Queue#: 1\n       pkts rx OOB: 1\n";
-        check(&card("vmxnet3", statistics, &[]), 12, 0, 4);
+        let own = [
+            ("Rx Queue#", 0),
+            ("  pkts rx OOB", 6),
+            ("  drv dropped rx total", 5),
+            ("     err", 5),
+            ("Rx Queue#", 1),
+            ("  pkts rx OOB", 1),
+        ];
+        check(&card("vmxnet3", &own, &[]), 12, 0, 4);
     }
 
     #[test]
     fn drivers_without_counters_are_judged_by_the_kernels() {
         let kernel =
             [("rx_missed_errors", 5), ("rx_errors", 3), ("rx_crc_errors", 3), ("tx_errors", 1)];
-        check(&card("r8169", "     rx_unicast: 10\n", &kernel), 8, 1, 4);
+        check(&card("r8169", &[("rx_unicast", 10)], &kernel), 8, 1, 4);
         // Names that are known of other drivers are shown, but not summed.
-        check(&card("newnic", "     rx_discards: 10\n", &kernel), 8, 1, 5);
+        check(&card("newnic", &[("rx_discards", 10)], &kernel), 8, 1, 5);
         // A pair of virtual interfaces drops on sending, and only the kernel's counter has it.
-        let statistics = "     peer_ifindex: 3\n     rx_queue_0_drops: 2\n";
-        check(&card("veth", statistics, &[("tx_dropped", 9)]), 2, 9, 2);
+        let own = [("peer_ifindex", 3), ("rx_queue_0_drops", 2)];
+        check(&card("veth", &own, &[("tx_dropped", 9)]), 2, 9, 2);
     }
 
     #[test]
     fn a_reset_counter_makes_the_sum_unknown() {
-        let mut reading = card("bnx2", "     rx_fw_discards: 5\n     tx_mac_errors: 0\n", &[]);
+        let mut reading = card("bnx2", &[("rx_fw_discards", 5), ("tx_mac_errors", 0)], &[]);
         reading.driver_counters.as_mut().expect("counters").insert("rx_fw_discards".into(), None);
         let losses = reading.losses();
         assert_eq!((losses.received, losses.sent), (None, Some(0)));
