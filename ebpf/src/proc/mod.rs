@@ -1,0 +1,423 @@
+//! What `/proc` says every second: the queues in front of the network stack, the counters of the
+//! protocols, what threads and CPUs did, and who had to wait.
+//!
+//! Owns: the paths, the reasons for what is absent, and differences. What the files say is read in
+//! `text`. Must not know: which figures matter to a run.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+mod text;
+
+use crate::kernel::monotonic_ns;
+
+/// Counters of protocols by the kernel's own names: `["TcpExt"]["ListenOverflows"]`. In a
+/// difference `None` is what cannot be told; gauges such as `CurrEstab` keep their value.
+pub type Protocols = BTreeMap<String, BTreeMap<String, Option<i64>>>;
+
+/// The queue of a CPU in front of the network stack, counted since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SoftnetCpu {
+    /// The CPU.
+    pub cpu: u32,
+    /// Packets taken from it.
+    pub processed: u64,
+    /// Packets dropped because it was full (`net.core.netdev_max_backlog`).
+    pub dropped: u64,
+    /// Times the work of a round was cut off with packets left (`net.core.netdev_budget`).
+    pub time_squeeze: u64,
+    /// Times another CPU asked this one to take packets; since Linux 2.6.36.
+    pub received_rps: Option<u64>,
+    /// Packets dropped because their flow filled the queue; since Linux 3.11.
+    pub flow_limit: Option<u64>,
+    /// Packets in it at the moment; since Linux 5.10.
+    pub backlog: Option<u32>,
+}
+
+/// What a CPU did since boot, as far as ticks tell (10 ms each with most kernels).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CpuTimes {
+    /// The CPU.
+    pub cpu: u32,
+    /// In programs.
+    pub user_us: u64,
+    /// In the kernel.
+    pub system_us: u64,
+    /// With nothing to do, or waiting for a disk.
+    pub idle_us: u64,
+    /// In interrupts, where the kernel accounts for them.
+    pub interrupt_us: u64,
+    /// In soft interrupts.
+    pub softirq_us: u64,
+    /// Given to others by the hypervisor.
+    pub steal_us: Option<u64>,
+}
+
+/// How long tasks had to wait for something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PressureLine {
+    /// Share of the last 10 s, in percent.
+    pub avg10_percent: f64,
+    /// Of the last 60 s.
+    pub avg60_percent: f64,
+    /// Of the last 300 s.
+    pub avg300_percent: f64,
+    /// Time since boot.
+    pub total_us: u64,
+}
+
+/// Waiting for a kind of resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Pressure {
+    /// At least one task waited.
+    pub some: PressureLine,
+    /// All that were not asleep waited; for the CPU since Linux 5.13.
+    pub full: Option<PressureLine>,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MachineReading {
+    /// When, CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// The queues in front of the network stack, of CPUs that are online.
+    pub softnet: Option<Vec<SoftnetCpu>>,
+    /// What the CPUs did.
+    pub cpus: Option<Vec<CpuTimes>>,
+    /// Waiting for a CPU.
+    pub pressure_cpu: Option<Pressure>,
+    /// Waiting for memory.
+    pub pressure_memory: Option<Pressure>,
+    /// Waiting for disks.
+    pub pressure_io: Option<Pressure>,
+    /// Why something above is absent.
+    pub missing: BTreeMap<&'static str, String>,
+}
+
+/// The protocols of a network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NetworkReading {
+    /// When, CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// IP, TCP, UDP and ICMP (`/proc/net/snmp`), TcpExt, IpExt and MPTcpExt (`/proc/net/netstat`).
+    pub protocols: Option<Protocols>,
+    /// Why something above is absent.
+    pub missing: BTreeMap<&'static str, String>,
+}
+
+impl NetworkReading {
+    /// A counter by its protocol and name: `("TcpExt", "TCPTimeouts")`.
+    pub fn counter(&self, protocol: &str, name: &str) -> Option<i64> {
+        self.protocols.as_ref()?.get(protocol)?.get(name).copied().flatten()
+    }
+}
+
+/// What a thread did since it began, by the scheduler's own account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ThreadTimes {
+    /// Its name.
+    pub name: String,
+    /// Time on a CPU.
+    pub ran_ns: u64,
+    /// Time it could have run and did not.
+    pub wait_ns: u64,
+    /// Times it got a CPU.
+    pub turns: u64,
+}
+
+/// The threads of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ThreadsReading {
+    /// When, CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// Its threads.
+    pub threads: Option<BTreeMap<u32, ThreadTimes>>,
+    /// In a difference: threads that have ended since, and taken their account along.
+    pub ended: Option<u64>,
+    /// Why something above is absent.
+    pub missing: BTreeMap<&'static str, String>,
+}
+
+/// An interrupt of a network card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Interrupt {
+    /// Its number.
+    pub number: String,
+    /// What the driver calls it, such as `eth0-TxRx-3`.
+    pub name: String,
+    /// How often each CPU has taken it since boot.
+    pub by_cpu: BTreeMap<u32, u64>,
+}
+
+/// Reads `/proc`.
+#[derive(Clone, Debug)]
+pub struct ProcReader {
+    root: PathBuf,
+}
+
+impl Default for ProcReader {
+    fn default() -> Self {
+        Self::at("/proc")
+    }
+}
+
+/// The text of a file, or why there is none.
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| {
+        let why = match error.raw_os_error() {
+            // What /proc answers for a process that ended while its file was open.
+            Some(libc::ESRCH) => "the process is gone".to_owned(),
+            _ => error.to_string(),
+        };
+        format!("cannot read {}: {why}", path.display())
+    })
+}
+
+fn understood<T>(path: &Path, found: Option<T>) -> Result<T, String> {
+    found.ok_or_else(|| format!("{} is not as this kernel's should be", path.display()))
+}
+
+impl ProcReader {
+    /// Reads a `/proc` mounted elsewhere, or recorded.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn file<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+        let path = self.root.join(name);
+        understood(&path, parse(&read(&path)?))
+    }
+
+    /// The machine: its CPUs are the same in every network namespace.
+    pub fn machine(&self) -> MachineReading {
+        let mut missing = BTreeMap::new();
+        let us_per_tick = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
+        let mut pressure = |name: &'static str, file: &str| {
+            let found = self.file(&format!("pressure/{file}"), text::pressure);
+            let needs = "Linux 4.20 with CONFIG_PSI has it; boot with psi=1";
+            keep(&mut missing, name, found.map_err(|why| format!("{why}; {needs}")))
+        };
+        let pressure_cpu = pressure("pressure_cpu", "cpu");
+        let pressure_memory = pressure("pressure_memory", "memory");
+        let pressure_io = pressure("pressure_io", "io");
+        let softnet = self
+            .file("thread-self/net/softnet_stat", text::softnet)
+            .or_else(|why| self.file("net/softnet_stat", text::softnet).map_err(|_| why));
+        let cpus = self.file("stat", |text| text::cpus(text, us_per_tick));
+        MachineReading {
+            at_ns: monotonic_ns(),
+            softnet: keep(&mut missing, "softnet", softnet),
+            cpus: keep(&mut missing, "cpus", cpus),
+            pressure_cpu,
+            pressure_memory,
+            pressure_io,
+            missing,
+        }
+    }
+
+    /// The protocols of the network namespace that a process is in; of the calling thread's own
+    /// when none is named.
+    pub fn network(&self, pid: Option<u32>) -> NetworkReading {
+        let process = pid.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
+        let of = |file: &str| self.file(&format!("{process}/net/{file}"), text::protocols);
+        let both = of("snmp").and_then(|mut protocols| {
+            protocols.extend(of("netstat")?);
+            Ok(protocols)
+        });
+        let mut missing = BTreeMap::new();
+        NetworkReading {
+            at_ns: monotonic_ns(),
+            protocols: keep(&mut missing, "protocols", both),
+            missing,
+        }
+    }
+
+    /// The threads of a process.
+    pub fn threads(&self, pid: u32) -> ThreadsReading {
+        let mut missing = BTreeMap::new();
+        ThreadsReading {
+            at_ns: monotonic_ns(),
+            pid,
+            threads: keep(&mut missing, "threads", self.threads_of(pid)),
+            ended: None,
+            missing,
+        }
+    }
+
+    fn threads_of(&self, pid: u32) -> Result<BTreeMap<u32, ThreadTimes>, String> {
+        let tasks = self.root.join(pid.to_string()).join("task");
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => format!("there is no process {pid}"),
+            _ => format!("cannot read {}: {error}", tasks.display()),
+        };
+        let mut threads = BTreeMap::new();
+        for entry in fs::read_dir(&tasks).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let Some(tid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
+                continue;
+            };
+            let statistics = path.join("schedstat");
+            match read(&statistics) {
+                Ok(found) => {
+                    let times = understood(&statistics, text::schedstat(&found))?;
+                    let name = read(&path.join("comm")).unwrap_or_default();
+                    threads.insert(tid, ThreadTimes { name: name.trim().to_owned(), ..times });
+                }
+                // It ended just now.
+                Err(_) if !path.exists() => {}
+                Err(why) => return Err(format!("{why}; a kernel with CONFIG_SCHED_INFO has it")),
+            }
+        }
+        if threads.is_empty() { Err(format!("there is no process {pid}")) } else { Ok(threads) }
+    }
+
+    /// The interrupts whose description has one of these words: an interface's name and the place
+    /// of its card on the bus ([`crate::nic::Driver::bus`]).
+    ///
+    /// # Errors
+    /// A sentence, when they cannot be read or there is none of them.
+    pub fn interrupts(&self, words: &[&str]) -> Result<Vec<Interrupt>, String> {
+        let path = self.root.join("interrupts");
+        let found = text::interrupts(&read(&path)?, words);
+        if found.is_empty() {
+            return Err(format!("{} has no line about {}", path.display(), words.join(" or ")));
+        }
+        Ok(found)
+    }
+}
+
+/// The value, or a note why there is none.
+fn keep<T>(
+    missing: &mut BTreeMap<&'static str, String>,
+    name: &'static str,
+    found: Result<T, String>,
+) -> Option<T> {
+    found.map_err(|why| missing.insert(name, why)).ok()
+}
+
+/// Growth of a counter that the kernel keeps in 32 bits.
+const fn grown_32(now: u64, then: u64) -> u64 {
+    (now as u32).wrapping_sub(then as u32) as u64
+}
+
+impl SoftnetCpu {
+    fn since(self, then: Self) -> Self {
+        let grown = |now: Option<u64>, then: Option<u64>| Some(grown_32(now?, then?));
+        Self {
+            processed: grown_32(self.processed, then.processed),
+            dropped: grown_32(self.dropped, then.dropped),
+            time_squeeze: grown_32(self.time_squeeze, then.time_squeeze),
+            received_rps: grown(self.received_rps, then.received_rps),
+            flow_limit: grown(self.flow_limit, then.flow_limit),
+            ..self
+        }
+    }
+}
+
+impl CpuTimes {
+    /// The kernel lets idle time go back a little now and then.
+    fn since(self, then: Self) -> Self {
+        Self {
+            cpu: self.cpu,
+            user_us: self.user_us.saturating_sub(then.user_us),
+            system_us: self.system_us.saturating_sub(then.system_us),
+            idle_us: self.idle_us.saturating_sub(then.idle_us),
+            interrupt_us: self.interrupt_us.saturating_sub(then.interrupt_us),
+            softirq_us: self.softirq_us.saturating_sub(then.softirq_us),
+            steal_us: self.steal_us.zip(then.steal_us).map(|(now, then)| now.saturating_sub(then)),
+        }
+    }
+}
+
+impl PressureLine {
+    fn since(self, then: Self) -> Self {
+        Self { total_us: self.total_us.saturating_sub(then.total_us), ..self }
+    }
+}
+
+impl Pressure {
+    fn since(self, then: Self) -> Self {
+        Self {
+            some: self.some.since(then.some),
+            full: self.full.zip(then.full).map(|(now, then)| now.since(then)),
+        }
+    }
+}
+
+impl MachineReading {
+    /// What happened since an earlier reading; averages and lengths of queues keep their value,
+    /// and a CPU that was not there then is left out.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let softnet = self.softnet.as_ref().zip(before.softnet.as_ref()).map(|(now, then)| {
+            let same = |now: &SoftnetCpu| then.iter().find(|then| then.cpu == now.cpu).copied();
+            now.iter().filter_map(|now| Some(now.since(same(now)?))).collect()
+        });
+        let cpus = self.cpus.as_ref().zip(before.cpus.as_ref()).map(|(now, then)| {
+            let same = |now: &CpuTimes| then.iter().find(|then| then.cpu == now.cpu).copied();
+            now.iter().filter_map(|now| Some(now.since(same(now)?))).collect()
+        });
+        let pressure = |now: Option<Pressure>, then: Option<Pressure>| Some(now?.since(then?));
+        Self {
+            softnet,
+            cpus,
+            pressure_cpu: pressure(self.pressure_cpu, before.pressure_cpu),
+            pressure_memory: pressure(self.pressure_memory, before.pressure_memory),
+            pressure_io: pressure(self.pressure_io, before.pressure_io),
+            at_ns: self.at_ns,
+            missing: self.missing.clone(),
+        }
+    }
+}
+
+impl NetworkReading {
+    /// What happened since an earlier reading of the same namespace.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let both = self.protocols.as_ref().zip(before.protocols.as_ref());
+        Self {
+            protocols: both.map(|(now, then)| text::growth(now, then)),
+            at_ns: self.at_ns,
+            missing: self.missing.clone(),
+        }
+    }
+}
+
+impl ThreadsReading {
+    /// What happened since an earlier reading of the same process; a thread that began since has
+    /// its whole account.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let both = self.threads.as_ref().zip(before.threads.as_ref());
+        let since = |now: &ThreadTimes, then: Option<&ThreadTimes>| match then {
+            // Less than before: another thread has the number now.
+            Some(then) if now.ran_ns >= then.ran_ns && now.turns >= then.turns => ThreadTimes {
+                name: now.name.clone(),
+                ran_ns: now.ran_ns - then.ran_ns,
+                wait_ns: now.wait_ns.saturating_sub(then.wait_ns),
+                turns: now.turns - then.turns,
+            },
+            _ => now.clone(),
+        };
+        Self {
+            threads: both.map(|(now, then)| {
+                now.iter().map(|(tid, now)| (*tid, since(now, then.get(tid)))).collect()
+            }),
+            ended: both
+                .map(|(now, then)| then.keys().filter(|tid| !now.contains_key(tid)).count() as u64),
+            at_ns: self.at_ns,
+            pid: self.pid,
+            missing: self.missing.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
