@@ -21,6 +21,7 @@ mod mapping;
 pub mod nic;
 mod offsets;
 mod options;
+pub mod perf;
 pub mod proc;
 mod profile;
 mod read;
