@@ -11,6 +11,7 @@ mod attach;
 mod btf;
 mod catalog;
 mod counters;
+pub mod doctor;
 mod flows;
 mod handover;
 mod histogram;

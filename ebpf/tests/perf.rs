@@ -72,6 +72,37 @@ fn a_threads_counters_count_what_it_does() {
 }
 
 #[test]
+fn time_on_a_cpu_is_what_the_scheduler_accounts() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    let reader = ProcReader::default();
+    let (pid, tid) = (std::process::id(), own_tid());
+    let mut counters = ThreadCounters::open(tid).expect("own thread");
+    // A switch brings the scheduler's account up to date.
+    let mut both = || {
+        thread::sleep(Duration::from_millis(2));
+        (counters.read(), reader.threads(pid))
+    };
+    let before = both();
+    // In programs and in the kernel.
+    spin(Duration::from_millis(40));
+    let start = Instant::now();
+    let mut zeros = std::fs::File::open("/dev/zero").expect("zeros");
+    let mut buffer = vec![0; 1 << 20];
+    while start.elapsed() < Duration::from_millis(80) {
+        std::io::Read::read_exact(&mut zeros, &mut buffer).expect("zeros");
+    }
+    let after = both();
+    let counted_ns = after.0.since(&before.0).task_clock_ns.expect("counted");
+    let threads = after.1.since(&before.1).threads.expect("threads");
+    let accounted_ns = threads[&tid].ran_ns;
+    println!("{counted_ns} ns counted, {accounted_ns} ns accounted");
+    // The account leaves out interrupts and stolen time; the two are read one after the other.
+    assert!(accounted_ns < counted_ns + 3_000_000, "{counted_ns} {accounted_ns}");
+    assert!(accounted_ns > counted_ns / 2, "{counted_ns} {accounted_ns}");
+    assert!(counted_ns > 5_000_000, "{counted_ns}");
+}
+
+#[test]
 fn threads_come_and_go() {
     let Some(_turn) = needs(&["root"]) else { return };
     let pid = std::process::id();

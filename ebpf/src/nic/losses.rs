@@ -91,6 +91,12 @@ impl NicReading {
         NicLosses { received, sent, by_name: rows }
     }
 
+    /// Whether the table of losses knows the driver.
+    pub fn has_known_driver(&self) -> bool {
+        let driver = self.driver.as_ref().map_or("", |driver| driver.driver.as_str());
+        !table::family(driver).drivers.is_empty()
+    }
+
     /// The driver's counters that a list names, of the whole interface and of queues.
     fn by_driver(&self, names: &'static [LossName]) -> Vec<NicLoss> {
         let mut rows = Vec::new();

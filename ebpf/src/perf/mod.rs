@@ -71,7 +71,8 @@ impl Raw {
 pub struct PerfReading {
     /// The thread.
     pub tid: u32,
-    /// Time on a CPU.
+    /// Time on a CPU, with the interrupts that came and what the hypervisor took meanwhile: the
+    /// scheduler's own account ([`crate::proc::ThreadTimes::ran_ns`]) leaves those out.
     pub task_clock_ns: Option<u64>,
     /// Switches away from it.
     pub context_switches: Option<u64>,
@@ -224,18 +225,21 @@ fn reason(name: &str, error: &io::Error) -> String {
     }
 }
 
-/// What the hardware counters of this machine are good for: `None` when they count, else why not.
-pub(crate) fn hardware_lacking() -> Option<String> {
-    let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-    let (name, event) = KINDS[HARDWARE.start].clone();
-    open(own, event).err().map(|error| reason(name, &error))
+/// Whether hardware counters can be had here, or why not.
+pub(crate) fn hardware() -> Result<(), String> {
+    try_own(HARDWARE.start)
 }
 
-/// What the software counters of this machine are good for, likewise.
-pub(crate) fn software_lacking() -> Option<String> {
+/// Whether software counters can be had here, or why not.
+pub(crate) fn software() -> Result<(), String> {
+    // Not the time on a CPU, which needs less permission than the others.
+    try_own(1)
+}
+
+fn try_own(place: usize) -> Result<(), String> {
     let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-    let (name, event) = KINDS[1].clone();
-    open(own, event).err().map(|error| reason(name, &error))
+    let (name, event) = KINDS[place].clone();
+    open(own, event).map(drop).map_err(|error| reason(name, &error))
 }
 
 /// What the threads of a process did.

@@ -122,7 +122,8 @@ impl NetworkReading {
 pub struct ThreadTimes {
     /// Its name.
     pub name: String,
-    /// Time on a CPU.
+    /// Time on a CPU, without interrupts and stolen time where the kernel accounts for those; of a
+    /// thread that is running, up to the last tick (10 ms at most).
     pub ran_ns: u64,
     /// Time it could have run and did not.
     pub wait_ns: u64,

@@ -1,0 +1,110 @@
+//! What must be tried, because no file says it.
+
+use std::io;
+
+use io_uring::IoUring;
+
+use crate::{nic::Nic, perf};
+
+/// The wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Disciplined by NTP or the like.
+    pub synchronised: bool,
+    /// The error that the kernel estimates, in microseconds.
+    pub estimated_error_us: i64,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its interface.
+    pub name: String,
+    /// Its driver; empty when it has none.
+    pub driver: String,
+    /// Counters that the driver has, those of queues included; or why it has none.
+    pub counters: Result<usize, String>,
+    /// Whether the table of losses knows the driver.
+    pub known: bool,
+}
+
+/// What came of what was tried.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Setting up a ring with one submitter.
+    pub io_uring: Result<(), String>,
+    /// Opening a software counter.
+    pub perf_software: Result<(), String>,
+    /// Opening a hardware counter.
+    pub perf_hardware: Result<(), String>,
+    /// Asking for the state of the clock.
+    pub clock: Result<Clock, String>,
+    /// The cards of this network namespace: what has been used, or sits on a bus.
+    pub cards: Vec<Card>,
+}
+
+impl Live {
+    /// Tries all of it. Nothing of it lasts.
+    pub fn of_this_machine() -> Self {
+        Self {
+            io_uring: ring(),
+            perf_software: perf::software(),
+            perf_hardware: perf::hardware(),
+            clock: clock(),
+            cards: cards(),
+        }
+    }
+}
+
+fn ring() -> Result<(), String> {
+    let ring: io::Result<IoUring> = IoUring::builder().setup_single_issuer().build(8);
+    ring.map(drop).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has none".to_owned(),
+        Some(libc::EINVAL) => "this kernel's is too old".to_owned(),
+        Some(libc::EPERM) => "not permitted".to_owned(),
+        _ => error.to_string(),
+    })
+}
+
+fn clock() -> Result<Clock, String> {
+    // SAFETY: a zeroed timex asks for the state and changes nothing; the kernel writes within it.
+    let (state, timex) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut timex), timex)
+    };
+    if state < 0 {
+        return Err(io::Error::last_os_error().to_string());
+    }
+    Ok(Clock {
+        synchronised: timex.status & libc::STA_UNSYNC == 0,
+        estimated_error_us: timex.esterror,
+    })
+}
+
+fn cards() -> Vec<Card> {
+    // That of the calling thread's namespace, unlike /sys/class/net.
+    let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let names = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    names.filter(|name| *name != "lo").filter_map(card).collect()
+}
+
+fn card(name: &str) -> Option<Card> {
+    let reading = Nic::open(name).ok()?.read().ok()?;
+    let on_bus = reading.driver.as_ref().is_some_and(|driver| !driver.bus.is_empty());
+    let used = ["rx_packets", "tx_packets"].into_iter().any(|name| reading.link[name] > Some(0));
+    if !on_bus && !used {
+        return None;
+    }
+    let of_queues: usize =
+        reading.queues.iter().flatten().map(|(_, counters)| counters.len()).sum();
+    let counters = match &reading.driver_counters {
+        Some(whole) => Ok(whole.len() + of_queues),
+        None => Err(reading.missing.get("driver_counters").cloned().unwrap_or_default()),
+    };
+    Some(Card {
+        name: name.to_owned(),
+        known: reading.has_known_driver(),
+        driver: reading.driver.map(|driver| driver.driver).unwrap_or_default(),
+        counters,
+    })
+}
