@@ -205,12 +205,15 @@ impl Doctor {
     pub(super) fn hardware_counters(&self) -> Finding {
         match &self.live.perf_hardware {
             Ok(()) => Finding::ok("hardware counters", "cycles count"),
-            Err(why) => Finding::less(
-                "hardware counters",
-                why.clone(),
-                "cycles, instructions and cache misses are null",
-                "use a machine, or a hypervisor setting, with a virtual PMU",
-            ),
+            Err(why) => {
+                let way_out = if why.starts_with("not permitted") {
+                    "see perf_event_paranoid: whether there are any is not known"
+                } else {
+                    "use a machine, or a hypervisor setting, with a virtual PMU"
+                };
+                let consequence = "cycles, instructions and cache misses are null";
+                Finding::less("hardware counters", why.clone(), consequence, way_out)
+            }
         }
     }
 

@@ -303,7 +303,11 @@ fn each_thing_that_was_tried_is_said() {
     let no_pmu = |machine: &mut Machine| {
         machine.live.perf_hardware = Err("not supported: no PMU".to_owned());
     };
-    check(&no_pmu, "hardware counters", State::Less, "cycles, instructions");
+    check(&no_pmu, "hardware counters", State::Less, "virtual PMU");
+    let no_leave = |machine: &mut Machine| {
+        machine.live.perf_hardware = Err("not permitted: needs CAP_PERFMON".to_owned());
+    };
+    check(&no_leave, "hardware counters", State::Less, "whether there are any is not known");
     let no_perf = |machine: &mut Machine| machine.live.perf_software = Err("refused".to_owned());
     check(&no_perf, "perf_event_paranoid", State::Missing, "refused");
     let adrift = |machine: &mut Machine| {

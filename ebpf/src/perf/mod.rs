@@ -71,8 +71,9 @@ impl Raw {
 pub struct PerfReading {
     /// The thread.
     pub tid: u32,
-    /// Time on a CPU, with the interrupts that came and what the hypervisor took meanwhile: the
-    /// scheduler's own account ([`crate::proc::ThreadTimes::ran_ns`]) leaves those out.
+    /// Time on a CPU, with the interrupts that came and what the hypervisor took meanwhile, and
+    /// without the switches themselves (1 to 3 µs each). With the scheduler's own account
+    /// ([`crate::proc::ThreadTimes::ran_ns`]) it is the other way round.
     pub task_clock_ns: Option<u64>,
     /// Switches away from it.
     pub context_switches: Option<u64>,

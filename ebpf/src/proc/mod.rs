@@ -89,6 +89,10 @@ pub struct MachineReading {
     pub softnet: Option<Vec<SoftnetCpu>>,
     /// What the CPUs did.
     pub cpus: Option<Vec<CpuTimes>>,
+    /// Memory of the kernel's own objects.
+    pub slab_bytes: Option<u64>,
+    /// Memory that can be had without swapping.
+    pub available_bytes: Option<u64>,
     /// Waiting for a CPU.
     pub pressure_cpu: Option<Pressure>,
     /// Waiting for memory.
@@ -138,6 +142,8 @@ pub struct ThreadsReading {
     pub at_ns: u64,
     /// The process.
     pub pid: u32,
+    /// Anonymous memory that is resident.
+    pub rss_anon_bytes: Option<u64>,
     /// Its threads.
     pub threads: Option<BTreeMap<u32, ThreadTimes>>,
     /// In a difference: threads that have ended since, and taken their account along.
@@ -211,11 +217,14 @@ impl ProcReader {
         let softnet = self
             .file("thread-self/net/softnet_stat", text::softnet)
             .or_else(|why| self.file("net/softnet_stat", text::softnet).map_err(|_| why));
+        let memory = |name: &str| self.file("meminfo", |text| text::bytes(text, name));
         let cpus = self.file("stat", |text| text::cpus(text, us_per_tick));
         MachineReading {
             at_ns: monotonic_ns(),
             softnet: keep(&mut missing, "softnet", softnet),
             cpus: keep(&mut missing, "cpus", cpus),
+            slab_bytes: keep(&mut missing, "slab_bytes", memory("Slab")),
+            available_bytes: keep(&mut missing, "available_bytes", memory("MemAvailable")),
             pressure_cpu,
             pressure_memory,
             pressure_io,
@@ -240,12 +249,14 @@ impl ProcReader {
         }
     }
 
-    /// The threads of a process.
+    /// The threads of a process, and its memory.
     pub fn threads(&self, pid: u32) -> ThreadsReading {
         let mut missing = BTreeMap::new();
+        let memory = self.file(&format!("{pid}/status"), |text| text::bytes(text, "RssAnon"));
         ThreadsReading {
             at_ns: monotonic_ns(),
             pid,
+            rss_anon_bytes: keep(&mut missing, "rss_anon_bytes", memory),
             threads: keep(&mut missing, "threads", self.threads_of(pid)),
             ended: None,
             missing,
@@ -353,8 +364,8 @@ impl Pressure {
 }
 
 impl MachineReading {
-    /// What happened since an earlier reading; averages and lengths of queues keep their value,
-    /// and a CPU that was not there then is left out.
+    /// What happened since an earlier reading; averages, memory and lengths of queues keep their
+    /// value, and a CPU that was not there then is left out.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let softnet = self.softnet.as_ref().zip(before.softnet.as_ref()).map(|(now, then)| {
@@ -372,8 +383,8 @@ impl MachineReading {
             pressure_cpu: pressure(self.pressure_cpu, before.pressure_cpu),
             pressure_memory: pressure(self.pressure_memory, before.pressure_memory),
             pressure_io: pressure(self.pressure_io, before.pressure_io),
-            at_ns: self.at_ns,
             missing: self.missing.clone(),
+            ..*self
         }
     }
 }
@@ -413,9 +424,8 @@ impl ThreadsReading {
             }),
             ended: both
                 .map(|(now, then)| then.keys().filter(|tid| !now.contains_key(tid)).count() as u64),
-            at_ns: self.at_ns,
-            pid: self.pid,
             missing: self.missing.clone(),
+            ..*self
         }
     }
 }

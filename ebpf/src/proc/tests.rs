@@ -18,6 +18,7 @@ fn this_machine_is_read() {
     assert!((1..1 << 31).contains(&processed), "{grown:?}");
     let json = serde_json::to_value(&grown).expect("JSON");
     assert!(json["softnet"][0]["time_squeeze"].is_u64(), "{json}");
+    assert!(before.available_bytes > before.slab_bytes, "{before:?}");
     assert_eq!(before.pressure_cpu.is_none(), before.missing.contains_key("pressure_cpu"));
 }
 
@@ -53,6 +54,7 @@ fn threads_run_wait_and_end() {
     let before = reader.threads(pid);
     let first = &before.threads.as_ref().expect("threads")[&tid];
     assert_eq!(first.name, "lab-worker");
+    assert!(before.rss_anon_bytes > Some(4096), "{before:?}");
     drop(stop);
     thread.join().expect("the thread");
     let now = reader.threads(pid).since(&before);
@@ -72,7 +74,7 @@ fn what_is_absent_has_a_reason() {
             ..MachineReading::default()
         }
     );
-    assert_eq!(machine.missing.len(), 5, "{:?}", machine.missing);
+    assert_eq!(machine.missing.len(), 7, "{:?}", machine.missing);
     assert!(machine.missing["pressure_io"].contains("psi=1"), "{:?}", machine.missing);
     assert!(empty.network(None).missing["protocols"].contains("/nowhere/thread-self/net/snmp"));
     let gone = ProcReader::default().threads(u32::MAX);

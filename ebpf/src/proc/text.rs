@@ -82,6 +82,13 @@ pub(super) fn cpus(text: &str, us_per_tick: u64) -> Option<Vec<CpuTimes>> {
     cpus.filter(|cpus| !cpus.is_empty())
 }
 
+/// A line such as `MemAvailable:   20573636 kB` of `/proc/meminfo` or `/proc/<pid>/status`, in
+/// bytes.
+pub(super) fn bytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(value.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
 /// A file of `/proc/pressure`.
 pub(super) fn pressure(text: &str) -> Option<Pressure> {
     let line = |kind: &str| {
@@ -151,8 +158,13 @@ pub(super) fn growth(now: &Protocols, then: &Protocols) -> Protocols {
         if GAUGES.contains(&name) {
             return now;
         }
-        let then = then.get(protocol)?.get(name).copied()??;
-        now?.checked_sub(then).filter(|growth| *growth >= 0)
+        let then = match then.get(protocol)?.get(name) {
+            Some(then) => *then,
+            // Its counters appear when there is something to count.
+            None if protocol == "IcmpMsg" => Some(0),
+            None => None,
+        };
+        now?.checked_sub(then?).filter(|growth| *growth >= 0)
     };
     now.iter()
         .map(|(protocol, counters)| {
@@ -220,6 +232,9 @@ TcpExt: 72381 4892 304
         assert_eq!(grown["Tcp"]["CurrEstab"], Some(7), "a value, not a count");
         assert_eq!(grown["TcpExt"]["ListenOverflows"], Some(0));
         assert_eq!(grown["TcpExt"]["TCPLostRetransmit"], None, "it went backwards");
+        let icmp = |text: &str| protocols(text).expect("protocols");
+        let (none, one) = (icmp("IcmpMsg:\nIcmpMsg:\n"), icmp("IcmpMsg: InType3\nIcmpMsg: 1\n"));
+        assert_eq!(growth(&one, &none)["IcmpMsg"]["InType3"], Some(1));
         for damaged in ["Ip: A B\n", "Ip: A\nTcp: 1\n", "Ip: A\nIp: x\n", "nothing\nnothing\n"] {
             assert_eq!(protocols(damaged), None, "{damaged}");
         }
@@ -240,6 +255,13 @@ TcpExt: 72381 4892 304
         assert_eq!((cpus[0].idle_us, cpus[0].interrupt_us), (11_177_530_000, 20_000));
         assert_eq!((cpus[1].cpu, cpus[1].steal_us), (3, None));
         assert_eq!(super::cpus("intr 1\n", 10_000), None);
+    }
+
+    #[test]
+    fn memory_in_bytes() {
+        let text = "MemFree:  1 kB\nSlabs:  9 kB\nSlab:   205736 kB\n";
+        assert_eq!(bytes(text, "Slab"), Some(205_736 * 1024));
+        assert_eq!(bytes(text, "MemAvailable"), None);
     }
 
     #[test]
