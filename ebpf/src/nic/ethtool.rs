@@ -25,7 +25,8 @@ const STRING: usize = 32;
 
 /// Room for counters, however many are announced: the kernel writes as many as the driver has at
 /// that moment, whatever room it was told of, and queues may be added between two commands. The
-/// largest cards have about 20,000. Pages that are not written cost nothing.
+/// largest cards have about 20,000. Pages that are never written cost nothing, and the buffer is
+/// made once: clearing it would take longer than all commands together.
 const ROOM: usize = 128 << 10;
 
 /// `struct ifreq` with a pointer in it.
@@ -54,6 +55,7 @@ pub struct Driver {
 /// A socket to ask by, of the network namespace it was made in.
 pub(crate) struct Ethtool {
     socket: OwnedFd,
+    buffer: Vec<u64>,
 }
 
 /// The first word of a command, in a buffer of words of eight bytes.
@@ -84,7 +86,11 @@ fn text(bytes: &[u8]) -> String {
 impl Ethtool {
     /// A socket in the calling thread's network namespace.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { socket: rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)? })
+        Ok(Self {
+            socket: rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?,
+            // The largest command: three words of four bytes, and the strings.
+            buffer: vec![0; 2 + ROOM * STRING / 8],
+        })
     }
 
     /// The number of the interface with this name.
@@ -96,14 +102,14 @@ impl Ethtool {
     pub(crate) fn driver(&self, name: &str) -> io::Result<Driver> {
         let mut buffer = [0; 25];
         head(&mut buffer, &[GDRVINFO]);
-        self.command(name, &mut buffer)?;
+        command(&self.socket, name, &mut buffer)?;
         let bytes = bytes_of(&buffer);
         let field = |start: usize| text(&bytes[start..start + 32]);
         Ok(Driver { driver: field(4), version: field(36), firmware: field(68), bus: field(100) })
     }
 
     /// All counters of the driver, in its order; EOPNOTSUPP when it has none.
-    pub(crate) fn counters(&self, name: &str) -> io::Result<Vec<(String, u64)>> {
+    pub(crate) fn counters(&mut self, name: &str) -> io::Result<Vec<(String, u64)>> {
         // Queues may come and go between the commands: names and values must be of one moment.
         for _ in 0..3 {
             let count = self.count(name)?;
@@ -119,7 +125,7 @@ impl Ethtool {
     fn count(&self, name: &str) -> io::Result<usize> {
         let mut buffer = [0; 3];
         head(&mut buffer, &[GSSET_INFO, 0, 1 << SET_STATS]);
-        self.command(name, &mut buffer)?;
+        command(&self.socket, name, &mut buffer)?;
         let bytes = bytes_of(&buffer);
         let count = word(&bytes, 4) as usize;
         // The kernel clears the bit of a set that the driver does not have.
@@ -133,39 +139,36 @@ impl Ethtool {
         Ok(count)
     }
 
-    fn names(&self, name: &str, count: usize) -> io::Result<Vec<String>> {
-        let mut buffer = vec![0; 2 + ROOM * STRING / 8];
-        head(&mut buffer, &[GSTRINGS, SET_STATS, count as u32]);
-        self.command(name, &mut buffer)?;
-        let found = (buffer[1] as u32) as usize;
-        let words = (12 + found * STRING).div_ceil(8).min(buffer.len());
-        let bytes = bytes_of(&buffer[..words]);
+    fn names(&mut self, name: &str, count: usize) -> io::Result<Vec<String>> {
+        head(&mut self.buffer, &[GSTRINGS, SET_STATS, count as u32]);
+        command(&self.socket, name, &mut self.buffer)?;
+        let found = word(&self.buffer[1].to_ne_bytes(), 0) as usize;
+        let words = (12 + found * STRING).div_ceil(8).min(self.buffer.len());
+        let bytes = bytes_of(&self.buffer[..words]);
         Ok(bytes[12..].chunks_exact(STRING).take(found).map(text).collect())
     }
 
-    fn values(&self, name: &str, count: usize) -> io::Result<Vec<u64>> {
-        let mut buffer = vec![0; 1 + ROOM];
-        head(&mut buffer, &[GSTATS, count as u32]);
-        self.command(name, &mut buffer)?;
-        let found = word(&buffer[0].to_ne_bytes(), 1) as usize;
-        Ok(buffer[1..].iter().copied().take(found).collect())
+    fn values(&mut self, name: &str, count: usize) -> io::Result<Vec<u64>> {
+        head(&mut self.buffer, &[GSTATS, count as u32]);
+        command(&self.socket, name, &mut self.buffer)?;
+        let found = word(&self.buffer[0].to_ne_bytes(), 1) as usize;
+        Ok(self.buffer[1..].iter().copied().take(found).collect())
     }
+}
 
-    fn command(&self, name: &str, buffer: &mut [u64]) -> io::Result<()> {
-        let mut request =
-            Request { name: [0; 16], data: buffer.as_mut_ptr().cast(), unused: [0; 16] };
-        // Interface names have at most 15 bytes.
-        if name.len() >= request.name.len() {
-            return Err(io::Error::from_raw_os_error(libc::ENODEV));
-        }
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
-        // SAFETY: the request outlives the call, and so does the buffer it points to, which is
-        // larger than what the command in its head makes the kernel write: a fixed structure
-        // (driver, count), or as many counters as the driver has, for which there is ROOM.
-        let result =
-            unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// A command about an interface.
+fn command(socket: &OwnedFd, name: &str, buffer: &mut [u64]) -> io::Result<()> {
+    let mut request = Request { name: [0; 16], data: buffer.as_mut_ptr().cast(), unused: [0; 16] };
+    // Interface names have at most 15 bytes.
+    if name.len() >= request.name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: the request outlives the call, and so does the buffer it points to, which is larger
+    // than what the command in its head makes the kernel write: a fixed structure (driver, count),
+    // or as many counters as the driver has, for which there is ROOM.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error() {
-        let ethtool = Ethtool::new().expect("a socket");
+        let mut ethtool = Ethtool::new().expect("a socket");
         for name in ["nosuchif0", "a-name-that-no-interface-can-have", ""] {
             let error = ethtool.driver(name).expect_err(name);
             assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{name}");
