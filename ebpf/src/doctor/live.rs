@@ -4,7 +4,10 @@ use std::io;
 
 use io_uring::IoUring;
 
-use crate::{nic::Nic, perf};
+use crate::{
+    nic::{self, Nic},
+    perf,
+};
 
 /// The wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +85,8 @@ fn clock() -> Result<Clock, String> {
 }
 
 fn cards() -> Vec<Card> {
-    // That of the calling thread's namespace, unlike /sys/class/net.
-    let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let names = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
-    names.filter(|name| *name != "lo").filter_map(card).collect()
+    let names = nic::interfaces().unwrap_or_default();
+    names.iter().filter(|name| *name != "lo").filter_map(|name| card(name)).collect()
 }
 
 fn card(name: &str) -> Option<Card> {

@@ -77,6 +77,17 @@ pub struct NicReading {
     pub missing: BTreeMap<&'static str, String>,
 }
 
+/// The interfaces of the calling thread's network namespace, by name.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn interfaces() -> io::Result<Vec<String>> {
+    // Two lines of titles, then `  eth0: 1 2 3`.
+    let links = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    let name = |line: &str| Some(line.split_once(':')?.0.trim().to_owned());
+    Ok(links.lines().filter_map(name).collect())
+}
+
 impl Nic {
     /// Opens an interface of the calling thread's network namespace.
     ///
@@ -270,6 +281,7 @@ mod tests {
 
     #[test]
     fn loopback_has_counters_of_the_kernels_only() {
+        assert!(interfaces().expect("interfaces").contains(&"lo".to_owned()));
         let mut nic = Nic::open("lo").expect("loopback");
         let before = nic.read().expect("its counters");
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
