@@ -117,6 +117,7 @@ pub(crate) const LINK: &[LossName] = &[
 /// The families, the one of any other driver last.
 pub(crate) const FAMILIES: &[Family] = &[
     Family { drivers: &["bnx2"], names: BNX2, link: &[] },
+    Family { drivers: &["bnx2x"], names: BNX2X, link: &[] },
     Family { drivers: &["e1000", "e1000e", "igb", "igc", "igbvf"], names: E1000, link: &[] },
     Family { drivers: &["ixgbe", "ixgbevf"], names: IXGBE, link: &[] },
     Family { drivers: &["i40e", "iavf"], names: I40E, link: &[] },
@@ -136,6 +137,23 @@ const BNX2: &[LossName] = &[
     rx("rx_fw_discards", "the card's firmware had no receive buffer: the ring was empty"),
     rx("rx_ftq_discards", "a queue inside the card was full"),
     rx("rx_discards", "the card's own packet memory was full"),
+    rx("rx_crc_errors", CRC),
+    rx("rx_align_errors", ALIGNED),
+    rx("rx_undersize_packets", SHORT),
+    rx("rx_oversize_packets", LONG),
+    tx("tx_mac_errors", "the card failed inside while sending"),
+    tx("tx_carrier_errors", CARRIER),
+    tx("tx_excess_collisions", COLLISIONS),
+    tx("tx_late_collisions", LATE),
+];
+
+/// Broadcom NetXtreme II of ten gigabits.
+const BNX2X: &[LossName] = &[
+    rx("rx_discards", NO_DESCRIPTOR),
+    rx("rx_fw_discards", "the card's firmware had no receive buffer: the ring was empty"),
+    rx("rx_brb_discard", MISSED),
+    rx("rx_phy_ip_err_discards", "frame in error at the card"),
+    rx("rx_skb_alloc_discard", "no memory to take the frame out of the ring"),
     rx("rx_crc_errors", CRC),
     rx("rx_align_errors", ALIGNED),
     rx("rx_undersize_packets", SHORT),
@@ -230,7 +248,9 @@ const MLX5: &[LossName] = &[
     rx("rx_wqe_err", "receive descriptor in error"),
     rx("rx_if_down_packets", "the interface was down"),
     rx("rx_crc_errors_phy", CRC),
+    rx("rx_symbol_err_phy", "damaged on the wire: cable or transceiver"),
     rx("rx_in_range_len_errors_phy", "length wrong"),
+    rx("rx_out_of_range_len_phy", LONG),
     rx("rx_undersize_pkts_phy", SHORT),
     rx("rx_oversize_pkts_phy", LONG),
     rx("rx_fragments_phy", "piece of a frame"),
