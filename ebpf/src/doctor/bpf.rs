@@ -16,8 +16,11 @@ const BPF: u32 = 39;
 
 const AS_ROOT: &str = "run as root";
 
+/// Of a probe that [`without`] does not know.
+pub(super) const UNKNOWN: &str = "what it measures is null";
+
 /// What is not known without a probe.
-fn without(probe: &str) -> &'static str {
+pub(super) fn without(probe: &str) -> &'static str {
     match probe {
         "switched" | "woken" => {
             "waiting for a CPU is not seen: runqueue causes cannot be told from busy ones"
@@ -31,13 +34,12 @@ fn without(probe: &str) -> &'static str {
         "packet_sent" => "packets out of the port are null",
         "packet_dropped" => "drops and their reasons are null: a loss shows by its retransmission",
         "retransmitted" => "retransmissions are null: losses show in the totals of /proc only",
-        "retransmit_failed" => "retransmissions that could not be sent are null",
         "synack_retransmitted" => "retransmitted SYN-ACKs are null",
         "reset_sent" | "reset_received" => "resets are null",
         "receive_queue_full" | "buffer_limit" => "full socket buffers are null",
         "softirq_begins" | "softirq_ends" => "softirq time is only as exact as /proc/stat",
         "napi_polled" => "NAPI polls are null",
-        _ => "what it measures is null",
+        _ => UNKNOWN,
     }
 }
 

@@ -205,6 +205,13 @@ fn without_types_no_probe_can_be_promised() {
 }
 
 #[test]
+fn every_probe_has_its_consequence() {
+    for spec in PROBES {
+        assert_ne!(bpf::without(spec.name), bpf::UNKNOWN, "{}", spec.name);
+    }
+}
+
+#[test]
 fn without_tracefs_the_probes_are_well() {
     let machine = Machine::whole("notracefs").without("sys/kernel/tracing/events");
     let finding = named(&machine.examine(), "tracefs").clone();
