@@ -28,7 +28,7 @@ Exit status:
   0  completed, and every phase is valid
   1  an error of the lab or the machine
   2  bad input: arguments or an experiment file
-  3  refused: the run does not fit this machine
+  3  refused: the run does not fit this machine, or the doctor misses something
   4  completed, but a phase is not valid or the books do not balance
   5  aborted by a condition of the experiment, or interrupted";
 
@@ -61,6 +61,12 @@ enum Command {
     },
     /// Watch any server with the probes, a line a second (as root)
     Probe(probe::Args),
+    /// Say what this machine can do, and the way out where it cannot
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The server on its own, as lab-server
     Server(Box<lab_server::cli::Args>),
     /// A client on its own, as lab-client
@@ -87,6 +93,7 @@ impl Cli {
             Command::Run { file, out, settings } => carry_out(&file, Options { out, settings }),
             Command::Report { directory } => report(&directory),
             Command::Probe(args) => watch(&args),
+            Command::Doctor { json } => doctor(json),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
@@ -161,6 +168,17 @@ fn verdict(summary: &Summary) -> Exit {
     let valid = summary.phases.iter().all(|phase| phase.valid);
     let balanced = summary.ledger.balanced == Some(true);
     if valid && balanced { Exit::Fine } else { Exit::Invalid }
+}
+
+fn doctor(json: bool) -> anyhow::Result<Exit> {
+    let findings = ebpf::doctor::examine();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", ebpf::doctor::table(&findings));
+    }
+    let missing = ebpf::doctor::worst(&findings) == ebpf::doctor::State::Missing;
+    Ok(if missing { Exit::Refused } else { Exit::Fine })
 }
 
 fn watch(args: &probe::Args) -> anyhow::Result<Exit> {

@@ -13,7 +13,6 @@ pub mod namespace;
 pub mod plan;
 pub mod preflight;
 pub mod probe;
-pub mod procfs;
 pub mod record;
 pub mod run;
 pub mod sock_diag;

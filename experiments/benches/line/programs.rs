@@ -7,8 +7,8 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ebpf::proc::{ProcReader, ThreadsReading};
 use experiments::namespace::{Netns, enter};
-use experiments::procfs::Process;
 
 /// Connecting a million users takes 22 s, and no load here is longer than a minute.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -59,6 +59,28 @@ pub(crate) struct Measured {
     pub(crate) memory: [u64; 2],
     /// The client's own line about latency, over the whole load.
     pub(crate) latency: String,
+}
+
+/// A process whose memory and CPU time are read.
+struct Watched {
+    pid: u32,
+    before: ThreadsReading,
+}
+
+impl Watched {
+    fn new(pid: u32) -> Self {
+        Self { pid, before: ProcReader::default().threads(pid) }
+    }
+
+    /// Its anonymous memory in bytes, and its CPU time since this was asked before, in
+    /// microseconds.
+    fn second(&mut self) -> (u64, f64) {
+        let now = ProcReader::default().threads(self.pid);
+        let grown = now.since(&self.before);
+        self.before = now;
+        let ran_ns: u64 = grown.threads.iter().flatten().map(|(_, thread)| thread.ran_ns).sum();
+        (grown.rss_anon_bytes.unwrap_or(0), ran_ns as f64 / 1000.0)
+    }
 }
 
 /// A child that is killed when this is dropped.
@@ -139,7 +161,7 @@ pub(crate) fn measure(kind: Kind, setting: &Setting<'_>) -> anyhow::Result<Measu
     }
     let mut client = start(command, setting.namespace)?;
     let stdout = client.0.stdout.take().context("piped")?;
-    let mut processes = [Process::new(server.0.id()), Process::new(client.0.id())];
+    let mut processes = [Watched::new(server.0.id()), Watched::new(client.0.id())];
     let mut measured = Measured {
         offered: 0,
         answered: 0,
@@ -163,13 +185,13 @@ pub(crate) fn measure(kind: Kind, setting: &Setting<'_>) -> anyhow::Result<Measu
         if offered == 0 || seconds > setting.seconds {
             continue;
         }
-        let now = processes.each_mut().map(|process| process.second(0));
+        let now = processes.each_mut().map(Watched::second);
         if seconds == 0 {
-            measured.memory = now.map(|second| second.rss_anon_bytes.unwrap_or(0));
+            measured.memory = now.map(|(memory, _)| memory);
         } else {
             measured.offered += offered;
             measured.answered += number(&line, "answered").unwrap_or(0);
-            let us = now.map(|second| second.cpu_us.map_or(f64::NAN, |us| us as f64));
+            let us = now.map(|(_, cpu_us)| cpu_us);
             let add = |sum: &mut f64, us: f64| *sum = if sum.is_nan() { us } else { *sum + us };
             add(&mut measured.server_us, us[0]);
             add(&mut measured.client_us, us[1]);

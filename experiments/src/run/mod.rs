@@ -5,7 +5,7 @@ mod child;
 mod ending;
 mod phases;
 mod probing;
-
+mod surroundings;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -32,11 +32,11 @@ use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
 use crate::record::{Event, Files, Manifest, Second, Seconds};
 
-use crate::procfs::{MachineTimes, Process, Tcp};
 use child::{Heard, Program, Who};
 use ending::Books;
 pub use ending::undelivered;
 use probing::Probing;
+use surroundings::Surroundings;
 pub use watch::thousands;
 use watch::{Progress, Watch};
 
@@ -116,10 +116,8 @@ struct Run {
     heard: UnboundedReceiver<Heard>,
     interrupts: [Signal; 2],
     seconds: Seconds,
-    processes: Vec<(Who, Process)>,
-    tcp: Option<Tcp>,
+    surroundings: Surroundings,
     probing: Probing,
-    times: MachineTimes,
     next_look: u64,
     books: Books,
     progress: Progress,
@@ -244,10 +242,8 @@ impl Run {
             heard,
             interrupts,
             seconds: Seconds::default(),
-            processes: Vec::new(),
-            tcp: None,
+            surroundings: Surroundings::new(),
             probing: Probing::none("the server was not ready"),
-            times: MachineTimes::default(),
             next_look: started + 1,
             books: Books::default(),
             progress: Progress::default(),
@@ -272,8 +268,10 @@ impl Run {
         };
         let address: SocketAddrV4 = ready.listen.parse()?;
         self.server_address = address;
-        self.watch_process(Who::Server, ready.pid);
-        self.tcp = Some(Tcp::new(ready.pid));
+        self.surroundings.add_process(Who::Server, ready.pid);
+        for what in self.surroundings.add_network(ready.pid, self.namespace.as_ref()) {
+            self.warn("lab", &what)?;
+        }
         self.attach_probes(address.port(), ready.pid)?;
         self.manifest.server = json!(ready);
         let processes = self.source.experiment.client.processes.get();
@@ -295,7 +293,7 @@ impl Run {
             let heard = self.first_line(deadline).await.context("a client does not get ready")?;
             match heard {
                 Heard::Client(process, ClientLine::Ready(ready)) => {
-                    self.watch_process(Who::Client(process), ready.pid);
+                    self.surroundings.add_process(Who::Client(process), ready.pid);
                     self.probing.watch_client(process, ready.pid);
                     self.manifest.clients[process as usize] = json!(ready);
                     waiting -= 1;
@@ -320,10 +318,6 @@ impl Run {
         self.probing = Probing::attach(&self.source.experiment, port, server_pid, ports)?;
         self.manifest.probes = self.probing.to_json();
         Ok(())
-    }
-
-    fn watch_process(&mut self, who: Who, pid: u32) {
-        self.processes.push((who, Process::new(pid)));
     }
 
     async fn first_line(&mut self, deadline: Instant) -> anyhow::Result<Heard> {
@@ -447,17 +441,9 @@ impl Run {
     fn look(&mut self) -> anyhow::Result<()> {
         let t = self.next_look - 1;
         self.next_look = self.now() + 1;
-        for (who, process) in &mut self.processes {
-            let about = match who {
-                Who::Server => [("of", json!("server")), ("client", json!(null))],
-                Who::Client(number) => [("of", json!("client")), ("client", json!(number))],
-            };
-            self.files.sample("proc", &about, &process.second(t))?;
+        for (source, of, values) in self.surroundings.second(t) {
+            self.files.sample(source, &of, &values)?;
         }
-        if let Some(tcp) = &mut self.tcp {
-            self.files.sample("proc", &[("of", json!("tcp"))], &tcp.second(t))?;
-        }
-        self.files.sample("proc", &[("of", json!("machine"))], &self.times.second(t))?;
         if let Some(line) = self.probing.second(t) {
             self.files.sample("probe", &[], &line)?;
         }

@@ -32,6 +32,16 @@ pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, 
     drops
 }
 
+/// Frames that the interfaces of the run lost, by the card's own counters; `None` when one of them
+/// cannot be read. The same frame may be among [`drops`]: a virtual card's losses are the kernel's.
+pub(super) fn nic_lost(raw: &Raw, start: u64, end: u64) -> Option<u64> {
+    let lines = raw.others.iter().filter(|line| line.source == "nic");
+    let lines = lines.filter(|line| (start..end).contains(&line.t));
+    let each = |line: &SampleLine| Some(line.number("lost_received")? + line.number("lost_sent")?);
+    let all: Vec<Option<u64>> = lines.map(each).collect();
+    if all.is_empty() { None } else { all.into_iter().sum() }
+}
+
 /// How long the threads of a side waited for a CPU, each time.
 pub(super) fn runqueue_delay(raw: &Raw, side: &str, start: u64, end: u64) -> RunQueue {
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();

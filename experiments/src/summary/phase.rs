@@ -184,6 +184,8 @@ pub struct Kernel {
     pub retransmits: Option<u64>,
     /// Packets dropped, by reason.
     pub drops: Option<BTreeMap<String, u64>>,
+    /// Frames that the interfaces lost, by the cards' own counters.
+    pub nic_lost: Option<u64>,
     /// Connections that found the backlog of a listening socket full.
     pub listen_overflows: Option<u64>,
     /// How long the server's threads waited for a CPU, each time.
@@ -456,6 +458,7 @@ fn kernel(raw: &Raw, start: u64, end: u64, busiest: Option<f64>) -> Kernel {
     Kernel {
         retransmits: raw.sum("tcp", "retrans_segs", start, end),
         drops: evidence::drops(raw, start, end),
+        nic_lost: evidence::nic_lost(raw, start, end),
         listen_overflows: raw.sum("tcp", "listen_overflows", start, end),
         runqueue_delay_us: evidence::runqueue_delay(raw, "server", start, end),
         client_runqueue_delay_us: evidence::runqueue_delay(raw, "client", start, end),
