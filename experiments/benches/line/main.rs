@@ -54,6 +54,9 @@ const SMALL: Size = Size {
     compared_rate: 1_000,
 };
 
+/// The exit status of `lab run` when a phase is not valid.
+const INVALID: i32 = 4;
+
 /// Connections of one thread of the twin when a million are to be carried.
 const TWIN_CONNECTIONS: u32 = 18_500;
 
@@ -144,7 +147,9 @@ fn compare(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()> {
             // A second's last answers may come in the next.
             let off = it.answered.abs_diff(it.offered);
             let share = off as f64 / it.offered as f64;
-            marks.hold(&format!("{} answers", kind.name()), share < 0.01, &figure);
+            if kind == Kind::Ours {
+                marks.hold("lab-server answers", share < 0.01, &figure);
+            }
         }
     }
     let [ours, twin] = costs.map(median);
@@ -159,7 +164,8 @@ fn compare(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()> {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    f64::midpoint(low, high)
 }
 
 /// Memory as a line over the number of connections on one shard: its slope.
@@ -222,7 +228,9 @@ fn three_phases(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()
         set("network.socket_table=65536".to_owned());
     }
     let status = command.status()?;
-    anyhow::ensure!(status.success(), "lab run ended with {status}");
+    // A load that was not sound is a mark missed, and its figures are still worth seeing.
+    let finished = matches!(status.code(), Some(0 | INVALID));
+    anyhow::ensure!(finished, "lab run ended with {status}");
     let summary = std::fs::read_to_string(out.join("summary.json")).context("no summary")?;
     let summary: Summary = serde_json::from_str(&summary)?;
     let connect = &summary.phases[0].connections;
@@ -238,6 +246,8 @@ fn three_phases(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()
         let figure = format!("{} of {due}, {} skipped", shake.answered, shake.skipped);
         let what = format!("every request answered at {rate}/s");
         marks.hold(&what, shake.answered == due && shake.skipped == 0, &figure);
+        let because = phase.invalid_because.join("; ");
+        marks.hold(&format!("a sound load at {rate}/s"), phase.valid, &because);
         let per_second = &phase.answered_per_second;
         let figure = format!("{} to {}", per_second.min, per_second.max);
         if full {
