@@ -81,6 +81,7 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
         timer_slack: Duration::from_micros(u64::from(it.timer_slack_us)),
         congestion: experiment.network.congestion.clone(),
         reconnect: it.reconnect,
+        slow_kept: it.slow_kept as usize,
         ..ClientConfig::default()
     }
 }

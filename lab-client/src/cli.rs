@@ -152,6 +152,7 @@ impl Args {
             timer_slack: Duration::from_micros(self.timer_slack),
             congestion: self.congestion.clone(),
             reconnect: true,
+            slow_kept: crate::slow::KEPT,
             probes: None,
         })
     }

@@ -93,6 +93,7 @@ impl Client {
             flows: resolved.flows.clone(),
             first_flow: config.first_flow,
             reconnect: config.reconnect,
+            slow_kept: config.slow_kept,
         };
         let seedling = Seedling {
             config: config.clone(),

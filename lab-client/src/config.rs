@@ -57,6 +57,8 @@ pub struct Config {
     pub congestion: Option<String>,
     /// Connect again when a connection is lost.
     pub reconnect: bool,
+    /// Slow requests recorded of a second and shard.
+    pub slow_kept: usize,
     /// Arrays of probes, inherited from the process that attached them.
     pub probes: Option<ebpf::Handover>,
 }
@@ -81,6 +83,7 @@ impl Default for Config {
             timer_slack: Duration::from_micros(100),
             congestion: None,
             reconnect: true,
+            slow_kept: crate::slow::KEPT,
             probes: None,
         }
     }

@@ -43,8 +43,8 @@ pub enum Report {
     Filled(u64, usize, Filled),
     /// Why the requests of a second of a shard took their time, by phase.
     Causes(u64, usize, u16, Box<CauseRows>),
-    /// A slow request of a second of a shard.
-    Slow(u64, Box<SlowRequest>),
+    /// The slowest requests of a second of a shard.
+    Slow(u64, Vec<SlowRequest>),
     /// Something happened on a shard.
     Event(usize, Event),
     /// The shard has ended in order with these books, or says why it could not go on.

@@ -166,8 +166,9 @@ impl ShardLoop {
         for (phase, rows) in self.crowd.causes().take() {
             report(&self.reports, Report::Causes(sample.t, self.me, phase, Box::new(rows)));
         }
-        for slow in self.crowd.take_slow() {
-            report(&self.reports, Report::Slow(sample.t, Box::new(slow)));
+        let slow = self.crowd.take_slow();
+        if !slow.is_empty() {
+            report(&self.reports, Report::Slow(sample.t, slow));
         }
     }
 

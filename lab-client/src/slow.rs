@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::causes::{Cause, Explained};
 use crate::witness::{SeenThread, Witness};
 
-/// Records of a second and shard: the worst are kept, so that a bad second costs no more to record
-/// than a good one.
-const KEPT: usize = 8;
+/// Records of a second and shard unless told otherwise: the worst are kept, so that a bad second
+/// costs no more to record than a good one.
+pub const KEPT: usize = 8;
 
 /// Faster requests are never recorded.
 const SLOW_NS: u64 = 1_000_000;
@@ -97,36 +97,42 @@ impl Seen {
 }
 
 /// The slowest requests of the second under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Slow {
     kept: Vec<SlowRequest>,
+    most: usize,
     /// Once all places are taken, the latency of the fastest kept, in nanoseconds.
     least_ns: u64,
 }
 
 impl Slow {
+    /// Keeps so many of a second.
+    pub fn new(most: usize) -> Self {
+        Self { kept: Vec::with_capacity(most), most, least_ns: 0 }
+    }
+
     /// Whether a request with this latency would be kept.
     pub fn wants(&self, latency_ns: u64) -> bool {
-        latency_ns >= SLOW_NS && latency_ns > self.least_ns
+        self.most > 0 && latency_ns >= SLOW_NS && latency_ns > self.least_ns
     }
 
     /// Keeps a request in the place of a faster one.
     pub fn enter(&mut self, request: SlowRequest) {
-        if self.kept.len() < KEPT {
+        if self.kept.len() < self.most {
             self.kept.push(request);
         } else if let Some(fastest) = self.kept.iter_mut().min_by_key(|kept| kept.latency_us) {
             *fastest = request;
         }
-        if self.kept.len() == KEPT {
+        if self.kept.len() == self.most {
             let least_us = self.kept.iter().map(|kept| kept.latency_us).min();
             self.least_ns = least_us.unwrap_or_default() * 1000;
         }
     }
 
     /// The requests kept; the next second begins with none.
-    pub fn take(&mut self) -> impl Iterator<Item = SlowRequest> + '_ {
+    pub fn take(&mut self) -> Vec<SlowRequest> {
         self.least_ns = 0;
-        self.kept.drain(..)
+        self.kept.drain(..).collect()
     }
 }
 
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_worst_are_kept() {
-        let mut slow = Slow::default();
+        let mut slow = Slow::new(KEPT);
         for latency_us in (0..100).map(|n| 500 + n * 37 % 100 * 100) {
             let request = SlowRequest {
                 user: 1,
@@ -151,7 +157,7 @@ mod tests {
                 slow.enter(request);
             }
         }
-        let mut kept: Vec<_> = slow.take().map(|request| request.latency_us).collect();
+        let mut kept: Vec<_> = slow.take().iter().map(|request| request.latency_us).collect();
         kept.sort_unstable();
         assert_eq!(kept, (92..100).map(|n| 500 + n * 100).collect::<Vec<_>>());
         assert!(!slow.wants(999_999) && slow.wants(1_000_000));

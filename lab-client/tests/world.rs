@@ -241,6 +241,7 @@ impl World {
             flows,
             first_flow: 0,
             reconnect: true,
+            slow_kept: 8,
         });
         let crowd = |shard| {
             let (total_users, first, end, shards) = (USERS, 0, USERS, CLIENT_SHARDS);

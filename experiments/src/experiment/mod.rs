@@ -325,6 +325,8 @@ pub struct ClientSpec {
     pub own_commands: Option<bool>,
     /// Connect again when a connection is lost.
     pub reconnect: bool,
+    /// Slow requests that each shard records of a second, the worst of them.
+    pub slow_kept: u32,
 }
 
 impl Default for ClientSpec {
@@ -339,6 +341,7 @@ impl Default for ClientSpec {
             timer_slack_us: 100,
             own_commands: None,
             reconnect: true,
+            slow_kept: lab_client::slow::KEPT as u32,
         }
     }
 }

@@ -409,10 +409,12 @@ impl Run {
                 line["t"] = t.into();
                 self.files.sample("causes", &who, &line)?;
             }
-            Heard::Client(process, ClientLine::Slow { t, request }) => {
-                let mut request = serde_json::to_value(request)?;
-                request["client"] = process.into();
-                self.files.slow(t, &request)?;
+            Heard::Client(process, ClientLine::Slow { t, requests }) => {
+                for request in requests {
+                    let mut request = serde_json::to_value(request)?;
+                    request["client"] = process.into();
+                    self.files.slow(t, &request)?;
+                }
             }
             Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),
             Heard::Client(_, ClientLine::Ended(audit)) => self.books.add(audit)?,

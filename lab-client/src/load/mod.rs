@@ -58,6 +58,8 @@ pub struct Rules {
     pub first_flow: u32,
     /// Connect again when a connection is lost.
     pub reconnect: bool,
+    /// Slow requests recorded of a second.
+    pub slow_kept: usize,
 }
 
 /// Where a user is.
@@ -207,7 +209,7 @@ impl Crowd {
             timeouts: VecDeque::new(),
             wheel: Wheel::new(TICK_NS, now_ns),
             recorder: Recorder::default(),
-            slow: Slow::default(),
+            slow: Slow::new(rules.slow_kept),
             causes: Causes::default(),
             witness: None,
             tally: Tally::default(),
@@ -255,7 +257,7 @@ impl Crowd {
     }
 
     /// The slowest requests of the second under way.
-    pub fn take_slow(&mut self) -> impl Iterator<Item = SlowRequest> + '_ {
+    pub fn take_slow(&mut self) -> Vec<SlowRequest> {
         self.slow.take()
     }
 

@@ -102,13 +102,12 @@ pub enum Line {
         #[serde(flatten)]
         rows: Box<CauseRows>,
     },
-    /// A slow request.
+    /// The slowest requests of a second of a shard.
     Slow {
         /// The Unix second.
         t: u64,
-        /// The request.
-        #[serde(flatten)]
-        request: Box<SlowRequest>,
+        /// The requests.
+        requests: Vec<SlowRequest>,
     },
     /// All users that a phase was to log in are logged in.
     Established {
@@ -280,7 +279,7 @@ impl Program for Hub {
                 Some(Line::Histogram { t, phase: filled.phase, segment: filled.segment, values })
             }
             Report::Causes(t, shard, phase, rows) => Some(Line::Causes { t, shard, phase, rows }),
-            Report::Slow(t, request) => Some(Line::Slow { t, request }),
+            Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
             Report::Event(_, event) => self.happened(event),
             Report::Ended(shard, books, ended) => {
                 self.0.ended.fetch_add(1, Ordering::Relaxed);
