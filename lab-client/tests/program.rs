@@ -1,0 +1,154 @@
+//! The `lab-client` program on its own against a live server: what it prints, how its rate is
+//! changed while it runs, how it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use lab_server::config::Config;
+use lab_server::server::Server;
+
+/// Nothing here takes longer, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A small server on a free port. Its shards end with the process of the test.
+fn server() -> String {
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let config = Config { listen, users: 1000, shards: Some(1), ..Config::default() };
+    let server = Server::start(&config).expect("a server");
+    server.address().to_string()
+}
+
+fn client(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab-client"));
+    command.args(arguments);
+    command
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+/// A client under way; it is killed when this is dropped.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = client(arguments);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let (tell, lines) = channel();
+        let streams: [Box<dyn Read + Send>; 2] = [
+            Box::new(child.stdout.take().expect("piped")),
+            Box::new(child.stderr.take().expect("piped")),
+        ];
+        for stream in streams {
+            let tell = tell.clone();
+            // Ends with the program, or with the test that does not listen any more.
+            std::thread::spawn(move || {
+                let lines = BufReader::new(stream).lines().map_while(Result::ok);
+                let _ = lines.map(|line| tell.send(line)).take_while(Result::is_ok).count();
+            });
+        }
+        Self { child, lines }
+    }
+
+    /// The first line that something is found in.
+    fn find<T>(&self, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("never said, among {seen:#?}");
+            };
+            if let Some(found) = find(&line) {
+                return found;
+            }
+            seen.push(line);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The status line and the body of an answer.
+fn get(address: &str, path: &str) -> (String, String) {
+    let address: SocketAddr = address.parse().expect("an address");
+    let mut stream = TcpStream::connect(address).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// A number behind a word of a line.
+fn number(line: &str, word: &str) -> Option<u64> {
+    line.split_whitespace().skip_while(|it| *it != word).nth(1)?.parse().ok()
+}
+
+#[test]
+fn a_load_is_carried_out_and_summed_up() {
+    let server = server();
+    let load = ["--users", "0..200", "--rate", "400", "--seconds", "2", "--chat", "20"];
+    let output = client(&["--server", &server]).args(load).output().expect("it ran");
+    let text = said(&output);
+    // On a busy machine the load may have been late, which the exit code says.
+    assert!(matches!(output.status.code(), Some(0 | 4)), "{text}");
+    assert_eq!(output.status.code() == Some(4), text.contains("INVALID"), "{text}");
+    for (word, count) in [("offered", 800), ("sent", 800), ("answered", 800)] {
+        let mut lines = text.lines().filter(|line| line.trim_start().starts_with(word));
+        assert_eq!(lines.find_map(|line| number(line, word)), Some(count), "{text}");
+    }
+}
+
+#[test]
+fn the_rate_changes_while_it_runs_and_metrics_are_served() {
+    let server = server();
+    let load = ["--server", &server, "--users", "0..500", "--rate", "100"];
+    let running = Running::start(&load);
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    running.find(|line| (number(line, "offered")? == 100).then_some(()));
+    let (status, _) = get(&control, "/qps?qps=700");
+    assert!(status.contains("200"), "{status}");
+    running.find(|line| (number(line, "offered")? == 700).then_some(()));
+    for wrong in ["/qps?qps=many", "/qps", "/qps?qps=-1"] {
+        let (status, body) = get(&control, wrong);
+        assert!(status.contains("400") && !body.is_empty(), "{wrong}: {status} {body}");
+    }
+    let (status, body) = get(&control, "/metrics");
+    assert!(status.contains("200") && body.ends_with("# EOF\n"), "{status} {body}");
+    assert!(body.contains("lab_client_answered"), "{body}");
+}
+
+#[test]
+fn bad_input_is_told_in_a_sentence() {
+    for (arguments, words) in [
+        (["--users", "9..3"], "9..3"),
+        (["--rate", "fast"], "fast"),
+        (["--server", "nowhere"], "nowhere"),
+        (["--pacing", "odd"], "odd"),
+    ] {
+        let output = client(&arguments).output().expect("it ran");
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
+    let output = client(&["--users", "0..10", "--shards", "0"]).output().expect("it ran");
+    assert!(!output.status.success());
+    assert!(said(&output).contains("--shards 0"), "{}", said(&output));
+}
