@@ -4,6 +4,10 @@
 //! of this library. Must not know: latencies, phases, causes. Nothing is pinned: programs, maps and
 //! links are held by descriptors of this process and vanish with it, also after SIGKILL.
 //!
+//! A kernel may be built to run no tracing program while certain tasks are current, and then a
+//! softirq on top of such a task goes unseen: no probe can know. Where it matters, compare with the
+//! kernel's own books (`RetransSegs`) and with packets that were received but not seen to be sent.
+//!
 //! What cannot be attached is named with the reason and the kernel that has it
 //! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.
 
