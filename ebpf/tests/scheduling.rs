@@ -15,6 +15,11 @@ use ebpf::{LongWait, Options, Probes, Program, Thread};
 
 const SIZE: usize = 24;
 
+/// Only this process is watched, whoever else uses such a port.
+fn options(port: u16) -> Options {
+    Options { learn_server: false, learn_clients: false, ..Options::of_port(port) }
+}
+
 /// Time run and time waited, as the kernel's own `schedstat` of a thread has them.
 fn schedstat(tid: u32) -> (u64, u64) {
     let path = format!("/proc/self/task/{tid}/schedstat");
@@ -86,7 +91,7 @@ fn assert_close(what: &str, ours: u64, kernels: u64, share: f64) {
 #[test]
 fn a_hog_on_the_same_cpu_is_foreign_waiting() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let probes = Probes::attach(&Options::of_port(port(1))).expect("probes");
+    let probes = Probes::attach(&options(port(1))).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let hog = hog();
     let worker = |probes: &Probes| {
@@ -110,7 +115,7 @@ fn a_hog_on_the_same_cpu_is_foreign_waiting() {
 #[test]
 fn another_thread_of_the_same_program_is_own_waiting() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let probes = Probes::attach(&Options::of_port(port(2))).expect("probes");
+    let probes = Probes::attach(&options(port(2))).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let end = monotonic_ns() + 2_500_000_000;
     let cpu = || probes.read().cpus.expect("who held the CPUs")[0];
@@ -138,7 +143,7 @@ fn another_thread_of_the_same_program_is_own_waiting() {
 fn a_request_that_waited_for_a_cpu_says_so() {
     let Some(_turn) = needs(&["root"]) else { return };
     let port = port(3);
-    let probes = Probes::attach(&Options::of_port(port)).expect("probes");
+    let probes = Probes::attach(&options(port)).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     let (listener, address) = listen(Ipv4Addr::LOCALHOST, port);
     let server = thread::spawn(move || {
@@ -180,9 +185,8 @@ fn a_request_that_waited_for_a_cpu_says_so() {
 #[test]
 fn the_profile_finds_the_function_that_spins() {
     let Some(_turn) = needs(&["root"]) else { return };
-    let mut options = Options::of_port(port(4));
+    let mut options = options(port(4));
     options.profile_stacks = 4096;
-    (options.learn_server, options.learn_clients) = (false, false);
     let mut probes = Probes::attach(&options).expect("probes");
     probes.watch(std::process::id(), Program::Server);
     probes.start_profile(99).expect("a profile");
