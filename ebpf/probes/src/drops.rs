@@ -1,6 +1,6 @@
 //! Packets that the kernel threw away, by reason and place; queue disciplines are among the
-//! reasons. A SYN that finds the accept queue full is not: the kernel frees it as if it had been
-//! used.
+//! reasons. A SYN that finds the accept queue full is not seen: the kernel frees it as if it had
+//! been used.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, map},
