@@ -27,6 +27,11 @@ pub(crate) fn show(experiment: &Experiment, preflight: &Preflight) -> anyhow::Re
         let shakes = shakes_offered(&phase, experiment.users)
             .map_or_else(String::new, |shakes| format!(", {} shakes", thousands(shakes)));
         writeln!(out, "phase {}: {after}, {long}{shakes}", phase.name)?;
+        for fault in &phase.faults {
+            let (from, until) = fault.span();
+            let until = until.map_or("its end".to_owned(), |until| format!("second {until}"));
+            writeln!(out, "  fault {}: from second {from} until {until}", fault.kind())?;
+        }
     }
     out.push('\n');
     out += &table(preflight);

@@ -10,6 +10,7 @@ pub mod experiment;
 mod listeners;
 pub mod machine;
 pub mod namespace;
+pub mod places;
 pub mod plan;
 pub mod preflight;
 pub mod probe;

@@ -9,9 +9,10 @@ use lab_server::config::{Config as ServerConfig, SteeringChoice};
 use lab_server::panel::Command as ServerCommand;
 
 use crate::experiment::{
-    By, Count, Experiment, Notices, PerSecond, Period, PhaseSpec, Seconds, Shake, Steering, Users,
-    Who, WholePerSecond,
+    By, Count, Experiment, Hosts, Notices, PerSecond, Period, PhaseSpec, Seconds, Shake, Steering,
+    Users, Who, WholePerSecond,
 };
+use crate::places::{SERVER_ADDRESS, group_of};
 
 fn counted(count: Option<Count>) -> Option<usize> {
     count.map(|count| count.get() as usize)
@@ -21,11 +22,16 @@ fn duration(period: Period) -> Duration {
     Duration::from_secs_f64(period.get())
 }
 
-/// The server of an experiment on one machine; it listens on any free port of 127.0.0.1.
+/// The server of an experiment on one machine; it listens on any free port of 127.0.0.1, or of its
+/// address on the links between namespaces.
 pub fn server_config(experiment: &Experiment) -> ServerConfig {
     let it = &experiment.server;
+    let address = match experiment.hosts {
+        Hosts::Namespaces(_) => SERVER_ADDRESS,
+        Hosts::Local | Hosts::Fleet { .. } => std::net::Ipv4Addr::LOCALHOST,
+    };
     ServerConfig {
-        listen: SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0),
+        listen: SocketAddrV4::new(address, 0),
         users: it.users.unwrap_or(experiment.users).get(),
         shards: counted(it.shards),
         cpus: it.cpus.clone(),
@@ -61,15 +67,21 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
     let it = &experiment.client;
     let users = experiment.users.get();
     let (first_user, end_user) = users_of_client(experiment, process);
+    // A namespace is a machine of its own: addresses and ports are those of its users alone.
+    let group = group_of(experiment, process).map(|(_, group)| group);
+    let (first_flow, flows, sources) = match group {
+        Some(it) => (it.users.start, it.users.end - it.users.start, Some(it.sources)),
+        None => (0, users, it.sources.clone()),
+    };
     ClientConfig {
         total_users: users,
         first_user,
         end_user,
-        first_flow: 0,
-        flows: users,
+        first_flow,
+        flows,
         shards: counted(it.shards),
         cpus: it.cpus.clone(),
-        sources: it.sources.clone(),
+        sources,
         seed: experiment.seed,
         notices: match experiment.server.notices {
             Notices::Push => lab_client::config::Notices::Push,

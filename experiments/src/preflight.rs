@@ -115,13 +115,16 @@ fn item(what: &str, needs: String, has: String, refused: Option<String>) -> Item
 
 fn compare(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
     match &experiment.hosts {
-        Hosts::Local => local(experiment, machine),
+        Hosts::Local | Hosts::Namespaces(_) => local(experiment, machine),
         Hosts::Fleet { server, clients } => fleet(experiment, server, clients),
     }
 }
 
-/// Whether a run on one machine has a namespace of its own.
+/// Whether a run on one machine has a namespace of its own, or several.
 pub fn own_namespace(experiment: &Experiment, root: bool) -> bool {
+    if matches!(experiment.hosts, Hosts::Namespaces(_)) {
+        return true;
+    }
     match experiment.network.namespace {
         Namespace::Own => true,
         Namespace::Host => false,
@@ -163,11 +166,18 @@ fn kernel(machine: &Machine) -> Item {
 
 fn namespace(experiment: &Experiment, machine: &Machine, own: bool) -> Item {
     let wanted = experiment.network.namespace;
-    let refused =
-        (own && !machine.root).then(|| "run as root, or --set network.namespace=Host".to_owned());
+    let (needs, way_out) = match experiment.hosts {
+        Hosts::Namespaces(count) => (
+            format!("{} of its own and veth links", count.get() + 1),
+            "run as root, or --set 'hosts=\"Local\"'",
+        ),
+        _ if own => ("one of its own".to_owned(), "run as root, or --set network.namespace=Host"),
+        _ => ("that of the machine".to_owned(), ""),
+    };
+    let refused = (own && !machine.root).then(|| way_out.to_owned());
     let mut item = item(
         "network namespace",
-        if own { "one of its own" } else { "that of the machine" }.to_owned(),
+        needs,
         if machine.root { "root: may make one" } else { "not root: may not make one" }.to_owned(),
         refused,
     );

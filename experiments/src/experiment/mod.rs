@@ -1,6 +1,7 @@
 //! What an experiment file can say. Every field but names, users and phases has a default, and
 //! `lab check` prints the file with all of them written out.
 
+mod fault;
 mod order;
 mod phase;
 mod read;
@@ -10,6 +11,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+pub use fault::{Direction, FaultSpec};
 pub use lab_client::schedule::{Pacing, Rate};
 pub use order::OrderError;
 pub use phase::{
@@ -17,7 +19,7 @@ pub use phase::{
     Until, Who,
 };
 pub use read::{ReadError, Source};
-pub use values::{Count, Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
+pub use values::{Count, Micros, Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
 
 /// An experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,6 +99,7 @@ impl TryFrom<Unchecked> for Experiment {
         if client.processes.get() > users.get() {
             return Err("client.processes is more than the users".to_owned());
         }
+        hosts.check(&network, &client, &phases)?;
         Ok(Self {
             name,
             about,
@@ -121,6 +124,9 @@ pub enum Hosts {
     /// Server and clients on this machine.
     #[default]
     Local,
+    /// On this machine, the server in one network namespace and the client processes divided among
+    /// so many others, with links between them that packets really cross.
+    Namespaces(Count),
     /// A server and client machines of their own.
     Fleet {
         /// The server's machine.
@@ -128,6 +134,55 @@ pub enum Hosts {
         /// The clients' machines.
         clients: Vec<HostSpec>,
     },
+}
+
+/// The most namespaces of clients: each has an octet of an address, and a link of its own.
+const MOST_NAMESPACES: u32 = 64;
+
+impl Hosts {
+    /// Holds them against the rest of an experiment.
+    fn check(
+        &self,
+        network: &Network,
+        client: &ClientSpec,
+        phases: &[PhaseSpec],
+    ) -> Result<(), String> {
+        let Hosts::Namespaces(count) = self else {
+            let needs = phases.iter().find_map(|phase| {
+                let fault = phase.faults.iter().find(|fault| fault.needs_namespaces())?;
+                Some((&phase.name, fault.kind()))
+            });
+            return match needs {
+                None => Ok(()),
+                Some((phase, kind)) => Err(format!(
+                    "phase \"{phase}\": {kind} needs packets that cross an interface: give \
+                     hosts: Namespaces(1)"
+                )),
+            };
+        };
+        let (count, processes) = (count.get(), client.processes.get());
+        if count > MOST_NAMESPACES {
+            return Err(format!("hosts: Namespaces({count}): at most {MOST_NAMESPACES}"));
+        }
+        if processes < count {
+            return Err(format!(
+                "hosts: Namespaces({count}) needs a client process in each, and client.processes \
+                 is {processes}"
+            ));
+        }
+        if network.namespace == Namespace::Host {
+            return Err(
+                "hosts: Namespaces(n) and network.namespace: Host exclude each other: leave \
+                        one out"
+                    .to_owned(),
+            );
+        }
+        if client.sources.is_some() {
+            return Err("hosts: Namespaces(n) has addresses of its own: leave client.sources out"
+                .to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A machine of a fleet, or several of the same kind.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::fault::FaultSpec;
 use super::values::{Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
 use lab_client::schedule::{Pacing, Rate};
 
@@ -33,6 +34,8 @@ pub struct PhaseSpec {
     pub push: Option<PushSpec>,
     /// What ends the run at once.
     pub abort: Vec<Abort>,
+    /// What is made to go wrong on purpose.
+    pub faults: Vec<FaultSpec>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +64,8 @@ struct Unchecked {
     push: Option<PushSpec>,
     #[serde(default)]
     abort: Vec<Abort>,
+    #[serde(default)]
+    faults: Vec<FaultSpec>,
 }
 
 impl TryFrom<Unchecked> for PhaseSpec {
@@ -68,7 +73,7 @@ impl TryFrom<Unchecked> for PhaseSpec {
 
     fn try_from(it: Unchecked) -> Result<Self, String> {
         let Unchecked { name, after, seconds, until, longest_s, connect, shake, packets, .. } = it;
-        let (sends, chat, push, abort) = (it.sends, it.chat, it.push, it.abort);
+        let (sends, chat, push, abort, faults) = (it.sends, it.chat, it.push, it.abort, it.faults);
         match (seconds, until) {
             (None, None) => {
                 return Err(format!(
@@ -102,6 +107,11 @@ impl TryFrom<Unchecked> for PhaseSpec {
         if let Some(Shake::Closed { in_flight: 0 }) = shake {
             return Err(format!("phase \"{name}\" keeps 0 shakes in flight: at least 1"));
         }
+        for fault in &faults {
+            fault
+                .check(seconds.map(Seconds::get))
+                .map_err(|what| format!("phase \"{name}\": {what}"))?;
+        }
         Ok(Self {
             name,
             after,
@@ -115,6 +125,7 @@ impl TryFrom<Unchecked> for PhaseSpec {
             chat,
             push,
             abort,
+            faults,
         })
     }
 }

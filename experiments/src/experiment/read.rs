@@ -214,6 +214,36 @@ mod tests {
         }
     }
 
+    const FIVE: &str = "seconds: 5, ";
+
+    #[test]
+    fn faults_are_written_out_with_their_defaults() {
+        let text = SMALL.replacen(
+            FIVE,
+            "seconds: 5, faults: [
+                Hog(cpus: [0]),
+                SlowHandler(us: 500, share: 0.01, from_s: 1, until_s: 3),
+                SlowClient(us: 500, share: 0.01),
+                Loss(share: 0.001, direction: ToServer),
+                Delay(us: 5000, direction: ToClient),
+            ], ",
+            1,
+        );
+        let text = text.replacen("users: 100", "users: 100, hosts: Namespaces(1)", 1);
+        let read = parse(&text, &["phases.load.faults.0.Hog.busy=0.25"]).expect("valid");
+        let written = read.experiment.to_ron();
+        for part in ["busy: 0.25", "period_us: 20000", "nice: 0", "until_s: 3", "all: false"] {
+            assert!(written.contains(part), "{part} in {written}");
+        }
+        assert_eq!(parse(&written, &[]).expect("reads back").experiment, read.experiment);
+        let spans: Vec<_> = read.experiment.phases[1]
+            .faults
+            .iter()
+            .map(crate::experiment::FaultSpec::span)
+            .collect();
+        assert_eq!(spans, [(0, None), (1, Some(3)), (0, None), (0, None), (0, None)]);
+    }
+
     /// Every mistake is told with file, line, column and what was expected.
     #[test]
     fn mistakes_have_a_place() {
@@ -245,6 +275,35 @@ mod tests {
                 "more than the users",
             ),
             ("phases: [", "phases: ", "x.ron:4:", "["),
+            (FIVE, "seconds: 5, faults: [Hog(cpus: [])], ", "x.ron:6:", "names no CPU"),
+            (FIVE, "seconds: 5, faults: [Hog(cpu: 0)], ", "x.ron:6:", "cpus"),
+            (FIVE, "seconds: 5, faults: [Fire(us: 1)], ", "x.ron:6:", "SlowHandler"),
+            (FIVE, "seconds: 5, faults: [Hog(cpus: [0], nice: 20)], ", "x.ron:6:", "-20 and 19"),
+            (
+                FIVE,
+                "seconds: 5, faults: [SlowClient(us: 0, share: 1)], ",
+                "x.ron:6:",
+                "microseconds",
+            ),
+            (
+                FIVE,
+                "seconds: 5, faults: [SlowHandler(us: 9, share: 1, from_s: 5)], ",
+                "x.ron:6:",
+                "starts in second 5 of a phase of 5",
+            ),
+            (
+                FIVE,
+                "seconds: 5, faults: [SlowHandler(us: 9, share: 1, from_s: 3, until_s: 3)], ",
+                "x.ron:6:",
+                "until 3",
+            ),
+            (
+                FIVE,
+                "seconds: 5, faults: [Loss(share: 0.1, direction: ToServer)], ",
+                "x.ron:",
+                "hosts: Namespaces(1)",
+            ),
+            ("users: 100,", "users: 100, hosts: Namespaces(2),", "x.ron:", "a client process in"),
         ] {
             assert!(SMALL.contains(wrong), "{wrong}");
             let text = SMALL.replacen(wrong, right, 1);

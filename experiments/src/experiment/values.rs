@@ -76,6 +76,12 @@ number! {
 }
 
 number! {
+    /// A duration in microseconds.
+    Micros = "u32" u32, "a duration: between 1 and 10 million microseconds (10 s)",
+    |value| (1..=10_000_000).contains(&value)
+}
+
+number! {
     /// A count of which there must be one.
     Count = "u32" u32, "a count: at least 1", |value| value > 0
 }
