@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::check;
 use crate::experiment::{Hosts, Source};
+use crate::hog;
 use crate::machine::Machine;
 use crate::preflight::Preflight;
 use crate::probe;
@@ -71,6 +72,9 @@ enum Command {
     Server(Box<lab_server::cli::Args>),
     /// A client on its own, as lab-client
     Client(Box<lab_client::cli::Args>),
+    /// Take the CPU from others, as a fault of an experiment
+    #[command(hide = true)]
+    Hog(hog::Args),
 }
 
 /// How `lab` ends.
@@ -97,6 +101,7 @@ impl Cli {
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+            Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
         };
         let exit = exit.unwrap_or_else(|error| {
             eprintln!("lab: {error:#}");

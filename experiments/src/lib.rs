@@ -7,6 +7,7 @@
 mod check;
 pub mod cli;
 pub mod experiment;
+pub mod hog;
 mod listeners;
 pub mod machine;
 pub mod namespace;

@@ -1,5 +1,7 @@
 //! What the control thread tells shards.
 
+use shard::SlowOrder;
+
 use crate::latency::Latencies;
 use crate::phase::Phase;
 
@@ -24,6 +26,15 @@ pub enum Message {
     },
     /// A histogram that was read, to be used again.
     Spare(Latencies),
+    /// Spend time on a share of the answers: a fault on purpose.
+    Slow(Box<SlowOrder>),
+    /// End that at an instant at the latest.
+    EndSlow {
+        /// The order's own number.
+        id: u32,
+        /// The instant, on the monotonic clock in nanoseconds.
+        until_ns: u64,
+    },
     /// End.
     Stop,
 }

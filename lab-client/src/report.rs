@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use shard::Spins;
+
 use crate::books::Books;
 use crate::causes::CauseRows;
 use crate::latency::Filled;
@@ -45,6 +47,8 @@ pub enum Report {
     Causes(u64, usize, u16, Box<CauseRows>),
     /// The slowest requests of a second of a shard.
     Slow(u64, Vec<SlowRequest>),
+    /// What faults on purpose did in a second of a shard.
+    Spun(usize, Spins),
     /// Something happened on a shard.
     Event(usize, Event),
     /// The shard has ended in order with these books, or says why it could not go on.

@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddrV4;
 
 use shard::{
-    Clock, Closed, ConnId, ConnectOptions, Handler, Mail, Net, Next, SchedStat, ThreadTimes,
-    monotonic_ns,
+    Clock, Closed, ConnId, ConnectOptions, Handler, Mail, Net, Next, SchedStat, Slowness, Spin,
+    ThreadTimes, monotonic_ns,
 };
 use wire::Frame;
 
@@ -78,6 +78,10 @@ impl Transport for Sockets<'_> {
 
     fn close(&mut self, conn: ConnId) {
         self.net.close(conn);
+    }
+
+    fn spin(&mut self, ns: u64) -> Spin {
+        shard::spin(ns)
     }
 }
 
@@ -166,10 +170,21 @@ impl ShardLoop {
         for (phase, rows) in self.crowd.causes().take() {
             report(&self.reports, Report::Causes(sample.t, self.me, phase, Box::new(rows)));
         }
+        self.report_slowness(net.now_ns());
         let slow = self.crowd.take_slow();
         if !slow.is_empty() {
             report(&self.reports, Report::Slow(sample.t, slow));
         }
+    }
+
+    fn report_slowness(&mut self, now_ns: u64) {
+        let (me, reports) = (self.me, &self.reports);
+        self.crowd.slowness_mut().retain_mut(|slowness| {
+            let spins = slowness.take(now_ns);
+            let over = spins.over;
+            report(reports, Report::Spun(me, spins));
+            !over
+        });
     }
 
     fn read_mail(&mut self) {
@@ -179,6 +194,10 @@ impl ShardLoop {
             Message::EndPhase { index, end } => self.crowd.end_phase(index, end),
             Message::Rate { from, rate } => self.crowd.change_rate(from, rate),
             Message::Spare(values) => self.crowd.recorder().give_back(values),
+            Message::Slow(order) => self.crowd.slowness_mut().push(Slowness::new(*order)),
+            Message::EndSlow { id, until_ns } => {
+                self.crowd.slowness_mut().iter_mut().for_each(|it| it.end_at(id, until_ns));
+            }
             Message::Stop => self.stopping = true,
         });
     }
@@ -194,6 +213,7 @@ impl ShardLoop {
         net.read_clock();
         self.report_events();
         self.report_second(net);
+        self.report_slowness(u64::MAX);
         let books = Box::new(self.crowd.books().clone());
         let ended = ended.map_err(|error| error.to_string());
         report(&self.reports, Report::Ended(self.me, books, ended));

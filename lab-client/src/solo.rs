@@ -122,6 +122,7 @@ impl Solo {
             Line::Established { .. }
             | Line::Settled { .. }
             | Line::Slow { .. }
+            | Line::Spun { .. }
             | Line::Causes { .. }
             | Line::Ended(_) => {}
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 
-use shard::ConnId;
+use shard::{ConnId, Spin};
 use wire::Frame;
 
 /// A way to connect, send and close, and a clock.
@@ -31,4 +31,10 @@ pub trait Transport {
 
     /// Closes a connection.
     fn close(&mut self, conn: ConnId);
+
+    /// Spends CPU time of the shard. In a world without a clock of its own none passes.
+    fn spin(&mut self, ns: u64) -> Spin {
+        let now_ns = self.now_ns();
+        Spin { user: 0, t: now_ns, end_ns: now_ns, spun_ns: ns }
+    }
 }

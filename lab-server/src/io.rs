@@ -1,7 +1,7 @@
 //! What the logic of a shard wants from the world: sockets, mail and a clock behind one trait, so
 //! that everything but the sockets runs in simulation.
 
-use shard::ConnId;
+use shard::{ConnId, Spin};
 use wire::Frame;
 
 use crate::message::Message;
@@ -23,4 +23,10 @@ pub trait Io {
     /// Puts a message on its way to another shard. Returns false, and counts it, when too many
     /// messages wait already.
     fn post(&mut self, shard: usize, message: Message) -> bool;
+
+    /// Spends CPU time of the shard. In a world without a clock of its own none passes.
+    fn spin(&mut self, ns: u64) -> Spin {
+        let now_ns = self.now_ns();
+        Spin { user: 0, t: now_ns, end_ns: now_ns, spun_ns: ns }
+    }
 }

@@ -1,5 +1,7 @@
 //! What shards tell each other, and what the control thread tells them.
 
+use shard::SlowOrder;
+
 use crate::directory::Address;
 use crate::generator::Order;
 use crate::packets::Draft;
@@ -160,6 +162,15 @@ pub enum Message {
     StopGenerator(Option<u64>),
     /// Push to every connection until told otherwise; `None` stops.
     Push(Option<PushOrder>),
+    /// Spend time on a share of the shakes: a fault on purpose.
+    Slow(Box<SlowOrder>),
+    /// End that at an instant at the latest.
+    EndSlow {
+        /// The order's own number.
+        id: u32,
+        /// The instant, on the monotonic clock in nanoseconds.
+        until_ns: u64,
+    },
     /// The control thread asks for a snapshot.
     Snapshot {
         /// Repeated in the answer.

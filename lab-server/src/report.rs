@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use shard::Spins;
+
 use crate::counters::Counters;
 use crate::ledger::Ledger;
 use crate::logic::Gauges;
@@ -56,6 +58,8 @@ pub enum Report {
     Second(Sample),
     /// The answer to a request for a snapshot.
     Snapshot(u64, Box<Snapshot>),
+    /// What faults on purpose did in a second of a shard.
+    Spun(usize, Spins),
     /// The shard has ended in order, or says why it could not go on.
     Ended(usize, Result<(), String>),
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use shard::{
-    Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, SchedStat, ThreadTimes,
-    monotonic_ns,
+    Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, SchedStat, Spin,
+    ThreadTimes, monotonic_ns,
 };
 use wire::Frame;
 
@@ -81,6 +81,10 @@ impl Io for World<'_> {
     fn post(&mut self, shard: usize, message: Message) -> bool {
         self.postbox.post(shard, message)
     }
+
+    fn spin(&mut self, ns: u64) -> Spin {
+        shard::spin(ns)
+    }
 }
 
 impl ShardLoop {
@@ -155,6 +159,24 @@ impl ShardLoop {
             self.reported = counters;
             self.reported_times = times;
         }
+        self.report_slowness(net.now_ns());
+    }
+
+    /// Hands on what faults on purpose did; what finds no room goes with the next second's.
+    fn report_slowness(&mut self, now_ns: u64) {
+        let (me, reports) = (self.me, &self.reports);
+        self.logic.slowness_mut().retain_mut(|slowness| {
+            let spins = slowness.take(now_ns);
+            let over = spins.over;
+            match reports.post(0, Report::Spun(me, spins)) {
+                Ok(()) => !over,
+                Err(Report::Spun(_, spins)) => {
+                    slowness.put_back(spins);
+                    true
+                }
+                Err(_) => true,
+            }
+        });
     }
 
     /// Takes over what the sockets and the postbox count themselves.
@@ -220,6 +242,11 @@ impl ShardLoop {
     pub(crate) fn end(&mut self, net: &mut Net) {
         net.read_clock();
         self.report_second(net);
+        while !self.logic.slowness_mut().is_empty() {
+            // Waits while the control thread is behind: this is the last word.
+            self.report_slowness(u64::MAX);
+            std::thread::yield_now();
+        }
         // Whatever it ended for, the others need not wait for it.
         self.say_quiet(true);
     }

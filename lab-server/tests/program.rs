@@ -70,6 +70,7 @@ impl Program {
             let line = line.expect("text");
             match serde_json::from_str(&line).unwrap_or_else(|why| panic!("{line}: {why}")) {
                 Line::Ready(_) => panic!("ready twice"),
+                Line::Spun { .. } => panic!("slow on purpose, which nobody asked for"),
                 Line::Sample(sample) => counters.add(&sample.counters),
                 Line::Error(error) => errors.push(error),
                 Line::Ended(books) => ledger = Some(books),

@@ -19,6 +19,8 @@ pub(super) enum Who {
     Server,
     /// A client process.
     Client(u32),
+    /// A process that takes the CPU, by the number of its fault.
+    Hog(u32),
 }
 
 impl std::fmt::Display for Who {
@@ -26,6 +28,7 @@ impl std::fmt::Display for Who {
         match self {
             Who::Server => f.write_str("server"),
             Who::Client(number) => write!(f, "client {number}"),
+            Who::Hog(fault) => write!(f, "hog of fault {fault}"),
         }
     }
 }
@@ -37,6 +40,8 @@ pub(super) enum Heard {
     Server(lab_server::panel::Line),
     /// A line of a client.
     Client(u32, lab_client::panel::Line),
+    /// A line of a hog.
+    Hog(u32, crate::hog::Line),
     /// A line that makes no sense.
     Nonsense(Who, String),
     /// Its output has ended.
@@ -53,7 +58,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts `lab server` or `lab client` with a configuration as JSON, in a namespace if there is
+    /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace if there is
     /// one. What it says goes to `heard`. It inherits the descriptors `keep` under their numbers.
     ///
     /// # Errors
@@ -66,13 +71,15 @@ impl Program {
         heard: UnboundedSender<Heard>,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
-        let name = match who {
-            Who::Server => "server",
-            Who::Client(_) => "client",
+        let arguments: &[&str] = match who {
+            Who::Server => &["server", "--pipe", "--control", "127.0.0.1:0"],
+            Who::Client(_) => &["client", "--pipe", "--control", "127.0.0.1:0"],
+            Who::Hog(_) => &["hog"],
         };
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args([name, "--pipe", "--control", "127.0.0.1:0", "--config", &config])
+            .args(arguments)
+            .args(["--config", &config])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Ctrl-C at the terminal is for the run, which tells its programs in its own time.
@@ -147,6 +154,7 @@ fn read(who: Who, line: &str) -> Heard {
     let heard = match who {
         Who::Server => parsed(line).map(Heard::Server),
         Who::Client(number) => parsed(line).map(|line| Heard::Client(number, line)),
+        Who::Hog(fault) => parsed(line).map(|line| Heard::Hog(fault, line)),
     };
     heard.unwrap_or_else(|| Heard::Nonsense(who, line.to_owned()))
 }

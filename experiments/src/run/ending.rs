@@ -81,6 +81,8 @@ impl Run {
         self.until(|run| run.books.closed == run.clients.len()).await?;
         self.server.tell(&ServerCommand::Stop {}).await?;
         self.until(|run| run.books.server.is_some()).await?;
+        self.until(|run| run.faults.are_over()).await?;
+        self.record_faults(true)?;
         while let Some(second) = self.seconds.next(true) {
             self.complete(&second)?;
         }

@@ -3,6 +3,7 @@
 
 mod child;
 mod ending;
+mod faults;
 mod phases;
 mod probing;
 mod surroundings;
@@ -35,6 +36,7 @@ use crate::record::{Event, Files, Manifest, Second, Seconds};
 use child::{Heard, Program, Who};
 use ending::Books;
 pub use ending::undelivered;
+use faults::Faults;
 use probing::Probing;
 use surroundings::Surroundings;
 pub use watch::thousands;
@@ -118,6 +120,7 @@ struct Run {
     seconds: Seconds,
     surroundings: Surroundings,
     probing: Probing,
+    faults: Faults,
     next_look: u64,
     books: Books,
     progress: Progress,
@@ -224,6 +227,7 @@ impl Run {
         // Signals before programs: an interrupt must find somebody who listens.
         let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let (tell, heard) = unbounded_channel();
+        let faults = Faults::new(&directory, &phases)?;
         let config = server_config(experiment);
         let server =
             Program::start(Who::Server, &config, namespace.as_deref(), Vec::new(), tell.clone())
@@ -244,6 +248,7 @@ impl Run {
             seconds: Seconds::default(),
             surroundings: Surroundings::new(),
             probing: Probing::none("the server was not ready"),
+            faults,
             next_look: started + 1,
             books: Books::default(),
             progress: Progress::default(),
@@ -365,7 +370,7 @@ impl Run {
                         self.settled(client, phase, &tally)?;
                         return Ok(Happened::Settled(phase));
                     }
-                    Some(Heard::Silence(who)) if !self.ending => {
+                    Some(Heard::Silence(who @ (Who::Server | Who::Client(_)))) if !self.ending => {
                         anyhow::bail!("{who} ended in the middle of the run");
                     }
                     Some(heard) => self.note(heard)?,
@@ -416,6 +421,13 @@ impl Run {
                     self.files.slow(t, &request)?;
                 }
             }
+            Heard::Server(ServerLine::Spun { shard, spins }) => {
+                self.faults.spun(None, shard, &spins)?;
+            }
+            Heard::Client(process, ClientLine::Spun { shard, spins }) => {
+                self.faults.spun(Some(process), shard, &spins)?;
+            }
+            heard @ (Heard::Hog(..) | Heard::Silence(Who::Hog(_))) => self.note_fault(heard)?,
             Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),
             Heard::Client(_, ClientLine::Ended(audit)) => self.books.add(audit)?,
             Heard::Server(ServerLine::Error(error)) => self.warn("server", &error)?,
@@ -449,6 +461,7 @@ impl Run {
         if let Some(line) = self.probing.second(t) {
             self.files.sample("probe", &[], &line)?;
         }
+        self.record_faults(false)?;
         self.files.flush()?;
         Ok(())
     }

@@ -78,7 +78,7 @@ impl Run {
         self.clock.unix_second(shard::monotonic_ns() + LEAD.as_nanos() as u64) + 1
     }
 
-    async fn tell_clients(&mut self, command: &ClientCommand) -> anyhow::Result<()> {
+    pub(super) async fn tell_clients(&mut self, command: &ClientCommand) -> anyhow::Result<()> {
         for client in &mut self.clients {
             client.tell(command).await?;
         }
@@ -106,11 +106,17 @@ impl Run {
             end: end.unwrap_or(u64::MAX),
         });
         self.event_at(start, "phase_starts", json!({ "phase": name, "end": end }))?;
+        self.begin_faults(spec, index, start, end).await?;
         Ok(Current { index, start, end, established: 0 })
     }
 
     /// Records something that is to happen at the start of a second.
-    fn event_at(&mut self, t: u64, event: &'static str, fields: Value) -> anyhow::Result<()> {
+    pub(super) fn event_at(
+        &mut self,
+        t: u64,
+        event: &'static str,
+        fields: Value,
+    ) -> anyhow::Result<()> {
         let mut event = Event::now(event, fields);
         event.t = t as f64;
         Ok(self.files.event(event)?)
@@ -155,6 +161,7 @@ impl Run {
             self.tell_clients(&command).await?;
         }
         self.tell_server(server_commands_after(spec, known)).await?;
+        self.end_faults(current.index, end).await?;
         let name = spec.name.to_string();
         let index = current.index;
         self.files.set_phase(PhaseTime { index, name: name.clone(), start: current.start, end });

@@ -140,6 +140,7 @@ impl Process {
         let of = match self.who {
             Who::Server => vec![("of", json!("server")), ("client", Value::Null)],
             Who::Client(number) => vec![("of", json!("client")), ("client", json!(number))],
+            Who::Hog(fault) => vec![("of", json!("hog")), ("fault", json!(fault))],
         };
         let now = reader.threads(self.pid);
         let grown = now.since(&self.before);

@@ -124,6 +124,10 @@ impl Crowd {
         }
         self.recorder.record(phase, Segment::Latency, latency_ns);
         self.explain_answer(user, due_ns, latency_ns);
+        let global = self.share.global(user);
+        for slowness in &mut self.slowness {
+            slowness.handle(global, now_ns, |ns| net.spin(ns));
+        }
         self.closed_load_freed(phase);
         self.keep_closed_load(net, None);
     }

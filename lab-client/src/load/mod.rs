@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use shard::{Clock, ConnId, Wheel};
+use shard::{Clock, ConnId, Slowness, Wheel};
 
 use crate::books::Books;
 use crate::causes::Causes;
@@ -187,6 +187,8 @@ pub struct Crowd {
     books: Books,
     events: Vec<Event>,
     random: Pcg64Mcg,
+    /// Faults on purpose; empty in all runs that ask for none.
+    slowness: Vec<Slowness>,
 }
 
 impl Crowd {
@@ -217,6 +219,7 @@ impl Crowd {
             books: Books::default(),
             events: Vec::new(),
             random: Pcg64Mcg::seed_from_u64(seed),
+            slowness: Vec::new(),
             rules,
         }
     }
@@ -224,6 +227,11 @@ impl Crowd {
     /// Asks a witness about every answer from here on.
     pub fn set_witness(&mut self, witness: Option<Arc<dyn Witness>>) {
         self.witness = witness;
+    }
+
+    /// Faults on purpose under way.
+    pub fn slowness_mut(&mut self) -> &mut Vec<Slowness> {
+        &mut self.slowness
     }
 
     /// Why requests took their time, in the second under way.

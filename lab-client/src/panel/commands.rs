@@ -2,6 +2,7 @@
 //! pipe.
 
 use serde::{Deserialize, Serialize};
+use shard::SlowOrder;
 
 use super::hub::Hub;
 use crate::message::Message;
@@ -24,6 +25,15 @@ pub enum Command {
     Rate {
         /// Shakes per second, over all clients.
         qps: u32,
+    },
+    /// Spend time on a share of the answers: a fault on purpose.
+    Slow(SlowOrder),
+    /// End that at an instant of the monotonic clock at the latest.
+    EndSlow {
+        /// The order's own number.
+        id: u32,
+        /// The instant in nanoseconds.
+        until_ns: u64,
     },
     /// Write the last counters and end.
     Stop {},
@@ -57,6 +67,8 @@ impl Command {
                 let from = hub.next_second();
                 hub.post_all(|| Message::Rate { from, rate: qps })
             }
+            Command::Slow(order) => hub.post_all(|| Message::Slow(Box::new(order))),
+            Command::EndSlow { id, until_ns } => hub.post_all(|| Message::EndSlow { id, until_ns }),
             Command::Stop {} => hub.post_all(|| Message::Stop),
         }
     }

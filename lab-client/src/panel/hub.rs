@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use control::{Lines, Program};
 use serde::{Deserialize, Serialize};
-use shard::{Clock, Mail, NANOS_PER_SECOND, monotonic_ns};
+use shard::{Clock, Mail, NANOS_PER_SECOND, Spins, monotonic_ns};
 
 use super::commands::{Command, CommandError};
 use crate::books::Books;
@@ -122,6 +122,14 @@ pub enum Line {
         phase: u16,
         /// What became of its shakes.
         tally: Box<Tally>,
+    },
+    /// What a fault on purpose did in a second of a shard.
+    Spun {
+        /// The shard.
+        shard: usize,
+        /// What it did.
+        #[serde(flatten)]
+        spins: Spins,
     },
     /// A command failed, or a shard could not go on.
     Error(String),
@@ -279,6 +287,7 @@ impl Program for Hub {
                 Some(Line::Histogram { t, phase: filled.phase, segment: filled.segment, values })
             }
             Report::Causes(t, shard, phase, rows) => Some(Line::Causes { t, shard, phase, rows }),
+            Report::Spun(shard, spins) => Some(Line::Spun { shard, spins }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
             Report::Event(_, event) => self.happened(event),
             Report::Ended(shard, books, ended) => {

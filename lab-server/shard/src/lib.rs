@@ -18,6 +18,7 @@ mod mailbox;
 mod outgoing;
 mod schedstat;
 mod slots;
+mod slowness;
 mod wheel;
 
 pub use alarm::Alarm;
@@ -31,4 +32,5 @@ pub use listener::{ListenOptions, Steering, bind_listener};
 pub use mailbox::Mail;
 pub use schedstat::{SchedStat, ThreadTimes};
 pub use slots::ConnId;
+pub use slowness::{SPINS_KEPT, SlowOrder, Slowness, Spin, Spins, spin};
 pub use wheel::Wheel;

@@ -1,6 +1,6 @@
 //! Messages from other shards, from the control thread, and from the shard to itself.
 
-use shard::ConnId;
+use shard::{ConnId, Slowness};
 use wire::{ErrorCode, Frame, chat};
 
 use super::{Logic, Notices, Timer};
@@ -56,6 +56,10 @@ impl Logic {
             Message::Start(order) => self.start_generator(io, order),
             Message::StopGenerator(id) => self.generators.stop(id),
             Message::Push(order) => self.set_pushes(io, order),
+            Message::Slow(order) => self.slowness.push(Slowness::new(*order)),
+            Message::EndSlow { id, until_ns } => {
+                self.slowness.iter_mut().for_each(|it| it.end_at(id, until_ns));
+            }
             // Known to the loop around the logic, which does not pass them on.
             Message::Snapshot { .. } | Message::Stop => {}
         }

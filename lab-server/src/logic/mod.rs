@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use shard::{ConnId, Wheel};
+use shard::{ConnId, Slowness, Wheel};
 use wire::{ErrorCode, Frame};
 
 use crate::counters::Counters;
@@ -111,6 +111,8 @@ pub struct Logic {
     supply_finished: bool,
     random: Pcg64Mcg,
     counters: Counters,
+    /// Faults on purpose; empty in all runs that ask for none.
+    slowness: Vec<Slowness>,
 }
 
 impl Logic {
@@ -141,6 +143,7 @@ impl Logic {
             supply_finished: false,
             random: Pcg64Mcg::seed_from_u64(rules.seed ^ (me as u64).rotate_right(16)),
             counters: Counters::default(),
+            slowness: Vec::new(),
             rules,
         }
     }
@@ -153,6 +156,11 @@ impl Logic {
     /// The counters, for what only the sockets know.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    /// Faults on purpose under way.
+    pub fn slowness_mut(&mut self) -> &mut Vec<Slowness> {
+        &mut self.slowness
     }
 
     /// What the shard holds.

@@ -2,7 +2,7 @@
 //! pipe.
 
 use serde::{Deserialize, Serialize};
-use shard::NANOS_PER_SECOND;
+use shard::{NANOS_PER_SECOND, SlowOrder};
 use wire::{MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
 use super::hub::Hub;
@@ -76,6 +76,15 @@ pub enum Command {
         #[serde(default)]
         limit: Option<u64>,
     },
+    /// Spend time on a share of the shakes: a fault on purpose.
+    Slow(SlowOrder),
+    /// End that at an instant of the monotonic clock at the latest.
+    EndSlow {
+        /// The order's own number.
+        id: u32,
+        /// The instant in nanoseconds.
+        until_ns: u64,
+    },
     /// Stop accepting, answer what was read, write the last counters, and end.
     Stop {},
 }
@@ -147,6 +156,8 @@ impl Command {
                 hub.set_overload(limit);
                 Ok(Done::default())
             }
+            Command::Slow(order) => hub.post_all(|| Message::Slow(Box::new(order))),
+            Command::EndSlow { id, until_ns } => hub.post_all(|| Message::EndSlow { id, until_ns }),
             Command::Stop {} => hub.post_all(|| Message::Stop),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control::{Lines, Program};
 use serde::{Deserialize, Serialize};
-use shard::{Clock, Mail};
+use shard::{Clock, Mail, Spins};
 use tokio::sync::Notify;
 
 use super::commands::{Command, CommandError, Done};
@@ -44,6 +44,14 @@ pub enum Line {
     Ready(Ready),
     /// A second of a shard.
     Sample(Box<Sample>),
+    /// What a fault on purpose did in a second of a shard.
+    Spun {
+        /// The shard.
+        shard: usize,
+        /// What it did.
+        #[serde(flatten)]
+        spins: Spins,
+    },
     /// A command failed, or a shard could not go on.
     Error(String),
     /// The server has ended; the books at the end.
@@ -213,6 +221,9 @@ impl Program for Hub {
                 locked(&self.0.ledgers)[sample.shard] = sample.ledger;
                 let _ = lines.send(Line::Sample(Box::new(sample)));
             }
+            Report::Spun(shard, spins) => {
+                let _ = lines.send(Line::Spun { shard, spins });
+            }
             Report::Snapshot(ticket, snapshot) => self.answered(ticket, *snapshot),
             Report::Ended(shard, ended) => {
                 self.0.ended.fetch_add(1, Ordering::Relaxed);
@@ -250,7 +261,7 @@ impl Program for Hub {
                 ready.control
             ),
             Line::Error(error) => eprintln!("lab-server: {error}"),
-            Line::Sample(_) | Line::Ended(_) => {}
+            Line::Sample(_) | Line::Spun { .. } | Line::Ended(_) => {}
         }
     }
 }

@@ -1,0 +1,219 @@
+//! Slowness on purpose: CPU time spent for nothing on a share of the requests, and the exact truth
+//! about it. Must not know: what a request is.
+//!
+//! A program that nobody asked for this holds an empty list of it, and pays a comparison with 0.
+
+use std::hint::spin_loop;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{NANOS_PER_SECOND, monotonic_ns};
+
+/// Spins of one second that are kept one by one; all are counted. The kernel's clocks leave room
+/// for some 50,000 spins of 20 µs in a second; the lab's own faults make a few hundred.
+pub const SPINS_KEPT: usize = 8192;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowOrder {
+    /// Repeated in the truth.
+    pub id: u32,
+    /// CPU time of one spin, in nanoseconds.
+    pub spin_ns: u64,
+    /// How many of a billion requests.
+    pub per_billion: u32,
+    /// What decides which ones.
+    pub seed: u64,
+    /// From when on, on the monotonic clock in nanoseconds.
+    pub from_ns: u64,
+    /// Until when.
+    pub until_ns: u64,
+}
+
+impl SlowOrder {
+    /// Whether the request of a user at an instant is one of them: a pure function.
+    pub fn hits(&self, user: u32, at_ns: u64) -> bool {
+        let drawn = mix(mix(self.seed ^ u64::from(user)) ^ at_ns);
+        drawn % 1_000_000_000 < u64::from(self.per_billion)
+    }
+}
+
+/// SplitMix64's last step (Steele, Lea, Flood 2014).
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// A spin as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spin {
+    /// Whose request.
+    pub user: u32,
+    /// When it began, on the monotonic clock in nanoseconds.
+    pub t: u64,
+    /// When it was over.
+    pub end_ns: u64,
+    /// CPU time that it took in between.
+    pub spun_ns: u64,
+}
+
+/// What a slowness did since this was said the last time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spins {
+    /// Of which order.
+    pub id: u32,
+    /// Spins.
+    pub count: u64,
+    /// CPU time of all of them.
+    pub spun_ns: u64,
+    /// Requests that were looked at.
+    pub seen: u64,
+    /// Spins one by one, at most [`SPINS_KEPT`].
+    pub spins: Vec<Spin>,
+    /// Spins that were counted and not kept.
+    pub not_kept: u64,
+    /// Nothing more will come of this order.
+    pub over: bool,
+}
+
+/// Slowness under way on one shard.
+#[derive(Debug)]
+pub struct Slowness {
+    order: SlowOrder,
+    since: Spins,
+}
+
+impl Slowness {
+    /// Slowness as ordered.
+    pub fn new(order: SlowOrder) -> Self {
+        let since =
+            Spins { id: order.id, spins: Vec::with_capacity(SPINS_KEPT), ..Spins::default() };
+        Self { order, since }
+    }
+
+    /// A request of a user that is handled at `at_ns`: takes its time if it is one of those chosen.
+    pub fn handle(&mut self, user: u32, at_ns: u64, spin: impl FnOnce(u64) -> Spin) {
+        let order = &self.order;
+        if !(order.from_ns..order.until_ns).contains(&at_ns) {
+            return;
+        }
+        self.since.seen += 1;
+        if !order.hits(user, at_ns) {
+            return;
+        }
+        let spin = Spin { user, ..spin(order.spin_ns) };
+        self.since.count += 1;
+        self.since.spun_ns += spin.spun_ns;
+        if self.since.spins.len() < SPINS_KEPT {
+            self.since.spins.push(spin);
+        } else {
+            self.since.not_kept += 1;
+        }
+    }
+
+    /// Ends it at an instant, if it would go on beyond that.
+    pub fn end_at(&mut self, id: u32, until_ns: u64) {
+        if self.order.id == id {
+            self.order.until_ns = self.order.until_ns.min(until_ns);
+        }
+    }
+
+    /// What it did since this was asked the last time.
+    pub fn take(&mut self, now_ns: u64) -> Spins {
+        let over = now_ns >= self.order.until_ns;
+        let room = if over { 0 } else { SPINS_KEPT };
+        let next = Spins { id: self.order.id, spins: Vec::with_capacity(room), ..Spins::default() };
+        Spins { over, ..std::mem::replace(&mut self.since, next) }
+    }
+
+    /// Keeps what could not be handed on.
+    pub fn put_back(&mut self, spins: Spins) {
+        let newer = std::mem::replace(&mut self.since, Spins { over: false, ..spins });
+        let since = &mut self.since;
+        since.count += newer.count;
+        since.spun_ns += newer.spun_ns;
+        since.seen += newer.seen;
+        since.not_kept += newer.not_kept;
+        let room = SPINS_KEPT.saturating_sub(since.spins.len());
+        since.not_kept += newer.spins.len().saturating_sub(room) as u64;
+        since.spins.extend(newer.spins.into_iter().take(room));
+    }
+}
+
+/// CPU time of this thread, in nanoseconds.
+fn thread_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Both fields of a running clock are non-negative.
+    time.tv_sec.cast_unsigned() * NANOS_PER_SECOND + time.tv_nsec.cast_unsigned()
+}
+
+/// Spends CPU time of this thread: time in which another one had the CPU does not count.
+pub fn spin(ns: u64) -> Spin {
+    let t = monotonic_ns();
+    let began_ns = thread_ns();
+    let mut spun_ns = 0;
+    while spun_ns < ns {
+        spin_loop();
+        spun_ns = thread_ns() - began_ns;
+    }
+    Spin { user: 0, t, end_ns: monotonic_ns(), spun_ns }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: SlowOrder = SlowOrder {
+        id: 3,
+        spin_ns: 1000,
+        per_billion: 250_000_000,
+        seed: 9,
+        from_ns: 100,
+        until_ns: 50_000,
+    };
+    const ALL: u32 = 1_000_000_000;
+
+    #[test]
+    fn the_share_is_hit_and_the_seed_decides() {
+        let hits = |order: SlowOrder| -> Vec<u64> {
+            (0..40_000).filter(|at_ns| order.hits(7, *at_ns)).collect()
+        };
+        let found = hits(ORDER);
+        assert!((9_700..10_300).contains(&found.len()), "{}", found.len());
+        assert_eq!(found, hits(ORDER));
+        assert_ne!(found, hits(SlowOrder { seed: 10, ..ORDER }));
+        assert_eq!(hits(SlowOrder { per_billion: 0, ..ORDER }).len(), 0);
+        assert_eq!(hits(SlowOrder { per_billion: ALL, ..ORDER }).len(), 40_000);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_counted() {
+        let mut slowness = Slowness::new(SlowOrder { per_billion: ALL, ..ORDER });
+        let spun = |ns| Spin { user: 0, t: 5, end_ns: 5 + ns, spun_ns: ns };
+        for at_ns in 0..40_000 {
+            slowness.handle(7, at_ns, spun);
+        }
+        let first = slowness.take(40_000);
+        let (kept, count) = (SPINS_KEPT as u64, 40_000 - 100);
+        assert_eq!((first.count, first.seen, first.spun_ns), (count, count, count * 1000));
+        assert_eq!((first.spins.len() as u64, first.not_kept), (kept, count - kept));
+        assert_eq!((first.spins[0].user, first.over), (7, false));
+        slowness.handle(8, 40_001, spun);
+        slowness.put_back(first);
+        slowness.end_at(9, 0);
+        slowness.end_at(3, 40_002);
+        slowness.handle(8, 40_002, spun);
+        let last = slowness.take(40_002);
+        assert_eq!((last.count, last.not_kept), (count + 1, count + 1 - kept));
+        assert!(last.over);
+    }
+
+    #[test]
+    fn a_spin_takes_its_time() {
+        let it = spin(300_000);
+        assert!(it.spun_ns >= 300_000 && it.end_ns - it.t >= it.spun_ns, "{it:?}");
+    }
+}
