@@ -8,6 +8,7 @@ mod check;
 pub mod cli;
 pub mod experiment;
 pub mod hog;
+pub mod links;
 mod listeners;
 pub mod machine;
 pub mod namespace;

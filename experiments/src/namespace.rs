@@ -89,7 +89,8 @@ fn unshare() -> io::Result<()> {
     })
 }
 
-fn bring_up(interface: &str) -> io::Result<()> {
+/// Switches an interface of the calling thread's namespace on.
+pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

@@ -72,6 +72,7 @@ impl Program {
                 Line::Ready(_) => panic!("ready twice"),
                 Line::Spun { .. } => panic!("slow on purpose, which nobody asked for"),
                 Line::Sample(sample) => counters.add(&sample.counters),
+                Line::Spun { .. } => panic!("nobody asked for a fault"),
                 Line::Error(error) => errors.push(error),
                 Line::Ended(books) => ledger = Some(books),
             }

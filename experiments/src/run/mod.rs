@@ -27,8 +27,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use crate::experiment::{PhaseSpec, Seconds as PhaseSeconds, Source};
+use crate::links::Namespaces;
 use crate::machine::{Machine, sysctls};
 use crate::namespace::Netns;
+use crate::places::group_of;
 use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
 use crate::record::{Event, Files, Manifest, Second, Seconds};
@@ -106,7 +108,7 @@ struct Run {
     phases: Vec<PhaseSpec>,
     /// What is watched for in each.
     watches: Vec<Watch>,
-    namespace: Option<Arc<Netns>>,
+    namespaces: Namespaces,
     files: Files,
     manifest: Manifest,
     clock: Clock,
@@ -209,16 +211,13 @@ impl Run {
         let phases = experiment.ordered_phases()?;
         let started = unix_now().as_secs();
         let own = own_namespace(experiment, machine.root);
-        let namespace = if own {
-            let made = Netns::make(&experiment.network);
-            Some(Arc::new(made.context("the run cannot have a network namespace of its own")?))
-        } else {
-            None
-        };
+        let namespaces = Namespaces::make(experiment, own)
+            .context("the run cannot have network namespaces of its own")?;
         let directory =
             options.out.unwrap_or_else(|| default_directory(experiment.name.as_str(), started));
         let files = Files::create(&directory, &machine.host, started)?;
-        let settings = match &namespace {
+        let namespace = namespaces.server.as_deref();
+        let settings = match namespace {
             Some(namespace) => namespace.run(sysctls)?,
             None => sysctls(),
         };
@@ -229,13 +228,12 @@ impl Run {
         let (tell, heard) = unbounded_channel();
         let faults = Faults::new(&directory, &phases)?;
         let config = server_config(experiment);
-        let server =
-            Program::start(Who::Server, &config, namespace.as_deref(), Vec::new(), tell.clone())
-                .context("the server cannot be started")?;
+        let server = Program::start(Who::Server, &config, namespace, Vec::new(), tell.clone())
+            .context("the server cannot be started")?;
         let mut run = Self {
             watches: phases.iter().map(|phase| Watch::new(&phase.abort)).collect(),
             phases,
-            namespace,
+            namespaces,
             files,
             manifest,
             clock: Clock::read(),
@@ -274,9 +272,7 @@ impl Run {
         let address: SocketAddrV4 = ready.listen.parse()?;
         self.server_address = address;
         self.surroundings.add_process(Who::Server, ready.pid);
-        for what in self.surroundings.add_network(ready.pid, self.namespace.as_ref()) {
-            self.warn("lab", &what)?;
-        }
+        self.look_at_network("server", ready.pid, self.namespaces.server.clone())?;
         self.attach_probes(address.port(), ready.pid)?;
         self.manifest.server = json!(ready);
         let processes = self.source.experiment.client.processes.get();
@@ -286,7 +282,7 @@ impl Run {
             let (handover, keep) = self.probing.handover()?.unzip();
             config.probes = handover;
             let keep = keep.map_or_else(Vec::new, Vec::from);
-            let namespace = self.namespace.as_deref();
+            let namespace = self.namespaces.of_client(&self.source.experiment, process);
             let tell = self.tell.clone();
             let client = Program::start(Who::Client(process), &config, namespace, keep, tell)
                 .with_context(|| format!("client {process} cannot be started"))?;
@@ -300,6 +296,7 @@ impl Run {
                 Heard::Client(process, ClientLine::Ready(ready)) => {
                     self.surroundings.add_process(Who::Client(process), ready.pid);
                     self.probing.watch_client(process, ready.pid);
+                    self.look_at_client_network(process, ready.pid)?;
                     self.manifest.clients[process as usize] = json!(ready);
                     waiting -= 1;
                 }
@@ -316,13 +313,36 @@ impl Run {
 
     /// Attaches the probes before anybody connects, so that they see all of every connection.
     fn attach_probes(&mut self, port: u16, server_pid: u32) -> anyhow::Result<()> {
-        let ports = match &self.namespace {
+        let ports = match &self.namespaces.server {
             Some(_) => self.source.experiment.network.ports,
             None => lab_client::config::port_range()?,
         };
         self.probing = Probing::attach(&self.source.experiment, port, server_pid, ports)?;
         self.manifest.probes = self.probing.to_json();
         Ok(())
+    }
+
+    /// What cannot be looked at is told, and the run goes on without it.
+    fn look_at_network(
+        &mut self,
+        name: &str,
+        pid: u32,
+        namespace: Option<Arc<Netns>>,
+    ) -> anyhow::Result<()> {
+        let not = self.surroundings.add_network(name, pid, namespace.as_deref());
+        not.iter().try_for_each(|what| self.warn("lab", what))
+    }
+
+    /// The network of a client, unless it is another one's, too.
+    fn look_at_client_network(&mut self, process: u32, pid: u32) -> anyhow::Result<()> {
+        let Some((number, group)) = group_of(&self.source.experiment, process) else {
+            return Ok(());
+        };
+        if group.processes.start != process {
+            return Ok(());
+        }
+        let namespace = self.namespaces.clients.get(number).cloned();
+        self.look_at_network(&format!("clients {number}"), pid, namespace)
     }
 
     async fn first_line(&mut self, deadline: Instant) -> anyhow::Result<Heard> {

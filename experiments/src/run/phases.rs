@@ -207,7 +207,7 @@ impl Run {
     /// count.
     async fn ask_kernel(&mut self) -> anyhow::Result<()> {
         let server = self.server_address;
-        let namespace = self.namespace.clone();
+        let namespace = self.namespaces.server.clone();
         // The walk over a large socket table takes seconds; meanwhile the programs are heard.
         let mut asked = tokio::task::spawn_blocking(move || match namespace {
             Some(namespace) => namespace.run(|| sock_diag::established(server))?,

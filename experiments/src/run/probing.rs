@@ -10,6 +10,7 @@ use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
 use serde_json::{Map, Value, json};
 
 use crate::experiment::{Experiment, Probing as Wanted};
+use crate::places::groups;
 
 /// Kernel memory of the probes per flow, in bytes: the entry in which instants are stamped.
 const FLOW_BYTES: u64 = 128;
@@ -58,9 +59,13 @@ impl Probing {
             return Ok(Self::none("the experiment switches them off (probes: Off)"));
         }
         let users = experiment.users.get();
-        let sources = experiment.client.sources.clone();
-        let sources =
-            sources.unwrap_or_else(|| lab_client::flows::loopback_sources(users, ports.0, ports.1));
+        let of_groups: Vec<Ipv4Addr> =
+            groups(experiment).into_iter().flat_map(|group| group.sources).collect();
+        let sources = match &experiment.client.sources {
+            _ if !of_groups.is_empty() => of_groups,
+            Some(sources) => sources.clone(),
+            None => lab_client::flows::loopback_sources(users, ports.0, ports.1),
+        };
         let layout = layout(&sources, ports);
         let options = Options { server_pid: Some(server_pid), ..Options::of_flows(port, layout) };
         match Probes::attach(&options) {

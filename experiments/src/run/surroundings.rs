@@ -2,7 +2,6 @@
 //! interfaces. What cannot be read is null.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ebpf::nic::{Nic, NicReading, interfaces};
 use ebpf::perf::{PerfReading, ProcessCounters, ProcessPerf};
@@ -27,6 +26,15 @@ struct Process {
     perf_before: ProcessPerf,
 }
 
+/// A network namespace of the run.
+struct Network {
+    name: String,
+    /// A process in it, through which its protocols are read.
+    pid: u32,
+    before: NetworkReading,
+    interfaces: Vec<Interface>,
+}
+
 /// An interface.
 struct Interface {
     nic: Nic,
@@ -39,10 +47,8 @@ struct Interface {
 pub(super) struct Surroundings {
     reader: ProcReader,
     processes: Vec<Process>,
-    /// Whose network namespace the protocols are read of, and the reading before.
-    network: Option<(u32, NetworkReading)>,
+    networks: Vec<Network>,
     machine: MachineReading,
-    interfaces: Vec<Interface>,
 }
 
 /// A counter of the kernel's TCP under the name that it has in `samples.jsonl`; summaries and
@@ -69,7 +75,7 @@ impl Surroundings {
     pub(super) fn new() -> Self {
         let reader = ProcReader::default();
         let machine = reader.machine();
-        Self { reader, processes: Vec::new(), network: None, machine, interfaces: Vec::new() }
+        Self { reader, processes: Vec::new(), networks: Vec::new(), machine }
     }
 
     /// Looks at a process from here on.
@@ -80,21 +86,24 @@ impl Surroundings {
         self.processes.push(Process { who, pid, before, perf, perf_before });
     }
 
-    /// Looks at the protocols of a process's network namespace, and at the interfaces of
-    /// `namespace` (or of this process) from here on. Returns what cannot be looked at.
-    pub(super) fn add_network(&mut self, pid: u32, namespace: Option<&Arc<Netns>>) -> Vec<String> {
-        self.network = Some((pid, self.reader.network(Some(pid))));
+    /// Looks at the protocols and the interfaces of a process's network namespace, which is
+    /// `namespace` or that of this process, from here on. Returns what cannot be looked at.
+    pub(super) fn add_network(
+        &mut self,
+        name: &str,
+        pid: u32,
+        namespace: Option<&Netns>,
+    ) -> Vec<String> {
         let opened = match namespace {
             Some(namespace) => namespace.run(open_interfaces).and_then(|opened| opened),
             None => open_interfaces(),
         };
-        match opened {
-            Ok((interfaces, not)) => {
-                self.interfaces.extend(interfaces);
-                not
-            }
-            Err(error) => vec![format!("the interfaces cannot be read: {error}")],
-        }
+        let (interfaces, not) = opened.unwrap_or_else(|error| {
+            (Vec::new(), vec![format!("the interfaces cannot be read: {error}")])
+        });
+        let before = self.reader.network(Some(pid));
+        self.networks.push(Network { name: name.to_owned(), pid, before, interfaces });
+        not
     }
 
     /// What happened in the second `t`, which has just ended.
@@ -103,19 +112,28 @@ impl Surroundings {
         for process in &mut self.processes {
             process.second(t, &self.reader, &mut lines);
         }
-        if let Some((pid, before)) = &mut self.network {
-            let now = self.reader.network(Some(*pid));
-            lines.push(("proc", vec![("of", json!("tcp"))], network_line(t, &now.since(before))));
-            *before = now;
+        for network in &mut self.networks {
+            network.second(t, &self.reader, &mut lines);
         }
         let now = self.reader.machine();
         let grown = now.since(&self.machine);
         lines.push(("proc", vec![("of", json!("machine"))], machine_line(t, &grown)));
         self.machine = now;
-        for interface in &mut self.interfaces {
-            lines.push(interface.second(t));
-        }
         lines
+    }
+}
+
+impl Network {
+    fn second(&mut self, t: u64, reader: &ProcReader, lines: &mut Vec<Line>) {
+        let now = reader.network(Some(self.pid));
+        let of = vec![("of", json!("tcp")), ("namespace", json!(self.name))];
+        lines.push(("proc", of, network_line(t, &now.since(&self.before))));
+        self.before = now;
+        for interface in &mut self.interfaces {
+            let (source, mut of, values) = interface.second(t);
+            of.push(("namespace", json!(self.name)));
+            lines.push((source, of, values));
+        }
     }
 }
 
