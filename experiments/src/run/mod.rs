@@ -272,7 +272,8 @@ impl Run {
         let address: SocketAddrV4 = ready.listen.parse()?;
         self.server_address = address;
         self.surroundings.add_process(Who::Server, ready.pid);
-        self.look_at_network("server", ready.pid, self.namespaces.server.clone())?;
+        let namespace = self.namespaces.server.clone();
+        self.look_at_network("server", ready.pid, namespace.as_ref())?;
         self.attach_probes(address.port(), ready.pid)?;
         self.manifest.server = json!(ready);
         let processes = self.source.experiment.client.processes.get();
@@ -327,9 +328,10 @@ impl Run {
         &mut self,
         name: &str,
         pid: u32,
-        namespace: Option<Arc<Netns>>,
+        namespace: Option<&Arc<Netns>>,
     ) -> anyhow::Result<()> {
-        let not = self.surroundings.add_network(name, pid, namespace.as_deref());
+        let namespace = namespace.map(Arc::as_ref);
+        let not = self.surroundings.add_network(name, pid, namespace);
         not.iter().try_for_each(|what| self.warn("lab", what))
     }
 
@@ -342,7 +344,7 @@ impl Run {
             return Ok(());
         }
         let namespace = self.namespaces.clients.get(number).cloned();
-        self.look_at_network(&format!("clients {number}"), pid, namespace)
+        self.look_at_network(&format!("clients {number}"), pid, namespace.as_ref())
     }
 
     async fn first_line(&mut self, deadline: Instant) -> anyhow::Result<Heard> {
