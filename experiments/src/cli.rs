@@ -14,6 +14,7 @@ use crate::probe;
 use crate::record;
 use crate::run::{self, Ending, Options};
 use crate::summary::{self, Summary};
+use crate::validate;
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
 /// not.
@@ -62,6 +63,8 @@ enum Command {
     },
     /// Watch any server with the probes, a line a second (as root)
     Probe(probe::Args),
+    /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
+    Validate(validate::Args),
     /// Say what this machine can do, and the way out where it cannot
     Doctor {
         /// As JSON
@@ -97,6 +100,9 @@ impl Cli {
             Command::Run { file, out, settings } => carry_out(&file, Options { out, settings }),
             Command::Report { directory } => report(&directory),
             Command::Probe(args) => watch(&args),
+            Command::Validate(args) => {
+                validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
+            }
             Command::Doctor { json } => doctor(json),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)

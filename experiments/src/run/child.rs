@@ -58,8 +58,9 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace if there is
-    /// one. What it says goes to `heard`. It inherits the descriptors `keep` under their numbers.
+    /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace
+    /// if there is one. What it says goes to `heard`. It inherits the descriptors `keep` under
+    /// their numbers.
     ///
     /// # Errors
     /// What the system says.

@@ -1,0 +1,125 @@
+//! The cases of the proof: which faults, of which seeded sizes, and what must be blamed for them.
+
+use lab_client::causes::Cause;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use super::expected::Places;
+
+/// Where the programs run while validating: on a CPU of their own each, or a hog would hit both.
+pub(super) const PLACES: Places = Places { server_cpu: 0, client_cpu: 1 };
+
+/// A run of the proof.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Case {
+    /// Its name: the causes that it injects.
+    pub(super) name: String,
+    /// The causes injected; none for a quiet run.
+    pub(super) causes: Vec<Cause>,
+    /// The experiment file.
+    pub(super) text: String,
+}
+
+/// A fault as an experiment file has it.
+fn fault(cause: Cause, random: &mut Pcg64Mcg) -> String {
+    let mut hog = |cpu: usize| {
+        let busy = f64::from(random.random_range(25..45)) / 100.0;
+        let period_us = random.random_range(20..40) * 1000;
+        format!("Hog(cpus: [{cpu}], busy: {busy}, period_us: {period_us}, nice: -10)")
+    };
+    match cause {
+        Cause::ServerRunqueue => hog(PLACES.server_cpu),
+        Cause::ClientRunqueue => hog(PLACES.client_cpu),
+        Cause::ServerBusy => {
+            let us = random.random_range(6_000..12_000);
+            format!("SlowHandler(us: {us}, share: 0.01)")
+        }
+        Cause::ClientBusy => {
+            let us = random.random_range(6_000..12_000);
+            format!("SlowClient(us: {us}, share: 0.01)")
+        }
+        Cause::NetworkLoss | Cause::NetworkDelay | Cause::Unexplained => {
+            unreachable!("no case injects it")
+        }
+    }
+}
+
+/// What can be injected.
+const INJECTED: [Cause; 4] =
+    [Cause::ServerRunqueue, Cause::ClientRunqueue, Cause::ServerBusy, Cause::ClientBusy];
+
+/// Pairs of faults of comparable size.
+const MIXED: [[Cause; 2]; 3] = [
+    [Cause::ServerRunqueue, Cause::ServerBusy],
+    [Cause::ClientRunqueue, Cause::ServerBusy],
+    [Cause::ServerRunqueue, Cause::ClientBusy],
+];
+
+fn case(causes: &[Cause], random: &mut Pcg64Mcg) -> Case {
+    let faults: Vec<String> = causes.iter().map(|cause| fault(*cause, random)).collect();
+    let names: Vec<&str> = causes.iter().map(|cause| cause.name()).collect();
+    let name = if names.is_empty() { "quiet".to_owned() } else { names.join("+") };
+    let Places { server_cpu, client_cpu } = PLACES;
+    let text = format!(
+        r#"(
+    name: "validate",
+    users: 1000,
+    seed: {seed},
+    network: (namespace: Auto),
+    server: (shards: 1, cpus: [{server_cpu}]),
+    client: (shards: 1, cpus: [{client_cpu}], slow_kept: 20000),
+    probes: Required,
+    validity: (late_share: 1.0, client_busy_share: 1.0, because: "faults are injected"),
+    phases: [
+        (name: "connect", connect: (), until: Established, longest_s: 30),
+        (
+            name: "load",
+            after: Terminated("connect"),
+            seconds: 6,
+            shake: Open(rate: Fixed(1000)),
+            faults: [{faults}],
+        ),
+    ],
+)"#,
+        seed = random.random_range(0..u32::MAX),
+        faults = faults.join(", "),
+    );
+    Case { name, causes: causes.to_vec(), text }
+}
+
+/// All cases of a seed; `rounds` of each kind.
+pub(super) fn cases(seed: u64, rounds: usize) -> Vec<Case> {
+    let mut random = Pcg64Mcg::seed_from_u64(seed);
+    let mut cases = Vec::new();
+    for _ in 0..rounds {
+        cases.push(case(&[], &mut random));
+        for cause in INJECTED {
+            cases.push(case(&[cause], &mut random));
+        }
+        for causes in MIXED {
+            cases.push(case(&causes, &mut random));
+        }
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::experiment::Source;
+
+    #[test]
+    fn every_case_is_an_experiment_and_a_seed_gives_the_same_again() {
+        let all = cases(7, 2);
+        assert_eq!(all.len(), 16);
+        assert_eq!(all, cases(7, 2));
+        assert_ne!(all, cases(8, 2));
+        for case in all {
+            let source = Source::parse(Path::new("case.ron"), case.text.clone(), &[]);
+            let source = source.unwrap_or_else(|error| panic!("{error}: {}", case.text));
+            assert_eq!(source.experiment.phases[1].faults.len(), case.causes.len());
+        }
+    }
+}

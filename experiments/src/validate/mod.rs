@@ -1,0 +1,210 @@
+//! `lab validate`: the proof that verdicts are right, on faults whose size is known.
+//!
+//! Each case is a run of its own with seeded sizes. What must be blamed is computed from the truth
+//! that the injectors wrote ([`expected`]), and held against what the summary says.
+
+mod cases;
+mod expected;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use lab_client::causes::{Cause, PerCause};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::summary::{Shares, Summary, dominant};
+
+use cases::{Case, PLACES, cases};
+use expected::{SlowLine, Told, Truth};
+
+/// Runs with the right dominant cause, of all runs with faults.
+const RIGHT: f64 = 0.95;
+
+/// A share may be off by so much in a run with two faults.
+const POINTS: f64 = 0.10;
+
+/// The part of the excess that may stay unexplained.
+const UNEXPLAINED: f64 = 0.05;
+
+/// What to validate.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// What the sizes of the faults come from
+    #[arg(long, default_value_t = 2015)]
+    seed: u64,
+    /// Rounds of all kinds of faults; a round takes two minutes
+    #[arg(long, default_value_t = 2)]
+    rounds: usize,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of a case.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    case: String,
+    injected: Vec<Cause>,
+    /// The shares that the truth gives.
+    expected: Option<BTreeMap<Cause, f64>>,
+    /// The shares that the summary gives; null for a quiet run.
+    blamed: Option<Shares>,
+    verdict: Option<String>,
+    /// What is wrong, in sentences.
+    wrong: Vec<String>,
+    /// The largest difference of a share.
+    off: Option<f64>,
+    right: bool,
+}
+
+/// What came of all.
+#[derive(Clone, Debug, Serialize)]
+struct Proof {
+    seed: u64,
+    outcomes: Vec<Outcome>,
+    /// Runs with faults whose dominant cause was right, and all of them.
+    right: usize,
+    of: usize,
+    passed: bool,
+}
+
+/// Runs the proof and prints it. Returns whether the marks were reached.
+///
+/// # Errors
+/// What keeps a case from being run.
+pub fn run(args: &Args) -> anyhow::Result<bool> {
+    let mut outcomes = Vec::new();
+    for case in cases(args.seed, args.rounds) {
+        let outcome = carry_out(&case).with_context(|| format!("case {}", case.name))?;
+        if !args.json {
+            print!("{}", line(&outcome));
+        }
+        outcomes.push(outcome);
+    }
+    let faulty = || outcomes.iter().filter(|it| !it.injected.is_empty());
+    let (right, of) = (faulty().filter(|it| it.right).count(), faulty().count());
+    let sound = outcomes.iter().all(|it| it.wrong.is_empty());
+    let passed = right as f64 >= RIGHT * of as f64 && sound;
+    let proof = Proof { seed: args.seed, outcomes, right, of, passed };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&proof)?);
+    } else {
+        print!("{}", matrix(&proof));
+    }
+    Ok(passed)
+}
+
+fn carry_out(case: &Case) -> anyhow::Result<Outcome> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("case.ron");
+    std::fs::write(&file, &case.text)?;
+    let out = directory.path().join("run");
+    let status = Command::new(std::env::current_exe()?)
+        .arg("run")
+        .args([&file, Path::new("--out"), &out])
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&status.stderr).into_owned();
+    anyhow::ensure!(status.status.success(), "lab run ended with {}: {said}", status.status);
+    let summary: Summary =
+        serde_json::from_slice(&std::fs::read(out.join("summary.json"))?).context("summary")?;
+    let truth: Vec<Truth> = if case.causes.is_empty() { Vec::new() } else { lines(&out, "truth")? };
+    let slow: Vec<SlowLine> = lines(&out, "slow")?;
+    Ok(judge(case, &summary, &truth, &slow))
+}
+
+fn lines<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<Vec<T>> {
+    let text = std::fs::read_to_string(directory.join(format!("{name}.jsonl")))?;
+    let lines = text.lines().map(serde_json::from_str::<Value>);
+    let typed = lines.map(|line| Ok(serde_json::from_value(line?)?));
+    typed.collect::<anyhow::Result<_>>().with_context(|| name.to_owned())
+}
+
+fn judge(case: &Case, summary: &Summary, truth: &[Truth], slow: &[SlowLine]) -> Outcome {
+    let load = summary.phases.last();
+    let attribution = load.map(|phase| phase.attribution.clone()).unwrap_or_default();
+    let blamed = attribution.tail.shares;
+    let from_us = attribution.tail.from_us.unwrap_or(u64::MAX);
+    let expected: Option<PerCause<f64>> = Told::new(truth, PLACES).shares(slow, from_us);
+    let mut wrong = Vec::new();
+    let mut right = false;
+    let mut off = None;
+    match (&blamed, expected) {
+        (None, None) if case.causes.is_empty() => right = true,
+        (Some(_), _) if case.causes.is_empty() => {
+            wrong.push("a cause was invented in a quiet run".to_owned());
+        }
+        (Some(blamed), Some(expected)) => {
+            let share = |cause: Cause| blamed.get(&cause).copied().unwrap_or(0.0);
+            let most = Cause::ALL
+                .into_iter()
+                .max_by(|a, b| expected[*a as usize].total_cmp(&expected[*b as usize]));
+            right = dominant(blamed).map(|(cause, _)| cause) == most;
+            let differences =
+                Cause::ALL.map(|cause| (share(cause) - expected[cause as usize]).abs());
+            let largest = differences.into_iter().fold(0.0, f64::max);
+            off = Some(largest);
+            if case.causes.len() > 1 && largest > POINTS {
+                wrong.push(format!("a share is off by {:.0} points", largest * 100.0));
+            }
+            if share(Cause::Unexplained) >= UNEXPLAINED {
+                let part = share(Cause::Unexplained) * 100.0;
+                wrong.push(format!("{part:.1}% of the excess is unexplained"));
+            }
+        }
+        (None, _) => wrong.push("there is no verdict, though faults were injected".to_owned()),
+        (Some(_), None) => wrong.push("the truth touches no slow request".to_owned()),
+    }
+    Outcome {
+        case: case.name.clone(),
+        injected: case.causes.clone(),
+        expected: expected.map(|it| Cause::ALL.into_iter().zip(it).collect()),
+        blamed,
+        verdict: attribution.verdict,
+        wrong,
+        off,
+        right,
+    }
+}
+
+fn line(it: &Outcome) -> String {
+    let percent = |shares: &BTreeMap<Cause, f64>| {
+        let parts = shares.iter().filter(|(_, share)| **share >= 0.005);
+        let parts: Vec<String> =
+            parts.map(|(cause, share)| format!("{} {:.0}%", cause.name(), share * 100.0)).collect();
+        parts.join(", ")
+    };
+    let shares = |shares: Option<&BTreeMap<Cause, f64>>| {
+        shares.map_or_else(|| "nothing".to_owned(), percent)
+    };
+    let mark = if it.right && it.wrong.is_empty() { "right" } else { "WRONG" };
+    let wrong: String = it.wrong.iter().map(|why| format!("       {why}\n")).collect();
+    format!(
+        "{mark}  {}\n       truth:  {}\n       blamed: {}\n{wrong}",
+        it.case,
+        shares(it.expected.as_ref()),
+        shares(it.blamed.as_ref()),
+    )
+}
+
+/// How often each cause was blamed, by what was injected.
+fn matrix(proof: &Proof) -> String {
+    let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    for it in &proof.outcomes {
+        let blamed =
+            it.blamed.as_ref().and_then(dominant).map_or("quiet", |(cause, _)| cause.name());
+        *counts.entry(&it.case).or_default().entry(blamed).or_default() += 1;
+    }
+    let mut out = "\ninjected -> blamed\n".to_owned();
+    for (case, blamed) in counts {
+        let blamed: Vec<String> =
+            blamed.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+        out += &format!("  {case} -> {}\n", blamed.join(", "));
+    }
+    let verdict = if proof.passed { "passed" } else { "FAILED" };
+    out + &format!("dominant cause right in {} of {}: {verdict}\n", proof.right, proof.of)
+}
