@@ -16,6 +16,7 @@ mod btf;
 mod catalog;
 mod counters;
 pub mod doctor;
+mod faults;
 mod flows;
 mod handover;
 mod histogram;
@@ -40,6 +41,7 @@ pub use counters::{
     BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
     SoftirqCounters,
 };
+pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
 pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
 pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;

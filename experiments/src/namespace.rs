@@ -16,7 +16,8 @@ const SOMAXCONN: &str = "65535";
 #[derive(Debug)]
 pub struct Netns(OwnedFd);
 
-fn write(name: &str, value: &str) -> io::Result<()> {
+/// Sets a sysctl of the calling thread's namespace.
+pub(crate) fn write(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
     std::fs::write(&path, value)
         .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))

@@ -8,6 +8,7 @@
 
 mod config;
 mod counters;
+mod fault;
 mod flow;
 mod histogram;
 mod thread;
@@ -18,6 +19,7 @@ pub use counters::{
     NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS, PeerLosses, RETRANSMIT_KINDS, Retransmit, SIDES, SOFTIRQS,
     ServerBlock, Side, SoftirqBlock, StackCount, StackKey, loss,
 };
+pub use fault::{FaultConfig, FaultCounts, FaultRecord, FaultSpan, TO_CLIENT, TO_SERVER};
 pub use flow::{ClientPart, FlowEntry, ServerPart, client, hashed_slot, key_v4, key_v6, server};
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
 pub use thread::{

@@ -449,7 +449,9 @@ impl Run {
             Heard::Client(process, ClientLine::Spun { shard, spins }) => {
                 self.faults.spun(Some(process), shard, &spins)?;
             }
-            heard @ (Heard::Hog(..) | Heard::Silence(Who::Hog(_))) => self.note_fault(heard)?,
+            heard @ (Heard::Held(..) | Heard::Hog(..) | Heard::Silence(Who::Hog(_))) => {
+                self.note_fault(heard)?
+            }
             Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),
             Heard::Client(_, ClientLine::Ended(audit)) => self.books.add(audit)?,
             Heard::Server(ServerLine::Error(error)) => self.warn("server", &error)?,
@@ -483,7 +485,7 @@ impl Run {
         if let Some(line) = self.probing.second(t) {
             self.files.sample("probe", &[], &line)?;
         }
-        self.record_faults(false)?;
+        self.look_at_faults()?;
         self.files.flush()?;
         Ok(())
     }

@@ -4,6 +4,8 @@
 //! Owns: which injector brings a fault about, and the truth that injectors tell. Must not know:
 //! what probes or attribution make of it.
 
+mod hold;
+mod packets;
 mod truth;
 
 use std::path::Path;
@@ -11,13 +13,15 @@ use std::path::Path;
 use lab_client::panel::Command as ClientCommand;
 use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
-use shard::{SlowOrder, Spins};
+use shard::{SlowOrder, Spins, monotonic_ns};
 
 use crate::experiment::{FaultSpec, PhaseSpec, Share};
 use crate::hog;
 
 use super::Run;
 use super::child::{Heard, Program, Who};
+pub(super) use hold::Held;
+use packets::Meddlers;
 use truth::{Sums, Truth};
 
 /// A fault that has begun, or is about to.
@@ -27,6 +31,9 @@ struct Fault {
     spec: FaultSpec,
     /// The first Unix second behind it; `None` while nobody knows.
     until: Option<u64>,
+    /// Its beginning and end on the monotonic clock.
+    from_ns: u64,
+    until_ns: u64,
     /// How many injectors have not said their last word.
     open: usize,
     /// What it came to so far.
@@ -34,6 +41,7 @@ struct Fault {
     /// That has been recorded.
     recorded: bool,
     hog: Option<Program>,
+    meddlers: Meddlers,
 }
 
 /// The faults of a run.
@@ -107,7 +115,8 @@ impl Faults {
             hog::Line::Ended { ran_ns, schedstat_ns, intervals, not_kept } => {
                 if let Some(fault) = self.begun.get_mut(id as usize) {
                     let count = intervals;
-                    fault.sums = Sums { count, ns: ran_ns, seen: 0, not_kept, schedstat_ns };
+                    fault.sums =
+                        Sums { count, ns: ran_ns, not_kept, schedstat_ns, ..Sums::default() };
                     fault.open = 0;
                 }
             }
@@ -143,19 +152,21 @@ impl Run {
             let (from_s, until_s) = fault.span();
             let from = start + from_s;
             let until = until_s.map(|until| start + until).or(end);
+            let until_ns = until.map_or(u64::MAX, |until| self.clock.start_of(until));
+            let from_ns = self.clock.start_of(from);
             self.faults.begun.push(Fault {
                 phase: (index, spec.name.to_string()),
                 spec: fault.clone(),
                 until,
+                from_ns,
+                until_ns,
                 open: 0,
                 sums: Sums::default(),
                 recorded: false,
                 hog: None,
+                meddlers: Meddlers::default(),
             });
-            let (open, hog) = self.inject(fault, id, from, until).await?;
-            if let Some(begun) = self.faults.begun.last_mut() {
-                (begun.open, begun.hog) = (open, hog);
-            }
+            self.inject(fault, id, from_ns, until_ns).await?;
             let fields = json!({
                 "fault": id,
                 "phase": spec.name,
@@ -168,18 +179,14 @@ impl Run {
         Ok(())
     }
 
-    /// Brings a fault about from one Unix second to another. Returns how many injectors will say
-    /// when it is over.
+    /// Brings a fault about from one instant to another.
     async fn inject(
         &mut self,
         spec: &FaultSpec,
         id: u32,
-        from: u64,
-        until: Option<u64>,
-    ) -> anyhow::Result<(usize, Option<Program>)> {
-        let clock = self.clock;
-        let (from_ns, until_ns) =
-            (clock.start_of(from), until.map_or(u64::MAX, |until| clock.start_of(until)));
+        from_ns: u64,
+        until_ns: u64,
+    ) -> anyhow::Result<()> {
         let seed = self.source.experiment.seed.rotate_left(32) ^ u64::from(id);
         let slow = |us: u32, share| SlowOrder {
             id,
@@ -189,7 +196,8 @@ impl Run {
             from_ns,
             until_ns,
         };
-        match spec {
+        let (mut hog, mut meddlers) = (None, Meddlers::default());
+        let open = match spec {
             FaultSpec::Hog { cpus, busy, period_us, nice, threads, .. } => {
                 let period_ns = u64::from(period_us.get()) * 1000;
                 let order = hog::Order {
@@ -202,22 +210,28 @@ impl Run {
                     until_ns,
                 };
                 let tell = self.tell.clone();
-                let hog = Program::start(Who::Hog(id), &order, None, Vec::new(), tell)?;
-                Ok((1, Some(hog)))
+                hog = Some(Program::start(Who::Hog(id), &order, None, Vec::new(), tell)?);
+                1
             }
             FaultSpec::SlowHandler { us, share, .. } => {
                 let order = slow(us.get(), *share);
                 self.server.tell(&ServerCommand::Slow(order)).await?;
-                Ok((threads(&self.manifest.server), None))
+                threads(&self.manifest.server)
             }
             FaultSpec::SlowClient { us, share, .. } => {
                 self.tell_clients(&ClientCommand::Slow(slow(us.get(), *share))).await?;
-                Ok((self.manifest.clients.iter().map(threads).sum(), None))
+                self.manifest.clients.iter().map(threads).sum()
             }
             FaultSpec::Loss { .. } | FaultSpec::Delay { .. } => {
-                anyhow::bail!("{} is not built yet", spec.kind())
+                meddlers = Meddlers::attach(self, spec, id, seed)?;
+                meddlers.during(from_ns, until_ns)?;
+                meddlers.voices()
             }
+        };
+        if let Some(begun) = self.faults.begun.get_mut(id as usize) {
+            (begun.open, begun.hog, begun.meddlers) = (open, hog, meddlers);
         }
+        Ok(())
     }
 
     /// Ends the faults of a phase that ends before `end` now that this is known.
@@ -228,7 +242,8 @@ impl Run {
             if fault.phase.0 != index || fault.until.is_some_and(|until| until <= end) {
                 continue;
             }
-            fault.until = Some(end);
+            (fault.until, fault.until_ns) = (Some(end), until_ns);
+            fault.meddlers.during(fault.from_ns, until_ns)?;
             if let Some(hog) = &mut fault.hog {
                 hog.tell(&until_ns).await?;
             }
@@ -245,6 +260,12 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Takes down what faults did in the second that has just ended.
+    pub(super) fn look_at_faults(&mut self) -> anyhow::Result<()> {
+        self.faults.look(monotonic_ns())?;
+        self.record_faults(false)
     }
 
     /// Records what faults came to that are over; at the end of the run, also what is known of the
@@ -276,6 +297,7 @@ impl Run {
     pub(super) fn note_fault(&mut self, heard: Heard) -> anyhow::Result<()> {
         match heard {
             Heard::Hog(id, line) => self.faults.hogged(id, line)?,
+            Heard::Held(id, held) => self.faults.held(id, &held)?,
             Heard::Silence(Who::Hog(id)) if !self.faults.hog_gone(id) => {
                 self.warn(&Who::Hog(id).to_string(), "ended without a word about what it did")?;
             }

@@ -1,0 +1,159 @@
+//! Faults of packets: they are dropped or held where they arrive at the links between namespaces.
+
+use anyhow::Context;
+use ebpf::{Hit, Meddled, Meddler, Meddling};
+use serde_json::json;
+
+use crate::experiment::Direction;
+use crate::links::{CLIENT_END, Namespaces, server_end};
+use crate::namespace::Netns;
+
+use super::hold::{Held, Holder};
+use super::{Fault, FaultSpec, Faults, Run, per_billion};
+
+/// After the end of a fault nothing is dropped or diverted any more: a program that was about to
+/// has done so within this time.
+const GRACE_NS: u64 = 10_000_000;
+
+/// What drops or holds the packets of a fault.
+#[derive(Default)]
+pub(super) struct Meddlers {
+    programs: Vec<Meddler>,
+    holders: Vec<Holder>,
+}
+
+/// Where packets of a direction arrive: each namespace with its ends of links.
+fn ends(namespaces: &Namespaces, direction: Direction) -> Vec<(&Netns, Vec<String>)> {
+    match direction {
+        Direction::ToServer => {
+            let ends = (0..namespaces.clients.len()).map(server_end).collect();
+            namespaces.server.iter().map(|it| (it.as_ref(), Vec::clone(&ends))).collect()
+        }
+        Direction::ToClient => {
+            let clients = namespaces.clients.iter();
+            clients.map(|it| (it.as_ref(), vec![CLIENT_END.to_owned()])).collect()
+        }
+    }
+}
+
+impl Meddlers {
+    /// Those of a fault, at every link. They do nothing before they are told when.
+    pub(super) fn attach(run: &Run, spec: &FaultSpec, id: u32, seed: u64) -> anyhow::Result<Self> {
+        let (direction, share, all, hold) = match spec {
+            FaultSpec::Loss { direction, share, all, .. } => (*direction, *share, *all, None),
+            FaultSpec::Delay { direction, share, us, .. } => (*direction, *share, true, Some(us)),
+            _ => return Ok(Self::default()),
+        };
+        let port = run.server_address.port();
+        let mut made = Self::default();
+        for (namespace, interfaces) in ends(&run.namespaces, direction) {
+            let mut divert_to = None;
+            if let Some(us) = hold {
+                let hold_ns = u64::from(us.get()) * 1000;
+                let holder = Holder::start(namespace, id, hold_ns, port, run.tell.clone())
+                    .context("packets cannot be held")?;
+                divert_to = Some(holder.interface);
+                made.holders.push(holder);
+            }
+            for interface in interfaces {
+                let meddling = Meddling {
+                    port,
+                    to_server: direction == Direction::ToServer,
+                    all,
+                    per_billion: per_billion(share),
+                    seed: seed ^ ((made.programs.len() as u64) << 48),
+                    divert_to,
+                };
+                let program = namespace.run(|| Meddler::attach(&interface, &meddling))??;
+                made.programs.push(program);
+            }
+        }
+        anyhow::ensure!(!made.programs.is_empty(), "{} needs links to be at", spec.kind());
+        Ok(made)
+    }
+
+    /// Says from when until when.
+    pub(super) fn during(&mut self, from_ns: u64, until_ns: u64) -> anyhow::Result<()> {
+        for program in &mut self.programs {
+            program.during(from_ns, until_ns).context("a fault cannot be told when")?;
+        }
+        Ok(())
+    }
+
+    /// How many will say when they are over: each holder, or all programs together.
+    pub(super) fn voices(&self) -> usize {
+        self.holders.len().max(usize::from(!self.programs.is_empty()))
+    }
+
+    fn read(&mut self) -> anyhow::Result<(Meddled, Vec<Hit>)> {
+        let (mut sum, mut hits) = (Meddled::default(), Vec::new());
+        for program in &mut self.programs {
+            hits.extend(program.take_hits());
+            let counts = program.counts().context("what a fault did cannot be read")?;
+            sum.seen += counts.seen;
+            sum.hit += counts.hit;
+            sum.not_kept += counts.not_kept;
+        }
+        Ok((sum, hits))
+    }
+}
+
+impl Faults {
+    /// Takes down what was dropped, and ends what is over.
+    pub(super) fn look(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        for id in 0..self.begun.len() {
+            let fault = &mut self.begun[id];
+            if fault.meddlers.programs.is_empty() {
+                continue;
+            }
+            // Before the reading: what is over now is read to its end.
+            let over = fault.until_ns.saturating_add(GRACE_NS) <= now_ns;
+            let (counts, hits) = fault.meddlers.read()?;
+            fault.sums.seen = counts.seen;
+            if fault.meddlers.holders.is_empty() {
+                (fault.sums.count, fault.sums.not_kept) = (counts.hit, counts.not_kept);
+            } else {
+                fault.sums.diverted = counts.hit;
+            }
+            if over {
+                fault.end_meddling();
+            }
+            for it in hits {
+                let (flow, sequence) = (it.flow.to_string(), it.sequence);
+                let line = json!({ "t": it.at_ns, "flow": flow, "sequence": sequence, "bytes": it.payload });
+                self.write(u32::try_from(id)?, &line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes down what was held.
+    pub(super) fn held(&mut self, id: u32, held: &Held) -> std::io::Result<()> {
+        for it in &held.holds {
+            let (flow, sequence, ns) = (it.flow.to_string(), it.sequence, it.end_ns - it.t);
+            let line = json!({
+                "t": it.t, "end_ns": it.end_ns, "ns": ns, "flow": flow, "sequence": sequence,
+                "bytes": it.payload,
+            });
+            self.write(id, &line)?;
+        }
+        if let Some(fault) = self.begun.get_mut(id as usize) {
+            fault.sums.count += held.holds.len() as u64;
+            fault.sums.ns += held.holds.iter().map(|it| it.end_ns - it.t).sum::<u64>();
+            fault.sums.not_kept += held.failed;
+            fault.open = fault.open.saturating_sub(usize::from(held.over));
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    fn end_meddling(&mut self) {
+        let Meddlers { programs, holders } = std::mem::take(&mut self.meddlers);
+        if holders.is_empty() && !programs.is_empty() {
+            self.open = 0;
+        }
+        // Detached, and told to end once they hold nothing.
+        drop((programs, holders));
+    }
+}
