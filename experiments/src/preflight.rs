@@ -1,9 +1,11 @@
 //! Whether a run fits the machine, before it starts: what it needs, what there is, how many users
 //! would fit, and what would make room.
 
+use std::path::Path;
+
 use shard::DescriptorLimits;
 
-use crate::experiment::{Experiment, HostSpec, Hosts, Namespace, Users};
+use crate::experiment::{Experiment, FaultSpec, HostSpec, Hosts, Namespace, Users};
 use crate::machine::Machine;
 use crate::plan::{client_config, server_config};
 
@@ -25,6 +27,9 @@ const MEMORY_SHARE: f64 = 0.9;
 
 /// Files that a run needs beside its sockets.
 const OTHER_FILES: u64 = 2_000;
+
+/// Held packets wait behind an interface of this.
+const TUN: &str = "/dev/net/tun";
 
 /// Rings with one submitter came with this kernel.
 const KERNEL: (u32, u32) = (6, 0);
@@ -136,6 +141,7 @@ fn local(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
     let own = own_namespace(experiment, machine.root);
     let mut items = vec![kernel(machine), namespace(experiment, machine, own)];
     items.extend(congestion(experiment, machine));
+    items.extend(faults(experiment, machine));
     items.push(descriptors(experiment, machine));
     items.push(files(experiment, machine));
     let ports = if own { experiment.network.ports } else { machine.ports };
@@ -199,6 +205,33 @@ fn congestion(experiment: &Experiment, machine: &Machine) -> Option<Item> {
         None
     };
     Some(item("congestion control", name.clone(), available.join(" "), refused))
+}
+
+/// Whether the faults of an experiment can be brought about here.
+fn faults(experiment: &Experiment, machine: &Machine) -> Option<Item> {
+    let faults = || experiment.phases.iter().flat_map(|phase| &phase.faults);
+    let (mut needs, mut way_out) = (format!("{} of the lab's own", faults().count()), None);
+    for fault in faults() {
+        match fault {
+            FaultSpec::Hog { cpus, nice, .. } => {
+                if let Some(cpu) = cpus.iter().find(|cpu| !machine.cpus.contains(cpu)) {
+                    needs = format!("CPU {cpu} for a hog");
+                    way_out = Some(format!("name some of the CPUs {:?}", machine.cpus));
+                } else if *nice < 0 && !machine.root {
+                    needs = format!("nice level {nice} for a hog");
+                    way_out = Some("run as root, or give it a nice level from 0 on".to_owned());
+                }
+            }
+            FaultSpec::Delay { .. } if !Path::new(TUN).exists() => {
+                needs = format!("{TUN} to hold packets");
+                way_out = Some("modprobe tun, or leave Delay out".to_owned());
+            }
+            _ => {}
+        }
+    }
+    faults().next()?;
+    let has = if machine.root { "root" } else { "not root" };
+    Some(item("faults", needs, has.to_owned(), way_out))
 }
 
 fn descriptors(experiment: &Experiment, machine: &Machine) -> Item {
@@ -304,8 +337,6 @@ fn fleet(experiment: &Experiment, server: &HostSpec, clients: &[HostSpec]) -> Ve
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::experiment::Source;
     use crate::machine::ClockState;
