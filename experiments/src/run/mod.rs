@@ -450,7 +450,7 @@ impl Run {
                 self.faults.spun(Some(process), shard, &spins)?;
             }
             heard @ (Heard::Held(..) | Heard::Hog(..) | Heard::Silence(Who::Hog(_))) => {
-                self.note_fault(heard)?
+                self.note_fault(heard)?;
             }
             Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),
             Heard::Client(_, ClientLine::Ended(audit)) => self.books.add(audit)?,

@@ -120,7 +120,9 @@ impl Faults {
             }
             for it in hits {
                 let (flow, sequence) = (it.flow.to_string(), it.sequence);
-                let line = json!({ "t": it.at_ns, "flow": flow, "sequence": sequence, "bytes": it.payload });
+                let line = json!({
+                    "t": it.at_ns, "flow": flow, "sequence": sequence, "bytes": it.payload,
+                });
                 self.write(u32::try_from(id)?, &line)?;
             }
         }
