@@ -36,6 +36,8 @@ struct Fault {
     until_ns: u64,
     /// How many injectors have not said their last word.
     open: usize,
+    /// One has ended without a last word.
+    failed: bool,
     /// What it came to so far.
     sums: Sums,
     /// That has been recorded.
@@ -128,7 +130,8 @@ impl Faults {
     pub(super) fn hog_gone(&mut self, id: u32) -> bool {
         let Some(fault) = self.begun.get_mut(id as usize) else { return true };
         fault.hog = None;
-        std::mem::take(&mut fault.open) == 0
+        fault.failed |= std::mem::take(&mut fault.open) > 0;
+        !fault.failed
     }
 }
 
@@ -161,6 +164,7 @@ impl Run {
                 from_ns,
                 until_ns,
                 open: 0,
+                failed: false,
                 sums: Sums::default(),
                 recorded: false,
                 hog: None,
@@ -245,7 +249,8 @@ impl Run {
             (fault.until, fault.until_ns) = (Some(end), until_ns);
             fault.meddlers.during(fault.from_ns, until_ns)?;
             if let Some(hog) = &mut fault.hog {
-                hog.tell(&until_ns).await?;
+                // One that does not listen has ended, and its silence is heard.
+                let _ = hog.tell(&until_ns).await;
             }
             let spec = fault.spec.clone();
             let id = u32::try_from(id)?;
@@ -274,10 +279,11 @@ impl Run {
         self.faults.truth.flush()?;
         for id in 0..self.faults.begun.len() {
             let fault = &mut self.faults.begun[id];
-            let complete = fault.open == 0;
-            if fault.recorded || !(complete || last) {
+            let over = fault.open == 0;
+            if fault.recorded || !(over || last) {
                 continue;
             }
+            let complete = over && !fault.failed;
             fault.recorded = true;
             let until = fault.until;
             let fields = json!({
