@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The compiled probes.
-static OBJECT: &[u8] = include_bytes_aligned!("../prebuilt/probes.o");
+pub(crate) static OBJECT: &[u8] = include_bytes_aligned!("../prebuilt/probes.o");
 
 /// Why there are no probes at all.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,12 @@ pub enum AttachError {
     /// No probe at all could be attached.
     #[error("no probe could be attached; the first one: {0}")]
     NoneAttached(String),
+    /// Nothing ticks.
+    #[error(
+        "cannot sample by the clock of each CPU: {0}; it needs a kernel with CONFIG_PERF_EVENTS, \
+         and in a container a seccomp profile that allows perf_event_open"
+    )]
+    NoClock(String),
     /// A kernel array could not be mapped.
     #[error("cannot map the probes' array {name}: {source}")]
     Unmapped {
@@ -101,7 +107,6 @@ pub struct Probes {
     pub(crate) thread_table: ThreadTable,
     pub(crate) cpus: SharedArray<CpuEntry>,
     processes: SharedArray<TaskRef>,
-    pub(crate) profile_stacks: u32,
     pub(crate) counts_server: bool,
     pub(crate) retransmit_tells_error: bool,
     /// The server, once somebody has said who it is.
@@ -148,7 +153,6 @@ impl Probes {
             threads,
             attached,
             ebpf,
-            profile_stacks: options.profile_stacks,
             counts_server: options.server_histograms,
             retransmit_tells_error,
             server_pid: OnceLock::new(),
@@ -280,7 +284,6 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
 /// Makes the maps, at the sizes that this machine and the options ask for.
 fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf, AttachError> {
     let pids = u32::try_from(pid_max()).unwrap_or(u32::MAX);
-    let stacks = options.profile_stacks.max(1);
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
@@ -288,8 +291,6 @@ fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf,
         .map_max_entries("TASKS", pids)
         .map_max_entries("PROCESSES", pids)
         .map_max_entries("CPUS", u32::try_from(cpu_count()).unwrap_or(1))
-        .map_max_entries("STACKS", stacks)
-        .map_max_entries("SAMPLES", stacks.saturating_mul(4))
         .load(OBJECT)
         .map_err(|error| {
             if not_permitted(&error) {
@@ -301,7 +302,7 @@ fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf,
 }
 
 /// Whether "operation not permitted" is at the root of it.
-fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
@@ -403,7 +404,7 @@ fn none_attached(attached: &HashMap<&'static str, Result<(), String>>) -> Attach
 }
 
 /// A descriptor of an array. A duplicate: aya's own is needed by programs loaded later.
-fn array(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, AttachError> {
+pub(crate) fn array(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, AttachError> {
     let fd = match ebpf.map(name) {
         Some(Map::Array(data)) => data.fd().as_fd().try_clone_to_owned(),
         _ => Err(io::Error::other("the object has no such array: run ebpf/probes/build")),
@@ -417,7 +418,7 @@ pub(crate) fn cpu_count() -> usize {
 }
 
 /// One more than the highest thread number.
-fn pid_max() -> usize {
+pub(crate) fn pid_max() -> usize {
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
     // What a 64-bit kernel can be set to.
     text.trim().parse().unwrap_or(4_194_304)

@@ -126,8 +126,6 @@ pub struct Lost {
     pub drop_places: u64,
     /// Losses without room for their client's address.
     pub peers: u64,
-    /// Samples of the profile.
-    pub samples: u64,
     /// Runs of a probe left out because it was running on the same CPU already.
     pub probe_runs: u64,
 }
@@ -288,7 +286,7 @@ minus!(DropPlace: all, port; keeps reason, place);
 minus!(PeerCounters: retransmits, drops);
 minus!(SoftirqCounters: time_ns, runs; keeps cpu);
 minus!(NapiCounters: polls, packets, exhausted; keeps cpu);
-minus!(Lost: records, threads, flows_collided, flows_outside, drop_places, peers, samples,
+minus!(Lost: records, threads, flows_collided, flows_outside, drop_places, peers,
     probe_runs);
 
 impl<T: Minus> Minus for BySide<T> {

@@ -47,7 +47,7 @@ pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::{HASHED_FLOWS, Options};
-pub use profile::{Profile, Sample};
+pub use profile::{Profile, Profiler, Sample, Stack};
 pub use reasons::Reasons;
 pub use symbols::Symbols;
 pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};

@@ -28,8 +28,6 @@ pub struct Options {
     /// makes these three probes cost 0.4 to 0.5 µs a request, as much as all the rest but the
     /// instants; `/proc/stat` and `/proc/net/softnet_stat` tell nearly as much for nothing.
     pub softirqs: bool,
-    /// Room for a profile's stacks; 0 for no profile.
-    pub profile_stacks: u32,
     /// Probes to treat as absent, by name: for tests of what is left then.
     pub absent: Vec<String>,
 }
@@ -47,7 +45,6 @@ impl Options {
             learn_clients: true,
             server_histograms: true,
             softirqs: true,
-            profile_stacks: 0,
             absent: Vec::new(),
         }
     }

@@ -58,7 +58,6 @@ impl Probes {
                 flows_outside: sum(|block| block.flows_outside),
                 drop_places: sum(|block| block.drop_places_lost),
                 peers: sum(|block| block.peers_lost),
-                samples: sum(|block| block.samples_lost),
                 probe_runs: self.missed_runs(),
             },
             ..Counters::default()

@@ -11,12 +11,20 @@ pub struct Symbols {
 impl Symbols {
     /// The function at an address; the address itself where the kernel tells no addresses.
     pub fn name(&self, address: u64) -> String {
+        self.find(address).map_or_else(|| format!("{address:#x}"), str::to_owned)
+    }
+
+    /// The function at an address.
+    pub fn find(&self, address: u64) -> Option<&str> {
         let sorted = self.sorted.get_or_init(read);
         let after = sorted.partition_point(|(start, _)| *start <= address);
-        after
-            .checked_sub(1)
-            .and_then(|index| sorted.get(index))
-            .map_or_else(|| format!("{address:#x}"), |(_, name)| name.clone())
+        after.checked_sub(1).and_then(|index| sorted.get(index)).map(|(_, name)| name.as_str())
+    }
+
+    /// Whether the kernel hides its addresses: without CAP_SYSLOG, or with
+    /// `kernel.kptr_restrict` 2.
+    pub fn are_hidden(&self) -> bool {
+        self.sorted.get_or_init(read).is_empty()
     }
 }
 
