@@ -11,8 +11,9 @@ use crate::hog;
 use crate::machine::Machine;
 use crate::preflight::Preflight;
 use crate::probe;
+use crate::profile;
 use crate::record;
-use crate::run::{self, Ending, Options};
+use crate::run::{self, Ending, Options, Sampling};
 use crate::summary::{self, Summary};
 use crate::validate;
 
@@ -61,6 +62,9 @@ enum Command {
         /// The directory of the run
         directory: PathBuf,
     },
+    /// Show where the server's CPU time goes: a flame graph per phase of a run, or of any process
+    /// (as root)
+    Profile(profile::Args),
     /// Watch any server with the probes, a line a second (as root)
     Probe(probe::Args),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
@@ -97,7 +101,10 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run { file, out, settings } => carry_out(&file, Options { out, settings }),
+            Command::Run { file, out, settings } => {
+                carry_out(&file, Options { out, settings, sampling: None })
+            }
+            Command::Profile(args) => profile(args),
             Command::Report { directory } => report(&directory),
             Command::Probe(args) => watch(&args),
             Command::Validate(args) => {
@@ -154,6 +161,7 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     runtime.shutdown_background();
     let summary = complete(&ended.directory)?;
     print!("{}", summary::table(&summary));
+    ended.profiles.iter().for_each(|line| println!("{line}"));
     println!("{}", ended.directory.display());
     Ok(match ended.ending {
         Ending::Completed => verdict(&summary),
@@ -202,6 +210,23 @@ fn watch(args: &probe::Args) -> anyhow::Result<Exit> {
         }
         Err(error) => Err(error),
     }
+}
+
+fn profile(args: profile::Args) -> anyhow::Result<Exit> {
+    if let Some(pid) = args.pid {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return match runtime.block_on(profile::of_process(&args, pid)) {
+            Ok(()) => Ok(Exit::Fine),
+            Err(error) if error.is::<profile::Mistake>() => {
+                eprintln!("lab: {error:#}");
+                Ok(Exit::BadInput)
+            }
+            Err(error) => Err(error),
+        };
+    }
+    let profile::Args { file, out, settings, hertz, clients, .. } = args;
+    let sampling = Some(Sampling { hertz, clients });
+    carry_out(&file.unwrap_or_default(), Options { out, settings, sampling })
 }
 
 fn report(directory: &Path) -> anyhow::Result<Exit> {

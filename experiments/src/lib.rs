@@ -16,6 +16,7 @@ pub mod places;
 pub mod plan;
 pub mod preflight;
 pub mod probe;
+pub mod profile;
 pub mod record;
 pub mod run;
 pub mod sock_diag;

@@ -68,12 +68,14 @@ impl Run {
         let ended = self.finish_files(&ending).await;
         self.kill();
         ended?;
-        Ok(Ended { directory: self.files.directory().to_owned(), ending })
+        let profiles = self.profiling.lines();
+        Ok(Ended { directory: self.files.directory().to_owned(), ending, profiles })
     }
 
     async fn finish_files(&mut self, ending: &Ending) -> anyhow::Result<()> {
         self.settle_all().await?;
         self.ending = true;
+        self.end_profile()?;
         // Clients first, so that the server sees every answer taken or refused.
         for client in &mut self.clients {
             client.tell(&ClientCommand::Stop {}).await?;
@@ -86,6 +88,7 @@ impl Run {
         while let Some(second) = self.seconds.next(true) {
             self.complete(&second)?;
         }
+        self.record_profiles().await?;
         let books = self.books.to_json(self.clients.len());
         self.files.event(Event::now("books", books))?;
         let because = match ending {

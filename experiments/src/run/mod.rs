@@ -6,6 +6,7 @@ mod ending;
 mod faults;
 mod phases;
 mod probing;
+mod profiling;
 mod surroundings;
 mod watch;
 
@@ -40,6 +41,8 @@ use ending::Books;
 pub use ending::undelivered;
 use faults::Faults;
 use probing::Probing;
+use profiling::Profiling;
+pub use profiling::Sampling;
 use surroundings::Surroundings;
 pub use watch::thousands;
 use watch::{Progress, Watch};
@@ -76,6 +79,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// What the command line changed, for the record.
     pub settings: Vec<String>,
+    /// How to sample what the programs do; not at all when `None`.
+    pub sampling: Option<Sampling>,
 }
 
 /// A run that has ended.
@@ -85,6 +90,8 @@ pub struct Ended {
     pub directory: PathBuf,
     /// How it ended.
     pub ending: Ending,
+    /// What became of the profile of each phase, in words.
+    pub profiles: Vec<String>,
 }
 
 /// What happened that a phase may be waiting for.
@@ -122,6 +129,7 @@ struct Run {
     seconds: Seconds,
     surroundings: Surroundings,
     probing: Probing,
+    profiling: Profiling,
     faults: Faults,
     next_look: u64,
     books: Books,
@@ -209,6 +217,7 @@ impl Run {
         let machine = Machine::this();
         let experiment = &source.experiment;
         let phases = experiment.ordered_phases()?;
+        let profiling = Profiling::start(options.sampling, experiment.name.as_str())?;
         let started = unix_now().as_secs();
         let own = own_namespace(experiment, machine.root);
         let namespaces = Namespaces::make(experiment, own)
@@ -246,6 +255,7 @@ impl Run {
             seconds: Seconds::default(),
             surroundings: Surroundings::new(),
             probing: Probing::none("the server was not ready"),
+            profiling,
             faults,
             next_look: started + 1,
             books: Books::default(),
@@ -275,6 +285,7 @@ impl Run {
         let namespace = self.namespaces.server.clone();
         self.look_at_network("server", ready.pid, namespace.as_ref())?;
         self.attach_probes(address.port(), ready.pid)?;
+        self.profiling.watch(Who::Server, ready.pid);
         self.manifest.server = json!(ready);
         let processes = self.source.experiment.client.processes.get();
         for process in 0..processes {
@@ -297,6 +308,7 @@ impl Run {
                 Heard::Client(process, ClientLine::Ready(ready)) => {
                     self.surroundings.add_process(Who::Client(process), ready.pid);
                     self.probing.watch_client(process, ready.pid);
+                    self.profiling.watch(Who::Client(process), ready.pid);
                     self.look_at_client_network(process, ready.pid)?;
                     self.manifest.clients[process as usize] = json!(ready);
                     waiting -= 1;
@@ -485,6 +497,7 @@ impl Run {
         if let Some(line) = self.probing.second(t) {
             self.files.sample("probe", &[], &line)?;
         }
+        self.profile_phase(self.next_look - 1)?;
         self.look_at_faults()?;
         self.files.flush()?;
         Ok(())

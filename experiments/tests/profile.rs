@@ -1,0 +1,183 @@
+//! `lab profile`: of a program that spins where everybody can see it, and of a run.
+
+mod common;
+
+use std::hint::black_box;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{assert_exit, can, experiment, lab, lines, number, said};
+
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Where nearly all of this process's time goes while it is profiled.
+#[inline(never)]
+fn spins_in_a_function_with_a_name(until: &AtomicBool) -> u64 {
+    let mut bits = 1_u64;
+    while !until.load(Ordering::Relaxed) {
+        // Without a call, also in a debug build: a sample taken while a callee sets up or takes
+        // down its frame misses the caller.
+        let mut turns = 0;
+        while turns < 1_000_000 {
+            bits ^= bits << 1;
+            turns += 1;
+        }
+        bits = black_box(bits);
+    }
+    bits
+}
+
+/// Stacks and counts of a folded file.
+fn folded(file: &Path) -> Vec<(String, u64)> {
+    let text = std::fs::read_to_string(file).expect("it was written");
+    let parted = |line: &str| {
+        let (stack, count) = line.rsplit_once(' ').expect("a stack and a count");
+        (stack.to_owned(), count.parse().expect("a count"))
+    };
+    text.lines().map(parted).collect()
+}
+
+/// The tooltips of an SVG, which must be XML.
+fn tooltips(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).expect("it was written");
+    let document = roxmltree::Document::parse(&text).expect("XML");
+    let titles = document.descendants().filter(|it| it.has_tag_name("title"));
+    titles.filter_map(|it| it.text().map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_function_that_spins_has_the_samples() {
+    if !can("root", is_root()) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let svg = directory.path().join("spin.svg");
+    let over = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("spinner".to_owned())
+            .spawn_scoped(scope, || spins_in_a_function_with_a_name(&over))
+            .expect("a thread");
+        let pid = std::process::id().to_string();
+        let output = lab(&["profile", "--pid", &pid, "--seconds", "2", "--out", path(&svg)]);
+        over.store(true, Ordering::Relaxed);
+        output
+    });
+    assert_exit(&output, 0);
+    assert!(said(&output).contains("spin.svg"), "{}", said(&output));
+
+    let stacks = folded(&directory.path().join("spin.folded"));
+    let all: u64 = stacks.iter().map(|(_, count)| count).sum();
+    let spinning = stacks
+        .iter()
+        .filter(|(it, _)| it.starts_with("spinner;"))
+        .filter(|(it, _)| it.contains("spins_in_a_function_with_a_name"));
+    let in_it: u64 = spinning.clone().map(|(_, count)| count).sum();
+    // Other tests of this file may run in this process, too, but they wait.
+    assert!(in_it > 20 && in_it * 10 >= all * 8, "{in_it} of {all}: {stacks:#?}");
+    // Its callers are there: frame pointers were followed to the thread's beginning.
+    let mut callers = spinning.map(|(stack, _)| stack.contains("spawn"));
+    assert!(callers.all(|it| it), "{stacks:#?}");
+    let tooltips = tooltips(&svg);
+    assert!(tooltips.iter().any(|it| it.contains("spins_in_a_function_with_a_name (")));
+}
+
+#[test]
+fn every_phase_of_a_run_has_a_graph() {
+    if !can("root", is_root()) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let smoke = experiment("smoke");
+    // Often enough that a phase of two seconds has some samples of a server with little to do.
+    let settings = ["phases.shake.seconds=2", "phases.everything.seconds=2"];
+    let mut arguments = vec!["profile", path(&smoke), "--out", path(&out), "--hertz", "997"];
+    arguments.extend(settings.iter().flat_map(|it| ["--set", it]));
+    let output = lab(&arguments);
+    assert_exit(&output, 0);
+    let events = lines(&out, "events.jsonl");
+    for phase in ["connect", "shake", "everything"] {
+        let svg = out.join(format!("profile-{phase}.svg"));
+        assert!(said(&output).contains(path(&svg)), "{}", said(&output));
+        let tooltips = tooltips(&svg);
+        let of = |what: &str| tooltips.iter().any(|it| it.contains(what));
+        assert!(of("lab-server-1 (") && !of("lab-client-1 ("), "threads of the server only");
+        assert!(of("lab_server::") && of("shard::") && of(", kernel)"), "{tooltips:#?}");
+        let stacks = folded(&out.join(format!("profile-{phase}.folded")));
+        let kernel = stacks.iter().any(|(it, _)| it.contains("tcp_") && it.ends_with("_[k]"));
+        assert!(kernel, "{stacks:#?}");
+        let event = events
+            .iter()
+            .find(|it| it["event"] == "profile" && it["phase"] == phase)
+            .expect("it is recorded");
+        let all: u64 = stacks.iter().map(|(_, count)| count).sum();
+        assert_eq!(number(event, "/samples"), all);
+        assert_eq!(number(event, "/lost"), 0);
+    }
+}
+
+#[test]
+fn what_cannot_be_profiled_is_told_in_a_sentence() {
+    let smoke = experiment("smoke");
+    for (arguments, sentence) in [
+        (&["profile", "--pid", "4194303"][..], "there is no process 4194303"),
+        (&["profile", "--pid", "1", "--out", "/nowhere/x.svg"], "there is no directory"),
+        (&["profile", "--pid", "1", "--out", "/tmp"], "is a directory"),
+        (&["profile", "nowhere.ron"], "nowhere.ron"),
+        (&["profile"], "required"),
+        (&["profile", path(&smoke), "--pid", "1"], "cannot be used with"),
+        (&["profile", path(&smoke), "--hertz", "0"], "--hertz"),
+    ] {
+        let output = lab(arguments);
+        assert_exit(&output, 2);
+        assert!(said(&output).contains(sentence), "{arguments:?}: {}", said(&output));
+    }
+    if !can("root", is_root()) {
+        return;
+    }
+    let pid = std::process::id().to_string();
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        command.args(arguments).uid(NOBODY).output().expect("lab starts")
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    for arguments in [
+        &["profile", "--pid", &pid, "--seconds", "1"][..],
+        &["profile", path(&smoke), "--out", path(&out)],
+    ] {
+        let output = as_nobody(arguments);
+        assert_exit(&output, 1);
+        assert!(said(&output).contains("not allowed to load probes"), "{}", said(&output));
+    }
+    assert!(!out.exists(), "nothing is begun that cannot be done");
+}
+
+#[test]
+fn a_process_that_ends_and_never_ran_is_no_error() {
+    if !can("root", is_root()) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let svg = directory.path().join("idle.svg");
+    let mut sleeper = Command::new("sleep").arg("2").spawn().expect("sleep");
+    let pid = sleeper.id().to_string();
+    let output = lab(&["profile", "--pid", &pid, "--seconds", "600", "--out", path(&svg)]);
+    sleeper.wait().expect("our child");
+    assert_exit(&output, 0);
+    let said = said(&output);
+    assert!(said.contains(&format!("process {pid} ended after")), "{said}");
+    assert!(said.contains("the graph is empty"), "{said}");
+    assert_eq!(tooltips(&svg).len(), 1);
+}
