@@ -38,15 +38,27 @@ fn fault(cause: Cause, random: &mut Pcg64Mcg) -> String {
             let us = random.random_range(6_000..12_000);
             format!("SlowClient(us: {us}, share: 0.01)")
         }
-        Cause::NetworkLoss | Cause::NetworkDelay | Cause::Unexplained => {
-            unreachable!("no case injects it")
+        Cause::NetworkLoss => {
+            let share = f64::from(random.random_range(5..15)) / 1000.0;
+            format!("Loss(share: {share}, direction: ToServer)")
         }
+        Cause::NetworkDelay => {
+            let us = random.random_range(6_000..12_000);
+            format!("Delay(us: {us}, share: 0.05, direction: ToServer)")
+        }
+        Cause::Unexplained => unreachable!("nobody injects it"),
     }
 }
 
 /// What can be injected.
-const INJECTED: [Cause; 4] =
-    [Cause::ServerRunqueue, Cause::ClientRunqueue, Cause::ServerBusy, Cause::ClientBusy];
+const INJECTED: [Cause; 6] = [
+    Cause::ServerRunqueue,
+    Cause::ClientRunqueue,
+    Cause::ServerBusy,
+    Cause::ClientBusy,
+    Cause::NetworkLoss,
+    Cause::NetworkDelay,
+];
 
 /// Pairs of faults of comparable size.
 const MIXED: [[Cause; 2]; 3] = [
@@ -60,12 +72,14 @@ fn case(causes: &[Cause], random: &mut Pcg64Mcg) -> Case {
     let names: Vec<&str> = causes.iter().map(|cause| cause.name()).collect();
     let name = if names.is_empty() { "quiet".to_owned() } else { names.join("+") };
     let Places { server_cpu, client_cpu } = PLACES;
+    let network = [Cause::NetworkLoss, Cause::NetworkDelay];
+    let crossing = causes.iter().any(|cause| network.contains(cause));
     let text = format!(
         r#"(
     name: "validate",
     users: 1000,
     seed: {seed},
-    network: (namespace: Auto),
+    hosts: {hosts},
     server: (shards: 1, cpus: [{server_cpu}]),
     client: (shards: 1, cpus: [{client_cpu}], slow_kept: 20000),
     probes: Required,
@@ -81,6 +95,8 @@ fn case(causes: &[Cause], random: &mut Pcg64Mcg) -> Case {
         ),
     ],
 )"#,
+        // Loss and delay need traffic that crosses an interface.
+        hosts = if crossing { "Namespaces(1)" } else { "Local" },
         seed = random.random_range(0..u32::MAX),
         faults = faults.join(", "),
     );
@@ -113,7 +129,7 @@ mod tests {
     #[test]
     fn every_case_is_an_experiment_and_a_seed_gives_the_same_again() {
         let all = cases(7, 2);
-        assert_eq!(all.len(), 16);
+        assert_eq!(all.len(), 20);
         assert_eq!(all, cases(7, 2));
         assert_ne!(all, cases(8, 2));
         for case in all {
