@@ -23,8 +23,9 @@ pub enum Kind {
 
 /// Crates that drive a shard: executor, sockets, readiness, timers.
 const RUNTIME: [&str; 5] = ["shard", "glommio", "io_uring", "uring_sys", "scoped_tls"];
-/// Crates of Rust itself.
-const RUST: [&str; 5] = ["std", "core", "alloc", "hashbrown", "compiler_builtins"];
+/// Rust's own crates, and those below all others, which are linked into the program's file.
+const LIBRARIES: [&str; 8] =
+    ["std", "core", "alloc", "compiler_builtins", "hashbrown", "rustix", "nix", "libc"];
 
 impl Kind {
     /// What a function of the program's own file is, by its name.
@@ -40,7 +41,7 @@ impl Kind {
         };
         if RUNTIME.contains(&first) {
             Self::Runtime
-        } else if RUST.contains(&first) {
+        } else if LIBRARIES.contains(&first) {
             Self::Library
         } else {
             Self::Program
@@ -183,6 +184,7 @@ mod tests {
             ("<shard::slots::Slots<T> as core::ops::drop::Drop>::drop", Kind::Runtime),
             ("<&mut glommio::Task<T> as core::future::Future>::poll", Kind::Runtime),
             ("core::ptr::drop_in_place<shard::Slots>", Kind::Library),
+            ("rustix::event::epoll::wait", Kind::Library),
             ("sharded::a", Kind::Program),
         ] {
             assert_eq!(Kind::of(name), kind, "{name}");
