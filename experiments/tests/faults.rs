@@ -113,8 +113,9 @@ fn a_hog_had_the_cpu_when_it_says_so() {
     if truth["schedstat_ns"].is_null() {
         eprintln!("skipped: this kernel keeps no account of threads (CONFIG_SCHED_INFO)");
     } else {
-        let (ran, kernel) = (of("ran_ns") as f64, of("schedstat_ns") as f64);
-        assert!((ran / kernel - 1.0).abs() < 0.06, "{truth}");
+        // The kernel counts what it takes to sleep and to wake, and interrupts, as the thread's.
+        let ratio = of("ran_ns") as f64 / of("schedstat_ns") as f64;
+        assert!((0.92..1.01).contains(&ratio), "{truth}");
     }
     // Line by line: the same sum, one interval after the other, within the seconds of the fault.
     let told = lab.told(0);
@@ -220,6 +221,7 @@ fn packets_are_held_for_as_long_as_asked() {
         let of = |name: &str| number(&truth, &format!("/{name}"));
         assert!(of("held") >= 850, "{truth}");
         assert_eq!((of("held"), of("not_held")), (of("diverted"), 0), "{truth}");
+        assert_eq!(of("not_kept"), 0, "{truth}");
         let told = lab.told(fault);
         assert_eq!(told.len() as u64, of("held"));
         assert_eq!(sum(&told, |line| number(line, "/ns")), of("held_ns"));

@@ -12,8 +12,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::namespace::{Netns, enter};
 
-use super::faults::Held;
-
 /// Who says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Who {
@@ -44,8 +42,6 @@ pub(super) enum Heard {
     Client(u32, lab_client::panel::Line),
     /// A line of a hog.
     Hog(u32, crate::hog::Line),
-    /// What was held by a fault of ours.
-    Held(u32, Held),
     /// A line that makes no sense.
     Nonsense(Who, String),
     /// Its output has ended.

@@ -461,7 +461,7 @@ impl Run {
             Heard::Client(process, ClientLine::Spun { shard, spins }) => {
                 self.faults.spun(Some(process), shard, &spins)?;
             }
-            heard @ (Heard::Held(..) | Heard::Hog(..) | Heard::Silence(Who::Hog(_))) => {
+            heard @ (Heard::Hog(..) | Heard::Silence(Who::Hog(_))) => {
                 self.note_fault(heard)?;
             }
             Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),

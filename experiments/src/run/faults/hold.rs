@@ -8,16 +8,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use shard::{NANOS_PER_SECOND, monotonic_ns};
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::links;
 use crate::namespace::{Netns, bring_up, write};
-
-use super::super::child::Heard;
 
 /// Packets held at a time: a second of 60,000. Those beyond go on at once, and are counted.
 const MOST: usize = 65_536;
@@ -28,33 +26,41 @@ const INTERFACE_QUEUE: i32 = 32_768;
 /// The largest packet: segments are made small on their way out of the stack.
 const PACKET: usize = 2048;
 
-/// Packets told of at a time.
+/// Packets told of at a time, and how long they wait to be told of.
 const BATCH: usize = 1024;
+const SAY_NS: u64 = NANOS_PER_SECOND / 5;
+
+/// Batches that wait for the recorder, which looks every second: four seconds of 60,000 packets.
+const BATCHES: usize = 256;
 
 /// A packet that was held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::run) struct Hold {
+pub(super) struct Hold {
     /// When it came.
-    pub(in crate::run) t: u64,
+    pub(super) t: u64,
     /// When it went on.
-    pub(in crate::run) end_ns: u64,
+    pub(super) end_ns: u64,
     /// The client's end of its connection.
-    pub(in crate::run) flow: SocketAddrV4,
+    pub(super) flow: SocketAddrV4,
     /// The first byte of its data.
-    pub(in crate::run) sequence: u32,
+    pub(super) sequence: u32,
     /// Bytes of data.
-    pub(in crate::run) payload: u32,
+    pub(super) payload: u32,
 }
 
 /// What a holder says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::run) struct Held {
-    /// Packets that went on.
-    pub(in crate::run) holds: Vec<Hold>,
+pub(super) struct Held {
+    /// Packets that went on, one by one.
+    pub(super) holds: Vec<Hold>,
+    /// How many these are, with those of batches for which nobody had time.
+    pub(super) count: u64,
+    /// How long they were held together.
+    pub(super) ns: u64,
     /// Packets that found too many others, or could not be put back.
-    pub(in crate::run) failed: u64,
+    pub(super) failed: u64,
     /// It has ended.
-    pub(in crate::run) over: bool,
+    pub(super) over: bool,
 }
 
 /// A thread that holds packets. Ends when it is told to, or dropped, once it holds none.
@@ -62,6 +68,8 @@ pub(super) struct Holder {
     stop: Arc<OwnedFd>,
     /// The number of its interface.
     pub(super) interface: u32,
+    /// What it says.
+    pub(super) heard: Receiver<Held>,
 }
 
 impl Holder {
@@ -71,23 +79,20 @@ impl Holder {
         fault: u32,
         hold_ns: u64,
         port: u16,
-        tell: UnboundedSender<Heard>,
     ) -> io::Result<Self> {
         let name = format!("labhold{fault}");
         let (tun, interface) = namespace.run(|| tun(&name))??;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stopped = Arc::clone(&stop);
+        let (tell, heard) = sync_channel(BATCHES);
         std::thread::Builder::new().name("lab-hold".to_owned()).spawn(move || {
             // Whoever holds packets must be on time; root may have that.
             // SAFETY: a plain system call; on Linux 0 names the calling thread.
             let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-            let queue = Queue { tun, hold_ns, port, held: VecDeque::new(), said: Held::default() };
-            queue.run(&stopped, |held| {
-                // Nobody listens any more when the run is over.
-                let _ = tell.send(Heard::Held(fault, held));
-            });
+            let (held, said) = (VecDeque::new(), Held::default());
+            Queue { tun, hold_ns, port, held, said, said_ns: 0 }.run(&stopped, &tell);
         })?;
-        Ok(Self { stop, interface })
+        Ok(Self { stop, interface, heard })
     }
 
     /// Tells it to end.
@@ -165,24 +170,28 @@ struct Queue {
     hold_ns: u64,
     port: u16,
     held: VecDeque<(u64, Box<[u8]>)>,
+    /// What is to be said, and when something was said last.
     said: Held,
+    said_ns: u64,
 }
 
 impl Queue {
-    fn run(mut self, stopped: &OwnedFd, mut say: impl FnMut(Held)) {
+    fn run(mut self, stopped: &OwnedFd, tell: &SyncSender<Held>) {
         let mut stopping = false;
         loop {
             self.read();
             self.release();
-            if self.said.holds.len() >= BATCH || (self.held.is_empty() && !self.said.is_empty()) {
-                say(std::mem::take(&mut self.said));
+            let now_ns = monotonic_ns();
+            if self.said.holds.len() >= BATCH || self.said_ns + SAY_NS <= now_ns {
+                self.say(now_ns, tell);
             }
             if stopping && self.held.is_empty() {
                 break;
             }
-            let now_ns = monotonic_ns();
-            let left = self.held.front().map(|(t, _)| (t + self.hold_ns).saturating_sub(now_ns));
-            let left = left.map(|ns| Timespec {
+            let due_ns = self.held.front().map(|(t, _)| t + self.hold_ns);
+            let say_ns = (self.said.count > 0).then_some(self.said_ns + SAY_NS);
+            let next_ns = due_ns.into_iter().chain(say_ns).min();
+            let left = next_ns.map(|at_ns| at_ns.saturating_sub(now_ns)).map(|ns| Timespec {
                 tv_sec: (ns / NANOS_PER_SECOND).cast_signed(),
                 tv_nsec: (ns % NANOS_PER_SECOND).cast_signed(),
             });
@@ -196,7 +205,20 @@ impl Queue {
                 let _ = rustix::io::read(stopped, &mut [0; 8]);
             }
         }
-        say(Held { over: true, ..self.said });
+        // The last word waits for whoever listens, if anybody still does.
+        let _ = tell.send(Held { over: true, ..self.said });
+    }
+
+    /// Says what has gone on; what finds nobody with time keeps its sums.
+    fn say(&mut self, now_ns: u64, tell: &SyncSender<Held>) {
+        self.said_ns = now_ns;
+        if self.said.count == 0 && self.said.failed == 0 {
+            return;
+        }
+        if let Err(back) = tell.try_send(std::mem::take(&mut self.said)) {
+            let (TrySendError::Full(back) | TrySendError::Disconnected(back)) = back;
+            self.said = Held { holds: Vec::new(), ..back };
+        }
     }
 
     /// Takes what has come.
@@ -230,16 +252,14 @@ impl Queue {
             // Before the write: the other end is woken within it.
             let end_ns = monotonic_ns();
             match (self.tun.write(&packet), hold) {
-                (Ok(_), Some(hold)) => self.said.holds.push(Hold { end_ns, ..hold }),
+                (Ok(_), Some(hold)) => {
+                    self.said.count += 1;
+                    self.said.ns += end_ns - t;
+                    self.said.holds.push(Hold { end_ns, ..hold });
+                }
                 _ => self.said.failed += 1,
             }
         }
-    }
-}
-
-impl Held {
-    fn is_empty(&self) -> bool {
-        self.holds.is_empty() && self.failed == 0
     }
 }
 

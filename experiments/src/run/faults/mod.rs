@@ -20,7 +20,6 @@ use crate::hog;
 
 use super::Run;
 use super::child::{Heard, Program, Who};
-pub(super) use hold::Held;
 use packets::Meddlers;
 use truth::{Sums, Truth};
 
@@ -303,7 +302,6 @@ impl Run {
     pub(super) fn note_fault(&mut self, heard: Heard) -> anyhow::Result<()> {
         match heard {
             Heard::Hog(id, line) => self.faults.hogged(id, line)?,
-            Heard::Held(id, held) => self.faults.held(id, &held)?,
             Heard::Silence(Who::Hog(id)) if !self.faults.hog_gone(id) => {
                 self.warn(&Who::Hog(id).to_string(), "ended without a word about what it did")?;
             }

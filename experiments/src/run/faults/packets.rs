@@ -50,7 +50,7 @@ impl Meddlers {
             let mut divert_to = None;
             if let Some(us) = hold {
                 let hold_ns = u64::from(us.get()) * 1000;
-                let holder = Holder::start(namespace, id, hold_ns, port, run.tell.clone())
+                let holder = Holder::start(namespace, id, hold_ns, port)
                     .context("packets cannot be held")?;
                 divert_to = Some(holder.interface);
                 made.holders.push(holder);
@@ -99,63 +99,68 @@ impl Meddlers {
 }
 
 impl Faults {
-    /// Takes down what was dropped, and ends what is over.
+    /// Takes down what was dropped and held, and ends what is over.
     pub(super) fn look(&mut self, now_ns: u64) -> anyhow::Result<()> {
         for id in 0..self.begun.len() {
-            let fault = &mut self.begun[id];
-            if fault.meddlers.programs.is_empty() {
-                continue;
-            }
-            // Before the reading: what is over now is read to its end.
-            let over = fault.until_ns.saturating_add(GRACE_NS) <= now_ns;
-            let (counts, hits) = fault.meddlers.read()?;
-            fault.sums.seen = counts.seen;
-            if fault.meddlers.holders.is_empty() {
-                (fault.sums.count, fault.sums.not_kept) = (counts.hit, counts.not_kept);
-            } else {
-                fault.sums.diverted = counts.hit;
-            }
-            if over {
-                fault.end_meddling();
-            }
+            let (hits, held) = self.begun[id].look(now_ns)?;
+            let id = u32::try_from(id)?;
             for it in hits {
                 let (flow, sequence) = (it.flow.to_string(), it.sequence);
                 let line = json!({
                     "t": it.at_ns, "flow": flow, "sequence": sequence, "bytes": it.payload,
                 });
-                self.write(u32::try_from(id)?, &line)?;
+                self.write(id, &line)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Takes down what was held.
-    pub(super) fn held(&mut self, id: u32, held: &Held) -> std::io::Result<()> {
-        for it in &held.holds {
-            let (flow, sequence, ns) = (it.flow.to_string(), it.sequence, it.end_ns - it.t);
-            let line = json!({
-                "t": it.t, "end_ns": it.end_ns, "ns": ns, "flow": flow, "sequence": sequence,
-                "bytes": it.payload,
-            });
-            self.write(id, &line)?;
-        }
-        if let Some(fault) = self.begun.get_mut(id as usize) {
-            fault.sums.count += held.holds.len() as u64;
-            fault.sums.ns += held.holds.iter().map(|it| it.end_ns - it.t).sum::<u64>();
-            fault.sums.not_kept += held.failed;
-            fault.open = fault.open.saturating_sub(usize::from(held.over));
+            for it in held.iter().flat_map(|held| &held.holds) {
+                let (flow, sequence, ns) = (it.flow.to_string(), it.sequence, it.end_ns - it.t);
+                let line = json!({
+                    "t": it.t, "end_ns": it.end_ns, "ns": ns, "flow": flow, "sequence": sequence,
+                    "bytes": it.payload,
+                });
+                self.write(id, &line)?;
+            }
         }
         Ok(())
     }
 }
 
 impl Fault {
-    fn end_meddling(&mut self) {
-        let Meddlers { programs, holders } = std::mem::take(&mut self.meddlers);
-        if holders.is_empty() && !programs.is_empty() {
-            self.open = 0;
+    /// What was dropped and held since this was asked the last time.
+    fn look(&mut self, now_ns: u64) -> anyhow::Result<(Vec<Hit>, Vec<Held>)> {
+        let Meddlers { programs, holders } = &self.meddlers;
+        let is_loss = holders.is_empty();
+        let mut hits = Vec::new();
+        if !programs.is_empty() {
+            // Before the reading: what is over now is read to its end.
+            let over = self.until_ns.saturating_add(GRACE_NS) <= now_ns;
+            let counts;
+            (counts, hits) = self.meddlers.read()?;
+            self.sums.seen = counts.seen;
+            if is_loss {
+                (self.sums.count, self.sums.not_kept) = (counts.hit, counts.not_kept);
+            } else {
+                self.sums.diverted = counts.hit;
+            }
+            if over {
+                self.meddlers.programs.clear();
+                self.meddlers.holders.iter().for_each(Holder::stop);
+                if is_loss {
+                    self.open = 0;
+                }
+            }
         }
-        // Detached, and told to end once they hold nothing.
-        drop((programs, holders));
+        let holders = self.meddlers.holders.iter();
+        let held: Vec<Held> = holders.flat_map(|holder| holder.heard.try_iter()).collect();
+        for it in &held {
+            self.sums.count += it.count;
+            self.sums.ns += it.ns;
+            self.sums.not_kept += it.count - it.holds.len() as u64;
+            self.sums.not_held += it.failed;
+            self.open = self.open.saturating_sub(usize::from(it.over));
+        }
+        if self.open == 0 {
+            self.meddlers.holders.clear();
+        }
+        Ok((hits, held))
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Sums {
     pub(super) seen: u64,
     /// Those that are counted here and have no line.
     pub(super) not_kept: u64,
+    /// Packets that could not be held.
+    pub(super) not_held: u64,
     /// Packets on their way to be held; those that are not among the held were lost.
     pub(super) diverted: u64,
     /// CPU time of the hog as the kernel has it.
@@ -55,7 +57,7 @@ pub(super) struct Sums {
 impl Sums {
     /// As events have it, in the words of the kind.
     pub(super) fn to_json(self, spec: &FaultSpec) -> Value {
-        let Sums { count, ns, seen, not_kept, diverted, schedstat_ns } = self;
+        let Sums { count, ns, seen, not_kept, not_held, diverted, schedstat_ns } = self;
         match spec {
             FaultSpec::Hog { .. } => json!({
                 "intervals": count,
@@ -71,7 +73,7 @@ impl Sums {
             }
             FaultSpec::Delay { .. } => json!({
                 "held": count, "held_ns": ns, "seen": seen, "diverted": diverted,
-                "not_held": not_kept,
+                "not_held": not_held, "not_kept": not_kept,
             }),
         }
     }
