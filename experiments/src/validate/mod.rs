@@ -1,7 +1,7 @@
 //! `lab validate`: the proof that verdicts are right, on faults whose size is known.
 //!
 //! Each case is a run of its own with seeded sizes. What must be blamed is computed from the truth
-//! that the injectors wrote ([`expected`]), and held against what the summary says.
+//! that the injectors wrote (`expected`), and held against what the summary says.
 
 mod cases;
 mod expected;
