@@ -41,6 +41,12 @@ fn smoke_runs_from_end_to_end() {
     assert_eq!(number(&phases[1], "/shake/offered"), 4000);
     assert_eq!(number(&phases[1], "/shake/answered"), 4000);
     assert!(number(&phases[1], "/shake/granted") > 0);
+    for side in ["server", "client"] {
+        let us = &phases[1]["cpu_us_per_request"][side];
+        assert!(us.as_f64().is_some_and(|us| us > 0.0), "{side}: {us}");
+        let bytes = &phases[1]["memory"][format!("{side}_user_bytes_per_connection")];
+        assert!(bytes.is_number(), "{side}: {bytes}");
+    }
     // 10 packets a second for three users each, whose clients claim; two pushes for each user.
     let everything = &phases[2];
     assert_eq!(number(everything, "/send/packets"), 40);

@@ -435,7 +435,7 @@ fn cpu(raw: &Raw, start: u64, end: u64, answered: u64) -> Cpu {
 fn memory(raw: &Raw, end: u64, connections: u64) -> Memory {
     // All samples of a kind at the first and at the last second before the end of the phase.
     let growth = |of: &str, name: &str| {
-        let lines = || raw.others.iter().filter(|it| it.of.as_deref() == Some(of) && it.t < end);
+        let lines = || raw.proc_lines(of).filter(|it| it.t < end);
         let at = |t: u64| -> Option<u64> {
             lines().filter(|it| it.t == t).map(|it| it.number(name)).sum()
         };

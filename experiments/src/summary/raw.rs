@@ -262,9 +262,15 @@ impl Raw {
         Some((start, end.max(start)))
     }
 
+    /// What `/proc` says of a program, of the protocols or of the machine.
+    pub fn proc_lines(&self, of: &str) -> impl Iterator<Item = &SampleLine> {
+        let lines = self.others.iter().filter(|line| line.source == "proc");
+        lines.filter(move |line| line.of.as_deref() == Some(of))
+    }
+
     /// The sum of a value of `/proc` samples; `None` when one of them is missing or there is none.
     pub fn sum(&self, of: &str, name: &str, start: u64, end: u64) -> Option<u64> {
-        let lines = self.others.iter().filter(|line| line.of.as_deref() == Some(of));
+        let lines = self.proc_lines(of);
         let values =
             lines.filter(|line| (start..end).contains(&line.t)).map(|line| line.number(name));
         let values: Vec<Option<u64>> = values.collect();
