@@ -99,7 +99,9 @@ impl Seen {
 /// The slowest requests of the second under way.
 #[derive(Debug)]
 pub struct Slow {
-    kept: Vec<SlowRequest>,
+    /// With what the kernel saw of each; the record of that is made when it is taken, since in a
+    /// stall every request is slower than the ones before and takes the place of one of them.
+    kept: Vec<(SlowRequest, Option<(Request, Explained)>)>,
     most: usize,
     /// Once all places are taken, the latency of the fastest kept, in nanoseconds.
     least_ns: u64,
@@ -117,22 +119,28 @@ impl Slow {
     }
 
     /// Keeps a request in the place of a faster one.
-    pub fn enter(&mut self, request: SlowRequest) {
+    pub fn enter(&mut self, request: SlowRequest, seen: Option<(Request, Explained)>) {
         if self.kept.len() < self.most {
-            self.kept.push(request);
-        } else if let Some(fastest) = self.kept.iter_mut().min_by_key(|kept| kept.latency_us) {
-            *fastest = request;
+            self.kept.push((request, seen));
+        } else if let Some(fastest) = self.kept.iter_mut().min_by_key(|kept| kept.0.latency_us) {
+            *fastest = (request, seen);
         }
         if self.kept.len() == self.most {
-            let least_us = self.kept.iter().map(|kept| kept.latency_us).min();
+            let least_us = self.kept.iter().map(|kept| kept.0.latency_us).min();
             self.least_ns = least_us.unwrap_or_default() * 1000;
         }
     }
 
     /// The requests kept; the next second begins with none.
-    pub fn take(&mut self) -> Vec<SlowRequest> {
+    pub fn take(&mut self, witness: Option<&dyn Witness>) -> Vec<SlowRequest> {
         self.least_ns = 0;
-        self.kept.drain(..).collect()
+        let with_seen = |(request, seen): (SlowRequest, Option<(Request, Explained)>)| {
+            let seen = seen.zip(witness).map(|((kernel, explained), witness)| {
+                Seen::of(request.due_ns, &kernel, &explained, witness)
+            });
+            SlowRequest { seen, ..request }
+        };
+        self.kept.drain(..).map(with_seen).collect()
     }
 }
 
@@ -154,10 +162,10 @@ mod tests {
                 seen: None,
             };
             if slow.wants(latency_us * 1000) {
-                slow.enter(request);
+                slow.enter(request, None);
             }
         }
-        let mut kept: Vec<_> = slow.take().iter().map(|request| request.latency_us).collect();
+        let mut kept: Vec<_> = slow.take(None).iter().map(|request| request.latency_us).collect();
         kept.sort_unstable();
         assert_eq!(kept, (92..100).map(|n| 500 + n * 100).collect::<Vec<_>>());
         assert!(!slow.wants(999_999) && slow.wants(1_000_000));

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use super::Crowd;
 use crate::causes::{BeforeSend, Cause, Explained, explain};
 use crate::latency::Segment;
-use crate::slow::{Seen, SlowRequest};
+use crate::slow::SlowRequest;
 use crate::witness::before_send;
 
 impl Crowd {
@@ -32,11 +32,7 @@ impl Crowd {
                 before_send(witness.as_ref(), request, due_ns, u64::from(slept_us) * 1000)
             });
             let explained = explain(due_ns, latency_ns, request.as_ref(), before);
-            if wanted {
-                seen = request
-                    .as_ref()
-                    .map(|request| Seen::of(due_ns, request, &explained, witness.as_ref()));
-            }
+            seen = request.map(|request| (request, explained));
             if request.is_some_and(|request| request.mixed && request.sent_ns >= due_ns) {
                 self.causes.enter_mixed(phase);
             } else {
@@ -44,15 +40,16 @@ impl Crowd {
             }
         }
         if wanted {
-            self.slow.enter(SlowRequest {
+            let request = SlowRequest {
                 user: self.share.global(user),
                 from,
                 phase,
                 due_ns,
                 send_lag_us: u64::from(lag_us),
                 latency_us: latency_ns / 1000,
-                seen,
-            });
+                seen: None,
+            };
+            self.slow.enter(request, seen);
         }
     }
 

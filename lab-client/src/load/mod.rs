@@ -266,7 +266,7 @@ impl Crowd {
 
     /// The slowest requests of the second under way.
     pub fn take_slow(&mut self) -> Vec<SlowRequest> {
-        self.slow.take()
+        self.slow.take(self.witness.as_deref())
     }
 
     /// What happened since this was asked the last time.
