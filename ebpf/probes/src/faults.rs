@@ -10,6 +10,7 @@
 #![no_main]
 
 use core::{
+    ffi::c_void,
     intrinsics::{AtomicOrdering, atomic_xadd},
     mem::MaybeUninit,
     ptr,
@@ -17,7 +18,7 @@ use core::{
 
 use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, bpf_redirect},
-    macros::{classifier, map},
+    macros::map,
     maps::{Array, RingBuf},
     programs::TcContext,
 };
@@ -98,9 +99,14 @@ macro_rules! fault {
 }
 
 /// A packet has arrived at an interface.
-#[classifier]
-pub fn meddle(ctx: TcContext) -> i32 {
-    try_meddle(&ctx).unwrap_or(TC_ACT_UNSPEC)
+///
+/// What aya's macro `classifier` would write, but for the argument's type: LLVM orders the types
+/// that `__sk_buff` only points to by their addresses in its own memory, so that the object would
+/// differ from one directory to the next.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+extern "C" fn meddle(packet: *mut c_void) -> i32 {
+    try_meddle(&TcContext::new(packet.cast())).unwrap_or(TC_ACT_UNSPEC)
 }
 
 #[inline(always)]
