@@ -283,7 +283,7 @@ impl Run {
         self.server_address = address;
         self.surroundings.add_process(Who::Server, ready.pid);
         let namespace = self.namespaces.server.clone();
-        self.look_at_network("server", ready.pid, namespace.as_ref())?;
+        self.look_at_network("server", namespace)?;
         self.attach_probes(address.port(), ready.pid)?;
         self.profiling.watch(Who::Server, ready.pid);
         self.manifest.server = json!(ready);
@@ -309,7 +309,7 @@ impl Run {
                     self.surroundings.add_process(Who::Client(process), ready.pid);
                     self.probing.watch_client(process, ready.pid);
                     self.profiling.watch(Who::Client(process), ready.pid);
-                    self.look_at_client_network(process, ready.pid)?;
+                    self.look_at_client_network(process)?;
                     self.manifest.clients[process as usize] = json!(ready);
                     waiting -= 1;
                 }
@@ -336,19 +336,13 @@ impl Run {
     }
 
     /// What cannot be looked at is told, and the run goes on without it.
-    fn look_at_network(
-        &mut self,
-        name: &str,
-        pid: u32,
-        namespace: Option<&Arc<Netns>>,
-    ) -> anyhow::Result<()> {
-        let namespace = namespace.map(Arc::as_ref);
-        let not = self.surroundings.add_network(name, pid, namespace);
+    fn look_at_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> anyhow::Result<()> {
+        let not = self.surroundings.add_network(name, namespace);
         not.iter().try_for_each(|what| self.warn("lab", what))
     }
 
     /// The network of a client, unless it is another one's, too.
-    fn look_at_client_network(&mut self, process: u32, pid: u32) -> anyhow::Result<()> {
+    fn look_at_client_network(&mut self, process: u32) -> anyhow::Result<()> {
         let Some((number, group)) = group_of(&self.source.experiment, process) else {
             return Ok(());
         };
@@ -356,7 +350,7 @@ impl Run {
             return Ok(());
         }
         let namespace = self.namespaces.clients.get(number).cloned();
-        self.look_at_network(&format!("clients {number}"), pid, namespace.as_ref())
+        self.look_at_network(&format!("clients {number}"), namespace)
     }
 
     async fn first_line(&mut self, deadline: Instant) -> anyhow::Result<Heard> {

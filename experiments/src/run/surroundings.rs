@@ -2,6 +2,7 @@
 //! interfaces. What cannot be read is null.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ebpf::nic::{Nic, NicReading, interfaces};
 use ebpf::perf::{PerfReading, ProcessCounters, ProcessPerf};
@@ -29,8 +30,8 @@ struct Process {
 /// A network namespace of the run.
 struct Network {
     name: String,
-    /// A process in it, through which its protocols are read.
-    pid: u32,
+    /// Which one; `None` for that of this process.
+    namespace: Option<Arc<Netns>>,
     before: NetworkReading,
     interfaces: Vec<Interface>,
 }
@@ -86,23 +87,18 @@ impl Surroundings {
         self.processes.push(Process { who, pid, before, perf, perf_before });
     }
 
-    /// Looks at the protocols and the interfaces of a process's network namespace, which is
-    /// `namespace` or that of this process, from here on. Returns what cannot be looked at.
-    pub(super) fn add_network(
-        &mut self,
-        name: &str,
-        pid: u32,
-        namespace: Option<&Netns>,
-    ) -> Vec<String> {
-        let opened = match namespace {
+    /// Looks at the protocols and the interfaces of a network namespace, or of that of this process,
+    /// from here on. Returns what cannot be looked at.
+    pub(super) fn add_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> Vec<String> {
+        let opened = match &namespace {
             Some(namespace) => namespace.run(open_interfaces).and_then(|opened| opened),
             None => open_interfaces(),
         };
         let (interfaces, not) = opened.unwrap_or_else(|error| {
             (Vec::new(), vec![format!("the interfaces cannot be read: {error}")])
         });
-        let before = self.reader.network(Some(pid));
-        self.networks.push(Network { name: name.to_owned(), pid, before, interfaces });
+        let before = protocols(&self.reader, namespace.as_deref());
+        self.networks.push(Network { name: name.to_owned(), namespace, before, interfaces });
         not
     }
 
@@ -123,9 +119,18 @@ impl Surroundings {
     }
 }
 
+/// The protocols' counters of a namespace. From within, not through one of its processes: it is
+/// read once more when they have ended.
+fn protocols(reader: &ProcReader, namespace: Option<&Netns>) -> NetworkReading {
+    match namespace {
+        Some(namespace) => namespace.run(|| reader.network(None)).unwrap_or_default(),
+        None => reader.network(None),
+    }
+}
+
 impl Network {
     fn second(&mut self, t: u64, reader: &ProcReader, lines: &mut Vec<Line>) {
-        let now = reader.network(Some(self.pid));
+        let now = protocols(reader, self.namespace.as_deref());
         let of = vec![("of", json!("tcp")), ("namespace", json!(self.name))];
         lines.push(("proc", of, network_line(t, &now.since(&self.before))));
         self.before = now;

@@ -9,6 +9,9 @@ use super::expected::Places;
 /// Where the programs run while validating: on a CPU of their own each, or a hog would hit both.
 pub(super) const PLACES: Places = Places { server_cpu: 0, client_cpu: 1 };
 
+/// How long the load of a run is.
+const SECONDS: u64 = 6;
+
 /// A run of the proof.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Case {
@@ -20,31 +23,42 @@ pub(super) struct Case {
     pub(super) text: String,
 }
 
-/// A fault as an experiment file has it.
-fn fault(cause: Cause, random: &mut Pcg64Mcg) -> String {
+impl Case {
+    /// Whether packets are lost, and nothing else is done to them: what is held back is sent once
+    /// more by the injector.
+    pub(super) fn only_loses(&self) -> bool {
+        self.causes.contains(&Cause::NetworkLoss) && !self.causes.contains(&Cause::NetworkDelay)
+    }
+
+    /// Whether its traffic crosses an interface: loss and delay need that.
+    fn crosses(&self) -> bool {
+        let network = [Cause::NetworkLoss, Cause::NetworkDelay];
+        self.causes.iter().any(|cause| network.contains(cause))
+    }
+}
+
+/// A fault as an experiment file has it, in units of `unit_us`, which the machine's own noise does
+/// not reach. A packet that is lost waits for 200 ms: beside another fault there are few of them.
+fn fault(cause: Cause, alone: bool, unit_us: u64, random: &mut Pcg64Mcg) -> String {
+    let direction = if random.random() { "ToServer" } else { "ToClient" };
+    let mut units = |from: u64, to: u64| random.random_range(from * unit_us..to * unit_us);
     let mut hog = |cpu: usize| {
-        let busy = f64::from(random.random_range(25..45)) / 100.0;
-        let period_us = random.random_range(20..40) * 1000;
-        format!("Hog(cpus: [{cpu}], busy: {busy}, period_us: {period_us}, nice: -10)")
+        let (busy_us, period_us) = (units(2, 4), units(8, 12));
+        let busy = busy_us as f64 / period_us as f64;
+        format!("Hog(cpus: [{cpu}], busy: {busy:.3}, period_us: {period_us}, nice: -20)")
     };
     match cause {
         Cause::ServerRunqueue => hog(PLACES.server_cpu),
         Cause::ClientRunqueue => hog(PLACES.client_cpu),
-        Cause::ServerBusy => {
-            let us = random.random_range(6_000..12_000);
-            format!("SlowHandler(us: {us}, share: 0.01)")
-        }
-        Cause::ClientBusy => {
-            let us = random.random_range(6_000..12_000);
-            format!("SlowClient(us: {us}, share: 0.01)")
-        }
+        Cause::ServerBusy => format!("SlowHandler(us: {}, share: 0.01)", units(2, 4)),
+        Cause::ClientBusy => format!("SlowClient(us: {}, share: 0.01)", units(2, 4)),
         Cause::NetworkLoss => {
-            let share = f64::from(random.random_range(5..15)) / 1000.0;
-            format!("Loss(share: {share}, direction: ToServer)")
+            let per_10_000 = if alone { units(20, 150) } else { units(8, 15) } / unit_us;
+            let share = per_10_000 as f64 / 10_000.0;
+            format!("Loss(share: {share}, direction: {direction})")
         }
         Cause::NetworkDelay => {
-            let us = random.random_range(6_000..12_000);
-            format!("Delay(us: {us}, share: 0.05, direction: ToServer)")
+            format!("Delay(us: {}, share: 0.05, direction: {direction})", units(2, 4))
         }
         Cause::Unexplained => unreachable!("nobody injects it"),
     }
@@ -61,20 +75,25 @@ const INJECTED: [Cause; 6] = [
 ];
 
 /// Pairs of faults of comparable size.
-const MIXED: [[Cause; 2]; 3] = [
+const MIXED: [[Cause; 2]; 5] = [
     [Cause::ServerRunqueue, Cause::ServerBusy],
     [Cause::ClientRunqueue, Cause::ServerBusy],
     [Cause::ServerRunqueue, Cause::ClientBusy],
+    [Cause::NetworkDelay, Cause::ServerRunqueue],
+    [Cause::NetworkLoss, Cause::ServerBusy],
 ];
 
-fn case(causes: &[Cause], random: &mut Pcg64Mcg) -> Case {
-    let faults: Vec<String> = causes.iter().map(|cause| fault(*cause, random)).collect();
+/// A run with these faults, in which slow means slower than `slow_us`.
+fn case(causes: &[Cause], slow_us: u64, random: &mut Pcg64Mcg) -> Case {
+    let alone = causes.len() == 1;
+    let unit_us = slow_us.max(5_000);
+    let faults: Vec<String> =
+        causes.iter().map(|cause| fault(*cause, alone, unit_us, random)).collect();
     let names: Vec<&str> = causes.iter().map(|cause| cause.name()).collect();
     let name = if names.is_empty() { "quiet".to_owned() } else { names.join("+") };
     let Places { server_cpu, client_cpu } = PLACES;
-    let network = [Cause::NetworkLoss, Cause::NetworkDelay];
-    let crossing = causes.iter().any(|cause| network.contains(cause));
-    let text = format!(
+    let mut case = Case { name, causes: causes.to_vec(), text: String::new() };
+    case.text = format!(
         r#"(
     name: "validate",
     users: 1000,
@@ -83,37 +102,42 @@ fn case(causes: &[Cause], random: &mut Pcg64Mcg) -> Case {
     server: (shards: 1, cpus: [{server_cpu}]),
     client: (shards: 1, cpus: [{client_cpu}], slow_kept: 20000),
     probes: Required,
+    attribution: (slow_us: {slow_us}),
     validity: (late_share: 1.0, client_busy_share: 1.0, because: "faults are injected"),
     phases: [
         (name: "connect", connect: (), until: Established, longest_s: 30),
         (
             name: "load",
             after: Terminated("connect"),
-            seconds: 6,
+            seconds: {SECONDS},
             shake: Open(rate: Fixed(1000)),
             faults: [{faults}],
         ),
     ],
 )"#,
-        // Loss and delay need traffic that crosses an interface.
-        hosts = if crossing { "Namespaces(1)" } else { "Local" },
+        hosts = if case.crosses() { "Namespaces(1)" } else { "Local" },
         seed = random.random_range(0..u32::MAX),
         faults = faults.join(", "),
     );
-    Case { name, causes: causes.to_vec(), text }
+    case
 }
 
-/// All cases of a seed; `rounds` of each kind.
-pub(super) fn cases(seed: u64, rounds: usize) -> Vec<Case> {
+/// A run without faults that shows what the machine does to a request by itself.
+pub(super) fn measuring() -> Case {
+    case(&[], 1_000, &mut Pcg64Mcg::seed_from_u64(0))
+}
+
+/// All cases of a seed; `rounds` of each kind. What the machine does by itself is below `slow_us`.
+pub(super) fn cases(seed: u64, rounds: usize, slow_us: u64) -> Vec<Case> {
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let mut cases = Vec::new();
     for _ in 0..rounds {
-        cases.push(case(&[], &mut random));
+        cases.push(case(&[], slow_us, &mut random));
         for cause in INJECTED {
-            cases.push(case(&[cause], &mut random));
+            cases.push(case(&[cause], slow_us, &mut random));
         }
         for causes in MIXED {
-            cases.push(case(&causes, &mut random));
+            cases.push(case(&causes, slow_us, &mut random));
         }
     }
     cases
@@ -128,10 +152,10 @@ mod tests {
 
     #[test]
     fn every_case_is_an_experiment_and_a_seed_gives_the_same_again() {
-        let all = cases(7, 2);
-        assert_eq!(all.len(), 20);
-        assert_eq!(all, cases(7, 2));
-        assert_ne!(all, cases(8, 2));
+        let all = cases(7, 2, 4_000);
+        assert_eq!(all.len(), 24);
+        assert_eq!(all, cases(7, 2, 4_000));
+        assert_ne!(all, cases(8, 2, 4_000));
         for case in all {
             let source = Source::parse(Path::new("case.ron"), case.text.clone(), &[]);
             let source = source.unwrap_or_else(|error| panic!("{error}: {}", case.text));

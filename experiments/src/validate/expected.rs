@@ -2,7 +2,9 @@
 //! the probes say.
 //!
 //! The slow requests of the phase are those of the client's own record: when each was due, how long
-//! it took, whose it was. What a fault took of one is how long the fault's intervals overlap it.
+//! it took, whose it was. What a fault took of one is how long the fault's intervals overlap it. When
+//! both ends are held up at once, it is the end at which the request is: with the client until the
+//! client could send it, then with the server until the server could answer it, then with the client.
 
 use std::collections::HashMap;
 
@@ -86,9 +88,55 @@ impl Spans {
     }
 }
 
+/// What holds an end up for so short a time between two others that nothing is done in it: that
+/// takes about 0.05 ms a request.
+const GAP_NS: u64 = 300_000;
+
+/// What held up one end.
+struct End {
+    /// Another program that had its CPU.
+    hog: (Cause, Spans),
+    /// Its own spinning, while it had the CPU.
+    spin: (Cause, Spans),
+    /// Both.
+    both: Spans,
+}
+
+impl End {
+    fn new(hog: (Cause, Spans), spin: (Cause, Spans)) -> Self {
+        // While a hog had the CPU, whoever spun there did not.
+        let spin = (spin.0, spin.1.without(&hog.1));
+        let both = Spans::new(hog.1.0.iter().chain(&spin.1.0).copied().collect());
+        Self { hog, spin, both }
+    }
+
+    /// The first instant from `at` on at which something can be done here.
+    fn free_from(&self, at: u64) -> u64 {
+        let first = self.both.0.partition_point(|span| span.1 <= at);
+        let mut free = at;
+        for (start, end) in &self.both.0[first..] {
+            if *start > free + if free == at { 0 } else { GAP_NS } {
+                break;
+            }
+            free = *end;
+        }
+        free
+    }
+
+    /// What its causes take of an interval, less the time in which another end is what matters.
+    fn take(&self, start: u64, end: u64, but: &Spans, causes: &mut PerCause<u64>) {
+        let here = Spans(if start < end { vec![(start, end)] } else { Vec::new() }).without(but);
+        for (cause, spans) in [&self.hog, &self.spin] {
+            let each = here.0.iter().map(|(start, end)| spans.overlap(*start, *end));
+            causes[*cause as usize] += each.sum::<u64>();
+        }
+    }
+}
+
 /// The truth of a run, ready to be asked.
 pub(super) struct Told {
-    spans: [(Cause, Spans); 4],
+    server: End,
+    client: End,
     drops: HashMap<String, Vec<u64>>,
     holds: HashMap<String, Spans>,
 }
@@ -100,11 +148,10 @@ impl Told {
                 lines.iter().filter(|it| it.kind == kind && (cpu.is_none() || it.cpu == cpu));
             Spans::new(lines.filter_map(|it| Some((it.t, it.end_ns?))).collect())
         };
-        let server_hog = of("hog", Some(places.server_cpu));
-        let client_hog = of("hog", Some(places.client_cpu));
-        // While a hog had the CPU, whoever spun there did not.
-        let slow_handler = of("slow_handler", None).without(&server_hog);
-        let slow_client = of("slow_client", None).without(&client_hog);
+        let end = |cpu, runqueue, spinning, busy| {
+            End::new((runqueue, of("hog", Some(cpu))), (busy, of(spinning, None)))
+        };
+        let Places { server_cpu, client_cpu } = places;
         let mut drops: HashMap<String, Vec<u64>> = HashMap::new();
         let mut held: HashMap<String, Vec<(u64, u64)>> = HashMap::new();
         for line in lines {
@@ -116,12 +163,8 @@ impl Told {
             }
         }
         Self {
-            spans: [
-                (Cause::ServerRunqueue, server_hog),
-                (Cause::ClientRunqueue, client_hog),
-                (Cause::ServerBusy, slow_handler),
-                (Cause::ClientBusy, slow_client),
-            ],
+            server: end(server_cpu, Cause::ServerRunqueue, "slow_handler", Cause::ServerBusy),
+            client: end(client_cpu, Cause::ClientRunqueue, "slow_client", Cause::ClientBusy),
             drops,
             holds: held.into_iter().map(|(flow, spans)| (flow, Spans::new(spans))).collect(),
         }
@@ -140,12 +183,22 @@ impl Told {
             causes[Cause::NetworkLoss as usize] = end - start;
             return causes;
         }
-        for (cause, spans) in &self.spans {
-            causes[*cause as usize] = spans.overlap(start, end);
-        }
-        if let Some(held) = self.holds.get(&slow.from) {
-            causes[Cause::NetworkDelay as usize] = held.overlap(start, end);
-        }
+        // While its packet was held back, neither end had the request to be slow with.
+        let held = self.holds.get(&slow.from);
+        causes[Cause::NetworkDelay as usize] = held.map_or(0, |held| held.overlap(start, end));
+        let sent = self.client.free_from(start).min(end);
+        let answered = self.server.free_from(sent).min(end);
+        let mut take = |at: &End, from, until, elsewhere: Option<&End>| {
+            let elsewhere = elsewhere.map(|it| it.both.0.as_slice()).unwrap_or_default();
+            let held = held.map(|held| held.0.as_slice()).unwrap_or_default();
+            let but = Spans::new([elsewhere, held].concat());
+            at.take(from, until, &but, &mut causes);
+        };
+        take(&self.client, start, sent, None);
+        take(&self.server, sent, answered, None);
+        take(&self.client, sent, answered, Some(&self.server));
+        take(&self.client, answered, end, None);
+        take(&self.server, answered, end, Some(&self.client));
         causes
     }
 
@@ -203,5 +256,28 @@ mod tests {
         let held = told.shares(&[slow(19_000_000, 5_000, "b")], 1_000).expect("touched");
         assert_eq!(held[Cause::NetworkDelay as usize], 1.0);
         assert_eq!(told.shares(&[slow(1_000_000, 4_000, "c")], 5_000), None);
+    }
+
+    #[test]
+    fn a_request_waits_only_where_it_is() {
+        let places = Places { server_cpu: 0, client_cpu: 1 };
+        let ms = 1_000_000;
+        let lines = [
+            line("slow_client", 10 * ms, Some(20 * ms), 1, None),
+            line("hog", 12 * ms, Some(18 * ms), 0, None),
+            line("hog", 18 * ms + 100_000, Some(25 * ms), 0, None),
+            line("slow_client", 22 * ms, Some(30 * ms), 1, None),
+        ];
+        let told = Told::new(&lines, places);
+        // With the client until 20, with the server until 25, with the client until 30.
+        let request = SlowLine { due_ns: 11 * ms, latency_us: 19_000, from: "a".to_owned() };
+        let causes = told.of_request(&request);
+        assert_eq!(causes[Cause::ClientBusy as usize], 14 * ms);
+        assert_eq!(causes[Cause::ServerRunqueue as usize], 5 * ms);
+        // One that was answered before anything began waits for the client, as long as that spins.
+        let request = SlowLine { due_ns: 9 * ms, latency_us: 14_000, from: "a".to_owned() };
+        let causes = told.of_request(&request);
+        assert_eq!(causes[Cause::ServerRunqueue as usize], 2 * ms);
+        assert_eq!(causes[Cause::ClientBusy as usize], 11 * ms);
     }
 }

@@ -1,0 +1,158 @@
+//! Counts of a run that must be exact: packets dropped against the injector's own count, segments
+//! sent again against the kernel's own counter.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::lines;
+
+/// What was counted over a whole run, by those who did it and by the probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Counts {
+    /// Packets that the injector dropped, by its own count.
+    pub(super) dropped: u64,
+    /// Packets that the probes saw dropped where the injector does it.
+    pub(super) dropped_seen: u64,
+    /// Segments sent again, by the kernel's counter `TcpRetransSegs` of the run's namespaces.
+    pub(super) sent_again: u64,
+    /// Segments that the probes saw sent again.
+    pub(super) sent_again_seen: u64,
+    /// Packets that left one end of the path and were not seen to enter the other, or the other way
+    /// round.
+    pub(super) unmatched: u64,
+}
+
+impl Counts {
+    /// Reads the files of a run in namespaces of its own.
+    ///
+    /// # Errors
+    /// What is the matter with a file, or which count is missing.
+    pub(super) fn read(directory: &Path) -> anyhow::Result<Self> {
+        let samples: Vec<Value> = lines(directory, "samples")?;
+        let events: Vec<Value> = lines(directory, "events")?;
+        let mut it = Self { dropped: injected(&events), ..Self::default() };
+        let (mut sent, mut received) = ([0_u64; 2], [0_u64; 2]);
+        for line in samples {
+            match line["source"].as_str() {
+                Some("probe") => {
+                    let missing = || anyhow::anyhow!("the probes did not count: {line}");
+                    let places = line["drops_by_place"].as_array().ok_or_else(missing)?;
+                    it.dropped_seen += places
+                        .iter()
+                        .filter(|place| place["reason"] == "TC_INGRESS")
+                        .filter_map(|place| place["port"].as_u64())
+                        .sum::<u64>();
+                    for side in ["server", "client"] {
+                        let kinds = line["retransmits"][side].as_object().ok_or_else(missing)?;
+                        it.sent_again_seen += kinds.values().filter_map(Value::as_u64).sum::<u64>();
+                    }
+                    let ends = line["packets"].as_array().ok_or_else(missing)?;
+                    for (end, (sent, received)) in
+                        ends.iter().zip(sent.iter_mut().zip(&mut received))
+                    {
+                        *sent += end["tx_packets"].as_u64().unwrap_or(0);
+                        *received += end["rx_packets"].as_u64().unwrap_or(0);
+                    }
+                }
+                Some("proc") if line["of"] == "tcp" => {
+                    it.sent_again += line["retrans_segs"].as_u64().unwrap_or(0);
+                }
+                _ => {}
+            }
+        }
+        it.unmatched = sent[0].abs_diff(received[1]) + sent[1].abs_diff(received[0]);
+        Ok(it)
+    }
+
+    /// Whether the kernel kept events from the probes.
+    ///
+    /// Kernels may be built not to run tracing programs while certain tasks are current; a timer
+    /// that interrupts such a task then sends unseen. It is known by packets that came out of the
+    /// path and were not seen to enter it.
+    pub(super) fn hidden(&self) -> bool {
+        self.unmatched > 0
+    }
+
+    /// What is not exact, in sentences.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.dropped != self.dropped_seen {
+            let Self { dropped, dropped_seen, .. } = self;
+            wrong.push(format!("{dropped} packets were dropped and {dropped_seen} counted"));
+        }
+        if self.sent_again != self.sent_again_seen {
+            let Self { sent_again, sent_again_seen, .. } = self;
+            wrong.push(format!("{sent_again} segments sent again and {sent_again_seen} counted"));
+        }
+        wrong
+    }
+}
+
+/// Packets dropped by all faults that do that.
+fn injected(events: &[Value]) -> u64 {
+    let ends = events.iter().filter(|it| it["event"] == "fault_ends" && it["kind"] == "loss");
+    ends.filter_map(|it| it["truth"]["dropped"].as_u64()).sum()
+}
+
+/// Which of the causes blamed for a part of the excess have nothing in the counters to show for it.
+pub(super) fn without_evidence(
+    directory: &Path,
+    blamed: impl Fn(lab_client::causes::Cause) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    use lab_client::causes::Cause;
+    let samples: Vec<Value> = lines(directory, "samples")?;
+    let probes = || samples.iter().filter(|line| line["source"] == "probe");
+    let of_threads = |server: bool, field: &str| -> u64 {
+        let threads = probes().filter_map(|line| line["threads"].as_array()).flatten();
+        let side = threads.filter(|thread| (thread["program"] == "server") == server);
+        side.filter_map(|thread| thread[field].as_u64()).sum()
+    };
+    let lost: u64 = probes().filter_map(|line| line["drops"].as_u64()).sum::<u64>()
+        + samples.iter().filter_map(|line| line["retrans_segs"].as_u64()).sum::<u64>();
+    let evidence = [
+        (Cause::NetworkLoss, lost, "drops nor segments sent again"),
+        (Cause::ServerRunqueue, of_threads(true, "wait_foreign_ns"), "waiting of its threads"),
+        (Cause::ClientRunqueue, of_threads(false, "wait_foreign_ns"), "waiting of its threads"),
+        (Cause::ServerBusy, of_threads(true, "ran_ns"), "running of its threads"),
+        (Cause::ClientBusy, of_threads(false, "ran_ns"), "running of its threads"),
+    ];
+    let bare = evidence.into_iter().filter(|(cause, count, _)| *count == 0 && blamed(*cause));
+    let sentence = |(cause, _, what): (Cause, u64, &str)| {
+        format!("{} is blamed, and the counters show no {what}", cause.name())
+    };
+    Ok(bare.map(sentence).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_sums_over_the_whole_run() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let probe = |drops, again, sent: u64, received: u64| {
+            format!(
+                r#"{{"source":"probe","drops_by_place":[{{"reason":"TC_INGRESS","port":{drops}}},
+                {{"reason":"NOT_SPECIFIED","port":9}}],
+                "retransmits":{{"server":{{"fast":0,"timeout":{again}}},"client":{{"fast":1}}}},
+                "packets":[{{"tx_packets":{sent},"rx_packets":5}},
+                {{"tx_packets":5,"rx_packets":{received}}}]}}"#
+            )
+            .replace('\n', " ")
+        };
+        let tcp = r#"{"source":"proc","of":"tcp","retrans_segs":2}"#;
+        let samples = format!("{}\n{tcp}\n{}\n{tcp}\n", probe(3, 2, 7, 6), probe(4, 0, 7, 8));
+        std::fs::write(directory.path().join("samples.jsonl"), samples).expect("written");
+        let event = r#"{"event":"fault_ends","kind":"loss","truth":{"dropped":8}}"#;
+        std::fs::write(directory.path().join("events.jsonl"), event).expect("written");
+        let counts = Counts::read(directory.path()).expect("counts");
+        let expected =
+            Counts { dropped: 8, dropped_seen: 7, sent_again: 4, sent_again_seen: 4, unmatched: 0 };
+        assert_eq!(counts, expected);
+        assert_eq!(counts.wrong(), ["8 packets were dropped and 7 counted"]);
+        let bare = without_evidence(directory.path(), |_| true).expect("a file");
+        assert_eq!(bare.len(), 4, "all but the loss: {bare:?}");
+    }
+}
