@@ -75,6 +75,7 @@ impl Lab {
 
     /// The lines about a fault.
     fn told(&self, fault: u64) -> Vec<Value> {
+        assert!(self.out.join("truth.parquet").exists(), "the truth is converted too");
         let mut told = lines(&self.out, "truth.jsonl");
         told.retain(|line| line["fault"] == fault);
         told

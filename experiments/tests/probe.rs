@@ -5,9 +5,9 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Output};
 
-use common::{assert_exit, can, lab, number, said};
+use common::{assert_exit, can, experiment, json, lab, number, said};
 use serde_json::Value;
 
 const NOBODY: u32 = 65_534;
@@ -90,4 +90,53 @@ fn what_cannot_be_watched_is_told_in_a_sentence() {
         assert_exit(&output, 1);
         assert!(said(&output).contains("not allowed to load probes"), "{}", said(&output));
     }
+}
+
+/// Runs `lab` where directories of `/sys` are empty, which no other process notices.
+fn lab_without(directories: &[&str], arguments: &[&str]) -> Output {
+    let mut script = String::from("set -e; ");
+    for directory in directories {
+        script += &format!("if [ -d {directory} ]; then mount -t tmpfs none {directory}; fi; ");
+    }
+    script += "exec \"$@\"";
+    Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_lab"))
+        .args(arguments)
+        .output()
+        .expect("unshare, of util-linux")
+}
+
+#[test]
+fn a_kernel_without_btf_is_told_and_one_without_tracefs_is_watched_all_the_same() {
+    if !can("root", is_root()) {
+        return;
+    }
+    let port = chatter(20_000).to_string();
+    let probe = ["probe", "--port", &port, "--seconds", "1", "--json"];
+    let output = lab_without(&["/sys/kernel/btf"], &probe);
+    assert_exit(&output, 1);
+    assert!(said(&output).contains("BTF"), "{}", said(&output));
+    let output = lab_without(&["/sys/kernel/tracing", "/sys/kernel/debug"], &probe);
+    assert_exit(&output, 0);
+    let line: Value = serde_json::from_slice(&output.stdout).expect("one line");
+    assert!(line["packets"].is_array(), "{line}");
+    // A run goes on without, has nulls, and says why.
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let (file, out_path) = (experiment("smoke"), out.to_str().expect("a path in UTF-8"));
+    let file = file.to_str().expect("a path in UTF-8");
+    let mut run = vec!["run", file, "--out", out_path];
+    for set in ["users=100", "phases.shake.seconds=1", "phases.everything.seconds=1"] {
+        run.extend(["--set", set]);
+    }
+    let output = lab_without(&["/sys/kernel/btf"], &run);
+    assert_exit(&output, 0);
+    let summary = json(&out, "summary.json");
+    let shake = &summary["phases"][1];
+    assert!(shake["shake"]["answered"].as_u64() > Some(0), "{shake}");
+    assert_eq!(shake["segments_us"]["network"]["p50"], Value::Null);
+    assert_eq!(shake["kernel"]["drops"], Value::Null);
+    let why = summary["missing"]["phases.attribution"].as_str().expect("a reason");
+    assert!(why.contains("BTF"), "{why}");
 }

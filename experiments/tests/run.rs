@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use common::{
@@ -228,4 +229,57 @@ fn a_run_in_a_namespace_of_its_own_changes_nothing_outside() {
     assert_adds_up(&summary);
     assert_eq!(number(&summary, "/phases/2/shake/answered"), 1200);
     assert_eq!(number(&summary, "/ledger/created/count"), 800);
+}
+
+#[test]
+fn fifty_shards_are_counted_and_explained_like_one() {
+    if !can("root", rustix::process::geteuid().is_root()) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, out) = (directory.path().join("fifty.ron"), directory.path().join("run"));
+    let text = r#"(
+        name: "fifty", users: 2000, hosts: Namespaces(1), probes: Required,
+        server: (shards: 50), client: (shards: 2),
+        validity: (late_share: 1.0, client_busy_share: 1.0, because: "52 threads, few CPUs"),
+        phases: [
+            (name: "connect", connect: (), until: Established, longest_s: 60),
+            (name: "load", seconds: 3, shake: Open(rate: Fixed(1000))),
+        ],
+    )"#;
+    std::fs::write(&file, text).expect("written");
+    let output = lab(&["run", path(&file), "--out", path(&out)]);
+    assert_exit(&output, 0);
+    let summary = json(&out, "summary.json");
+    assert_adds_up(&summary);
+    let load = &summary["phases"][1];
+    assert_eq!(number(load, "/shake/answered"), 3000);
+    for segment in ["client_send_lag", "network", "server_wait", "server_service"] {
+        assert!(load["segments_us"][segment]["p99"].is_u64(), "{load}");
+    }
+    // An instant is missing where a kernel keeps an event from the probes: one in a thousand here.
+    assert!(number(load, "/incomplete_requests") <= 30, "{load}");
+    let samples = lines(&out, "samples.jsonl");
+    let of = |source: &'static str| samples.iter().filter(move |line| line["source"] == source);
+    let shards: BTreeSet<u64> = of("server")
+        .filter(|it| number(it, "/shakes") > 0)
+        .map(|it| number(it, "/shard"))
+        .collect();
+    assert_eq!(shards.len(), 50, "all of them answered: {shards:?}");
+    let threads: BTreeSet<u64> = of("probe")
+        .flat_map(|line| line["threads"].as_array().expect("threads"))
+        .filter(|it| it["program"] == "server" && number(it, "/runqueue_delay_us/count") > 0)
+        .map(|it| number(it, "/tid"))
+        .collect();
+    assert!(threads.len() >= 50, "each shard's thread was watched: {threads:?}");
+    // Each shake is a packet with 16 bytes to the server, and each login one.
+    let packets = |end: usize, what: &str| -> u64 {
+        of("probe").map(|line| number(line, &format!("/packets/{end}/{what}"))).sum()
+    };
+    assert!(packets(0, "rx_packets").max(packets(1, "rx_packets")) >= 5000);
+    // What leaves one end of the path enters the other; the kernel may hide one in a thousand.
+    for (from, to) in [(0, 1), (1, 0)] {
+        let (sent, received) = (packets(from, "tx_packets"), packets(to, "rx_packets"));
+        assert!(sent.abs_diff(received) <= received / 200 + 1, "{sent} sent, {received} received");
+    }
 }

@@ -19,7 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value};
 
-use super::files::{EVENTS, FileError, NAMES};
+use super::files::{EVENTS, FileError, NAMES, TRUTH};
 
 /// Seconds of a row group at most.
 const GROUP_S: f64 = 60.0;
@@ -35,7 +35,8 @@ const DETAIL: &str = "detail";
 /// # Errors
 /// [`FileError`]. The JSON lines are never touched.
 pub fn convert(directory: &Path) -> Result<(), FileError> {
-    NAMES.iter().try_for_each(|name| {
+    let truth = directory.join(format!("{TRUTH}.jsonl")).exists().then_some(TRUTH);
+    NAMES.into_iter().chain(truth).try_for_each(|name| {
         let file = directory.join(format!("{name}.parquet"));
         convert_one(directory, name)
             .map_err(|error| FileError::new(&file, "write", std::io::Error::other(error)))
@@ -73,7 +74,10 @@ fn convert_one(directory: &Path, name: &str) -> Result<(), ConvertError> {
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let writer = ArrowWriter::try_new(File::create(&part)?, Arc::clone(&schema), Some(properties))?;
     let decoder = ReaderBuilder::new(schema).with_batch_size(ROWS).build_decoder()?;
-    let mut table = Table { writer, decoder, rows: Vec::with_capacity(ROWS), group: None };
+    // The truth about faults is on the monotonic clock, in nanoseconds.
+    let second = if name == TRUTH { 1e9 } else { 1.0 };
+    let rows = Vec::with_capacity(ROWS);
+    let mut table = Table { writer, decoder, rows, second, group: None };
     each_row(directory, name, |row| table.add(row, &kinds))?;
     table.flush()?;
     table.writer.close()?;
@@ -85,6 +89,8 @@ struct Table {
     writer: ArrowWriter<File>,
     decoder: Decoder,
     rows: Vec<Map<String, Value>>,
+    /// A second in the unit of the lines' `t`.
+    second: f64,
     /// The first instant of the row group being written.
     group: Option<f64>,
 }
@@ -95,7 +101,7 @@ impl Table {
         mut row: Map<String, Value>,
         kinds: &BTreeMap<String, Kind>,
     ) -> Result<(), ConvertError> {
-        let t = row.get("t").and_then(Value::as_f64).unwrap_or(0.0);
+        let t = row.get("t").and_then(Value::as_f64).unwrap_or(0.0) / self.second;
         // Lines are nearly in order: one that is a little older than the group starts no other.
         if self.group.is_some_and(|first| t >= first + GROUP_S) {
             self.flush()?;

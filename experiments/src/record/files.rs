@@ -17,6 +17,9 @@ use crate::machine::Machine;
 /// Files of JSON lines, without their ending.
 pub const NAMES: [&str; 3] = ["samples", "slow", "events"];
 
+/// The lines about faults, in runs that have some.
+pub const TRUTH: &str = "truth";
+
 /// Their places in [`NAMES`].
 const SAMPLES: usize = 0;
 const SLOW: usize = 1;

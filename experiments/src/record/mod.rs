@@ -8,5 +8,5 @@ mod files;
 mod seconds;
 
 pub use columns::convert;
-pub use files::{Event, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, write_json};
+pub use files::{Event, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, TRUTH, write_json};
 pub use seconds::{Second, Seconds};

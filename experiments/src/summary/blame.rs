@@ -87,6 +87,8 @@ pub struct Seen {
     pub seconds: Vec<(u64, u64, u64)>,
     /// The phase's 99th percentile, in microseconds.
     pub p99_us: Option<u64>,
+    /// The part of the requests that were slow, as the clients themselves measured it.
+    pub late_share: Option<f64>,
     /// Who held the CPUs that others waited for, the most frequent first, by blamed cause.
     pub holders: BTreeMap<Cause, String>,
     /// Packets dropped, and segments sent again.
@@ -128,11 +130,11 @@ impl Account {
         at.map_or(0, |at| u64::midpoint(bucket_floor(at), bucket_floor(at + 1) - 1))
     }
 
-    /// Requests at or above a latency, and what each cause took of them beyond its median.
-    fn beyond(&self, from_us: u64) -> (u64, PerCause<u64>) {
+    /// Requests from a bucket of latency on, and what each cause took of them beyond its median.
+    fn beyond(&self, first: usize) -> (u64, PerCause<u64>) {
         let medians = Cause::ALL.map(|cause| self.median_us(cause));
         let mut all = (0, [0; 7]);
-        for (requests, us) in &self.sums[bucket(from_us)..] {
+        for (requests, us) in &self.sums[first..] {
             all.0 += requests;
             for ((excess, us), median) in all.1.iter_mut().zip(us).zip(medians) {
                 *excess += us.saturating_sub(median * requests);
@@ -147,17 +149,20 @@ impl Account {
             return Attribution::default();
         }
         let least_us = u64::from(spec.slow_us);
-        let (over, _) = self.beyond(least_us);
-        let from_us = seen.p99_us.unwrap_or(0).max(least_us);
-        let (requests, excess) = self.beyond(from_us);
+        let first = slow_from(seen.p99_us.unwrap_or(0).max(least_us), least_us);
+        let (requests, excess) = self.beyond(first);
+        let late_share = seen.late_share.unwrap_or_else(|| {
+            let (over, _) = self.beyond(slow_from(least_us, least_us));
+            over as f64 / self.requests as f64
+        });
         let off = seconds_off(spec, seen);
-        let quiet = (over as f64) < spec.quiet_share.get() * self.requests as f64 && off.is_empty();
+        let quiet = late_share < spec.quiet_share.get() && off.is_empty();
         let shares = shares(&excess).filter(|_| !quiet);
         let (moved, jitter_shares) = self.jitter(&off);
         let mut attribution = Attribution {
             tail: Tail {
                 requests: Some(requests),
-                from_us: Some(from_us),
+                from_us: Some(bucket_floor(first)),
                 excess_us: Some(excess.iter().sum()),
                 shares,
             },
@@ -168,7 +173,6 @@ impl Account {
             },
             verdict: None,
         };
-        let late_share = over as f64 / self.requests as f64;
         attribution.verdict = Some(sentence(spec, late_share, &attribution, seen));
         attribution
     }
@@ -184,6 +188,12 @@ impl Account {
         }
         (sums.iter().sum(), shares(&sums))
     }
+}
+
+/// The bucket of a latency, or the next one when it begins below the least.
+fn slow_from(us: u64, least_us: u64) -> usize {
+    let at = bucket(us);
+    if bucket_floor(at) < least_us { (at + 1).min(BUCKETS - 1) } else { at }
 }
 
 fn seconds_off(spec: &AttributionSpec, seen: &Seen) -> Vec<u64> {
@@ -309,6 +319,8 @@ mod tests {
         let blamed = account(200, 5_000, Cause::ServerRunqueue).attribution(&spec, &seen(90));
         let shares = blamed.tail.shares.clone().expect("shares");
         assert_eq!(blamed.tail.requests, Some(200));
+        // Where the bucket of a millisecond begins is below a millisecond: the next one.
+        assert_eq!(blamed.tail.from_us, Some(1024));
         assert!(shares[&Cause::ServerRunqueue] > 0.99, "{shares:?}");
         assert!((shares.values().sum::<f64>() - 1.0).abs() < 1e-9);
         assert_eq!(blamed.jitter.seconds_off, Some(1));

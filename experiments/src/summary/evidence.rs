@@ -100,7 +100,7 @@ pub(super) fn seen(
     raw: &Raw,
     name: &str,
     (start, end): (u64, u64),
-    p99_us: Option<u64>,
+    (p99_us, late_share): (Option<u64>, Option<f64>),
     shake: &Shakes,
 ) -> Seen {
     let mut seconds: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -115,6 +115,7 @@ pub(super) fn seen(
     Seen {
         seconds: seconds.into_iter().map(|(t, (due, answered))| (t, due, answered)).collect(),
         p99_us,
+        late_share,
         holders: holders(raw, name),
         drops: drops(raw, start, end).map(|drops| drops.values().sum()),
         retransmits,

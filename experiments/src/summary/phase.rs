@@ -336,6 +336,7 @@ pub(super) fn summarize(
     };
     let histogram = |segment: Segment| raw.histograms.get(&format!("{name}:{}", segment.name()));
     let send_lag = Latency::of(histogram(Segment::SendLag));
+    let late = late_share(histogram(Segment::Latency), experiment.attribution.slow_us);
     let account = evidence::account(raw, &name);
     let mut phase = PhaseSummary {
         seconds: time.map(|(start, end)| (end - start) as f64),
@@ -374,13 +375,20 @@ pub(super) fn summarize(
         name,
     };
     if let Some(account) = account {
-        let seen =
-            evidence::seen(raw, &phase.name, (start, end), phase.latency_us.p99, &phase.shake);
+        let measured = (phase.latency_us.p99, late);
+        let seen = evidence::seen(raw, &phase.name, (start, end), measured, &phase.shake);
         phase.attribution = account.attribution(&experiment.attribution, &seen);
     }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     phase.valid = phase.invalid_because.is_empty();
     phase
+}
+
+/// The part of the requests that took longer.
+fn late_share(latency: Option<&Histogram<u64>>, slow_us: u32) -> Option<f64> {
+    let latency = latency.filter(|latency| !latency.is_empty())?;
+    let late = latency.count_between(u64::from(slow_us) + 1, u64::MAX);
+    Some(late as f64 / latency.len() as f64)
 }
 
 /// What became of the shakes of a phase, when all clients have said so.

@@ -38,27 +38,30 @@ impl Case {
 }
 
 /// A fault as an experiment file has it, in units of `unit_us`, which the machine's own noise does
-/// not reach. A packet that is lost waits for 200 ms: beside another fault there are few of them.
+/// not reach. Beside another fault both are of a size: a packet that is lost waits for 200 ms, so
+/// few are, and a hog is interrupted where spinning is not.
 fn fault(cause: Cause, alone: bool, unit_us: u64, random: &mut Pcg64Mcg) -> String {
     let direction = if random.random() { "ToServer" } else { "ToClient" };
+    let (spins, held) = if alone { (0.01, 0.05) } else { (0.005, 0.02) };
     let mut units = |from: u64, to: u64| random.random_range(from * unit_us..to * unit_us);
     let mut hog = |cpu: usize| {
-        let (busy_us, period_us) = (units(2, 4), units(8, 12));
+        let (busy_us, period_us) = (units(4, 6), units(12, 16));
         let busy = busy_us as f64 / period_us as f64;
         format!("Hog(cpus: [{cpu}], busy: {busy:.3}, period_us: {period_us}, nice: -20)")
     };
     match cause {
         Cause::ServerRunqueue => hog(PLACES.server_cpu),
         Cause::ClientRunqueue => hog(PLACES.client_cpu),
-        Cause::ServerBusy => format!("SlowHandler(us: {}, share: 0.01)", units(2, 4)),
-        Cause::ClientBusy => format!("SlowClient(us: {}, share: 0.01)", units(2, 4)),
+        Cause::ServerBusy => format!("SlowHandler(us: {}, share: {spins})", units(2, 4)),
+        Cause::ClientBusy => format!("SlowClient(us: {}, share: {spins})", units(2, 4)),
         Cause::NetworkLoss => {
             let per_10_000 = if alone { units(20, 150) } else { units(8, 15) } / unit_us;
             let share = per_10_000 as f64 / 10_000.0;
             format!("Loss(share: {share}, direction: {direction})")
         }
         Cause::NetworkDelay => {
-            format!("Delay(us: {}, share: 0.05, direction: {direction})", units(2, 4))
+            let us = units(2, 4);
+            format!("Delay(us: {us}, share: {held}, direction: {direction})")
         }
         Cause::Unexplained => unreachable!("nobody injects it"),
     }
@@ -86,9 +89,8 @@ const MIXED: [[Cause; 2]; 5] = [
 /// A run with these faults, in which slow means slower than `slow_us`.
 fn case(causes: &[Cause], slow_us: u64, random: &mut Pcg64Mcg) -> Case {
     let alone = causes.len() == 1;
-    let unit_us = slow_us.max(5_000);
     let faults: Vec<String> =
-        causes.iter().map(|cause| fault(*cause, alone, unit_us, random)).collect();
+        causes.iter().map(|cause| fault(*cause, alone, slow_us, random)).collect();
     let names: Vec<&str> = causes.iter().map(|cause| cause.name()).collect();
     let name = if names.is_empty() { "quiet".to_owned() } else { names.join("+") };
     let Places { server_cpu, client_cpu } = PLACES;

@@ -3,8 +3,8 @@
 //!
 //! The slow requests of the phase are those of the client's own record: when each was due, how long
 //! it took, whose it was. What a fault took of one is how long the fault's intervals overlap it. When
-//! both ends are held up at once, it is the end at which the request is: with the client until the
-//! client could send it, then with the server until the server could answer it, then with the client.
+//! both ends are held up at once, it is the end at which the request is: with the client until it was
+//! sent, then with the server until that could answer it, then with the client.
 
 use std::collections::HashMap;
 
@@ -34,6 +34,8 @@ pub(super) struct Truth {
 pub(super) struct SlowLine {
     due_ns: u64,
     latency_us: u64,
+    /// How late it left, as the client itself measured it.
+    send_lag_us: u64,
     from: String,
 }
 
@@ -88,9 +90,8 @@ impl Spans {
     }
 }
 
-/// What holds an end up for so short a time between two others that nothing is done in it: that
-/// takes about 0.05 ms a request.
-const GAP_NS: u64 = 300_000;
+/// A hog that is away for less was interrupted; for more, and whoever waited for its CPU had it.
+const GAP_NS: u64 = 50_000;
 
 /// What held up one end.
 struct End {
@@ -186,7 +187,7 @@ impl Told {
         // While its packet was held back, neither end had the request to be slow with.
         let held = self.holds.get(&slow.from);
         causes[Cause::NetworkDelay as usize] = held.map_or(0, |held| held.overlap(start, end));
-        let sent = self.client.free_from(start).min(end);
+        let sent = (start + slow.send_lag_us * 1000).min(end);
         let answered = self.server.free_from(sent).min(end);
         let mut take = |at: &End, from, until, elsewhere: Option<&End>| {
             let elsewhere = elsewhere.map(|it| it.both.0.as_slice()).unwrap_or_default();
@@ -245,8 +246,12 @@ mod tests {
             line("delay", 20_000_000, Some(21_000_000), 0, Some("b")),
         ];
         let told = Told::new(&lines, places);
-        let slow =
-            |due_ns, latency_us, from: &str| SlowLine { due_ns, latency_us, from: from.into() };
+        let slow = |due_ns, latency_us, from: &str| SlowLine {
+            due_ns,
+            latency_us,
+            send_lag_us: 0,
+            from: from.into(),
+        };
         // 3 ms behind the hog and 1 of the spin, of which the hog took the other one.
         let one = told.shares(&[slow(1_000_000, 4_000, "c")], 1_000).expect("touched");
         assert!((one[Cause::ServerRunqueue as usize] - 0.75).abs() < 1e-9, "{one:?}");
@@ -265,17 +270,23 @@ mod tests {
         let lines = [
             line("slow_client", 10 * ms, Some(20 * ms), 1, None),
             line("hog", 12 * ms, Some(18 * ms), 0, None),
-            line("hog", 18 * ms + 100_000, Some(25 * ms), 0, None),
+            line("hog", 18 * ms + 10_000, Some(25 * ms), 0, None),
             line("slow_client", 22 * ms, Some(30 * ms), 1, None),
         ];
         let told = Told::new(&lines, places);
         // With the client until 20, with the server until 25, with the client until 30.
-        let request = SlowLine { due_ns: 11 * ms, latency_us: 19_000, from: "a".to_owned() };
+        let line_of = |due_ns, send_lag_us, latency_us| SlowLine {
+            due_ns,
+            latency_us,
+            send_lag_us,
+            from: "a".to_owned(),
+        };
+        let request = line_of(11 * ms, 9_000, 19_000);
         let causes = told.of_request(&request);
         assert_eq!(causes[Cause::ClientBusy as usize], 14 * ms);
         assert_eq!(causes[Cause::ServerRunqueue as usize], 5 * ms);
         // One that was answered before anything began waits for the client, as long as that spins.
-        let request = SlowLine { due_ns: 9 * ms, latency_us: 14_000, from: "a".to_owned() };
+        let request = line_of(9 * ms, 0, 14_000);
         let causes = told.of_request(&request);
         assert_eq!(causes[Cause::ServerRunqueue as usize], 2 * ms);
         assert_eq!(causes[Cause::ClientBusy as usize], 11 * ms);

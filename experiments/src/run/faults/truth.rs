@@ -7,11 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::experiment::FaultSpec;
+use crate::record::TRUTH;
 
-/// The file, one line for each interval, spin, drop or hold.
-const NAME: &str = "truth.jsonl";
-
-/// The file of a run, made when there is something to write.
+/// The file of a run, one line for each interval, spin, drop or hold; made when there is something to write.
 pub(super) struct Truth {
     file: Option<BufWriter<File>>,
 }
@@ -19,7 +17,9 @@ pub(super) struct Truth {
 impl Truth {
     /// Makes the file in the directory of a run, when its experiment has faults.
     pub(super) fn create(directory: &Path, wanted: bool) -> std::io::Result<Self> {
-        let file = wanted.then(|| File::create_new(directory.join(NAME)).map(BufWriter::new));
+        let file = wanted.then(|| {
+            File::create_new(directory.join(format!("{TRUTH}.jsonl"))).map(BufWriter::new)
+        });
         Ok(Self { file: file.transpose()? })
     }
 
