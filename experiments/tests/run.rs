@@ -240,7 +240,7 @@ fn fifty_shards_are_counted_and_explained_like_one() {
     let (file, out) = (directory.path().join("fifty.ron"), directory.path().join("run"));
     let text = r#"(
         name: "fifty", users: 2000, hosts: Namespaces(1), probes: Required,
-        server: (shards: 50), client: (shards: 2),
+        softirqs: true, server: (shards: 50), client: (shards: 2),
         validity: (late_share: 1.0, client_busy_share: 1.0, because: "52 threads, few CPUs"),
         phases: [
             (name: "connect", connect: (), until: Established, longest_s: 60),
@@ -272,6 +272,8 @@ fn fifty_shards_are_counted_and_explained_like_one() {
         .map(|it| number(it, "/tid"))
         .collect();
     assert!(threads.len() >= 50, "each shard's thread was watched: {threads:?}");
+    let polls = |line: &Value| line["napi"].as_array().map_or(0, Vec::len);
+    assert!(of("probe").all(|line| polls(line) > 0 && line["softirq"].is_array()), "per CPU");
     // Each shake is a packet with 16 bytes to the server, and each login one.
     let packets = |end: usize, what: &str| -> u64 {
         of("probe").map(|line| number(line, &format!("/packets/{end}/{what}"))).sum()

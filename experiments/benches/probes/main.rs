@@ -2,8 +2,8 @@
 //! and at saturation.
 //!
 //! `cargo bench -p experiments --bench probes` runs in full, some four minutes on two cores, as
-//! root. Among the tests it runs small and checks counts alone. A recorded run is in
-//! `ebpf/COST.md`.
+//! root; `-- --softirqs` has them timed too. Among the tests it runs small and checks counts alone.
+//! A recorded run is in `ebpf/COST.md`.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -21,11 +21,15 @@ struct Size {
     seconds: u32,
     /// Pairs of runs.
     rounds: u32,
+    /// Whether softirqs are timed, too.
+    softirqs: bool,
 }
 
-const FULL: Size = Size { users: 10_000, rate: 60_000, in_flight: 400, seconds: 6, rounds: 8 };
+const FULL: Size =
+    Size { users: 10_000, rate: 60_000, in_flight: 400, seconds: 6, rounds: 8, softirqs: false };
 
-const SMALL: Size = Size { users: 500, rate: 500, in_flight: 10, seconds: 1, rounds: 1 };
+const SMALL: Size =
+    Size { users: 500, rate: 500, in_flight: 10, seconds: 1, rounds: 1, softirqs: true };
 
 /// CPU time more for each request, in microseconds.
 const MORE_US: f64 = 1.0;
@@ -55,7 +59,9 @@ fn main() -> ExitCode {
         eprintln!("skipped: needs root");
         return if required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
-    match run(if full { &FULL } else { &SMALL }, full) {
+    let softirqs = std::env::args().any(|argument| argument == "--softirqs");
+    let size = if full { Size { softirqs, ..FULL } } else { SMALL };
+    match run(&size, full) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -124,7 +130,7 @@ fn measure(size: &Size, probes: bool) -> anyhow::Result<Measured> {
     let Size { users, rate, in_flight, seconds, .. } = size;
     let text = format!(
         r#"(
-            name: "probes", users: {users}, probes: {probes},
+            name: "probes", users: {users}, probes: {probes}, softirqs: {softirqs},
             server: (shards: 1, cpus: [0]), client: (shards: 1, cpus: [{cpu}]),
             validity: (late_share: 1.0, client_busy_share: 1.0, because: "saturated on purpose"),
             phases: [
@@ -133,6 +139,7 @@ fn measure(size: &Size, probes: bool) -> anyhow::Result<Measured> {
                 (name: "saturated", seconds: {seconds}, shake: Closed(in_flight: {in_flight})),
             ],
         )"#,
+        softirqs = size.softirqs,
         probes = if probes { "Required" } else { "Off" },
         cpu = usize::from(std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1)),
     );

@@ -43,6 +43,9 @@ pub struct Experiment {
     pub client: ClientSpec,
     /// Whether eBPF probes watch.
     pub probes: Probing,
+    /// Whether the probes also time softirqs and count NAPI polls, per CPU. On loopback each packet
+    /// is one of each.
+    pub softirqs: bool,
     /// From where on something is to blame.
     pub attribution: AttributionSpec,
     /// When a phase counts as measured.
@@ -71,6 +74,8 @@ struct Unchecked {
     #[serde(default)]
     probes: Probing,
     #[serde(default)]
+    softirqs: bool,
+    #[serde(default)]
     attribution: AttributionSpec,
     #[serde(default)]
     validity: Validity,
@@ -87,8 +92,8 @@ impl TryFrom<Unchecked> for Experiment {
 
     fn try_from(it: Unchecked) -> Result<Self, String> {
         let Unchecked { name, about, users, seed, hosts, network, server, client, .. } = it;
-        let (probes, attribution, validity, phases) =
-            (it.probes, it.attribution, it.validity, it.phases);
+        let (probes, softirqs, attribution, validity, phases) =
+            (it.probes, it.softirqs, it.attribution, it.validity, it.phases);
         if phases.is_empty() {
             return Err("an experiment needs at least one phase".to_owned());
         }
@@ -110,6 +115,7 @@ impl TryFrom<Unchecked> for Experiment {
             server,
             client,
             probes,
+            softirqs,
             attribution,
             validity,
             phases,

@@ -67,7 +67,11 @@ impl Probing {
             None => lab_client::flows::loopback_sources(users, ports.0, ports.1),
         };
         let layout = layout(&sources, ports);
-        let options = Options { server_pid: Some(server_pid), ..Options::of_flows(port, layout) };
+        let options = Options {
+            server_pid: Some(server_pid),
+            softirqs: experiment.softirqs,
+            ..Options::of_flows(port, layout)
+        };
         match Probes::attach(&options) {
             Ok(probes) => {
                 let before = probes.read();

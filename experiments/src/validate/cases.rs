@@ -9,8 +9,9 @@ use super::expected::Places;
 /// Where the programs run while validating: on a CPU of their own each, or a hog would hit both.
 pub(super) const PLACES: Places = Places { server_cpu: 0, client_cpu: 1 };
 
-/// How long the load of a run is.
-const SECONDS: u64 = 6;
+/// How long the load of a run is, and of the one that measures the machine.
+const SECONDS: u64 = 7;
+const MEASURING_SECONDS: u64 = 15;
 
 /// A run of the proof.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +88,7 @@ const MIXED: [[Cause; 2]; 5] = [
 ];
 
 /// A run with these faults, in which slow means slower than `slow_us`.
-fn case(causes: &[Cause], slow_us: u64, random: &mut Pcg64Mcg) -> Case {
+fn case(causes: &[Cause], slow_us: u64, seconds: u64, random: &mut Pcg64Mcg) -> Case {
     let alone = causes.len() == 1;
     let faults: Vec<String> =
         causes.iter().map(|cause| fault(*cause, alone, slow_us, random)).collect();
@@ -111,7 +112,7 @@ fn case(causes: &[Cause], slow_us: u64, random: &mut Pcg64Mcg) -> Case {
         (
             name: "load",
             after: Terminated("connect"),
-            seconds: {SECONDS},
+            seconds: {seconds},
             shake: Open(rate: Fixed(1000)),
             faults: [{faults}],
         ),
@@ -126,7 +127,7 @@ fn case(causes: &[Cause], slow_us: u64, random: &mut Pcg64Mcg) -> Case {
 
 /// A run without faults that shows what the machine does to a request by itself.
 pub(super) fn measuring() -> Case {
-    case(&[], 1_000, &mut Pcg64Mcg::seed_from_u64(0))
+    case(&[], 1_000, MEASURING_SECONDS, &mut Pcg64Mcg::seed_from_u64(0))
 }
 
 /// All cases of a seed; `rounds` of each kind. What the machine does by itself is below `slow_us`.
@@ -134,12 +135,12 @@ pub(super) fn cases(seed: u64, rounds: usize, slow_us: u64) -> Vec<Case> {
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let mut cases = Vec::new();
     for _ in 0..rounds {
-        cases.push(case(&[], slow_us, &mut random));
+        cases.push(case(&[], slow_us, SECONDS, &mut random));
         for cause in INJECTED {
-            cases.push(case(&[cause], slow_us, &mut random));
+            cases.push(case(&[cause], slow_us, SECONDS, &mut random));
         }
         for causes in MIXED {
-            cases.push(case(&causes, slow_us, &mut random));
+            cases.push(case(&causes, slow_us, SECONDS, &mut random));
         }
     }
     cases

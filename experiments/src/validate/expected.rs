@@ -93,6 +93,10 @@ impl Spans {
 /// A hog that is away for less was interrupted; for more, and whoever waited for its CPU had it.
 const GAP_NS: u64 = 50_000;
 
+/// Who spun has requests from before to answer, and may spin again over one of them: 0.03 ms each, one
+/// in a millisecond, and as much again for what is left over from the time before.
+const CATCHING_UP: u64 = 15;
+
 /// What held up one end.
 struct End {
     /// Another program that had its CPU.
@@ -114,9 +118,12 @@ impl End {
     /// The first instant from `at` on at which something can be done here.
     fn free_from(&self, at: u64) -> u64 {
         let first = self.both.0.partition_point(|span| span.1 <= at);
+        let spins = !self.spin.1.0.is_empty();
         let mut free = at;
         for (start, end) in &self.both.0[first..] {
-            if *start > free + if free == at { 0 } else { GAP_NS } {
+            let catching_up = if spins { (free - at) / CATCHING_UP } else { 0 };
+            let gap_ns = if free == at { 0 } else { GAP_NS + catching_up };
+            if *start > free + gap_ns {
                 break;
             }
             free = *end;

@@ -1,7 +1,7 @@
 //! `lab validate`: the proof that verdicts are right, on faults whose size is known.
 //!
 //! First the machine itself: a run without faults shows how late an answer is here for no reason,
-//! and slow means twice that from then on. Then each case is a run of its own with seeded sizes.
+//! and slow means half as much again from then on. Then each case is a run of its own with seeded sizes.
 //! What must be blamed is computed from the truth that the injectors wrote (`expected`), and held
 //! against what the summary says; drops and retransmissions must be exact (`counts`).
 
@@ -37,11 +37,15 @@ const UNEXPLAINED: f64 = 0.05;
 /// What counts as blamed at all: a hundredth of the excess.
 const BLAMED: f64 = 0.01;
 
-/// What the machine does by itself must be below this, or the faults would be seconds long.
+/// What the machine does by itself must be below this, or the faults would be too long for a run of
+/// some seconds.
 const NOISE_US: u64 = 20_000;
 
-/// Slow is at least this: a stall of the machine that is rarer than one in a thousand takes some
-/// milliseconds too.
+/// With this the machine counts as quiet; until it is, it is looked at again, so many times in all.
+const QUIET_US: u64 = 8_000;
+const LOOKS: usize = 4;
+
+/// Slow is at least this.
 const LEAST_SLOW_US: u64 = 6_000;
 
 /// Runs of a case in which the kernel hid events from the probes.
@@ -53,8 +57,8 @@ pub struct Args {
     /// What the sizes of the faults come from
     #[arg(long, default_value_t = 2015)]
     seed: u64,
-    /// Rounds of all kinds of faults; a round takes two minutes
-    #[arg(long, default_value_t = 3)]
+    /// Rounds of all kinds of faults; a round takes two minutes and a half
+    #[arg(long, default_value_t = 2)]
     rounds: usize,
     /// Only the cases of these names, for instance: quiet,network_loss,network_loss+server_busy
     #[arg(long, value_delimiter = ',')]
@@ -92,7 +96,7 @@ struct Outcome {
 #[derive(Clone, Debug, Serialize)]
 struct Proof {
     seed: u64,
-    /// How late an answer in a thousand is on this machine without any fault, in microseconds.
+    /// How long the slowest answer took on this machine without any fault, in microseconds.
     noise_us: u64,
     /// From where on an answer counts as slow.
     slow_us: u64,
@@ -112,15 +116,14 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     let noise_us = noise(keep)?;
     anyhow::ensure!(
         noise_us <= NOISE_US,
-        "one answer in a thousand is {} ms late on this machine without any fault: too noisy to \
-         prove anything",
+        "an answer took {} ms on this machine without any fault: too noisy to prove anything",
         noise_us / 1000
     );
-    let slow_us = (2 * noise_us).max(LEAST_SLOW_US);
+    let slow_us = (noise_us + noise_us / 2).max(LEAST_SLOW_US);
     if !args.json {
         println!(
-            "without faults one answer in a thousand takes {:.1} ms here: slow is what takes more \
-             than {:.1} ms",
+            "without faults the slowest answer took {:.1} ms here: slow is what takes more than \
+             {:.1} ms",
             noise_us as f64 / 1000.0,
             slow_us as f64 / 1000.0
         );
@@ -152,12 +155,21 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     Ok(passed)
 }
 
-/// How long one answer in a thousand takes at least without any fault, in microseconds.
+/// How long the slowest answer takes without any fault, in microseconds.
 fn noise(keep: Option<&Path>) -> anyhow::Result<u64> {
-    let directory = tempfile::tempdir()?;
-    let out = carry_out(&measuring(), &place(directory.path(), keep, "noise"))?;
-    let load = summary(&out)?.phases.pop();
-    load.and_then(|phase| phase.latency_us.p999).context("the run without faults has no latency")
+    let mut least_us = u64::MAX;
+    for look in 0..LOOKS {
+        let directory = tempfile::tempdir()?;
+        let name = format!("noise-{look}");
+        let out = carry_out(&measuring(), &place(directory.path(), keep, &name))?;
+        let load = summary(&out)?.phases.pop();
+        let slowest_us = load.and_then(|phase| phase.latency_us.max);
+        least_us = least_us.min(slowest_us.context("the run without faults has no latency")?);
+        if least_us <= QUIET_US {
+            break;
+        }
+    }
+    Ok(least_us)
 }
 
 /// Where the files of a run go.
