@@ -257,8 +257,31 @@ impl ThreadTable {
 
     /// How long a thread waited for a CPU between two instants, for T0 to T1: a request that was
     /// due while its thread waited. A wait that only overlaps counts in proportion.
+    ///
+    /// Asked for every late request, so it reads no more than it must: the newest waits, in place.
     pub fn waited_between(&self, slot: u16, from_ns: u64, to_ns: u64) -> Option<WaitedBetween> {
-        Some(waited_between(&self.entry(slot)?, from_ns, to_ns))
+        let pointer = self.entries.pointer(usize::from(slot))?;
+        for _ in 0..TRIES {
+            // SAFETY: within the mapping, which lives as long as `self`.
+            let (before, kept, tid) = unsafe {
+                (
+                    (&raw const (*pointer).version).read_volatile(),
+                    (&raw const (*pointer).waits_kept).read_volatile(),
+                    (&raw const (*pointer).tid).read_volatile(),
+                )
+            };
+            let waited = waited_between(kept, from_ns, to_ns, |place| {
+                // SAFETY: as above, and the place is one of the array's.
+                unsafe { (&raw const (*pointer).waits[place]).read_volatile() }
+            });
+            // SAFETY: as above.
+            let after = unsafe { (&raw const (*pointer).version).read_volatile() };
+            if before & 1 == 0 && before == after {
+                return (tid != 0).then_some(waited);
+            }
+            std::hint::spin_loop();
+        }
+        None
     }
 }
 
@@ -268,20 +291,35 @@ fn kept(entry: &ThreadEntry) -> impl Iterator<Item = &Wait> {
     (first..total).map(|number| &entry.waits[number % WAITS_KEPT])
 }
 
-fn waited_between(entry: &ThreadEntry, from_ns: u64, to_ns: u64) -> WaitedBetween {
+/// Of `total` waits so far, of which the latest are kept in turn.
+fn waited_between(
+    total: u64,
+    from_ns: u64,
+    to_ns: u64,
+    wait_at: impl Fn(usize) -> Wait,
+) -> WaitedBetween {
     let mut wait = CpuWait::default();
-    for long in kept(entry) {
+    let total = total as usize;
+    for number in (total.saturating_sub(WAITS_KEPT)..total).rev() {
+        let long = wait_at(number % WAITS_KEPT);
+        // They follow one another: those before ended earlier still.
+        if long.end_ns <= from_ns {
+            return WaitedBetween { wait, complete: true };
+        }
         let overlap = long.end_ns.min(to_ns).saturating_sub(long.start_ns.max(from_ns));
-        let whole = long.end_ns.saturating_sub(long.start_ns).max(1);
-        // Both below 2^64 ns; the product needs more.
-        let foreign = u128::from(long.foreign_ns.min(whole)) * u128::from(overlap);
-        let foreign_ns = (foreign / u128::from(whole)) as u64;
-        wait.foreign_ns += foreign_ns;
-        wait.own_ns += overlap - foreign_ns;
+        if overlap > 0 {
+            let whole = long.end_ns.saturating_sub(long.start_ns).max(1);
+            // Both below 2^64 ns; the product needs more.
+            let foreign = u128::from(long.foreign_ns.min(whole)) * u128::from(overlap);
+            let foreign_ns = (foreign / u128::from(whole)) as u64;
+            wait.foreign_ns += foreign_ns;
+            wait.own_ns += overlap - foreign_ns;
+        }
+        if long.start_ns <= from_ns {
+            return WaitedBetween { wait, complete: true };
+        }
     }
-    let oldest = kept(entry).next().map_or(0, |long| long.start_ns);
-    let overwritten = entry.waits_kept as usize > WAITS_KEPT && oldest > from_ns;
-    WaitedBetween { wait, complete: !overwritten }
+    WaitedBetween { wait, complete: total <= WAITS_KEPT }
 }
 
 /// The least wait that is kept, in nanoseconds.
@@ -345,3 +383,35 @@ const _: fn() = || {
     fn plain<T: Plain>() {}
     plain::<ThreadEntry>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The wait with a number takes from 1,000 times it on 500 ns, the first 200 of them foreign.
+    fn wait(number: usize) -> Wait {
+        let start_ns = number as u64 * 1_000;
+        Wait { start_ns, end_ns: start_ns + 500, foreign_ns: 200, ..Wait::default() }
+    }
+
+    #[test]
+    fn waits_count_as_far_as_they_overlap() {
+        // Ten more than are kept: the first ten are overwritten.
+        let total = WAITS_KEPT + 10;
+        let at = |place: usize| wait(if place < 10 { place + WAITS_KEPT } else { place });
+        let waited = |from_ns, to_ns| {
+            let it = waited_between(total as u64, from_ns, to_ns, at);
+            (it.wait.foreign_ns, it.wait.own_ns, it.complete)
+        };
+        assert_eq!(waited(20_000, 22_000), (400, 600, true));
+        assert_eq!(waited(20_250, 21_250), (200, 300, true), "half of each");
+        assert_eq!(waited(20_500, 21_000), (0, 0, true), "between two");
+        let newest = (total as u64 - 1) * 1_000;
+        assert_eq!(waited(newest + 600, newest + 900), (0, 0, true), "after all");
+        assert_eq!(waited(9_000, 11_000), (200, 300, false), "one is overwritten");
+        assert_eq!(
+            waited_between(0, 0, u64::MAX, at),
+            WaitedBetween { complete: true, ..WaitedBetween::default() }
+        );
+    }
+}
