@@ -87,8 +87,8 @@ impl Surroundings {
         self.processes.push(Process { who, pid, before, perf, perf_before });
     }
 
-    /// Looks at the protocols and the interfaces of a network namespace, or of that of this process,
-    /// from here on. Returns what cannot be looked at.
+    /// Looks at the protocols and the interfaces of a network namespace, or of that of this
+    /// process, from here on. Returns what cannot be looked at.
     pub(super) fn add_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> Vec<String> {
         let opened = match &namespace {
             Some(namespace) => namespace.run(open_interfaces).and_then(|opened| opened),

@@ -2,9 +2,9 @@
 //! the probes say.
 //!
 //! The slow requests of the phase are those of the client's own record: when each was due, how long
-//! it took, whose it was. What a fault took of one is how long the fault's intervals overlap it. When
-//! both ends are held up at once, it is the end at which the request is: with the client until it was
-//! sent, then with the server until that could answer it, then with the client.
+//! it took, whose it was. What a fault took of one is how long the fault's intervals overlap it.
+//! When both ends are held up at once, it is the end at which the request is: with the client until
+//! it was sent, then with the server until that could answer it, then with the client.
 
 use std::collections::HashMap;
 
@@ -93,8 +93,8 @@ impl Spans {
 /// A hog that is away for less was interrupted; for more, and whoever waited for its CPU had it.
 const GAP_NS: u64 = 50_000;
 
-/// Who spun has requests from before to answer, and may spin again over one of them: 0.03 ms each, one
-/// in a millisecond, and as much again for what is left over from the time before.
+/// Who spun has requests from before to answer, and may spin again over one of them: 0.03 ms each,
+/// one in a millisecond, and as much again for what is left over from the time before.
 const CATCHING_UP: u64 = 15;
 
 /// What held up one end.
@@ -108,9 +108,9 @@ struct End {
 }
 
 impl End {
-    fn new(hog: (Cause, Spans), spin: (Cause, Spans)) -> Self {
+    fn new(hog: (Cause, Spans), (spinning, spin): (Cause, Spans)) -> Self {
         // While a hog had the CPU, whoever spun there did not.
-        let spin = (spin.0, spin.1.without(&hog.1));
+        let spin = (spinning, spin.without(&hog.1));
         let both = Spans::new(hog.1.0.iter().chain(&spin.1.0).copied().collect());
         Self { hog, spin, both }
     }

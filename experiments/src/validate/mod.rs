@@ -1,9 +1,9 @@
 //! `lab validate`: the proof that verdicts are right, on faults whose size is known.
 //!
 //! First the machine itself: a run without faults shows how late an answer is here for no reason,
-//! and slow means half as much again from then on. Then each case is a run of its own with seeded sizes.
-//! What must be blamed is computed from the truth that the injectors wrote (`expected`), and held
-//! against what the summary says; drops and retransmissions must be exact (`counts`).
+//! and slow means half as much again from then on. Then each case is a run of its own with seeded
+//! sizes. What must be blamed is computed from the truth that the injectors wrote (`expected`), and
+//! held against what the summary says; drops and retransmissions must be exact (`counts`).
 
 mod cases;
 mod counts;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::experiment::FaultSpec;
 use crate::record::TRUTH;
 
-/// The file of a run, one line for each interval, spin, drop or hold; made when there is something to write.
+/// The file of a run, one line for each interval, spin, drop or hold; made when there is something
+/// to write.
 pub(super) struct Truth {
     file: Option<BufWriter<File>>,
 }
