@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use crate::preflight::Preflight;
 use crate::probe;
 use crate::profile;
+use crate::projection;
 use crate::record;
 use crate::run::{self, Ending, Options, Sampling};
 use crate::summary::{self, Summary};
@@ -65,6 +66,8 @@ enum Command {
     /// Say what differs between two runs, or two directories of repeated runs, and whether it could
     /// be chance
     Compare(compare::Args),
+    /// Project measured runs: how many servers and clients, how long, for 10 billion shakes
+    Plan(projection::Args),
     /// Make the summary of a run again from its raw files, also of one that was killed
     Report {
         /// The directory of the run
@@ -117,6 +120,7 @@ impl Cli {
                 }
             }
             Command::Compare(args) => compare(&args),
+            Command::Plan(args) => plan(&args),
             Command::Profile(args) => profile(args),
             Command::Report { directory } => report(&directory),
             Command::Probe(args) => watch(&args),
@@ -226,6 +230,18 @@ fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
         println!("{}", serde_json::to_string_pretty(&comparison)?);
     } else {
         print!("{}", compare::table(&comparison));
+    }
+    Ok(Exit::Fine)
+}
+
+fn plan(args: &projection::Args) -> anyhow::Result<Exit> {
+    match projection::plan(args) {
+        Ok(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
+        Ok(plan) => print!("{}", projection::table(&plan)),
+        Err(error) => {
+            eprintln!("lab: {:#}", anyhow::Error::from(error));
+            return Ok(Exit::BadInput);
+        }
     }
     Ok(Exit::Fine)
 }

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod preflight;
 pub mod probe;
 pub mod profile;
+pub mod projection;
 pub mod record;
 pub mod run;
 pub mod sock_diag;

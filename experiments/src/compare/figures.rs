@@ -14,6 +14,8 @@ use crate::stats::{Estimate, Scale};
 pub enum Figure {
     /// Shakes answered a second.
     Rate,
+    /// Shakes answered in the median second of a run: a few disturbed seconds do not move it.
+    TypicalRate,
     /// The median latency, in microseconds.
     P50,
     /// The 99th percentile.
@@ -41,8 +43,9 @@ const HISTOGRAM_STEP: f64 = 1.0 / 1024.0;
 
 impl Figure {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Rate,
+        Self::TypicalRate,
         Self::P50,
         Self::P99,
         Self::P999,
@@ -57,6 +60,7 @@ impl Figure {
     pub fn title(self) -> &'static str {
         match self {
             Self::Rate => "answered/s",
+            Self::TypicalRate => "answered/s, median second",
             Self::P50 => "p50 µs",
             Self::P99 => "p99 µs",
             Self::P999 => "p99.9 µs",
@@ -76,8 +80,18 @@ impl Figure {
     }
 
     /// Whether each run has one value of it, and no second of a run has.
-    pub(super) fn is_of_whole_runs(self) -> bool {
+    pub(crate) fn is_of_whole_runs(self) -> bool {
         matches!(self, Self::ServerMemory | Self::KernelMemory)
+    }
+
+    /// What a unit has of a figure of which each unit has its own value; `None` of another figure.
+    fn own(self) -> Option<fn(&Unit) -> Option<f64>> {
+        match self {
+            Self::ServerMemory => Some(|unit| unit.server_bytes),
+            Self::KernelMemory => Some(|unit| unit.kernel_bytes),
+            Self::TypicalRate => Some(|unit| unit.median_second),
+            _ => None,
+        }
     }
 
     fn quantile(self) -> Option<f64> {
@@ -91,7 +105,7 @@ impl Figure {
 }
 
 /// Units of a set and their histograms merged: all, and all but one each.
-pub(super) struct Pool<'a> {
+pub(crate) struct Pool<'a> {
     units: &'a [Unit],
     /// Whether they follow each other in one run.
     in_sequence: bool,
@@ -101,7 +115,7 @@ pub(super) struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     /// Takes units together.
-    pub(super) fn new(units: &'a [Unit], in_sequence: bool) -> Self {
+    pub(crate) fn new(units: &'a [Unit], in_sequence: bool) -> Self {
         let all = merged(units);
         let without = units.iter().map_while(|unit| {
             let mut others = all.clone()?;
@@ -114,9 +128,9 @@ impl<'a> Pool<'a> {
         Self { units, in_sequence, all, without }
     }
 
-    /// A figure of two pools on the scale on which it is compared: as a ratio, unless one of them has
-    /// a value that is not positive. `None` when one of them does not have it.
-    pub(super) fn estimates(
+    /// A figure of two pools on the scale on which it is compared: as a ratio, unless one of them
+    /// has a value that is not positive. `None` when one of them does not have it.
+    pub(crate) fn estimates(
         figure: Figure,
         first: &Self,
         second: &Self,
@@ -127,13 +141,9 @@ impl<'a> Pool<'a> {
     }
 
     /// A figure; `None` when it was not measured.
-    pub(super) fn estimate(&self, figure: Figure, scale: Scale) -> Option<Estimate> {
-        if figure.is_of_whole_runs() {
-            let value = |unit: &Unit| match figure {
-                Figure::ServerMemory => unit.server_bytes,
-                _ => unit.kernel_bytes,
-            };
-            let values: Vec<f64> = self.units.iter().map(value).collect::<Option<_>>()?;
+    pub(crate) fn estimate(&self, figure: Figure, scale: Scale) -> Option<Estimate> {
+        if let Some(own) = figure.own().filter(|_| !self.in_sequence) {
+            let values: Vec<f64> = self.units.iter().map(own).collect::<Option<_>>()?;
             return Estimate::of(&values, scale);
         }
         let of = |left_out| self.value(figure, left_out);
@@ -145,7 +155,7 @@ impl<'a> Pool<'a> {
     }
 
     /// A figure of all units, or of all but one.
-    pub(super) fn value(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
+    pub(crate) fn value(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
         if let Some(quantile) = figure.quantile() {
             let values = match left_out {
                 None => self.all.as_ref(),
@@ -158,10 +168,10 @@ impl<'a> Pool<'a> {
         let sum = |of: fn(&Unit) -> Option<u64>| -> Option<f64> {
             kept().map(|(_, unit)| of(unit)).sum::<Option<u64>>().map(|sum| sum as f64)
         };
-        let mean = |of: fn(&Unit) -> Option<f64>| -> Option<f64> {
-            let sum: f64 = kept().map(|(_, unit)| of(unit)).sum::<Option<f64>>()?;
-            Some(sum / kept().count() as f64)
-        };
+        if let Some(own) = figure.own() {
+            let sum: f64 = kept().map(|(_, unit)| own(unit)).sum::<Option<f64>>()?;
+            return Some(sum / kept().count() as f64);
+        }
         let cpu = |of: fn(&Unit) -> Option<Cpu>| -> Option<f64> {
             let all: Vec<Cpu> = kept().map(|(_, unit)| of(unit)).collect::<Option<_>>()?;
             let us: u64 = all.iter().map(|cpu| cpu.us).sum();
@@ -176,15 +186,13 @@ impl<'a> Pool<'a> {
             Figure::ServerCpu => cpu(|unit| unit.server_cpu),
             Figure::ClientCpu => cpu(|unit| unit.client_cpu),
             Figure::Retransmissions => Some(sum(|unit| unit.retransmits)? / seconds),
-            Figure::ServerMemory => mean(|unit| unit.server_bytes),
-            Figure::KernelMemory => mean(|unit| unit.kernel_bytes),
-            Figure::P50 | Figure::P99 | Figure::P999 => None,
+            _ => None,
         }
     }
 
-    /// The step of the scale on which a figure is read: a share of the value where it is compared as
-    /// a ratio, else in its unit.
-    pub(super) fn resolution(&self, figure: Figure, scale: Scale) -> f64 {
+    /// The step of the scale on which a figure is read: a share of the value where it is compared
+    /// as a ratio, else in its unit.
+    pub(crate) fn resolution(&self, figure: Figure, scale: Scale) -> f64 {
         match (figure.quantile(), self.value(figure, None)) {
             (Some(_), Some(value)) if value > 0.0 => {
                 let share = (LATENCY_STEP_US / value).max(HISTOGRAM_STEP);

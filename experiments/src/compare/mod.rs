@@ -5,9 +5,9 @@
 //! side only the variation within it is known, by batches of its seconds: that says whether the two
 //! runs differ, not whether what they were made with is the reason, and it is labelled so.
 
-mod figures;
+pub(crate) mod figures;
 mod manifests;
-mod sets;
+pub(crate) mod sets;
 #[cfg(test)]
 mod simulated;
 mod table;
@@ -152,9 +152,9 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Whether all units of both sides have one value: whatever the truth, that could not have shown
-    /// a difference, and is no question (Tarone, "A modified Bonferroni method for discrete data",
-    /// Biometrics 46, 1990).
+    /// Whether all units of both sides have one value: whatever the truth, that could not have
+    /// shown a difference, and is no question (Tarone, "A modified Bonferroni method for discrete
+    /// data", Biometrics 46, 1990).
     fn is_constant(&self) -> bool {
         let still = |deviation: Option<f64>| deviation.is_none_or(|it| it == 0.0);
         self.difference.estimate == 0.0

@@ -17,12 +17,12 @@ use crate::summary::{PhaseSummary, Raw, Summary};
 
 /// A run, as far as comparisons need it.
 #[derive(Debug)]
-pub(super) struct Run {
-    pub(super) directory: PathBuf,
+pub(crate) struct Run {
+    pub(crate) directory: PathBuf,
     /// As it stands in the file, with fields of later versions.
-    pub(super) manifest: Value,
-    pub(super) raw: Raw,
-    pub(super) summary: Summary,
+    pub(crate) manifest: Value,
+    pub(crate) raw: Raw,
+    pub(crate) summary: Summary,
 }
 
 impl Run {
@@ -36,13 +36,13 @@ impl Run {
         Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
     }
 
-    pub(super) fn phase(&self, name: &str) -> Option<&PhaseSummary> {
+    pub(crate) fn phase(&self, name: &str) -> Option<&PhaseSummary> {
         self.summary.phases.iter().find(|phase| phase.name == name)
     }
 }
 
 /// Reads the run in a directory, or the runs in the directories in it, in the order of their names.
-pub(super) fn read(directory: &Path) -> Result<Vec<Run>, Mistake> {
+pub(crate) fn read(directory: &Path) -> Result<Vec<Run>, Mistake> {
     let is_run = |directory: &Path| directory.join("manifest.json").is_file();
     if is_run(directory) {
         return Ok(vec![Run::read(directory)?]);
@@ -60,10 +60,10 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Run>, Mistake> {
 
 /// CPU time of a side, in the seconds in which it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Cpu {
-    pub(super) us: u64,
+pub(crate) struct Cpu {
+    pub(crate) us: u64,
     /// Shakes answered in these seconds.
-    pub(super) answered: u64,
+    pub(crate) answered: u64,
 }
 
 /// The part of a unit's seconds in which CPU time must be known. A thread that ends takes with it
@@ -73,21 +73,24 @@ const KNOWN: f64 = 0.5;
 /// A part of a set that varies independently of the others: a phase of a run, or a batch of its
 /// seconds.
 #[derive(Debug, Default)]
-pub(super) struct Unit {
-    pub(super) seconds: f64,
-    pub(super) answered: u64,
-    pub(super) server_cpu: Option<Cpu>,
-    pub(super) client_cpu: Option<Cpu>,
-    pub(super) retransmits: Option<u64>,
-    pub(super) latency: Option<Histogram<u64>>,
+pub(crate) struct Unit {
+    pub(crate) seconds: f64,
+    pub(crate) answered: u64,
+    /// Shakes answered in its median second; `None` when nobody shook.
+    pub(crate) median_second: Option<f64>,
+    pub(crate) server_cpu: Option<Cpu>,
+    pub(crate) client_cpu: Option<Cpu>,
+    pub(crate) retransmits: Option<u64>,
+    pub(crate) latency: Option<Histogram<u64>>,
     /// Of whole runs only: memory is what a run has, not a second.
-    pub(super) server_bytes: Option<f64>,
-    pub(super) kernel_bytes: Option<f64>,
+    pub(crate) server_bytes: Option<f64>,
+    pub(crate) client_bytes: Option<f64>,
+    pub(crate) kernel_bytes: Option<f64>,
 }
 
 impl Unit {
     /// A phase of a run.
-    pub(super) fn of_run(run: &Run, name: &str) -> Option<Self> {
+    pub(crate) fn of_run(run: &Run, name: &str) -> Option<Self> {
         let phase = run.phase(name)?;
         let (start, end) = run.raw.phase_time(name)?;
         let tag = format!("{name}:{}", Segment::Latency.name());
@@ -96,6 +99,7 @@ impl Unit {
                 seconds: (end - start) as f64,
                 answered: phase.shake.answered,
                 server_bytes: phase.memory.server_user_bytes_per_connection,
+                client_bytes: phase.memory.client_user_bytes_per_connection,
                 kernel_bytes: phase.memory.kernel_bytes_per_socket,
                 latency: run.raw.histograms.get(&tag).cloned(),
                 ..Self::default()
@@ -105,11 +109,26 @@ impl Unit {
     }
 
     fn with_counters(mut self, run: &Run, start: u64, end: u64) -> Self {
+        self.median_second = median_second(run, start, end);
         self.server_cpu = cpu(run, "server", start, end);
         self.client_cpu = cpu(run, "client", start, end);
         self.retransmits = run.raw.sum("tcp", "retrans_segs", start, end);
         self
     }
+}
+
+/// The median of what was answered in each second.
+fn median_second(run: &Run, start: u64, end: u64) -> Option<f64> {
+    let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
+    for line in run.raw.clients.iter().filter(|line| (start..end).contains(&line.t)) {
+        *seconds.entry(line.t).or_default() += line.tally.answered;
+    }
+    let mut answered: Vec<u64> = seconds.into_values().collect();
+    answered.sort_unstable();
+    let (low, high) =
+        (answered.get((answered.len().max(1) - 1) / 2)?, answered.get(answered.len() / 2)?);
+    let median = f64::midpoint(*low as f64, *high as f64);
+    (median > 0.0).then_some(median)
 }
 
 /// The CPU time of a side from one second to another; `None` when too little of it is known.
@@ -139,10 +158,10 @@ const FEWEST: u64 = 5;
 const SHORTEST_S: u64 = 2;
 
 /// The shortest phase whose variation can be told from itself.
-pub(super) const SHORTEST_PHASE_S: u64 = FEWEST * SHORTEST_S;
+pub(crate) const SHORTEST_PHASE_S: u64 = FEWEST * SHORTEST_S;
 
 /// The batches of a phase in their order; `None` when it is too short.
-pub(super) fn batches(run: &Run, name: &str) -> Result<Option<Vec<Unit>>, Mistake> {
+pub(crate) fn batches(run: &Run, name: &str) -> Result<Option<Vec<Unit>>, Mistake> {
     let Some((start, end)) = run.raw.phase_time(name) else { return Ok(None) };
     let seconds = end - start;
     if seconds < SHORTEST_PHASE_S {

@@ -117,8 +117,8 @@ fn notes(comparison: &Comparison, out: &mut String) {
         _ => "± is the deviation of a run from the others",
     };
     say(&format!(
-        "{} figures at once: verdicts are corrected for that (Holm), intervals are each for itself; \
-         {deviations}",
+        "{} figures at once: verdicts are corrected for that (Holm), intervals are each for \
+         itself; {deviations}",
         comparison.questions
     ));
     for phase in comparison.phases.iter().filter(|phase| !phase.missing.is_empty()) {
