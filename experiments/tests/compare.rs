@@ -159,3 +159,29 @@ fn what_is_no_run_is_told_in_a_sentence() {
     assert!(said(&output).contains("manifest.json"), "{}", said(&output));
     assert_exit(&lab(&["run", path(&experiment("smoke")), "--repeat", "0"]), 2);
 }
+
+#[test]
+fn a_run_is_projected() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let runs = set(directory.path(), "runs", &[]);
+    let output = lab(&["plan", path(&runs), "--phase", "shake", "--json"]);
+    assert_exit(&output, 0);
+    let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let number = |pointer: &str| plan.pointer(pointer).and_then(Value::as_f64).expect(pointer);
+    assert_eq!(number("/measured/runs"), 2.0);
+    assert_eq!(number("/measured/rate/value"), 1000.0);
+    assert!(plan["measured"]["server_us"]["interval"].is_array(), "{plan}");
+    // Two bare packets and an acknowledgement at least, in both directions together.
+    let wire = number("/measured/wire/to_server") + number("/measured/wire/to_client");
+    assert!((200.0..2000.0).contains(&wire), "{wire} bytes a request");
+    let servers = number("/as_measured/servers/value");
+    assert!((servers - 1e10 / 420.0 / 1000.0).abs() < 1.0, "{servers}");
+    let text = said(&lab(&["plan", path(&runs)]));
+    assert!(text.contains("servers for 7 min 00 s") && text.contains("with 600 servers"), "{text}");
+
+    // Input that does not do is told in a sentence.
+    let none = lab(&["plan", path(&runs), "--phase", "connect"]);
+    assert_exit(&none, 2);
+    assert!(said(&none).contains("connect: no shakes"), "{}", said(&none));
+    assert_exit(&lab(&["plan", "/no/such/place"]), 2);
+}

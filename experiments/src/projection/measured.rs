@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::compare::Mistake;
 use crate::compare::figures::{Figure, Pool};
-use crate::compare::sets::{Run, Unit, batches};
+use crate::compare::sets::{Run, SHORTEST_PHASE_S, Unit, batches};
 use crate::experiment::{Hosts, Shake};
 use crate::stats::{Estimate, Scale};
 
@@ -54,6 +54,8 @@ pub struct Measured {
     pub runs: usize,
     /// Whether margins are from within the only run.
     pub within_run: bool,
+    /// How long the phase was, in the shortest of them.
+    pub seconds: f64,
     /// CPUs of the machine.
     pub cpus: usize,
     /// Its memory in bytes.
@@ -97,7 +99,8 @@ pub enum NotMeasured {
     },
 }
 
-/// Takes the phase with the most shakes a second of those that will do, or the one named.
+/// Takes the phase with the most shakes a second of those that will do, or the one named. One that
+/// is too short to tell how it varies is taken only when there is no other.
 pub(super) fn measure(runs: &[Run], phase: Option<&str>) -> Result<Measured, NotMeasured> {
     let first = &runs[0];
     let mut found: Option<Measured> = None;
@@ -105,10 +108,12 @@ pub(super) fn measure(runs: &[Run], phase: Option<&str>) -> Result<Measured, Not
     let phases = first.summary.phases.iter().map(|it| it.name.as_str());
     for name in phases.filter(|name| phase.is_none_or(|phase| phase == *name)) {
         match of_phase(runs, name)? {
-            Ok(it) if found.as_ref().is_none_or(|best| best.rate.value < it.rate.value) => {
-                found = Some(it);
+            Ok(it) => {
+                let rank = |it: &Measured| (it.seconds >= SHORTEST_PHASE_S as f64, it.rate.value);
+                if found.as_ref().is_none_or(|best| rank(best) < rank(&it)) {
+                    found = Some(it);
+                }
             }
-            Ok(_) => {}
             Err(because) => why += &format!("; {name}: {because}"),
         }
     }
@@ -154,6 +159,7 @@ fn of_phase(runs: &[Run], name: &str) -> Result<Result<Measured, String>, NotMea
         phase: name.to_owned(),
         runs: runs.len(),
         within_run: runs.len() == 1,
+        seconds: units.iter().map(|unit| unit.seconds).fold(f64::INFINITY, f64::min),
         cpus: machine.cpus.len(),
         memory_bytes: machine.memory_bytes,
         connections: summaries.iter().map(|it| it.connections.established).min().unwrap_or(0),

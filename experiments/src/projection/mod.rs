@@ -272,6 +272,7 @@ mod tests {
             phase: "60k".to_owned(),
             runs: 5,
             within_run: false,
+            seconds: 60.0,
             cpus: 2,
             memory_bytes: 24 << 30,
             connections: 1_000_000,

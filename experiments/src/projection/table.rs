@@ -67,7 +67,7 @@ pub fn table(plan: &Plan) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         out,
-        "{} shakes, from {} of {} ({} phase {}: {} connections, {} shakes/s)",
+        "{} shakes, from {} {} of {} (phase {}: {} connections, {} shakes/s)",
         whole(plan.shakes),
         measured.runs,
         if measured.runs == 1 { "run" } else { "runs" },
