@@ -23,8 +23,7 @@ def execute(file: Path) -> int:
     for output in outputs:
         if output.output_type == "stream" and output.name == "stderr":
             raise SystemExit(f"{file.name}: said on stderr: {output.text}")
-    charts = [kind for it in outputs for kind in it.get("data", {}) if "vegalite" in kind]
-    return len(charts)
+    return sum("vegaEmbed" in it.get("data", {}).get("text/html", "") for it in outputs)
 
 
 def main() -> None:

@@ -102,6 +102,17 @@ class Run:
         """What the lab itself made of the run."""
         return self._json("summary.json")
 
+    @property
+    def made_with(self) -> dict:
+        """What of the manifest can make two runs of the same load differ: not when they were, nor
+        how much of the machine was free."""
+        incidental = ["closed", "outcome", "outcome_because", "started", "file", "text", "sha256"]
+        incidental += ["settings", "server", "clients"]
+        of_hosts = ["memory_available_bytes", "files", "clock"]
+        made = {key: value for key, value in self.manifest.items() if key not in incidental}
+        hosts = [{k: v for k, v in host.items() if k not in of_hosts} for host in made["hosts"]]
+        return made | {"hosts": dict(enumerate(hosts))}
+
     def _json(self, name: str) -> dict:
         file = self.directory / name
         if not file.exists():

@@ -100,6 +100,12 @@ def test_differences_name_fields():
     assert found == [("b.c", "2", "4"), ("e", "[1]", "null")]
 
 
+def test_the_recorded_pair_differs_in_its_congestion_control(without_probes):
+    bbr = lab.Run(lab.RECORDED / "bbr")
+    found = lab.differences(bbr.made_with, without_probes.made_with).rows()
+    assert found == [("experiment.network.congestion", '"bbr"', '"cubic"')]
+
+
 def test_the_projection_is_arithmetic(without_probes):
     it = lab.projection(without_probes, shakes=1e10, cores=8, busy=0.5)
     assert it["rate_by_cpu"] == pytest.approx(8 * 0.5 * 1e6 / it["server_us"])
