@@ -15,6 +15,7 @@ use crate::profile;
 use crate::record;
 use crate::run::{self, Ending, Options, Sampling};
 use crate::summary::{self, Summary};
+use crate::tune;
 use crate::validate;
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
@@ -56,6 +57,12 @@ enum Command {
         /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
         #[arg(long = "set", value_name = "KEY=VALUE")]
         settings: Vec<String>,
+        /// Apply the tuning profile's settings of the machine, too, and put them back at the end
+        #[arg(long)]
+        tune_host: bool,
+        /// Where the journals of what is changed are
+        #[arg(long, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
+        journals: PathBuf,
     },
     /// Make the summary of a run again from its raw files, also of one that was killed
     Report {
@@ -69,6 +76,8 @@ enum Command {
     Probe(probe::Args),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
     Validate(validate::Args),
+    /// Settings of the kernel: check, apply, and put back exactly what was there
+    Tune(tune::Args),
     /// Say what this machine can do, and the way out where it cannot
     Doctor {
         /// As JSON
@@ -96,13 +105,24 @@ enum Exit {
     Aborted = 5,
 }
 
+impl From<tune::Ended> for Exit {
+    fn from(ended: tune::Ended) -> Self {
+        match ended {
+            tune::Ended::Well => Exit::Fine,
+            tune::Ended::Badly => Exit::Error,
+            tune::Ended::BadInput => Exit::BadInput,
+        }
+    }
+}
+
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run { file, out, settings } => {
-                carry_out(&file, Options { out, settings, sampling: None })
+            Command::Run { file, out, settings, tune_host, journals } => {
+                let journals = Some(journals);
+                carry_out(&file, Options { out, settings, tune_host, journals, sampling: None })
             }
             Command::Profile(args) => profile(args),
             Command::Report { directory } => report(&directory),
@@ -110,6 +130,7 @@ impl Cli {
             Command::Validate(args) => {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
             }
+            Command::Tune(args) => tune::run(&args).map(Exit::from),
             Command::Doctor { json } => doctor(json),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
@@ -226,7 +247,8 @@ fn profile(args: profile::Args) -> anyhow::Result<Exit> {
     }
     let profile::Args { file, out, settings, hertz, clients, .. } = args;
     let sampling = Some(Sampling { hertz, clients });
-    carry_out(&file.unwrap_or_default(), Options { out, settings, sampling })
+    let options = Options { out, settings, sampling, ..Options::default() };
+    carry_out(&file.unwrap_or_default(), options)
 }
 
 fn report(directory: &Path) -> anyhow::Result<Exit> {

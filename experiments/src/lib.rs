@@ -21,6 +21,7 @@ pub mod record;
 pub mod run;
 pub mod sock_diag;
 pub mod summary;
+pub mod tune;
 pub mod validate;
 
 /// This program's version, and the commit it was built from when the build knew it (`LAB_COMMIT`).

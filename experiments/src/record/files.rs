@@ -74,6 +74,9 @@ pub struct Manifest {
     pub own_namespace: bool,
     /// The settings that matter, as they were in that namespace.
     pub sysctls: std::collections::BTreeMap<String, String>,
+    /// The tuning profile, where what of it was applied, and every setting that profiles know.
+    #[serde(default)]
+    pub tuning: Value,
     /// What the server said when it was ready.
     pub server: Value,
     /// What the clients said when they were ready.

@@ -8,6 +8,7 @@ mod phases;
 mod probing;
 mod profiling;
 mod surroundings;
+mod tuned;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ use probing::Probing;
 use profiling::Profiling;
 pub use profiling::Sampling;
 use surroundings::Surroundings;
+use tuned::Tuned;
 pub use watch::thousands;
 use watch::{Progress, Watch};
 
@@ -79,6 +81,10 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// What the command line changed, for the record.
     pub settings: Vec<String>,
+    /// Whether the profile's settings of the machine are applied, too, until the run is over.
+    pub tune_host: bool,
+    /// Where the journals of what is changed are, unless it is the usual place.
+    pub journals: Option<PathBuf>,
     /// How to sample what the programs do; not at all when `None`.
     pub sampling: Option<Sampling>,
 }
@@ -116,6 +122,7 @@ struct Run {
     /// What is watched for in each.
     watches: Vec<Watch>,
     namespaces: Namespaces,
+    tuned: Tuned,
     files: Files,
     manifest: Manifest,
     clock: Clock,
@@ -206,6 +213,7 @@ fn manifest(
         hosts: vec![machine],
         own_namespace,
         sysctls,
+        tuning: json!(null),
         server: json!(null),
         clients: Vec::new(),
         probes: json!({ "attached": [], "absent": [], "because": "the server was not ready" }),
@@ -213,15 +221,20 @@ fn manifest(
 }
 
 impl Run {
-    async fn start(source: Source, options: Options) -> anyhow::Result<Self> {
+    async fn start(mut source: Source, options: Options) -> anyhow::Result<Self> {
         let machine = Machine::this();
-        let experiment = &source.experiment;
+        let experiment = &mut source.experiment;
         let phases = experiment.ordered_phases()?;
         let profiling = Profiling::start(options.sampling, experiment.name.as_str())?;
         let started = unix_now().as_secs();
+        // Signals before anything that must be put back or ended: an interrupt must find somebody
+        // who listens.
+        let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let own = own_namespace(experiment, machine.root);
-        let namespaces = Namespaces::make(experiment, own)
-            .context("the run cannot have network namespaces of its own")?;
+        let journals = options.journals.as_deref();
+        let mut tuned = Tuned::start(experiment, options.tune_host, journals, own)?;
+        let namespaces = tuned.namespaces(experiment, own)?;
+        let experiment = &source.experiment;
         let directory =
             options.out.unwrap_or_else(|| default_directory(experiment.name.as_str(), started));
         let files = Files::create(&directory, &machine.host, started)?;
@@ -230,19 +243,21 @@ impl Run {
             Some(namespace) => namespace.run(sysctls)?,
             None => sysctls(),
         };
-        let manifest = manifest(&source, &options.settings, machine, started, own, settings);
+        let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
+        manifest.tuning = tuned.to_json(&namespaces)?;
         files.manifest(&manifest)?;
-        // Signals before programs: an interrupt must find somebody who listens.
-        let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let (tell, heard) = unbounded_channel();
         let faults = Faults::new(&directory, &phases)?;
         let config = server_config(experiment);
-        let server = Program::start(Who::Server, &config, namespace, Vec::new(), tell.clone())
-            .context("the server cannot be started")?;
+        let limits = tuned.limits();
+        let server =
+            Program::start(Who::Server, &config, namespace, Vec::new(), limits, tell.clone())
+                .context("the server cannot be started")?;
         let mut run = Self {
             watches: phases.iter().map(|phase| Watch::new(&phase.abort)).collect(),
             phases,
             namespaces,
+            tuned,
             files,
             manifest,
             clock: Clock::read(),
@@ -295,9 +310,10 @@ impl Run {
             config.probes = handover;
             let keep = keep.map_or_else(Vec::new, Vec::from);
             let namespace = self.namespaces.of_client(&self.source.experiment, process);
-            let tell = self.tell.clone();
-            let client = Program::start(Who::Client(process), &config, namespace, keep, tell)
-                .with_context(|| format!("client {process} cannot be started"))?;
+            let (tell, limits) = (self.tell.clone(), self.tuned.limits());
+            let client =
+                Program::start(Who::Client(process), &config, namespace, keep, limits, tell)
+                    .with_context(|| format!("client {process} cannot be started"))?;
             self.clients.push(client);
         }
         let mut waiting = processes;
