@@ -20,6 +20,7 @@ pub mod profile;
 pub mod record;
 pub mod run;
 pub mod sock_diag;
+pub mod stats;
 pub mod summary;
 pub mod tune;
 pub mod validate;
