@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::check;
+use crate::compare;
 use crate::experiment::{Hosts, Source};
 use crate::hog;
 use crate::machine::Machine;
@@ -32,7 +33,8 @@ Exit status:
   0  completed, and every phase is valid
   1  an error of the lab or the machine
   2  bad input: arguments or an experiment file
-  3  refused: the run does not fit this machine, or the doctor misses something
+  3  refused: the run does not fit this machine, the doctor misses something, or runs are not
+     to be compared
   4  completed, but a phase is not valid or the books do not balance
   5  aborted by a condition of the experiment, or interrupted";
 
@@ -63,7 +65,13 @@ enum Command {
         /// Where the journals of what is changed are
         #[arg(long, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
         journals: PathBuf,
+        /// Do it so many times, and write a directory of runs
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        repeat: Option<u32>,
     },
+    /// Say what differs between two runs, or two directories of repeated runs, and whether it could
+    /// be chance
+    Compare(compare::Args),
     /// Make the summary of a run again from its raw files, also of one that was killed
     Report {
         /// The directory of the run
@@ -94,7 +102,7 @@ enum Command {
 }
 
 /// How `lab` ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Exit {
     Fine = 0,
@@ -120,10 +128,15 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run { file, out, settings, tune_host, journals } => {
+            Command::Run { file, out, settings, repeat, tune_host, journals } => {
                 let journals = Some(journals);
-                carry_out(&file, Options { out, settings, tune_host, journals, sampling: None })
+                let options = Options { out, settings, tune_host, journals, sampling: None };
+                match repeat {
+                    Some(times) => repeatedly(&file, &options, times),
+                    None => carry_out(&file, options),
+                }
             }
+            Command::Compare(args) => compare(&args),
             Command::Profile(args) => profile(args),
             Command::Report { directory } => report(&directory),
             Command::Probe(args) => watch(&args),
@@ -195,6 +208,47 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
             Exit::Aborted
         }
     })
+}
+
+/// Carries an experiment out again and again, into directories 1, 2, … of one directory. Ends at
+/// the first run that does not complete.
+fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit> {
+    let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
+    let name = format!("{}-x{times}", source.experiment.name);
+    let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
+    let width = times.to_string().len();
+    let mut worst = Exit::Fine;
+    for time in 1..=times {
+        eprintln!("run {time} of {times}");
+        let out = Some(out.join(format!("{time:0width$}")));
+        match carry_out(file, Options { out, ..options.clone() })? {
+            exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
+            other => return Ok(other),
+        }
+    }
+    println!("{}", out.display());
+    Ok(worst)
+}
+
+fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
+    let comparison = match compare::compare(args) {
+        Ok(comparison) => comparison,
+        Err(mistake) => {
+            eprintln!("lab: {:#}", anyhow::Error::from(mistake));
+            return Ok(Exit::BadInput);
+        }
+    };
+    if !comparison.objections.is_empty() && !args.force {
+        comparison.objections.iter().for_each(|objection| eprintln!("lab: {objection}"));
+        eprintln!("lab: not compared: --force does it all the same");
+        return Ok(Exit::Refused);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&comparison)?);
+    } else {
+        print!("{}", compare::table(&comparison));
+    }
+    Ok(Exit::Fine)
 }
 
 /// Writes what is made from the raw files of a run.

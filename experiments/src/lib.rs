@@ -6,6 +6,7 @@
 
 mod check;
 pub mod cli;
+pub mod compare;
 pub mod experiment;
 pub mod hog;
 pub mod links;

@@ -20,6 +20,10 @@
 //!   Bulletin 2, 1946), on logarithms where the figure is positive, so that differences are ratios.
 //!   A set of a single unit borrows the variance of the other (Crawford and Howell, "Comparing an
 //!   individual's test score against norms derived from small samples", 1998).
+//! - **Units in sequence**, as the batches of one run are: neighbours resemble each other, so that n of
+//!   them count as n(1 − r)/(1 + r), r being the correlation of each with the next (the effective
+//!   sample size of a first-order autoregression), of which 1/n is added for the bias of short series
+//!   (Marriott and Pope, "Bias in the estimation of autocorrelations", Biometrika 41, 1954).
 //! - **Resolution**: figures are read off scales with steps. A true value may be a step away, in
 //!   the same direction for all units, which no number of them averages out: the interval is a step
 //!   wider on either side, and what is less than a step is no difference.
@@ -35,6 +39,13 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// What intervals cover.
 pub const CONFIDENCE: f64 = 0.95;
+
+/// Neighbours in a sequence are never taken to be more alike than this, of which ten count as half
+/// of one.
+const MOST_ALIKE: f64 = 0.9;
+
+/// A variance never counts for fewer degrees of freedom: of a sequence much like itself.
+const LEAST_FREEDOM: f64 = 1.0;
 
 /// On what scale a figure is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +82,8 @@ pub struct Estimate {
     at: f64,
     /// Variance of a unit; `None` when there is but one.
     variance: Option<f64>,
-    units: usize,
+    /// How many independent units there are, or as many as they count for.
+    units: f64,
 }
 
 impl Estimate {
@@ -81,7 +93,7 @@ impl Estimate {
         let values: Vec<f64> =
             values.iter().map(|value| scale.axis(*value)).collect::<Option<_>>()?;
         let at = mean(&values)?;
-        Some(Self { at, variance: variance(&values), units: values.len() })
+        Some(Self { at, variance: variance(&values), units: values.len() as f64 })
     }
 
     /// A figure of so many units taken together: `figure(None)` is that of all, `figure(Some(i))`
@@ -91,17 +103,19 @@ impl Estimate {
         scale: Scale,
         figure: impl Fn(Option<usize>) -> Option<f64>,
     ) -> Option<Self> {
-        let at = scale.axis(figure(None)?)?;
-        if units < 2 {
-            return Some(Self { at, variance: None, units });
-        }
-        let n = units as f64;
-        let pseudo_value = |left_out| {
-            let without = scale.axis(figure(Some(left_out))?)?;
-            Some(n * at - (n - 1.0) * without)
-        };
-        let values: Vec<f64> = (0..units).map(pseudo_value).collect::<Option<_>>()?;
-        Some(Self { at, variance: variance(&values), units })
+        let (at, values) = pseudo_values(units, scale, figure)?;
+        Some(Self { at, variance: variance(&values), units: units as f64 })
+    }
+
+    /// The same of units that follow each other, and resemble their neighbours.
+    pub fn jackknife_in_sequence(
+        units: usize,
+        scale: Scale,
+        figure: impl Fn(Option<usize>) -> Option<f64>,
+    ) -> Option<Self> {
+        let (at, values) = pseudo_values(units, scale, figure)?;
+        let count = units as f64 / inflation(&values);
+        Some(Self { at, variance: variance(&values), units: count })
     }
 
     /// How far a unit is from the others, typically, on the axis: on the scale of ratios nearly the
@@ -109,6 +123,41 @@ impl Estimate {
     pub fn deviation(&self) -> Option<f64> {
         self.variance.map(f64::sqrt)
     }
+
+    /// The degrees of freedom of the variance.
+    fn freedom(&self) -> f64 {
+        (self.units - 1.0).max(LEAST_FREEDOM)
+    }
+}
+
+/// The figure of all units on the axis, and what each has to do with it.
+fn pseudo_values(
+    units: usize,
+    scale: Scale,
+    figure: impl Fn(Option<usize>) -> Option<f64>,
+) -> Option<(f64, Vec<f64>)> {
+    let at = scale.axis(figure(None)?)?;
+    if units < 2 {
+        return Some((at, vec![at; units]));
+    }
+    let n = units as f64;
+    let values = (0..units).map(|left_out| {
+        let without = scale.axis(figure(Some(left_out))?)?;
+        Some(n * at - (n - 1.0) * without)
+    });
+    Some((at, values.collect::<Option<_>>()?))
+}
+
+/// How many times more the mean of a series varies than that of as many independent values.
+fn inflation(values: &[f64]) -> f64 {
+    let Some(mean) = mean(values) else { return 1.0 };
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    if values.len() < 3 || squares < f64::MIN_POSITIVE {
+        return 1.0;
+    }
+    let products: f64 = values.windows(2).map(|two| (two[0] - mean) * (two[1] - mean)).sum();
+    let next = (products / squares + 1.0 / values.len() as f64).clamp(0.0, MOST_ALIKE);
+    (1.0 + next) / (1.0 - next)
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
@@ -164,16 +213,15 @@ impl Difference {
 
 /// The standard error of the distance between two estimates, and its degrees of freedom.
 fn error(first: &Estimate, second: &Estimate) -> Option<(f64, f64)> {
-    let parts = |it: &Estimate, variance: f64| variance / it.units as f64;
-    let own = |it: &Estimate| it.units as f64 - 1.0;
+    let part = |it: &Estimate, variance: f64| variance / it.units;
     let (a, b, freedom) = match (first.variance, second.variance) {
         (Some(a), Some(b)) => {
-            let (a, b) = (parts(first, a), parts(second, b));
-            let spread = a.powi(2) / own(first) + b.powi(2) / own(second);
+            let (a, b) = (part(first, a), part(second, b));
+            let spread = a.powi(2) / first.freedom() + b.powi(2) / second.freedom();
             (a, b, (a + b).powi(2) / spread)
         }
-        (Some(a), None) => (parts(first, a), parts(second, a), own(first)),
-        (None, Some(b)) => (parts(first, b), parts(second, b), own(second)),
+        (Some(a), None) => (part(first, a), part(second, a), first.freedom()),
+        (None, Some(b)) => (part(first, b), part(second, b), second.freedom()),
         (None, None) => return None,
     };
     Some(((a + b).sqrt(), freedom))

@@ -166,7 +166,11 @@ fn unix_now() -> Duration {
 }
 
 /// `results/<experiment>-<UTC start>`, a directory that does not exist.
-fn default_directory(name: &str, started: u64) -> PathBuf {
+pub fn default_directory(name: &str) -> PathBuf {
+    directory_of(name, unix_now().as_secs())
+}
+
+fn directory_of(name: &str, started: u64) -> PathBuf {
     let (year, month, day) = civil(started / 86_400);
     let (hour, minute, second) = (started / 3600 % 24, started / 60 % 60, started % 60);
     PathBuf::from(format!(
@@ -236,7 +240,7 @@ impl Run {
         let namespaces = tuned.namespaces(experiment, own)?;
         let experiment = &source.experiment;
         let directory =
-            options.out.unwrap_or_else(|| default_directory(experiment.name.as_str(), started));
+            options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
         let files = Files::create(&directory, &machine.host, started)?;
         let namespace = namespaces.server.as_deref();
         let settings = match namespace {
@@ -557,7 +561,7 @@ mod tests {
     #[test]
     fn directories_are_named_by_utc() {
         assert_eq!(
-            default_directory("smoke", 1_795_311_895),
+            directory_of("smoke", 1_795_311_895),
             PathBuf::from("results/smoke-20261122T014455Z")
         );
         assert_eq!(civil(0), (1970, 1, 1));
