@@ -290,8 +290,8 @@ settings() {
     setting 'fs.nr_open' words at_least as_it_is required '/proc/sys/fs/nr_open' '2097152'
     # both ends of a million connections are two million open files
     setting 'fs.file-max' words at_least as_it_is required '/proc/sys/fs/file-max' '2200000'
-    # from the second value on every socket is held short of buffers, and a push to a million connections is a gigabyte of them at once
-    setting 'net.ipv4.tcp_mem' words at_least as_it_is required '/proc/sys/net/ipv4/tcp_mem' "$(((pages / 8))) $(((pages / 6))) $(((pages / 4)))"
+    # from the second value on every socket is held short of buffers, and a push to a million connections is about a gigabyte of them at once
+    setting 'net.ipv4.tcp_mem' words at_least as_it_is required '/proc/sys/net/ipv4/tcp_mem' "$(( (pages / 8) )) $(( (pages / 6) )) $(( (pages / 4) ))"
     # when a server closes a million connections, those beyond it are reset instead
     setting 'net.ipv4.tcp_max_orphans' words at_least as_it_is required '/proc/sys/net/ipv4/tcp_max_orphans' '1048576'
     # packets over loopback and veth wait in a queue of this length for each CPU, and what does not fit is dropped

@@ -275,7 +275,7 @@ of_idle_states() {
 }
 
 settings() {
-    # a receive buffer must hold what is under way: 10 Gbit/s times 13 ms is 16 MiB
+    # a receive buffer must hold what is under way: 10 Gbit/s times 13.4 ms is 16 MiB
     setting 'net.core.rmem_max' words at_least as_it_is required '/proc/sys/net/core/rmem_max' '16777216'
     # a send buffer must hold what is under way, as above
     setting 'net.core.wmem_max' words at_least as_it_is required '/proc/sys/net/core/wmem_max' '16777216'

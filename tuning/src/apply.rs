@@ -118,12 +118,13 @@ pub fn apply(
         };
         let (journal, mut log) = directory.write(&record)?;
         applied.journal = Some(journal.number);
-        change(&journal, &mut log, &system, manner, &mut applied)?;
-        if applied.failures.is_empty() || manner.keep_going {
-            log.complete()?;
-        } else {
+        let logged = change(&journal, &mut log, &system, manner, &mut applied);
+        let kept = applied.failures.is_empty() || manner.keep_going;
+        let logged = logged.and_then(|()| if kept { log.complete() } else { Ok(()) });
+        if !kept || logged.is_err() {
             roll_back(directory, journal.number, &mut applied)?;
         }
+        logged?;
     }
     applied.took = start.elapsed();
     Ok(applied)

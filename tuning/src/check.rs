@@ -181,7 +181,7 @@ fn state(now: &str, then: &str, at: &At, system: &System) -> State {
         return if may_raise_limits() {
             State::Pending(format!(
                 "{now} here; the lab's own children get {then}, others with a new login when \
-                 limits.d says so: lab tune script --limits"
+                 limits.d says so: lab tune script PROFILE --limits limits-d"
             ))
         } else {
             State::NotPossible(format!(

@@ -132,9 +132,8 @@ impl Text {
                     }
                 }
                 Part::Formula(formula) => {
-                    out += "$((";
-                    out += &formula.to_shell();
-                    out += "))";
+                    // Spaces: three parentheses in a row are not arithmetic to every shell.
+                    out += &format!("$(( {} ))", formula.to_shell());
                 }
             }
         }
@@ -192,7 +191,7 @@ impl Formula {
                 let known = FUNCTIONS.iter().find(|(_, it, _)| it == function);
                 let name = known.map_or("", |(name, _, _)| name);
                 let arguments: Vec<String> =
-                    arguments.iter().map(|it| format!("$(({}))", it.to_shell())).collect();
+                    arguments.iter().map(|it| format!("$(( {} ))", it.to_shell())).collect();
                 format!("$({name} {})", arguments.join(" "))
             }
             Formula::Two(left, operator, right) => {
@@ -338,6 +337,9 @@ mod tests {
     fn as_a_word_of_a_shell() {
         let shell = |text: &str| Text::try_from(text.to_owned()).expect("valid").to_shell();
         assert_eq!(shell("a \"b\" $c"), "\"a \\\"b\\\" \\$c\"");
-        assert_eq!(shell("{min(pages / 8, 7)} x"), "\"$(($(min $(((pages / 8))) $((7))))) x\"");
+        assert_eq!(
+            shell("{min(pages / 8, 7)} x"),
+            "\"$(( $(min $(( (pages / 8) )) $(( 7 ))) )) x\""
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Tuning profiles that can be trusted: what a kernel is set to, why, and the way back.
 //!
-//! Read it in the order of the data: [`profile`] (what is wanted), `formula` (values over memory and
-//! cores), `resolve` (what that comes to on this machine), `system` (reading and writing one
+//! Read it in the order of the data: [`profile`] (what is wanted), `formula` (values over memory
+//! and cores), `resolve` (what that comes to on this machine), `system` (reading and writing one
 //! setting), [`check`](check()) (now and then), `journal` (what was there, on disk before the first
 //! change), [`apply`](apply()), [`revert`](revert()), [`script`](script()) (the same without this
 //! program).

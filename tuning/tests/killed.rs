@@ -1,8 +1,8 @@
 //! SIGKILL between any two system calls: a process that applies or reverts is stopped at each of
 //! its system calls in turn and killed there; what is there then must go back to what it was.
 //!
-//! A program of its own without the test harness, so that the process that is killed has one thread,
-//! and the network namespace is that of all.
+//! A program of its own without the test harness, so that the process that is killed has one
+//! thread, and the network namespace is that of all.
 
 use std::collections::BTreeMap;
 use std::io;

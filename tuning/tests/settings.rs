@@ -6,7 +6,8 @@ mod common;
 use std::time::Duration;
 
 use common::{Line, Place, everything, in_namespace, is_root, set, sysctl};
-use tuning::profile::{Effect, Key, Scope, names};
+use rustix::process::{Rlimit, getrlimit, setrlimit};
+use tuning::profile::{Effect, Key, Resource, Scope, names};
 use tuning::{ApplyError, Manner, Outcome, Owner, Profile, State, Which};
 
 /// What a full apply may take.
@@ -231,7 +232,7 @@ fn what_somebody_else_has_set_is_left_alone() {
             assert_eq!(sysctl("net.core.somaxconn"), "77");
             assert_eq!(sysctl("net.ipv4.ip_local_port_range"), "32768 60999");
         }
-        let lock = place.directory.lock().expect("free");
+        let lock = place.lock();
         let standing = tuning::status(&place.directory).expect("readable");
         let (name, was, ours, now) = &standing[0].settings[0];
         assert_eq!((name.as_str(), was, ours.as_str()), ("net.core.somaxconn", &before, "1234"));
@@ -316,6 +317,87 @@ fn reverted_in_the_namespace_that_it_was_applied_in() {
         });
         assert_eq!(sysctl("net.core.somaxconn"), before);
     });
+}
+
+/// An interface of the calling thread's namespace that has coalescing, for as long as it is open.
+fn tap(name: &str) -> Option<std::fs::File> {
+    use std::os::fd::AsRawFd;
+
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    const TAP_WITHOUT_HEADER: u16 = 0x0002 | 0x1000;
+    let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun").ok()?;
+    let mut request = [0_u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    request[16..18].copy_from_slice(&TAP_WITHOUT_HEADER.to_ne_bytes());
+    // SAFETY: the request is an ifreq's size, and the kernel writes within it.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
+    (made == 0).then_some(file)
+}
+
+#[test]
+fn coalescing_of_an_interface_and_one_that_goes_away() {
+    if !is_root() {
+        return;
+    }
+    in_namespace(|| {
+        let Some(interface) = tap("tuned0") else {
+            eprintln!("skipped: needs /dev/net/tun");
+            return;
+        };
+        let place = Place::new();
+        let nics = "nics: [\"tuned0\"]";
+        let profile = place.profile(
+            "x",
+            &[
+                SOMAXCONN,
+                ("Coalesce(\"rx-frames\")", "AtLeast(\"16\")", nics),
+                ("Feature(\"gro\")", "Exactly(\"off\")", nics),
+            ],
+        );
+        let values = || -> Vec<Option<String>> {
+            tuning::check(&profile).expect("readable").into_iter().map(|it| it.now).collect()
+        };
+        let before = values();
+        let applied = place.apply(&profile).expect("applied");
+        assert_eq!(applied.changes.len(), 3, "{applied:?}");
+        assert_eq!(values()[1..], [Some("16".to_owned()), Some("off".to_owned())]);
+        assert!(place.revert(Which::All)[0].is_done());
+        assert_eq!(values(), before);
+        place.apply(&profile).expect("applied");
+        drop(interface);
+        let reverted = place.revert(Which::All);
+        let outcomes: Vec<&Outcome> = reverted[0].settings.iter().map(|it| &it.outcome).collect();
+        assert_eq!(outcomes, [&Outcome::Gone, &Outcome::Gone, &Outcome::Restored]);
+    });
+}
+
+/// Limits are raised for a child between fork and exec, as far as they may be.
+#[test]
+fn limits_are_raised_for_children() {
+    use std::os::unix::process::CommandExt;
+
+    let soft = |wanted: u64| {
+        let limits = [tuning::Limit { resource: Resource::Nofile, least: wanted }];
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "ulimit -S -n"]);
+        // SAFETY: system calls alone are made between fork and exec.
+        unsafe {
+            shell.pre_exec(move || {
+                let now = getrlimit(rustix::process::Resource::Nofile);
+                let low = Rlimit { current: Some(200), maximum: now.maximum };
+                setrlimit(rustix::process::Resource::Nofile, low)?;
+                let _ = tuning::raise_limits(&limits);
+                Ok(())
+            });
+        }
+        let output = shell.output().expect("a shell");
+        String::from_utf8_lossy(&output.stdout).trim().parse::<u64>().expect("a number")
+    };
+    let hard = getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    assert_eq!(soft(100), 200, "never lowered");
+    assert_eq!(soft(250), 250);
+    // Beyond what any process may have: as far as it goes.
+    assert_eq!(soft(1 << 40), hard);
 }
 
 /// The table of sockets is that of the namespace that was made after it was set.

@@ -4,10 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
-use tuning::{Applied, ApplyError, Directory, Manner, Owner, Profile, Reverted, Which};
+use tuning::{
+    Applied, ApplyError, Directory, JournalError, Lock, Manner, Owner, Profile, Reverted, Which,
+};
+
+/// Programs begin within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether a test can be made here; an error where `LAB_TEST_REQUIRE` names what is missing.
 pub(crate) fn is_root() -> bool {
@@ -66,13 +72,26 @@ impl Place {
         for (key, value, more) in settings {
             let scope = if more.contains("scope:") { "" } else { "scope: Namespace," };
             let since = if more.contains("since:") { "" } else { "since: \"3.2\"," };
-            text += &format!(
-                "(key: {key}, value: {value}, because: \"b\", source: \"s\", {since} {scope} {more}),\n"
-            );
+            let why = "because: \"b\", source: \"s\",";
+            text += &format!("(key: {key}, value: {value}, {why} {since} {scope} {more}),\n");
         }
         let file = self.path(&format!("{name}.ron"));
         std::fs::write(&file, text + "])").expect("written");
         Profile::load(file.to_str().expect("a name")).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Waits for the lock: a test beside this one may be starting a program, which has all open
+    /// files until it begins.
+    pub(crate) fn lock(&self) -> Lock {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.directory.lock() {
+                Err(JournalError::Busy { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                lock => return lock.expect("free"),
+            }
+        }
     }
 
     pub(crate) fn apply(&self, profile: &Profile) -> Result<Applied, ApplyError> {
@@ -84,12 +103,12 @@ impl Place {
         profile: &Profile,
         manner: Manner,
     ) -> Result<Applied, ApplyError> {
-        let lock = self.directory.lock().expect("free");
+        let lock = self.lock();
         tuning::apply(profile, &self.directory, manner, &lock)
     }
 
     pub(crate) fn revert(&self, which: Which) -> Vec<Reverted> {
-        let lock = self.directory.lock().expect("free");
+        let lock = self.lock();
         tuning::revert(&self.directory, which, false, &lock).expect("journals")
     }
 
