@@ -4,6 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{Running, assert_exit, can, json, lab, said, wait_until};
 use rustix::process::Signal;
@@ -12,6 +13,13 @@ use tempfile::TempDir;
 
 /// A setting of the machine that nothing here depends on.
 const BACKLOG: &str = "net.core.netdev_max_backlog";
+
+/// One test at a time of those that set it.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn root() -> bool {
     can("root", rustix::process::geteuid().is_root())
@@ -58,9 +66,8 @@ impl Place {
     fn profile(&self, settings: &[(&str, &str, &str)]) -> String {
         let mut text = String::from("(name: \"x\", about: \"a test\", settings: [\n");
         for (key, value, more) in settings {
-            text += &format!(
-                "(key: {key}, value: {value}, because: \"b\", source: \"s\", since: \"3.2\", {more}),\n"
-            );
+            let why = "because: \"b\", source: \"s\", since: \"3.2\",";
+            text += &format!("(key: {key}, value: {value}, {why} {more}),\n");
         }
         std::fs::write(self.path("x.ron"), text + "])").expect("written");
         self.name("x.ron")
@@ -185,6 +192,7 @@ fn a_run_has_its_profile_in_its_namespaces() {
     if !root() {
         return;
     }
+    let _turn = turn();
     let place = Place::new();
     let (profile, before, _) = place.of_backlog();
     let somaxconn = sysctl("net.core.somaxconn");
@@ -227,6 +235,7 @@ fn a_run_puts_the_machine_back() {
     if !root() {
         return;
     }
+    let _turn = turn();
     let place = Place::new();
     let (profile, before, after) = place.of_backlog();
     let experiment = place.experiment(&profile, "");
@@ -253,14 +262,15 @@ fn a_run_puts_the_machine_back() {
     assert_eq!(manifest["tuning"]["known"]["machine"][BACKLOG], after.as_str());
     assert_eq!(manifest["tuning"]["machine"], true);
 
-    let running = start("interrupted", &["--tune-host"]);
-    running.wait_for("load");
+    let longer = ["--tune-host", "--set", "phases.load.seconds=600"];
+    let running = start("interrupted", &longer);
+    running.wait_for("load 1/600 s");
     assert!(is_tuned());
     running.signal(Signal::INT);
     assert_eq!(running.exit_code(), Some(5));
     assert_eq!(sysctl(BACKLOG), before);
 
-    let running = start("killed", &["--tune-host"]);
+    let running = start("killed", &longer);
     wait_until("the machine is tuned", is_tuned);
     running.signal(Signal::KILL);
     assert_eq!(running.exit_code(), None);
@@ -271,4 +281,46 @@ fn a_run_puts_the_machine_back() {
     assert!(said(&output).contains("left by a process that was killed"), "{}", said(&output));
     assert_eq!(sysctl(BACKLOG), before);
     assert!(said(&place.tune(&["status"])).contains("nothing is applied"));
+}
+
+/// A small ablation: two settings that change something, one that does not; the runs stay.
+#[test]
+fn an_ablation_says_what_each_setting_is_worth() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let profile = place.profile(&[
+        ("Sysctl(\"net.core.somaxconn\")", "Exactly(\"777\")", "scope: Namespace"),
+        ("Sysctl(\"net.ipv4.tcp_sack\")", "Exactly(\"1\")", "scope: Namespace"),
+        ("Sysctl(\"net.ipv4.tcp_fin_timeout\")", "Exactly(\"7\")", "scope: Namespace"),
+        (&format!("Sysctl(\"{BACKLOG}\")"), "Exactly(\"12345\")", "scope: Machine"),
+    ]);
+    let experiment = place.experiment(&profile, "");
+    let out = place.name("out");
+    let arguments =
+        ["ablate", &experiment, &profile, "--out", &out, "--rounds", "2", "--set", "users=100"];
+    let output = place.tune(&arguments);
+    assert_exit(&output, 0);
+    let text = said(&output);
+    assert!(text.contains("the whole profile ") && text.contains("2 runs an arm"), "{text}");
+    assert!(text.contains("not measured: net.ipv4.tcp_sack: holds already"), "{text}");
+    assert!(text.contains(&format!("not measured: {BACKLOG}: of the machine")), "{text}");
+    let ablation = json(Path::new(&out), "ablation.json");
+    let effects = ablation["effects"].as_array().expect("a list");
+    let keys: Vec<Option<&str>> = effects.iter().map(|it| it["key"].as_str()).collect();
+    assert_eq!(keys, [None, Some("net.core.somaxconn"), Some("net.ipv4.tcp_fin_timeout")]);
+    for arm in ["with", "without", "without-net.core.somaxconn"] {
+        let known = |run: &str| {
+            let manifest = json(&place.path("out").join(arm).join(run), "manifest.json");
+            manifest["tuning"]["known"]["server"]["net.core.somaxconn"].clone()
+        };
+        assert_eq!(known("01") == "777", arm == "with", "{arm}");
+        assert_eq!(known("01"), known("02"));
+    }
+    // What is there is not run again.
+    let before = std::fs::metadata(place.path("out/with/01/summary.json")).expect("there");
+    assert_exit(&place.tune(&arguments), 0);
+    let after = std::fs::metadata(place.path("out/with/01/summary.json")).expect("there");
+    assert_eq!(before.modified().expect("a time"), after.modified().expect("a time"));
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 use tuning::profile::{Key, Scope};
-use tuning::{Applied, ApplyError, Directory, Limit, Lock, Manner, Owner, Profile, Which};
+use tuning::{
+    Applied, ApplyError, Directory, Failure, Limit, Lock, Manner, Owner, Profile, Which, Why,
+};
 
 use crate::experiment::Experiment;
 use crate::links::Namespaces;
@@ -52,7 +54,10 @@ impl Tuned {
     ) -> anyhow::Result<Self> {
         let directory = journals.map_or_else(Directory::default, Directory::new);
         let lock = if host { Some(tune::ready(&directory)?) } else { repair(&directory) };
-        let Some(spec) = &experiment.tuning else { return Ok(Self::default()) };
+        let Some(spec) = &experiment.tuning else {
+            anyhow::ensure!(!host, "--tune-host: the experiment names no tuning profile");
+            return Ok(Self::default());
+        };
         let profile = Profile::load(&spec.profile)?;
         let profile = profile.without(&spec.without).map_err(anyhow::Error::msg)?;
         let limits = tuning::limits(&profile)?;
@@ -193,19 +198,32 @@ fn repair(directory: &Directory) -> Option<Lock> {
     None
 }
 
-/// Applies what namespaces have; whether the congestion control is left to the sockets.
+/// Applies what namespaces have; whether the congestion control is left to the sockets, since a
+/// namespace may not make it its default.
 fn apply_inside(
     profile: &Profile,
     namespace: &Netns,
 ) -> anyhow::Result<(Result<Applied, ApplyError>, bool)> {
-    let may_not = namespace.run(|| {
-        let mut alone = profile.clone();
-        alone.settings.retain(|it| it.setting.key.to_string() == CONGESTION);
-        tuning::apply_to_own_namespace(&alone).is_ok_and(|it| !it.failures.is_empty())
-    })?;
-    let mut rest = profile.clone();
-    rest.settings.retain(|it| !may_not || it.setting.key.to_string() != CONGESTION);
-    Ok((namespace.run(|| tuning::apply_to_own_namespace(&rest))?, may_not))
+    let part = |of_congestion: bool| {
+        let mut part = profile.clone();
+        part.settings.retain(|it| (it.setting.key.to_string() == CONGESTION) == of_congestion);
+        namespace.run(|| tuning::apply_to_own_namespace(&part))
+    };
+    let (congestion, rest) = (part(true)?, part(false)?);
+    let mut congestion = match congestion {
+        Ok(congestion) => congestion,
+        refused => return Ok((refused, false)),
+    };
+    let forbidden = |it: &Failure| matches!(it.why, Why::NoPrivilege { .. });
+    let by_sockets = congestion.failures.iter().any(forbidden);
+    congestion.failures.retain(|it| !forbidden(it));
+    let both = rest.map(|mut rest| {
+        rest.changes.append(&mut congestion.changes);
+        rest.failures.append(&mut congestion.failures);
+        rest.others.append(&mut congestion.others);
+        rest
+    });
+    Ok((both, by_sockets))
 }
 
 fn none_failed(place: &str, applied: Result<Applied, ApplyError>) -> anyhow::Result<Applied> {

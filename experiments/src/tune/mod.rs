@@ -1,6 +1,9 @@
 //! `lab tune`: what an operator sees of the tuning crate. Must not know: how settings are read and
 //! written.
 
+mod ablate;
+mod effects;
+
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
@@ -9,6 +12,8 @@ use tuning::{
     Applied, ApplyError, Directory, Finding, JournalError, Manner, Outcome, Owner, Profile,
     ProfileError, Reverted, State, Which,
 };
+
+use crate::experiment::ReadError;
 
 /// What to do about settings of the kernel.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,6 +70,9 @@ enum Command {
     },
     /// Show which profiles are applied, and what has become of their settings
     Status,
+    /// Measure what each setting is worth: the experiment with the profile, without it, and with
+    /// each setting left out, in turns
+    Ablate(ablate::Args),
     /// Print a POSIX shell script with the same effect and its undo
     Script {
         /// A profile's name, or a file
@@ -101,7 +109,7 @@ pub enum Ended {
 /// What keeps it from being tried: the machine, the journals.
 pub fn run(args: &Args) -> anyhow::Result<Ended> {
     match act(args) {
-        Err(error) if error.is::<ProfileError>() => {
+        Err(error) if error.is::<ProfileError>() || error.is::<ReadError>() => {
             eprintln!("lab: {error:#}");
             Ok(Ended::BadInput)
         }
@@ -123,6 +131,7 @@ fn act(args: &Args) -> anyhow::Result<Ended> {
             revert(&directory, *last, *overwrite, *forget)
         }
         Command::Status => status(&directory),
+        Command::Ablate(ablation) => ablate::run(ablation, &args.journals).map(|()| Ended::Well),
         Command::Script { profile, limits } => script(&Profile::load(profile)?, *limits),
     }
 }
