@@ -2,10 +2,10 @@
 //! change, and a log of the writes beside it. Must not know: profiles.
 //!
 //! `0001.json` never changes once it is there: what was set, from which value, to which.
-//! `0001.log` says how far it came: `write 3` before setting 3 is written, `reads 3 "…"` when it was
-//! read back, `complete` at the end. A process that is killed leaves both, at whatever place, and that is
-//! enough. The kernel forgets its settings with the boot, so a journal of another boot has nothing
-//! to restore.
+//! `0001.log` says how far it came: `write 3` before setting 3 is written, `reads 3 "…"` when it
+//! was read back, `complete` at the end. A process that is killed leaves both, at whatever place,
+//! and that is enough. The kernel forgets its settings with the boot, so a journal of another boot
+//! has nothing to restore.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -15,6 +15,9 @@ use crate::links::Namespaces;
 use crate::namespace::Netns;
 use crate::tune;
 
+/// The sysctl that sizes the tables of namespaces that are made after it was set.
+const SOCKET_TABLE: &str = "net.ipv4.tcp_child_ehash_entries";
+
 /// The sysctl that a namespace may be forbidden to set, and sockets are not.
 const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
 
@@ -98,6 +101,12 @@ impl Tuned {
         if let (true, None, Some(profile)) = (own, experiment.network.socket_table, &self.profile) {
             let buckets = tuning::socket_table(profile);
             experiment.network.socket_table = buckets.and_then(|it| u32::try_from(it).ok());
+            if let Some(buckets) = experiment.network.socket_table {
+                self.applied.push(json!({
+                    "in": "namespaces of the run, when they are made",
+                    "name": SOCKET_TABLE, "before": null, "after": buckets.to_string(),
+                }));
+            }
         }
         let namespaces = Namespaces::make(experiment, own)
             .context("the run cannot have network namespaces of its own")?;
