@@ -1,5 +1,6 @@
 //! The `lab` command line.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,11 +9,13 @@ use clap::{Parser, Subcommand};
 use crate::check;
 use crate::experiment::{Hosts, Source};
 use crate::hog;
+use crate::live;
 use crate::machine::Machine;
 use crate::preflight::Preflight;
 use crate::probe;
 use crate::profile;
 use crate::record;
+use crate::report::{self, Problems};
 use crate::run::{self, Ending, Options, Sampling};
 use crate::summary::{self, Summary};
 use crate::validate;
@@ -56,8 +59,19 @@ enum Command {
         /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
         #[arg(long = "set", value_name = "KEY=VALUE")]
         settings: Vec<String>,
+        /// Serve a live page there meanwhile, such as 127.0.0.1:8080
+        #[arg(long, value_name = "ADDRESS")]
+        live: Option<SocketAddr>,
     },
-    /// Make the summary of a run again from its raw files, also of one that was killed
+    /// Serve the live page of a run that goes on, or is over
+    Live {
+        /// The directory of the run
+        directory: PathBuf,
+        /// Where to serve it
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+    },
+    /// Make summary and page of a run again from its raw files, also of one that was killed
     Report {
         /// The directory of the run
         directory: PathBuf,
@@ -101,11 +115,12 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run { file, out, settings } => {
-                carry_out(&file, Options { out, settings, sampling: None })
+            Command::Run { file, out, settings, live } => {
+                carry_out(&file, Options { out, settings, sampling: None, live })
             }
+            Command::Live { directory, listen } => watch_live(&directory, listen),
             Command::Profile(args) => profile(args),
-            Command::Report { directory } => report(&directory),
+            Command::Report { directory } => report_again(&directory),
             Command::Probe(args) => watch(&args),
             Command::Validate(args) => {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
@@ -162,7 +177,7 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     let summary = complete(&ended.directory)?;
     print!("{}", summary::table(&summary));
     ended.profiles.iter().for_each(|line| println!("{line}"));
-    println!("{}", ended.directory.display());
+    println!("{}", ended.directory.join(report::NAME).display());
     Ok(match ended.ending {
         Ending::Completed => verdict(&summary),
         Ending::Aborted(why) => {
@@ -178,8 +193,9 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
 
 /// Writes what is made from the raw files of a run.
 fn complete(directory: &Path) -> anyhow::Result<Summary> {
-    let summary = summary::write(directory)?;
+    let (summary, problems) = summary::write(directory)?;
     record::convert(directory)?;
+    report::write(directory, problems)?;
     Ok(summary)
 }
 
@@ -226,15 +242,49 @@ fn profile(args: profile::Args) -> anyhow::Result<Exit> {
     }
     let profile::Args { file, out, settings, hertz, clients, .. } = args;
     let sampling = Some(Sampling { hertz, clients });
-    carry_out(&file.unwrap_or_default(), Options { out, settings, sampling })
+    carry_out(&file.unwrap_or_default(), Options { out, settings, sampling, live: None })
 }
 
-fn report(directory: &Path) -> anyhow::Result<Exit> {
-    let summary = complete(directory)?;
-    print!("{}", summary::table(&summary));
-    Ok(match summary.outcome.as_str() {
-        "completed" => verdict(&summary),
-        _ => Exit::Aborted,
+fn watch_live(directory: &Path, listen: SocketAddr) -> anyhow::Result<Exit> {
+    if let Err(error) = report::assert_run(directory) {
+        eprintln!("lab: {error}");
+        return Ok(Exit::BadInput);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(live::watch(directory, listen))?;
+    Ok(Exit::Fine)
+}
+
+/// Makes everything that can be made from what is left of a run, and says what cannot.
+fn report_again(directory: &Path) -> anyhow::Result<Exit> {
+    if let Err(error) = report::assert_run(directory) {
+        eprintln!("lab: {error}");
+        return Ok(Exit::BadInput);
+    }
+    let mut problems = Problems::default();
+    let mut summary = None;
+    match summary::write(directory) {
+        Ok((made, damage)) => {
+            summary = Some(made);
+            problems = damage;
+        }
+        Err(error) => {
+            problems.add(format!("{:#}; no summary was made", anyhow::Error::from(error)))
+        }
+    }
+    if let Err(error) = record::convert(directory) {
+        problems.add(format!("{:#}", anyhow::Error::from(error)));
+    }
+    let problems = report::write(directory, problems)?;
+    summary.iter().for_each(|summary| print!("{}", summary::table(summary)));
+    println!("{}", directory.join(report::NAME).display());
+    problems.sentences().for_each(|sentence| eprintln!("lab: {sentence}"));
+    Ok(match summary {
+        Some(summary) if problems.is_empty() => match summary.outcome.as_str() {
+            "completed" => verdict(&summary),
+            _ => Exit::Aborted,
+        },
+        _ => Exit::Error,
     })
 }
 

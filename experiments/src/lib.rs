@@ -2,7 +2,7 @@
 //!
 //! Read it in the order of the data: [`experiment`] (files), [`plan`] (what programs are told),
 //! [`preflight`] (whether it fits), [`run`] (carrying it out), [`record`] (what is written),
-//! [`summary`] (what it came to).
+//! [`summary`] (what it came to), [`report`] (the same for people).
 
 mod check;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod experiment;
 pub mod hog;
 pub mod links;
 mod listeners;
+pub mod live;
 pub mod machine;
 pub mod namespace;
 pub mod places;
@@ -18,6 +19,7 @@ pub mod preflight;
 pub mod probe;
 pub mod profile;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod sock_diag;
 pub mod summary;

@@ -14,6 +14,9 @@ use serde_json::{Map, Value, json};
 use crate::experiment::Experiment;
 use crate::machine::Machine;
 
+/// Version of the layout of a run's files.
+pub const FORMAT: u32 = 1;
+
 /// Files of JSON lines, without their ending.
 pub const NAMES: [&str; 3] = ["samples", "slow", "events"];
 

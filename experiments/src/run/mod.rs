@@ -4,6 +4,7 @@
 mod child;
 mod ending;
 mod faults;
+mod ordering;
 mod phases;
 mod probing;
 mod profiling;
@@ -11,7 +12,7 @@ mod surroundings;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -29,17 +30,19 @@ use tokio::time::Instant;
 
 use crate::experiment::{PhaseSpec, Seconds as PhaseSeconds, Source};
 use crate::links::Namespaces;
+use crate::live::Live;
 use crate::machine::{Machine, sysctls};
 use crate::namespace::Netns;
 use crate::places::group_of;
 use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
-use crate::record::{Event, Files, Manifest, Second, Seconds};
+use crate::record::{Event, FORMAT, Files, Manifest, Second, Seconds};
 
 use child::{Heard, Program, Who};
 use ending::Books;
 pub use ending::undelivered;
 use faults::Faults;
+use ordering::Orders;
 use probing::Probing;
 use profiling::Profiling;
 pub use profiling::Sampling;
@@ -81,10 +84,12 @@ pub struct Options {
     pub settings: Vec<String>,
     /// How to sample what the programs do; not at all when `None`.
     pub sampling: Option<Sampling>,
+    /// Where to serve the live page; nowhere when `None`.
+    pub live: Option<SocketAddr>,
 }
 
 /// A run that has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Ended {
     /// Where its files are.
     pub directory: PathBuf,
@@ -92,6 +97,8 @@ pub struct Ended {
     pub ending: Ending,
     /// What became of the profile of each phase, in words.
     pub profiles: Vec<String>,
+    /// Its live page, which shows how it ended until this is dropped.
+    pub live: Option<Live>,
 }
 
 /// What happened that a phase may be waiting for.
@@ -105,6 +112,8 @@ enum Happened {
     Broken(String),
     /// Ctrl-C.
     Interrupt,
+    /// A person wants the phase to end.
+    EndPhase(tokio::sync::oneshot::Sender<crate::live::Answer>),
     /// The time waited for has come.
     Time,
 }
@@ -131,6 +140,7 @@ struct Run {
     probing: Probing,
     profiling: Profiling,
     faults: Faults,
+    orders: Orders,
     next_look: u64,
     books: Books,
     progress: Progress,
@@ -192,7 +202,7 @@ fn manifest(
     sysctls: BTreeMap<String, String>,
 ) -> Manifest {
     Manifest {
-        format: 1,
+        format: FORMAT,
         closed: false,
         outcome: None,
         outcome_because: None,
@@ -214,6 +224,7 @@ fn manifest(
 
 impl Run {
     async fn start(source: Source, options: Options) -> anyhow::Result<Self> {
+        let mut orders = Orders::new(options.live)?;
         let machine = Machine::this();
         let experiment = &source.experiment;
         let phases = experiment.ordered_phases()?;
@@ -232,6 +243,7 @@ impl Run {
         };
         let manifest = manifest(&source, &options.settings, machine, started, own, settings);
         files.manifest(&manifest)?;
+        let said = orders.open(&directory)?;
         // Signals before programs: an interrupt must find somebody who listens.
         let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let (tell, heard) = unbounded_channel();
@@ -257,12 +269,14 @@ impl Run {
             probing: Probing::none("the server was not ready"),
             profiling,
             faults,
+            orders,
             next_look: started + 1,
             books: Books::default(),
             progress: Progress::default(),
             ending: false,
             source,
         };
+        said.iter().for_each(|line| run.progress.say(line));
         match run.ready().await {
             Ok(()) => Ok(run),
             Err(error) => {
@@ -404,6 +418,11 @@ impl Run {
                     Some(heard) => self.note(heard)?,
                     None => anyhow::bail!("all programs have ended"),
                 },
+                Some(given) = self.orders.given.recv() => {
+                    if let Some(happened) = self.obey(given).await? {
+                        return Ok(happened);
+                    }
+                }
                 _ = interrupt.recv() => return Ok(Happened::Interrupt),
                 _ = terminate.recv() => return Ok(Happened::Interrupt),
                 () = tokio::time::sleep_until(look) => self.look()?,
