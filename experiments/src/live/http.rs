@@ -3,7 +3,7 @@
 //! | request | does |
 //! | --- | --- |
 //! | `GET /` | the page |
-//! | `GET /events` | server-sent events: everything so far, then a second at a time; `Last-Event-ID` resumes |
+//! | `GET /events` | server-sent events: all so far, then every second; `Last-Event-ID` resumes |
 //! | `GET /metrics` | every figure of the run as OpenMetrics |
 //! | `GET /report.html` | the report, once it is made |
 //! | `POST /order` | an [`Order`] as JSON, with `Authorization: Bearer <token>` |

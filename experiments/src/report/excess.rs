@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::causes::{CauseRows, PerCause, bucket};
+use lab_client::causes::{CauseRows, PerCause};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::summary::Account;
+use crate::summary::{Account, slow_from};
 
 /// Seconds and phases by their buckets of latency: requests, and the sums of each cause.
 type Sums = BTreeMap<(u64, String), Vec<(u16, u64, PerCause<u64>)>>;
@@ -44,7 +44,7 @@ impl Excess {
         let rows =
             CauseRows::deserialize(Value::Object(line)).map_err(|error| error.to_string())?;
         self.phases.entry(phase.clone()).or_default().add(t, &rows);
-        let least = bucket(self.slow_us);
+        let least = slow_from(self.slow_us, self.slow_us);
         let slow = rows.sums.into_iter().filter(|(at, ..)| usize::from(*at) >= least);
         self.sums.entry((t, phase)).or_default().extend(slow);
         Ok(())
@@ -67,7 +67,7 @@ impl Excess {
             .iter()
             .map(|(phase, account)| {
                 let from_us = p99_us(phase).unwrap_or(0).max(self.slow_us);
-                (phase.as_str(), (account.medians_us(), bucket(from_us)))
+                (phase.as_str(), (account.medians_us(), slow_from(from_us, self.slow_us)))
             })
             .collect();
         let mut seconds: BTreeMap<u64, OfSecond> = BTreeMap::new();
@@ -87,7 +87,7 @@ impl Excess {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::causes::Cause;
+    use lab_client::causes::{Cause, bucket};
     use serde_json::json;
 
     use super::*;

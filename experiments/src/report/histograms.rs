@@ -120,7 +120,7 @@ impl Histograms {
         self.by_phase.get(phase).map(|values| values.value_at_quantile(0.99))
     }
 
-    /// The curve of a phase, in HdrHistogram's own scale, as JSON: `x` is 1/(1−p), `y` microseconds.
+    /// The curve of a phase in HdrHistogram's own scale, as JSON: `x` is 1/(1−p), `y` µs.
     pub(super) fn curve(&self, phase: &str) -> Option<String> {
         let values = self.by_phase.get(phase).filter(|values| !values.is_empty())?;
         let (mut x, mut y) = (String::new(), String::new());

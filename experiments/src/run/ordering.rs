@@ -63,6 +63,10 @@ impl Run {
     /// Carries out an order, or hands it on to whoever can.
     pub(super) async fn obey(&mut self, given: Given) -> anyhow::Result<Option<Happened>> {
         let Given { order, answer } = given;
+        if self.ending {
+            let _ = answer.send(Err("the run is about to be over".to_owned()));
+            return Ok(None);
+        }
         if let Err(why) = order.check(self.source.experiment.users.get()) {
             let _ = answer.send(Err(why));
             return Ok(None);

@@ -196,7 +196,7 @@ impl Account {
 }
 
 /// The bucket of a latency, or the next one when it begins below the least.
-fn slow_from(us: u64, least_us: u64) -> usize {
+pub(crate) fn slow_from(us: u64, least_us: u64) -> usize {
     let at = bucket(us);
     if bucket_floor(at) < least_us { (at + 1).min(BUCKETS - 1) } else { at }
 }

@@ -18,6 +18,7 @@ use crate::experiment::Validity;
 use crate::record::{FORMAT, FileError};
 use crate::report::Problems;
 
+pub(crate) use blame::slow_from;
 pub use blame::{Account, Attribution, Jitter, Seen, Shares, Tail, dominant};
 pub use phase::{
     Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, RunQueue, Segments, Sends, Shakes,

@@ -68,7 +68,9 @@ class TimeChart extends Chart {
                     ? { distr: 3, range: (u, min, max) => uPlot.rangeLog(min, max, 10, true) }
                     : { range: (u, min, max) => this.range(min, max) },
             },
-            cursor: { dataIdx: (u, at, closest, x) => Math.max(0, 2 * Math.floor(x - this.run.first)) },
+            cursor: {
+                dataIdx: (u, at, near, x) => Math.max(0, 2 * Math.floor(x - this.run.first)),
+            },
             axes: [timeAxis(this.run), {
                 ...axis(),
                 size: 52 * enlarged,
@@ -210,7 +212,8 @@ class CurveChart extends Chart {
                 { ...axis(), size: 24 * enlarged, space: 64 * enlarged,
                     splits: (u, at, min, max) => powersOfTen(min, max),
                     values: (u, list) => list.map(place) },
-                { ...axis(), size: 52 * enlarged, splits: (u, at, min, max) => powersOfTen(min, max),
+                { ...axis(), size: 52 * enlarged,
+                    splits: (u, at, min, max) => powersOfTen(min, max),
                     values: (u, list) => list.map(ms) },
             ],
             hooks: { setCursor: [u => this.point(u)] },
@@ -324,7 +327,8 @@ const CHARTS = [
         id: "latency", title: "Latency over time, from the instant a request was due",
         height: 280, log: true, unit: () => ms,
         series: run => [["max", "largest", "--c-grey", "dotted"], ["p999", "p99.9", "--c-red"],
-            ["p99", "p99", "--c-orange"], ["p90", "p90", "--c-green"], ["p50", "median", "--c-blue"]]
+            ["p99", "p99", "--c-orange"], ["p90", "p90", "--c-green"],
+            ["p50", "median", "--c-blue"]]
             .map(([key, label, colour, dash]) => ({
                 label, colour, dash,
                 values: run.column("latency." + key).map(value =>
@@ -379,8 +383,9 @@ const CHARTS = [
     },
     {
         id: "money", title: "Money, created and given out", height: 200,
-        modes: ["per second", "in all"], unit: () => short, value: () => value => money(value * 100),
-        note: "By the server's books; what clients received in all, by their own, is in the ledger.",
+        modes: ["per second", "in all"], unit: () => short,
+        value: () => value => money(value * 100),
+        note: "By the server's books; what clients received by their own is in the ledger.",
         series: (run, mode) => [["cents.created", "created", "--c-red"],
             ["cents.given", "granted and claimed", "--c-blue"]].map(([key, label, colour]) => ({
             label, colour,

@@ -109,10 +109,11 @@ function drawNow() {
         parts.push("Between phases");
     }
     const due = run.at("client.offered", t);
+    const users = run.at("client.online", t);
     const facts = [
         due ? `${thousands(run.at("client.answered", t))} of ${thousands(due)} answered` : null,
         run.at("latency.p99", t) == null ? null : `p99 ${us(run.at("latency.p99", t))}`,
-        run.at("client.online", t) == null ? null : `${thousands(run.at("client.online", t))} users`,
+        users == null ? null : `${thousands(users)} users`,
     ];
     document.getElementById("now").textContent = parts.concat(outcome ? []
         : facts.filter(it => it)).join(" · ");

@@ -62,11 +62,12 @@ function drawVerdicts(run) {
     }
     const limits = run.summary && run.summary.validity;
     if (limits) {
-        parts.push(el("p", { class: "note" }, `A phase is valid when at most `
-            + `${percent(limits.late_share)} of the requests left over ${us(limits.late_us)} late by `
-            + `the client's own doing, ${percent(limits.connections_share)} of the connections were `
-            + `there, and no client thread was busy over ${percent(limits.client_busy_share)} of the `
-            + "time." + (limits.because ? ` Looser than by default: ${limits.because}.` : "")));
+        const looser = limits.because ? ` Looser than by default: ${limits.because}.` : "";
+        parts.push(el("p", { class: "note" }, "A phase is valid when at most "
+            + `${percent(limits.late_share)} of the requests left over ${us(limits.late_us)} late `
+            + "by the client's own doing, "
+            + `${percent(limits.connections_share)} of the connections were there, and no client `
+            + `thread was busy over ${percent(limits.client_busy_share)} of the time.${looser}`));
     }
     parts.push(phases(run), ledger(run));
     section.hidden = false;
@@ -130,11 +131,11 @@ function drawTables(run, names) {
 
 function faults(run) {
     if (!run.bands.length) return null;
+    const at = t => (t == null ? "?" : since(t - run.first));
     const rows = run.bands.map(band => [words(band.kind), band.phase,
-        `${since(band.start - run.first)} to ${band.end == null ? "?" : since(band.end - run.first)}`,
-        band.text, band.truth]);
-    return [el("h2", {}, "Faults on purpose"), table("What was injected, by the injectors' own count",
-        ["fault", "phase", "time", "size asked for", "what it did"], rows, { left: [1, 2, 3, 4] })];
+        `${at(band.start)} to ${at(band.end)}`, band.text, band.truth]);
+    return [el("h2", {}, "Faults on purpose"),
+        table("What was injected, by the injectors' own count", ["fault", "phase", "time", "size asked for", "what it did"], rows, { left: [1, 2, 3, 4] })];
 }
 
 function nics(run) {
@@ -150,7 +151,8 @@ function nics(run) {
             .map(([counter, value]) => `${counter} ${thousands(value)}`).join(", ") || "none"]);
     return [el("h2", {}, "Interfaces"),
         rows.length ? table("What their counters grew by", ["interface", "packets in",
-            "packets out", "bytes in", "bytes out", "lost in", "lost out", "others that grew"], rows,
+            "packets out", "bytes in", "bytes out", "lost in", "lost out", "others that grew"],
+        rows,
         { left: [7] }) : null,
         idle.length ? el("p", { class: "note" }, "All counters stayed 0: " + idle.join(", ") + ".")
             : null,
@@ -179,8 +181,8 @@ function flames(run) {
         parts.push(box);
     }
     if (!run.flames.length) {
-        parts.push(el("p", { class: "absent" }, "Not sampled: `lab profile FILE` runs an experiment "
-            + "and makes one for each phase (as root)."));
+        parts.push(el("p", { class: "absent" }, "Not sampled: `lab profile FILE` runs an "
+            + "experiment and makes one for each phase (as root)."));
     }
     const most = Math.max(...run.flames.map(flame => flame.samples));
     const first = run.flames.findIndex(flame => flame.samples === most);
@@ -236,7 +238,8 @@ function missing(run) {
 function notes(run) {
     if (!run.notes.length) return null;
     const rows = run.notes.map(([t, event, text]) => [since(t - run.first), words(event), text]);
-    const more = run.notesLeftOut ? `, and ${thousands(run.notesLeftOut)} more in events.jsonl` : "";
+    const more = run.notesLeftOut
+        ? `, and ${thousands(run.notesLeftOut)} more in events.jsonl` : "";
     return [el("h2", {}, "Also noted"),
         table("Warnings and events" + more, ["time", "what", ""], rows, { left: [1, 2] })];
 }
