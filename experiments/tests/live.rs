@@ -106,7 +106,7 @@ fn orders_need_the_token_and_sense() {
     let (running, host, token) = start(directory.path());
     running.wait_for("shake 2/600 s");
     let rate = r#"{"rate": {"qps": 700}}"#;
-    for (given, status) in [(None, 401), (Some(""), 403), (Some("00"), 403)] {
+    for (given, status) in [(None, 401), (Some(""), 401), (Some("00"), 403)] {
         let (said, text) = order(&host, given, rate);
         assert_eq!(said, status, "{text}");
         assert!(text.contains("the token that was printed"), "{text}");
@@ -216,6 +216,8 @@ fn a_run_is_watched_and_steered_in_a_browser() {
     browser.open(&format!("http://{host}/#token={token}"));
     browser.wait_for("run.length > 8 && !!run.phaseAt(run.first + run.length - 3)");
     assert_eq!(browser.evaluate("location.hash"), "", "the token stays nobody's business");
+    let shown = "document.getElementById('token-form').getClientRects().length";
+    assert_eq!(browser.evaluate(shown), 0, "it is known, and not asked for");
     browser.wait_for(
         "(() => { const u = charts[0].plot; if (!u) return false; \
          const { width, height } = u.ctx.canvas; const copy = document.createElement('canvas'); \

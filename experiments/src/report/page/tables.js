@@ -50,9 +50,9 @@ function drawVerdicts(run) {
     for (const it of run.verdicts) {
         const box = el("div", { class: "verdict " + (kinds[it.state] || "") },
             el("h3", {}, it.phase + ": ", el("span", { class: "state" }, it.state)),
-            it.invalid.map(text => el("p", {}, "Not valid: " + text
-                + (it.state === "not valid" ? ". The load was not what was asked for, so its "
-                    + "figures are no verdict on the server." : "."))),
+            it.invalid.map(text => el("p", {}, "Not valid: " + text + ".")),
+            it.state === "not valid" ? el("p", {}, "The load was not what was asked for, so the "
+                + "figures are no verdict on the server.") : null,
             el("p", {}, it.held),
             it.why ? el("p", { class: "note" }, "Why: " + it.why + ".") : null);
         parts.push(box);
