@@ -269,7 +269,7 @@ fn report_again(directory: &Path) -> anyhow::Result<Exit> {
             problems = damage;
         }
         Err(error) => {
-            problems.add(format!("{:#}; no summary was made", anyhow::Error::from(error)))
+            problems.add(format!("{:#}; no summary was made", anyhow::Error::from(error)));
         }
     }
     if let Err(error) = record::convert(directory) {

@@ -168,6 +168,7 @@ fn a_run_cut_off_anywhere_has_a_page() {
 
 #[test]
 fn a_manifest_that_is_newer_broken_or_missing_does_not_hide_the_rest() {
+    type Damage<'a> = (&'static str, &'a dyn Fn(&Path));
     let newer = |copy: &Path| {
         let mut manifest = json(copy, "manifest.json");
         manifest["format"] = 2.into();
@@ -180,7 +181,7 @@ fn a_manifest_that_is_newer_broken_or_missing_does_not_hide_the_rest() {
     let missing = |copy: &Path| {
         std::fs::remove_file(copy.join("manifest.json")).expect("removed");
     };
-    let cases: [(&str, &dyn Fn(&Path)); 3] = [
+    let cases: [Damage<'_>; 3] = [
         ("a newer lab wrote this run", &newer),
         ("manifest.json", &broken),
         ("manifest.json", &missing),

@@ -134,18 +134,16 @@ async fn report(State(served): State<Served>) -> Response {
     }
 }
 
-fn allow(served: &Served, headers: &HeaderMap) -> Result<(), Response> {
+/// The answer to an order without the token.
+fn refusal(served: &Served, headers: &HeaderMap) -> Option<Response> {
     let given = headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
     let Some(given) = given.and_then(|it| it.strip_prefix("Bearer ")) else {
         let why = "this changes the run: it needs the token that was printed at its start";
-        return Err(error(StatusCode::UNAUTHORIZED, why));
+        return Some(error(StatusCode::UNAUTHORIZED, why));
     };
     let hash: [u8; 32] = Sha256::digest(given.trim()).into();
-    if hash == served.token {
-        Ok(())
-    } else {
-        Err(error(StatusCode::FORBIDDEN, "this is not the token that was printed at its start"))
-    }
+    let why = "this is not the token that was printed at its start";
+    (hash != served.token).then(|| error(StatusCode::FORBIDDEN, why))
 }
 
 async fn order(
@@ -153,8 +151,8 @@ async fn order(
     headers: HeaderMap,
     order: Result<Json<Order>, JsonRejection>,
 ) -> Response {
-    if let Err(refused) = allow(&served, &headers) {
-        return refused;
+    if let Some(refusal) = refusal(&served, &headers) {
+        return refusal;
     }
     let order = match order {
         Ok(Json(order)) => order,

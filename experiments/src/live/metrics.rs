@@ -61,12 +61,12 @@ fn each<M: EncodeMetric>(
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Name, help, labels and factor of a column; whether its sum counts, or its last value.
+/// Name, help, labels and unit of a column, as the divisor that makes it; whether its sum counts, or its last value.
 struct Metric {
     name: String,
     help: &'static str,
     labels: Labels,
-    factor: f64,
+    divisor: f64,
     counter: bool,
 }
 
@@ -74,11 +74,11 @@ fn metric(
     name: &str,
     help: &'static str,
     labels: &[(&'static str, &str)],
-    factor: f64,
+    divisor: f64,
     counter: bool,
 ) -> Metric {
     let labels = labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-    Metric { name: name.to_owned(), help, labels, factor, counter }
+    Metric { name: name.to_owned(), help, labels, divisor, counter }
 }
 
 /// What a column of the page is called in Prometheus; `None` for what is only there for the page.
@@ -90,14 +90,14 @@ fn named(column: &str) -> Option<Metric> {
             name: format!("client_{rest}"),
             help: "As the clients count it, over all of them",
             labels: Vec::new(),
-            factor: 1.0,
+            divisor: 1.0,
             counter: !level,
         },
         "server" => Metric {
             name: format!("server_{rest}"),
             help: "As the server counts it, over all shards",
             labels: Vec::new(),
-            factor: 1.0,
+            divisor: 1.0,
             counter: !level,
         },
         "latency" => {
@@ -110,11 +110,11 @@ fn named(column: &str) -> Option<Metric> {
                 _ => return None,
             };
             let help = "Latency of the requests of the last second, from the instant they were due";
-            metric("latency_seconds", help, &[("quantile", quantile)], 1e-6, false)
+            metric("latency_seconds", help, &[("quantile", quantile)], 1e6, false)
         }
         "segment" => {
             let help = "Where a request of the last second spent its time, on average";
-            metric("segment_seconds", help, &[("segment", rest)], 1e-6, false)
+            metric("segment_seconds", help, &[("segment", rest)], 1e6, false)
         }
         "cause" | "over" if rest == "requests" => {
             let which = if group == "cause" { "slowest" } else { "all" };
@@ -123,18 +123,18 @@ fn named(column: &str) -> Option<Metric> {
         "cause" | "over" => {
             let which = if group == "cause" { "slowest" } else { "all" };
             let help = "What causes took of slow requests beyond their medians";
-            metric("blamed_seconds", help, &[("which", which), ("cause", rest)], 1e-6, true)
+            metric("blamed_seconds", help, &[("which", which), ("cause", rest)], 1e6, true)
         }
         "drops" => metric("drops", "Packets dropped", &[("reason", rest)], 1.0, true),
         "retransmits" => metric("retransmits", "Segments sent again", &[("kind", rest)], 1.0, true),
         "tcp" => metric("tcp", "What the protocols counted", &[("counter", rest)], 1.0, true),
         "wait" => {
             let help = "How long the threads of shards waited for a CPU, in all";
-            metric("runqueue_wait_seconds", help, &[("shard", rest)], 1e-3, true)
+            metric("runqueue_wait_seconds", help, &[("shard", rest)], 1e3, true)
         }
         "delay" => {
             let help = "The 99th percentile of one wait for a CPU in the last second";
-            metric("runqueue_delay_seconds", help, &[("shard", rest)], 1e-6, false)
+            metric("runqueue_delay_seconds", help, &[("shard", rest)], 1e6, false)
         }
         "cpu" => metric("cpu_cores", "CPU of the last second", &[("of", rest)], 1.0, false),
         "memory" => metric("memory_bytes", "Memory", &[("of", rest)], 1.0, false),
@@ -161,7 +161,7 @@ pub(super) fn encode(digest: &Digest) -> Result<String, fmt::Error> {
         let family = families.entry(metric.name).or_default();
         family.help = metric.help.to_owned();
         family.counter = metric.counter;
-        family.values.push((metric.labels, value * metric.factor));
+        family.values.push((metric.labels, value / metric.divisor));
     }
     let phase = digest.incidents.phases.last().filter(|_| digest.incidents.outcome.is_none());
     if let Some(phase) = phase {
@@ -202,7 +202,7 @@ mod tests {
             "shakes": 10, "granted": 1, "no_packet": 8, "ledger": ledger,
         });
         let link = json!({ "rx_packets": 3, "tx_packets": 4 });
-        let delay = json!({ "p99": 50.0 });
+        let delay = json!({ "p99": 50_000.0 });
         let drop = json!({ "reason": "NO_SOCKET \"x\"", "port": 2 });
         let lines = [
             client,
@@ -239,7 +239,7 @@ mod tests {
             "lab_run_drops_total{reason=\"NO_SOCKET \\\"x\\\"\"} 2.0",
             "lab_run_retransmits_total{kind=\"fast\"} 3.0",
             "lab_run_runqueue_wait_seconds_total{shard=\"client.0.0\"} 0.002",
-            "lab_run_runqueue_delay_seconds{shard=\"server.0\"} 0.00005",
+            "lab_run_runqueue_delay_seconds{shard=\"server.0\"} 0.05",
             "lab_run_cents_total{what=\"created\"} 300.0",
             "lab_run_nic_total{interface=\"server/eth0\",counter=\"tx_packets\"} 4.0",
             "lab_run_cpu_cores{of=\"server\"} 0.5",

@@ -95,11 +95,9 @@ impl Browser {
     }
 
     fn heard(&mut self, event: &Value) {
-        match event["method"].as_str() {
-            Some("Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Log.entryAdded") => {
-                self.said.push(event["params"].to_string());
-            }
-            _ => {}
+        let kinds = ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"];
+        if event["method"].as_str().is_some_and(|method| kinds.contains(&method)) {
+            self.said.push(event["params"].to_string());
         }
     }
 
