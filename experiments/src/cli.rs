@@ -1,20 +1,26 @@
 //! The `lab` command line.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::check;
+use crate::compare;
 use crate::experiment::{Hosts, Source};
 use crate::hog;
+use crate::live;
 use crate::machine::Machine;
 use crate::preflight::Preflight;
 use crate::probe;
 use crate::profile;
+use crate::projection;
 use crate::record;
+use crate::report::{self, Problems};
 use crate::run::{self, Ending, Options, Sampling};
 use crate::summary::{self, Summary};
+use crate::tune;
 use crate::validate;
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
@@ -31,7 +37,8 @@ Exit status:
   0  completed, and every phase is valid
   1  an error of the lab or the machine
   2  bad input: arguments or an experiment file
-  3  refused: the run does not fit this machine, or the doctor misses something
+  3  refused: the run does not fit this machine, the doctor misses something, or runs are not
+     to be compared
   4  completed, but a phase is not valid or the books do not balance
   5  aborted by a condition of the experiment, or interrupted";
 
@@ -56,8 +63,33 @@ enum Command {
         /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
         #[arg(long = "set", value_name = "KEY=VALUE")]
         settings: Vec<String>,
+        /// Apply the tuning profile's settings of the machine, too, and put them back at the end
+        #[arg(long)]
+        tune_host: bool,
+        /// Where the journals of what is changed are
+        #[arg(long, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
+        journals: PathBuf,
+        /// Do it so many times, and write a directory of runs
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        repeat: Option<u32>,
+        /// Serve a live page there meanwhile, such as 127.0.0.1:8080
+        #[arg(long, value_name = "ADDRESS")]
+        live: Option<SocketAddr>,
     },
-    /// Make the summary of a run again from its raw files, also of one that was killed
+    /// Say what differs between two runs, or two directories of repeated runs, and whether it could
+    /// be chance
+    Compare(compare::Args),
+    /// Project measured runs: how many servers and clients, how long, for 10 billion shakes
+    Plan(projection::Args),
+    /// Serve the live page of a run that goes on, or is over
+    Live {
+        /// The directory of the run
+        directory: PathBuf,
+        /// Where to serve it
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+    },
+    /// Make summary and page of a run again from its raw files, also of one that was killed
     Report {
         /// The directory of the run
         directory: PathBuf,
@@ -69,6 +101,8 @@ enum Command {
     Probe(probe::Args),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
     Validate(validate::Args),
+    /// Settings of the kernel: check, apply, and put back exactly what was there
+    Tune(tune::Args),
     /// Say what this machine can do, and the way out where it cannot
     Doctor {
         /// As JSON
@@ -85,7 +119,7 @@ enum Command {
 }
 
 /// How `lab` ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Exit {
     Fine = 0,
@@ -96,20 +130,39 @@ enum Exit {
     Aborted = 5,
 }
 
+impl From<tune::Ended> for Exit {
+    fn from(ended: tune::Ended) -> Self {
+        match ended {
+            tune::Ended::Well => Exit::Fine,
+            tune::Ended::Badly => Exit::Error,
+            tune::Ended::BadInput => Exit::BadInput,
+        }
+    }
+}
+
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run { file, out, settings } => {
-                carry_out(&file, Options { out, settings, sampling: None })
+            Command::Run { file, out, settings, repeat, tune_host, journals, live } => {
+                let journals = Some(journals);
+                let options = Options { out, settings, tune_host, journals, sampling: None, live };
+                match repeat {
+                    Some(times) => repeatedly(&file, &options, times),
+                    None => carry_out(&file, options),
+                }
             }
+            Command::Compare(args) => compare(&args),
+            Command::Plan(args) => plan(&args),
+            Command::Live { directory, listen } => watch_live(&directory, listen),
             Command::Profile(args) => profile(args),
-            Command::Report { directory } => report(&directory),
+            Command::Report { directory } => report_again(&directory),
             Command::Probe(args) => watch(&args),
             Command::Validate(args) => {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
             }
+            Command::Tune(args) => tune::run(&args).map(Exit::from),
             Command::Doctor { json } => doctor(json),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
@@ -162,7 +215,7 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     let summary = complete(&ended.directory)?;
     print!("{}", summary::table(&summary));
     ended.profiles.iter().for_each(|line| println!("{line}"));
-    println!("{}", ended.directory.display());
+    println!("{}", ended.directory.join(report::NAME).display());
     Ok(match ended.ending {
         Ending::Completed => verdict(&summary),
         Ending::Aborted(why) => {
@@ -176,10 +229,64 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     })
 }
 
+/// Carries an experiment out again and again, into directories 1, 2, … of one directory. Ends at
+/// the first run that does not complete.
+fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit> {
+    let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
+    let name = format!("{}-x{times}", source.experiment.name);
+    let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
+    let width = times.to_string().len();
+    let mut worst = Exit::Fine;
+    for time in 1..=times {
+        eprintln!("run {time} of {times}");
+        let out = Some(out.join(format!("{time:0width$}")));
+        match carry_out(file, Options { out, ..options.clone() })? {
+            exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
+            other => return Ok(other),
+        }
+    }
+    println!("{}", out.display());
+    Ok(worst)
+}
+
+fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
+    let comparison = match compare::compare(args) {
+        Ok(comparison) => comparison,
+        Err(mistake) => {
+            eprintln!("lab: {:#}", anyhow::Error::from(mistake));
+            return Ok(Exit::BadInput);
+        }
+    };
+    if !comparison.objections.is_empty() && !args.force {
+        comparison.objections.iter().for_each(|objection| eprintln!("lab: {objection}"));
+        eprintln!("lab: not compared: --force does it all the same");
+        return Ok(Exit::Refused);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&comparison)?);
+    } else {
+        print!("{}", compare::table(&comparison));
+    }
+    Ok(Exit::Fine)
+}
+
+fn plan(args: &projection::Args) -> anyhow::Result<Exit> {
+    match projection::plan(args) {
+        Ok(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
+        Ok(plan) => print!("{}", projection::table(&plan)),
+        Err(error) => {
+            eprintln!("lab: {:#}", anyhow::Error::from(error));
+            return Ok(Exit::BadInput);
+        }
+    }
+    Ok(Exit::Fine)
+}
+
 /// Writes what is made from the raw files of a run.
 fn complete(directory: &Path) -> anyhow::Result<Summary> {
-    let summary = summary::write(directory)?;
+    let (summary, problems) = summary::write(directory)?;
     record::convert(directory)?;
+    report::write(directory, problems)?;
     Ok(summary)
 }
 
@@ -226,15 +333,50 @@ fn profile(args: profile::Args) -> anyhow::Result<Exit> {
     }
     let profile::Args { file, out, settings, hertz, clients, .. } = args;
     let sampling = Some(Sampling { hertz, clients });
-    carry_out(&file.unwrap_or_default(), Options { out, settings, sampling })
+    let options = Options { out, settings, sampling, ..Options::default() };
+    carry_out(&file.unwrap_or_default(), options)
 }
 
-fn report(directory: &Path) -> anyhow::Result<Exit> {
-    let summary = complete(directory)?;
-    print!("{}", summary::table(&summary));
-    Ok(match summary.outcome.as_str() {
-        "completed" => verdict(&summary),
-        _ => Exit::Aborted,
+fn watch_live(directory: &Path, listen: SocketAddr) -> anyhow::Result<Exit> {
+    if let Err(error) = report::assert_run(directory) {
+        eprintln!("lab: {error}");
+        return Ok(Exit::BadInput);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(live::watch(directory, listen))?;
+    Ok(Exit::Fine)
+}
+
+/// Makes everything that can be made from what is left of a run, and says what cannot.
+fn report_again(directory: &Path) -> anyhow::Result<Exit> {
+    if let Err(error) = report::assert_run(directory) {
+        eprintln!("lab: {error}");
+        return Ok(Exit::BadInput);
+    }
+    let mut problems = Problems::default();
+    let mut summary = None;
+    match summary::write(directory) {
+        Ok((made, damage)) => {
+            summary = Some(made);
+            problems = damage;
+        }
+        Err(error) => {
+            problems.add(format!("{:#}; no summary was made", anyhow::Error::from(error)));
+        }
+    }
+    if let Err(error) = record::convert(directory) {
+        problems.add(format!("{:#}", anyhow::Error::from(error)));
+    }
+    let problems = report::write(directory, problems)?;
+    summary.iter().for_each(|summary| print!("{}", summary::table(summary)));
+    println!("{}", directory.join(report::NAME).display());
+    problems.sentences().for_each(|sentence| eprintln!("lab: {sentence}"));
+    Ok(match summary {
+        Some(summary) if problems.is_empty() => match summary.outcome.as_str() {
+            "completed" => verdict(&summary),
+            _ => Exit::Aborted,
+        },
+        _ => Exit::Error,
     })
 }
 

@@ -56,10 +56,11 @@ impl Namespaces {
         if !own {
             return Ok(Self::default());
         }
-        let server = Arc::new(Netns::make(&experiment.network)?);
+        let make = || Netns::make(&experiment.network, experiment.tuning.is_some()).map(Arc::new);
+        let server = make()?;
         let mut clients = Vec::new();
         for (number, group) in groups(experiment).iter().enumerate() {
-            let client = Arc::new(Netns::make(&experiment.network)?);
+            let client = make()?;
             join(&server, &client, number, group)?;
             clients.push(client);
         }

@@ -96,6 +96,9 @@ pub struct Machine {
     pub root: bool,
     /// Congestion controls that the kernel has, and those that anybody may choose.
     pub congestion: (Vec<String>, Vec<String>),
+    /// Buckets of the table that established sockets are found in, in this process's network
+    /// namespace; `None` when the kernel does not say (before 6.1).
+    pub socket_table: Option<u64>,
     /// The wall clock.
     pub clock: ClockState,
     /// Network interfaces.
@@ -140,6 +143,10 @@ impl Machine {
                 words("/proc/sys/net/ipv4/tcp_available_congestion_control"),
                 words("/proc/sys/net/ipv4/tcp_allowed_congestion_control"),
             ),
+            // Below zero when a namespace shares it with the machine.
+            socket_table: read("/proc/sys/net/ipv4/tcp_ehash_entries")
+                .and_then(|text| text.parse::<i64>().ok())
+                .map(i64::unsigned_abs),
             clock: ClockState::read(),
             nics: interfaces(),
         }

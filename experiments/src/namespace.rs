@@ -28,11 +28,12 @@ impl Netns {
     ///
     /// The size of a namespace's socket table comes from a setting of the namespace that it is
     /// made in. So it is made in another one that is made just for that: no setting of the machine
-    /// is touched, and there is nothing to put back.
+    /// is touched, and there is nothing to put back. In a namespace that is to be `tuned`, queues
+    /// stay as the kernel has them until then.
     ///
     /// # Errors
     /// What the kernel says, with what was tried.
-    pub fn make(network: &Network) -> io::Result<Self> {
+    pub fn make(network: &Network, tuned: bool) -> io::Result<Self> {
         let network = network.clone();
         // A thread of its own: a namespace is a property of a thread, and this one goes home.
         let made = std::thread::spawn(move || -> io::Result<OwnedFd> {
@@ -44,8 +45,10 @@ impl Netns {
             bring_up("lo")?;
             let (first, last) = network.ports;
             write("net.ipv4.ip_local_port_range", &format!("{first} {last}"))?;
-            write("net.core.somaxconn", SOMAXCONN)?;
-            write("net.ipv4.tcp_max_syn_backlog", SOMAXCONN)?;
+            if !tuned {
+                write("net.core.somaxconn", SOMAXCONN)?;
+                write("net.ipv4.tcp_max_syn_backlog", SOMAXCONN)?;
+            }
             Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
         });
         made.join()

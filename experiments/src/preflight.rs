@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use shard::DescriptorLimits;
+use tuning::Profile;
+use tuning::profile::Scope;
 
 use crate::experiment::{Experiment, FaultSpec, HostSpec, Hosts, Namespace, Users};
 use crate::machine::Machine;
@@ -24,6 +26,12 @@ const BASE_BYTES: u64 = 64 << 20;
 
 /// The part of the available memory that a run may count on.
 const MEMORY_SHARE: f64 = 0.9;
+
+/// The most buckets that a network namespace's table of sockets may have (ip-sysctl.rst).
+const MOST_BUCKETS: u32 = 16 << 20;
+
+/// Sockets in one bucket, on average, that nobody notices.
+const SHORT_CHAIN: u64 = 1;
 
 /// Files that a run needs beside its sockets.
 const OTHER_FILES: u64 = 2_000;
@@ -141,6 +149,8 @@ fn local(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
     let own = own_namespace(experiment, machine.root);
     let mut items = vec![kernel(machine), namespace(experiment, machine, own)];
     items.extend(congestion(experiment, machine));
+    items.extend(tuned(experiment, own));
+    items.extend(socket_table(experiment, machine, own));
     items.extend(faults(experiment, machine));
     items.push(descriptors(experiment, machine));
     items.push(files(experiment, machine));
@@ -192,6 +202,62 @@ fn namespace(experiment: &Experiment, machine: &Machine, own: bool) -> Item {
         item.has += "; the socket table stays as the machine has it";
     }
     item
+}
+
+/// The profile, and what of it a run applies by itself.
+fn tuned(experiment: &Experiment, own: bool) -> Option<Item> {
+    let spec = experiment.tuning.as_ref()?;
+    let needs = format!("profile {}", spec.profile);
+    let profile = Profile::load(&spec.profile).map_err(|error| error.to_string());
+    let profile = match profile.and_then(|profile| profile.without(&spec.without)) {
+        Ok(profile) => profile,
+        Err(why) => {
+            let way_out = format!("{why}; lab tune list");
+            return Some(item("tuning", needs, "no such profile".to_owned(), Some(way_out)));
+        }
+    };
+    let count = |scope| profile.settings.iter().filter(|it| it.setting.scope == scope).count();
+    let (namespaces, machine) = (count(Scope::Namespace), count(Scope::Machine));
+    let has = if own {
+        format!("{namespaces} settings for namespaces of its own, {machine} with --tune-host")
+    } else {
+        format!("{} settings, with --tune-host", namespaces + machine)
+    };
+    let left = machine > 0 || !own;
+    let verdict = if left { Verdict::Note } else { Verdict::Fits };
+    Some(Item { what: "tuning".to_owned(), needs, has, verdict })
+}
+
+/// The table that sockets are found in: it is made with its namespace, and a setting for it counts
+/// for namespaces that are made later.
+fn socket_table(experiment: &Experiment, machine: &Machine, own: bool) -> Option<Item> {
+    let set = experiment.network.socket_table.map(u64::from).or_else(|| {
+        let spec = experiment.tuning.as_ref()?;
+        let profile = Profile::load(&spec.profile).ok()?.without(&spec.without).ok()?;
+        tuning::socket_table(&profile)
+    });
+    // Each namespace has a table of its own, and a connection an end in it, or both.
+    let ends = if matches!(experiment.hosts, Hosts::Namespaces(_)) { 1 } else { 2 };
+    let sockets = ends * u64::from(experiment.users.get());
+    let needs = format!("{sockets} sockets");
+    let buckets = if own { set.or(machine.socket_table) } else { machine.socket_table }?;
+    let mut has = format!("{buckets} buckets");
+    if buckets > u64::from(MOST_BUCKETS) {
+        let way_out = format!("at most {MOST_BUCKETS} buckets");
+        return Some(item("socket table", needs, has, Some(way_out)));
+    }
+    let chain = sockets.div_ceil(buckets.max(1));
+    let long = chain > SHORT_CHAIN;
+    if long {
+        has += &format!(", chains of {chain}");
+    }
+    if let (false, Some(set)) = (own, set) {
+        has += &format!("; {set} would count in a namespace of its own, made after it is set");
+    } else if long && set.is_none() {
+        has += "; network.socket_table or the profile million-sockets makes them short";
+    }
+    let verdict = if long { Verdict::Note } else { Verdict::Fits };
+    Some(Item { what: "socket table".to_owned(), needs, has, verdict })
 }
 
 fn congestion(experiment: &Experiment, machine: &Machine) -> Option<Item> {
@@ -359,6 +425,7 @@ mod tests {
                 ["reno", "cubic", "bbr"].map(str::to_owned).to_vec(),
                 ["reno", "bbr"].map(str::to_owned).to_vec(),
             ),
+            socket_table: Some(262_144),
             clock: ClockState::default(),
             nics: Vec::new(),
         }
@@ -428,6 +495,34 @@ mod tests {
         assert_eq!(refused(&Preflight::of(&unknown, &root))[0].0, "congestion control");
         let one = experiment(60_000, "client: (sources: [\"127.0.0.1\"]),");
         assert_eq!(refused(&Preflight::of(&one, &machine()))[0].0, "client ports");
+    }
+
+    /// The table of a namespace is made with it, so only a namespace of the run's own has another.
+    #[test]
+    fn the_socket_table_counts_where_a_namespace_is_made() {
+        let table = |more: &str, root: bool| {
+            let machine = Machine { root, ..machine() };
+            let it = Preflight::of(&experiment(1_000_000, more), &machine);
+            let item = it.items.into_iter().find(|it| it.what == "socket table");
+            let item = item.expect("looked at");
+            (item.has, item.verdict)
+        };
+        let profile = "tuning: (profile: \"million-sockets\"),";
+        for (more, root, has, verdict) in [
+            ("", true, "262144 buckets, chains of 8; network.socket_table", Verdict::Note),
+            ("network: (socket_table: 4194304),", true, "4194304 buckets", Verdict::Fits),
+            (profile, true, "4194304 buckets", Verdict::Fits),
+            (profile, false, "262144 buckets, chains of 8; 4194304 would", Verdict::Note),
+            ("hosts: Namespaces(1),", true, "262144 buckets, chains of 4", Verdict::Note),
+        ] {
+            let (said, came) = table(more, root);
+            assert!(said.starts_with(has) && came == verdict, "{more}: {said} {came:?}");
+        }
+        let too_large = experiment(10, "network: (socket_table: 33554432),");
+        let root = Machine { root: true, ..machine() };
+        assert_eq!(refused(&Preflight::of(&too_large, &root))[0].0, "socket table");
+        let wrong = experiment(10, "tuning: (profile: \"milion\"),");
+        assert_eq!(refused(&Preflight::of(&wrong, &root))[0].0, "tuning");
     }
 
     #[test]

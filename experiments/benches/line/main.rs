@@ -275,7 +275,7 @@ fn three_phases(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()
 fn twin_at_a_million(size: &Size) -> anyhow::Result<()> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/three-phases.ron");
     let experiment: Experiment = Source::read(file.as_ref(), &[])?.experiment;
-    let namespace = Netns::make(&experiment.network)?;
+    let namespace = Netns::make(&experiment.network, false)?;
     let threads = size.users.div_ceil(TWIN_CONNECTIONS) as usize;
     println!(
         "\nthe twin with {} connections on {threads} threads, {}/s",

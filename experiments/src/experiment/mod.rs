@@ -5,6 +5,7 @@ mod fault;
 mod order;
 mod phase;
 mod read;
+mod tuning;
 mod values;
 
 use std::net::Ipv4Addr;
@@ -19,6 +20,7 @@ pub use phase::{
     Until, Who,
 };
 pub use read::{ReadError, Source};
+pub use tuning::TuningSpec;
 pub use values::{Count, Micros, Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
 
 /// An experiment.
@@ -41,6 +43,8 @@ pub struct Experiment {
     pub server: ServerSpec,
     /// The clients.
     pub client: ClientSpec,
+    /// The settings of the kernel; as they are when `None`.
+    pub tuning: Option<TuningSpec>,
     /// Whether eBPF probes watch.
     pub probes: Probing,
     /// Whether the probes also time softirqs and count NAPI polls, per CPU. On loopback each packet
@@ -72,6 +76,8 @@ struct Unchecked {
     #[serde(default)]
     client: ClientSpec,
     #[serde(default)]
+    tuning: Option<TuningSpec>,
+    #[serde(default)]
     probes: Probing,
     #[serde(default)]
     softirqs: bool,
@@ -92,8 +98,8 @@ impl TryFrom<Unchecked> for Experiment {
 
     fn try_from(it: Unchecked) -> Result<Self, String> {
         let Unchecked { name, about, users, seed, hosts, network, server, client, .. } = it;
-        let (probes, softirqs, attribution, validity, phases) =
-            (it.probes, it.softirqs, it.attribution, it.validity, it.phases);
+        let (tuning, probes, softirqs) = (it.tuning, it.probes, it.softirqs);
+        let (attribution, validity, phases) = (it.attribution, it.validity, it.phases);
         if phases.is_empty() {
             return Err("an experiment needs at least one phase".to_owned());
         }
@@ -114,6 +120,7 @@ impl TryFrom<Unchecked> for Experiment {
             network,
             server,
             client,
+            tuning,
             probes,
             softirqs,
             attribution,

@@ -14,6 +14,9 @@ use serde_json::{Map, Value, json};
 use crate::experiment::Experiment;
 use crate::machine::Machine;
 
+/// Version of the layout of a run's files.
+pub const FORMAT: u32 = 1;
+
 /// Files of JSON lines, without their ending.
 pub const NAMES: [&str; 3] = ["samples", "slow", "events"];
 
@@ -74,6 +77,9 @@ pub struct Manifest {
     pub own_namespace: bool,
     /// The settings that matter, as they were in that namespace.
     pub sysctls: std::collections::BTreeMap<String, String>,
+    /// The tuning profile, where what of it was applied, and every setting that profiles know.
+    #[serde(default)]
+    pub tuning: Value,
     /// What the server said when it was ready.
     pub server: Value,
     /// What the clients said when they were ready.

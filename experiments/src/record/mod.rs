@@ -8,5 +8,7 @@ mod files;
 mod seconds;
 
 pub use columns::convert;
-pub use files::{Event, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, TRUTH, write_json};
+pub use files::{
+    Event, FORMAT, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, TRUTH, write_json,
+};
 pub use seconds::{Second, Seconds};

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::UnboundedSender;
+use tuning::Limit;
 
 use crate::namespace::{Netns, enter};
 
@@ -60,7 +61,7 @@ pub(super) struct Program {
 impl Program {
     /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace
     /// if there is one. What it says goes to `heard`. It inherits the descriptors `keep` under
-    /// their numbers.
+    /// their numbers, and its limits are raised as far as they may be.
     ///
     /// # Errors
     /// What the system says.
@@ -69,6 +70,7 @@ impl Program {
         config: &impl Serialize,
         namespace: Option<&Netns>,
         keep: Vec<OwnedFd>,
+        limits: &[Limit],
         heard: UnboundedSender<Heard>,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
@@ -86,12 +88,15 @@ impl Program {
             // Ctrl-C at the terminal is for the run, which tells its programs in its own time.
             .process_group(0)
             .kill_on_drop(true);
+        let limits = limits.to_vec();
         let namespace = namespace.map(|it| it.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
         // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
         unsafe {
             command.pre_exec(move || {
                 die_with_parent()?;
+                // A limit that may not be raised is no reason not to run.
+                let _ = tuning::raise_limits(&limits);
                 keep.iter().try_for_each(|fd| ebpf::keep_on_exec(fd.as_fd()))?;
                 namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))
             });

@@ -69,7 +69,8 @@ impl Run {
         self.kill();
         ended?;
         let profiles = self.profiling.lines();
-        Ok(Ended { directory: self.files.directory().to_owned(), ending, profiles })
+        let live = self.orders.close();
+        Ok(Ended { directory: self.files.directory().to_owned(), ending, profiles, live })
     }
 
     async fn finish_files(&mut self, ending: &Ending) -> anyhow::Result<()> {

@@ -4,14 +4,16 @@
 mod child;
 mod ending;
 mod faults;
+mod ordering;
 mod phases;
 mod probing;
 mod profiling;
 mod surroundings;
+mod tuned;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -29,21 +31,24 @@ use tokio::time::Instant;
 
 use crate::experiment::{PhaseSpec, Seconds as PhaseSeconds, Source};
 use crate::links::Namespaces;
+use crate::live::Live;
 use crate::machine::{Machine, sysctls};
 use crate::namespace::Netns;
 use crate::places::group_of;
 use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
-use crate::record::{Event, Files, Manifest, Second, Seconds};
+use crate::record::{Event, FORMAT, Files, Manifest, Second, Seconds};
 
 use child::{Heard, Program, Who};
 use ending::Books;
 pub use ending::undelivered;
 use faults::Faults;
+use ordering::Orders;
 use probing::Probing;
 use profiling::Profiling;
 pub use profiling::Sampling;
 use surroundings::Surroundings;
+use tuned::Tuned;
 pub use watch::thousands;
 use watch::{Progress, Watch};
 
@@ -79,12 +84,18 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// What the command line changed, for the record.
     pub settings: Vec<String>,
+    /// Whether the profile's settings of the machine are applied, too, until the run is over.
+    pub tune_host: bool,
+    /// Where the journals of what is changed are, unless it is the usual place.
+    pub journals: Option<PathBuf>,
     /// How to sample what the programs do; not at all when `None`.
     pub sampling: Option<Sampling>,
+    /// Where to serve the live page; nowhere when `None`.
+    pub live: Option<SocketAddr>,
 }
 
 /// A run that has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Ended {
     /// Where its files are.
     pub directory: PathBuf,
@@ -92,6 +103,8 @@ pub struct Ended {
     pub ending: Ending,
     /// What became of the profile of each phase, in words.
     pub profiles: Vec<String>,
+    /// Its live page, which shows how it ended until this is dropped.
+    pub live: Option<Live>,
 }
 
 /// What happened that a phase may be waiting for.
@@ -105,6 +118,8 @@ enum Happened {
     Broken(String),
     /// Ctrl-C.
     Interrupt,
+    /// A person wants the phase to end.
+    EndPhase(tokio::sync::oneshot::Sender<crate::live::Answer>),
     /// The time waited for has come.
     Time,
 }
@@ -116,6 +131,7 @@ struct Run {
     /// What is watched for in each.
     watches: Vec<Watch>,
     namespaces: Namespaces,
+    tuned: Tuned,
     files: Files,
     manifest: Manifest,
     clock: Clock,
@@ -131,6 +147,7 @@ struct Run {
     probing: Probing,
     profiling: Profiling,
     faults: Faults,
+    orders: Orders,
     next_look: u64,
     books: Books,
     progress: Progress,
@@ -159,7 +176,11 @@ fn unix_now() -> Duration {
 }
 
 /// `results/<experiment>-<UTC start>`, a directory that does not exist.
-fn default_directory(name: &str, started: u64) -> PathBuf {
+pub fn default_directory(name: &str) -> PathBuf {
+    directory_of(name, unix_now().as_secs())
+}
+
+fn directory_of(name: &str, started: u64) -> PathBuf {
     let (year, month, day) = civil(started / 86_400);
     let (hour, minute, second) = (started / 3600 % 24, started / 60 % 60, started % 60);
     PathBuf::from(format!(
@@ -192,7 +213,7 @@ fn manifest(
     sysctls: BTreeMap<String, String>,
 ) -> Manifest {
     Manifest {
-        format: 1,
+        format: FORMAT,
         closed: false,
         outcome: None,
         outcome_because: None,
@@ -206,6 +227,7 @@ fn manifest(
         hosts: vec![machine],
         own_namespace,
         sysctls,
+        tuning: json!(null),
         server: json!(null),
         clients: Vec::new(),
         probes: json!({ "attached": [], "absent": [], "because": "the server was not ready" }),
@@ -213,36 +235,45 @@ fn manifest(
 }
 
 impl Run {
-    async fn start(source: Source, options: Options) -> anyhow::Result<Self> {
+    async fn start(mut source: Source, options: Options) -> anyhow::Result<Self> {
+        let mut orders = Orders::new(options.live)?;
         let machine = Machine::this();
-        let experiment = &source.experiment;
+        let experiment = &mut source.experiment;
         let phases = experiment.ordered_phases()?;
         let profiling = Profiling::start(options.sampling, experiment.name.as_str())?;
         let started = unix_now().as_secs();
+        // Signals before anything that must be put back or ended: an interrupt must find somebody
+        // who listens.
+        let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let own = own_namespace(experiment, machine.root);
-        let namespaces = Namespaces::make(experiment, own)
-            .context("the run cannot have network namespaces of its own")?;
+        let journals = options.journals.as_deref();
+        let mut tuned = Tuned::start(experiment, options.tune_host, journals, own)?;
+        let namespaces = tuned.namespaces(experiment, own)?;
+        let experiment = &source.experiment;
         let directory =
-            options.out.unwrap_or_else(|| default_directory(experiment.name.as_str(), started));
+            options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
         let files = Files::create(&directory, &machine.host, started)?;
         let namespace = namespaces.server.as_deref();
         let settings = match namespace {
             Some(namespace) => namespace.run(sysctls)?,
             None => sysctls(),
         };
-        let manifest = manifest(&source, &options.settings, machine, started, own, settings);
+        let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
+        manifest.tuning = tuned.to_json(&namespaces)?;
         files.manifest(&manifest)?;
-        // Signals before programs: an interrupt must find somebody who listens.
-        let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+        let said = orders.open(&directory)?;
         let (tell, heard) = unbounded_channel();
         let faults = Faults::new(&directory, &phases)?;
         let config = server_config(experiment);
-        let server = Program::start(Who::Server, &config, namespace, Vec::new(), tell.clone())
-            .context("the server cannot be started")?;
+        let limits = tuned.limits();
+        let server =
+            Program::start(Who::Server, &config, namespace, Vec::new(), limits, tell.clone())
+                .context("the server cannot be started")?;
         let mut run = Self {
             watches: phases.iter().map(|phase| Watch::new(&phase.abort)).collect(),
             phases,
             namespaces,
+            tuned,
             files,
             manifest,
             clock: Clock::read(),
@@ -257,12 +288,14 @@ impl Run {
             probing: Probing::none("the server was not ready"),
             profiling,
             faults,
+            orders,
             next_look: started + 1,
             books: Books::default(),
             progress: Progress::default(),
             ending: false,
             source,
         };
+        said.iter().for_each(|line| run.progress.say(line));
         match run.ready().await {
             Ok(()) => Ok(run),
             Err(error) => {
@@ -295,9 +328,10 @@ impl Run {
             config.probes = handover;
             let keep = keep.map_or_else(Vec::new, Vec::from);
             let namespace = self.namespaces.of_client(&self.source.experiment, process);
-            let tell = self.tell.clone();
-            let client = Program::start(Who::Client(process), &config, namespace, keep, tell)
-                .with_context(|| format!("client {process} cannot be started"))?;
+            let (tell, limits) = (self.tell.clone(), self.tuned.limits());
+            let client =
+                Program::start(Who::Client(process), &config, namespace, keep, limits, tell)
+                    .with_context(|| format!("client {process} cannot be started"))?;
             self.clients.push(client);
         }
         let mut waiting = processes;
@@ -404,6 +438,11 @@ impl Run {
                     Some(heard) => self.note(heard)?,
                     None => anyhow::bail!("all programs have ended"),
                 },
+                Some(given) = self.orders.given.recv() => {
+                    if let Some(happened) = self.obey(given).await? {
+                        return Ok(happened);
+                    }
+                }
                 _ = interrupt.recv() => return Ok(Happened::Interrupt),
                 _ = terminate.recv() => return Ok(Happened::Interrupt),
                 () = tokio::time::sleep_until(look) => self.look()?,
@@ -541,7 +580,7 @@ mod tests {
     #[test]
     fn directories_are_named_by_utc() {
         assert_eq!(
-            default_directory("smoke", 1_795_311_895),
+            directory_of("smoke", 1_795_311_895),
             PathBuf::from("results/smoke-20261122T014455Z")
         );
         assert_eq!(civil(0), (1970, 1, 1));

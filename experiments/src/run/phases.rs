@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::experiment::{After, PhaseSpec, Seconds, Until};
+use crate::live::Order;
 use crate::plan::{client_phase, server_commands, server_commands_after, users_connected};
 use crate::record::{Event, PhaseTime};
 use crate::sock_diag;
@@ -147,6 +148,15 @@ impl Run {
                 }
                 Happened::Broken(why) => return Ok(Over::Ending(Ending::Aborted(why))),
                 Happened::Interrupt => return Ok(Over::Ending(Ending::Interrupted)),
+                Happened::EndPhase(answer) => {
+                    let end = self.soonest();
+                    if current.end.is_none_or(|planned| end < planned) {
+                        current.end = Some(end);
+                    }
+                    self.record_order(&Order::EndPhase {})?;
+                    // Whoever gave the order may not wait any more.
+                    let _ = answer.send(Ok(format!("phase {} ends with this second", spec.name)));
+                }
                 Happened::Settled(phase) => self.books.settled(phase),
                 Happened::Established(_) => {}
             }
@@ -186,7 +196,8 @@ impl Run {
                     return Ok(None);
                 }
                 Happened::Broken(why) => return Ok(Some(Ending::Aborted(why))),
-                Happened::Established(_) => {}
+                // Dropped, its sender hears that no phase is under way.
+                Happened::Established(_) | Happened::EndPhase(_) => {}
             }
         }
         Ok(None)

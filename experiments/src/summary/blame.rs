@@ -130,9 +130,14 @@ impl Account {
         at.map_or(0, |at| u64::midpoint(bucket_floor(at), bucket_floor(at + 1) - 1))
     }
 
+    /// The median time of each cause in microseconds.
+    pub fn medians_us(&self) -> PerCause<u64> {
+        Cause::ALL.map(|cause| self.median_us(cause))
+    }
+
     /// Requests from a bucket of latency on, and what each cause took of them beyond its median.
     fn beyond(&self, first: usize) -> (u64, PerCause<u64>) {
-        let medians = Cause::ALL.map(|cause| self.median_us(cause));
+        let medians = self.medians_us();
         let mut all = (0, [0; 7]);
         for (requests, us) in &self.sums[first..] {
             all.0 += requests;
@@ -191,7 +196,7 @@ impl Account {
 }
 
 /// The bucket of a latency, or the next one when it begins below the least.
-fn slow_from(us: u64, least_us: u64) -> usize {
+pub(crate) fn slow_from(us: u64, least_us: u64) -> usize {
     let at = bucket(us);
     if bucket_floor(at) < least_us { (at + 1).min(BUCKETS - 1) } else { at }
 }

@@ -15,8 +15,10 @@ use lab_server::ledger::Ledger;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::Validity;
-use crate::record::FileError;
+use crate::record::{FORMAT, FileError};
+use crate::report::Problems;
 
+pub(crate) use blame::slow_from;
 pub use blame::{Account, Attribution, Jitter, Seen, Shares, Tail, dominant};
 pub use phase::{
     Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, RunQueue, Segments, Sends, Shakes,
@@ -141,6 +143,9 @@ impl Summary {
         if phases.iter().any(|it| it.memory.server_user_bytes_per_connection.is_none()) {
             note("phases.memory", "fewer than 1,000 connections: growth is lost in the noise");
         }
+        for (number, what) in raw.damage.sentences().enumerate() {
+            note(&format!("files.{}", number + 1), &what);
+        }
         if ledger.balanced.is_none() {
             note("ledger", "the run did not end in order: a side has not closed its books");
         }
@@ -151,7 +156,7 @@ impl Summary {
             );
         }
         Ok(Self {
-            format: 1,
+            format: FORMAT,
             experiment: manifest.experiment.name.to_string(),
             outcome: manifest.outcome.clone().unwrap_or_else(|| "incomplete".to_owned()),
             outcome_because: manifest.outcome_because.clone(),
@@ -174,12 +179,14 @@ pub enum SummaryError {
     File(#[from] FileError),
 }
 
-/// Works out the summary of the run in a directory and writes it there.
+/// Works out the summary of the run in a directory and writes it there. Also, what of its files
+/// could not be read.
 ///
 /// # Errors
 /// [`SummaryError`].
-pub fn write(directory: &Path) -> Result<Summary, SummaryError> {
-    let summary = Summary::of(&Raw::read(directory)?)?;
+pub fn write(directory: &Path) -> Result<(Summary, Problems), SummaryError> {
+    let raw = Raw::read(directory)?;
+    let summary = Summary::of(&raw)?;
     crate::record::write_json(directory, "summary.json", &summary)?;
-    Ok(summary)
+    Ok((summary, raw.damage))
 }

@@ -1,5 +1,5 @@
 //! The raw files of a run, read back. The last line of each may be cut off, when the run was
-//! killed.
+//! killed. What else cannot be read is left out and named.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::record::{HLOG, Manifest};
+use crate::record::{FORMAT, HLOG, Manifest};
+use crate::report::Problems;
 
 /// Why the raw files of a run cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,18 @@ pub enum RawError {
         line: Option<usize>,
         /// What is wrong.
         what: String,
+    },
+    /// A newer version wrote it.
+    #[error(
+        "{}: format {format}, and this lab knows {FORMAT}: a newer lab wrote this run, and its \
+         summary is left as that one made it",
+        file.display()
+    )]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its format.
+        format: u64,
     },
 }
 
@@ -179,6 +192,8 @@ pub struct Raw {
     pub events: Vec<EventLine>,
     /// Histograms in microseconds by tag (`phase:segment`), over all seconds.
     pub histograms: HashMap<String, Histogram<u64>>,
+    /// What could not be read of the files, beside the manifest, and was left out.
+    pub damage: Problems,
 }
 
 fn read(directory: &Path, name: &str) -> Result<(PathBuf, String), RawError> {
@@ -188,29 +203,52 @@ fn read(directory: &Path, name: &str) -> Result<(PathBuf, String), RawError> {
     Ok((file, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Reads lines of JSON. A last line without an end was cut off by a kill and is left out.
-fn lines(directory: &Path, name: &str) -> Result<Vec<Value>, RawError> {
-    let (file, text) = read(directory, name)?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole
-        .lines()
-        .enumerate()
-        .map(|(number, line)| {
-            serde_json::from_str(line).map_err(|error| RawError::Text {
-                file: file.clone(),
-                line: Some(number + 1),
-                what: error.to_string(),
-            })
-        })
-        .collect()
+/// The whole lines of a file, each with its number. A last line without an end was cut off by a
+/// kill and is left out.
+fn lines(directory: &Path, name: &str, damage: &mut Problems) -> Vec<(usize, String)> {
+    match read(directory, name) {
+        Ok((_, text)) => {
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            whole.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect()
+        }
+        Err(_) => {
+            damage.add(format!("{name}: cannot read it; what it says is missing here"));
+            Vec::new()
+        }
+    }
 }
 
-fn typed<T: DeserializeOwned>(directory: &Path, name: &str, value: Value) -> Result<T, RawError> {
-    serde_json::from_value(value).map_err(|error| RawError::Text {
-        file: directory.join(name),
-        line: None,
+/// Reads lines of JSON and hands each to `take`. One that says what it should not is left out.
+fn each_line(
+    directory: &Path,
+    name: &str,
+    damage: &mut Problems,
+    mut take: impl FnMut(Value) -> Result<(), serde_json::Error>,
+) {
+    for (number, line) in lines(directory, name, damage) {
+        if let Err(error) = serde_json::from_str(&line).and_then(&mut take) {
+            damage.add(format!("{name}:{number}: {error}; the line is left out"));
+        }
+    }
+}
+
+fn typed<T: DeserializeOwned>(into: &mut Vec<T>, value: Value) -> Result<(), serde_json::Error> {
+    into.push(serde_json::from_value(value)?);
+    Ok(())
+}
+
+fn manifest(directory: &Path) -> Result<Manifest, RawError> {
+    let (file, text) = read(directory, "manifest.json")?;
+    let wrong = |error: serde_json::Error| RawError::Text {
+        file: file.clone(),
+        line: Some(error.line()),
         what: error.to_string(),
-    })
+    };
+    let value: Value = serde_json::from_str(&text).map_err(wrong)?;
+    match value["format"].as_u64() {
+        Some(format) if format > u64::from(FORMAT) => Err(RawError::Newer { file, format }),
+        _ => serde_json::from_str(&text).map_err(wrong),
+    }
 }
 
 impl Raw {
@@ -219,35 +257,22 @@ impl Raw {
     /// # Errors
     /// [`RawError`].
     pub fn read(directory: &Path) -> Result<Self, RawError> {
-        let (file, text) = read(directory, "manifest.json")?;
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|error| RawError::Text {
-            file,
-            line: Some(error.line()),
-            what: error.to_string(),
-        })?;
+        let manifest = manifest(directory)?;
+        let mut damage = Problems::default();
         let (mut clients, mut servers, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        let mut causes = Vec::new();
-        const SAMPLES: &str = "samples.jsonl";
-        for value in lines(directory, SAMPLES)? {
+        let (mut causes, mut slow, mut events) = (Vec::new(), Vec::new(), Vec::new());
+        each_line(directory, "samples.jsonl", &mut damage, |value| {
             match value["source"].as_str() {
-                Some("client") => clients.push(typed(directory, SAMPLES, value)?),
-                Some("server") => servers.push(typed(directory, SAMPLES, value)?),
-                Some("causes") => causes.push(typed(directory, SAMPLES, value)?),
-                _ => others.push(typed(directory, SAMPLES, value)?),
+                Some("client") => typed(&mut clients, value),
+                Some("server") => typed(&mut servers, value),
+                Some("causes") => typed(&mut causes, value),
+                _ => typed(&mut others, value),
             }
-        }
-        const SLOW: &str = "slow.jsonl";
-        let slow = lines(directory, SLOW)?
-            .into_iter()
-            .map(|value| typed(directory, SLOW, value))
-            .collect::<Result<_, _>>()?;
-        const EVENTS: &str = "events.jsonl";
-        let events = lines(directory, EVENTS)?
-            .into_iter()
-            .map(|value| typed(directory, EVENTS, value))
-            .collect::<Result<_, _>>()?;
-        let histograms = histograms(directory)?;
-        Ok(Self { manifest, clients, servers, causes, slow, others, events, histograms })
+        });
+        each_line(directory, "slow.jsonl", &mut damage, |value| typed(&mut slow, value));
+        each_line(directory, "events.jsonl", &mut damage, |value| typed(&mut events, value));
+        let histograms = histograms(directory, &mut damage);
+        Ok(Self { manifest, clients, servers, causes, slow, others, events, histograms, damage })
     }
 
     /// When a phase was, in Unix seconds: the first, and the first behind it; `None` when it never
@@ -292,31 +317,38 @@ impl Raw {
 }
 
 /// Adds up the histograms of all seconds by their tags.
-fn histograms(directory: &Path) -> Result<HashMap<String, Histogram<u64>>, RawError> {
-    let (file, text) = read(directory, HLOG)?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    let wrong = |what: String| RawError::Text { file: file.clone(), line: None, what };
+fn histograms(directory: &Path, damage: &mut Problems) -> HashMap<String, Histogram<u64>> {
     let mut sums: HashMap<String, Histogram<u64>> = HashMap::new();
     let mut deserializer = Deserializer::new();
-    for entry in IntervalLogIterator::new(whole.as_bytes()) {
-        let LogEntry::Interval(interval) =
-            entry.map_err(|error| wrong(format!("is no log of histograms: {error:?}")))?
-        else {
-            continue;
-        };
+    for (number, line) in lines(directory, HLOG, damage) {
+        if let Err(what) = add_histograms(&line, &mut sums, &mut deserializer) {
+            damage.add(format!("{HLOG}:{number}: {what}; the line is left out"));
+        }
+    }
+    sums
+}
+
+fn add_histograms(
+    line: &str,
+    sums: &mut HashMap<String, Histogram<u64>>,
+    deserializer: &mut Deserializer,
+) -> Result<(), String> {
+    let line = format!("{line}\n");
+    for entry in IntervalLogIterator::new(line.as_bytes()) {
+        let entry = entry.map_err(|_| "is no line of a histogram log".to_owned())?;
+        let LogEntry::Interval(interval) = entry else { continue };
         let tag = interval.tag().map_or("", |tag| tag.as_str());
         let bytes = base64::Engine::decode(
             &base64::engine::general_purpose::STANDARD,
             interval.encoded_histogram(),
         )
-        .map_err(|error| wrong(error.to_string()))?;
-        let values: Histogram<u64> = deserializer
-            .deserialize(&mut bytes.as_slice())
-            .map_err(|error| wrong(error.to_string()))?;
+        .map_err(|error| error.to_string())?;
+        let values: Histogram<u64> =
+            deserializer.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())?;
         match sums.get_mut(tag) {
-            Some(sum) => sum.add(&values).map_err(|error| wrong(error.to_string()))?,
+            Some(sum) => sum.add(&values).map_err(|error| error.to_string())?,
             None => drop(sums.insert(tag.to_owned(), values)),
         }
     }
-    Ok(sums)
+    Ok(())
 }

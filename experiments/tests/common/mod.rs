@@ -64,20 +64,25 @@ impl Running {
         Self { child, lines }
     }
 
-    /// Waits for a line of its progress that begins like this.
-    pub(crate) fn wait_for(&self, beginning: &str) {
+    /// Waits for a line of its progress that begins like this, and returns it.
+    pub(crate) fn wait_for(&self, beginning: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(line) if line.starts_with(beginning) => return,
+                Ok(line) if line.starts_with(beginning) => return line,
                 Ok(line) => seen.push(line),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     panic!("never said \"{beginning}\", but {seen:#?}");
                 }
             }
         }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it a signal.

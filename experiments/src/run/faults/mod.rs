@@ -213,7 +213,7 @@ impl Run {
                     until_ns,
                 };
                 let tell = self.tell.clone();
-                hog = Some(Program::start(Who::Hog(id), &order, None, Vec::new(), tell)?);
+                hog = Some(Program::start(Who::Hog(id), &order, None, Vec::new(), &[], tell)?);
                 1
             }
             FaultSpec::SlowHandler { us, share, .. } => {

@@ -1,0 +1,89 @@
+//! The page as one HTML file: its parts put together, nothing loaded from anywhere.
+
+use serde_json::Value;
+
+const HTML: &str = include_str!("page/page.html");
+const CSS: [&str; 2] = [include_str!("page/vendor/uPlot.min.css"), include_str!("page/page.css")];
+const SCRIPTS: [&str; 9] = [
+    include_str!("page/vendor/uPlot.iife.min.js"),
+    include_str!("page/format.js"),
+    include_str!("page/run.js"),
+    include_str!("page/plot.js"),
+    include_str!("page/charts.js"),
+    include_str!("page/heat.js"),
+    include_str!("page/second.js"),
+    include_str!("page/tables.js"),
+    include_str!("page/main.js"),
+];
+const LIVE: &str = include_str!("page/live.js");
+
+/// Of what is plotted with.
+const LICENSE: &str = include_str!("page/vendor/LICENSE");
+
+/// What is plotted with, for those who want to know.
+pub const PLOTTED_WITH: &str = include_str!("page/vendor/VERSION");
+
+/// A page.
+pub(crate) struct Page<'a> {
+    /// Its title.
+    pub(crate) title: &'a str,
+    /// What it shows, as JSON; `None` for the live page, which is told.
+    pub(crate) content: Option<&'a str>,
+}
+
+/// Text between tags.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// JSON within a script element, which no text in it can end.
+fn in_script(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+}
+
+impl Page<'_> {
+    /// The HTML.
+    pub(crate) fn to_html(&self) -> String {
+        let live = self.content.is_none();
+        let scripts: Vec<&str> = SCRIPTS.into_iter().chain(live.then_some(LIVE)).collect();
+        let content = self.content.map_or_else(|| "null".to_owned(), in_script);
+        let mut out = String::with_capacity(content.len() + 200_000);
+        let mut rest = HTML;
+        for (mark, part) in [
+            ("{{title}}", escaped(self.title)),
+            ("{{css}}", CSS.join("\n")),
+            ("{{mode}}", if live { "live" } else { "report" }.to_owned()),
+            ("{{plotted}}", PLOTTED_WITH.lines().next().map_or_else(String::new, escaped)),
+            ("{{content}}", content),
+            ("{{scripts}}", format!("/*\n{LICENSE}*/\n{}", scripts.join("\n"))),
+        ] {
+            let (before, after) = rest.split_once(mark).unwrap_or((rest, ""));
+            out += before;
+            out += &part;
+            rest = after;
+        }
+        out + rest
+    }
+}
+
+/// A value for the page.
+pub(crate) fn content(parts: &[(&str, &str)]) -> String {
+    let parts: Vec<String> =
+        parts.iter().map(|(name, json)| format!("{}:{json}", Value::from(*name))).collect();
+    format!("{{{}}}", parts.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_leaves_its_place() {
+        let content = content(&[("text", &Value::from("</script><b>{{scripts}}").to_string())]);
+        let html = Page { title: "a<b", content: Some(&content) }.to_html();
+        assert!(html.contains("<title>a&lt;b</title>"));
+        assert!(!html.contains("</script><b>"));
+        assert_eq!(html.matches("</script>").count(), 2);
+        assert!(!html.contains("http-equiv=\"refresh\"") && !html.contains("src=\"http"));
+    }
+}

@@ -1,0 +1,203 @@
+//! Chromium without a window, driven over the DevTools protocol: what a reader of a page sees, does
+//! and is told.
+
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tungstenite::stream::MaybeTlsStream;
+use tungstenite::{Message, WebSocket};
+
+use crate::common::{PATIENCE, can, wait_until};
+
+/// The names under which systems have it.
+const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+fn find() -> Option<&'static str> {
+    let paths = std::env::var("PATH").unwrap_or_default();
+    NAMES.into_iter().find(|name| paths.split(':').any(|path| Path::new(path).join(name).exists()))
+}
+
+/// A browser with one page. It ends when this is dropped.
+pub(crate) struct Browser {
+    child: Child,
+    socket: WebSocket<MaybeTlsStream<TcpStream>>,
+    session: Option<String>,
+    last_id: u64,
+    /// Errors and everything else that a page wrote to the console.
+    said: Vec<String>,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Starts one; `None` when this machine has none and none is required.
+    pub(crate) fn start() -> Option<Self> {
+        let name = find();
+        if !can("chromium", name.is_some()) {
+            return None;
+        }
+        let profile = tempfile::tempdir().expect("a directory");
+        let mut child = Command::new(name?)
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"])
+            .args(["--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg("about:blank")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("chromium starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("DevTools listening on ").map(str::to_owned))
+            .expect("it says where it listens");
+        // What it writes from now on must go somewhere, or it waits for that.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let (socket, _) = tungstenite::connect(&address).expect("it listens");
+        if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        }
+        let (session, said) = (None, Vec::new());
+        let mut it = Self { child, socket, session, last_id: 0, said, _profile: profile };
+        let target = it.call("Target.createTarget", &json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let attached = it.call("Target.attachToTarget", &attach);
+        it.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page.enable", "Runtime.enable", "Log.enable"] {
+            it.call(domain, &json!({}));
+        }
+        Some(it)
+    }
+
+    fn call(&mut self, method: &str, parameters: &Value) -> Value {
+        self.last_id += 1;
+        let mut request = json!({ "id": self.last_id, "method": method, "params": parameters });
+        if let Some(session) = &self.session {
+            request["sessionId"] = session.as_str().into();
+        }
+        self.socket.send(Message::text(request.to_string())).expect("it listens");
+        loop {
+            let answer = self.socket.read().expect("it answers");
+            let Message::Text(text) = answer else { continue };
+            let mut answer: Value = serde_json::from_str(&text).expect("JSON");
+            if answer["id"] == self.last_id {
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].take();
+            }
+            self.heard(&answer);
+        }
+    }
+
+    fn heard(&mut self, event: &Value) {
+        let kinds = ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"];
+        if event["method"].as_str().is_some_and(|method| kinds.contains(&method)) {
+            self.said.push(event["params"].to_string());
+        }
+    }
+
+    /// What pages wrote to the console since the last time.
+    pub(crate) fn said(&mut self) -> Vec<String> {
+        self.evaluate("0");
+        std::mem::take(&mut self.said)
+    }
+
+    /// The value of an expression in the page; promises are waited for.
+    pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
+        let parameters =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let mut answer = self.call("Runtime.evaluate", &parameters);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].take()
+    }
+
+    /// Waits until an expression is true.
+    pub(crate) fn wait_for(&mut self, expression: &str) {
+        wait_until(expression, || self.evaluate(expression) == true);
+    }
+
+    /// A window of this size, in the theme that the reader likes.
+    pub(crate) fn window(&mut self, width: u32, height: u32, dark: bool) {
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600,
+        });
+        self.call("Emulation.setDeviceMetricsOverride", &metrics);
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.call("Emulation.setEmulatedMedia", &media);
+    }
+
+    /// Opens a page and returns how long it took until it was drawn.
+    pub(crate) fn open(&mut self, address: &str) -> Duration {
+        let began = Instant::now();
+        // So that the page before is not taken for this one.
+        self.evaluate("window.before = true");
+        self.call("Page.navigate", &json!({ "url": address }));
+        self.drawn();
+        began.elapsed()
+    }
+
+    /// The same page again.
+    pub(crate) fn reload(&mut self) {
+        self.evaluate("window.before = true");
+        self.call("Page.reload", &json!({}));
+        self.drawn();
+    }
+
+    fn drawn(&mut self) {
+        self.wait_for("!window.before && document.readyState === 'complete'");
+        self.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))");
+    }
+
+    /// Clicks into the middle of an element, `right` of its width from its left edge.
+    pub(crate) fn click(&mut self, selector: &str, right: f64) {
+        let place = self.evaluate(&format!(
+            "(() => {{ const it = document.querySelector({selector:?}); \
+             it.scrollIntoView({{ block: 'start' }}); const r = it.getBoundingClientRect(); \
+             return [r.left + r.width * {right}, r.top + r.height / 2]; }})()"
+        ));
+        for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
+            let event = json!({
+                "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1,
+            });
+            self.call("Input.dispatchMouseEvent", &event);
+        }
+    }
+
+    /// Presses a key.
+    pub(crate) fn press(&mut self, key: &str) {
+        let code = match key {
+            "Tab" => 9,
+            "Enter" => 13,
+            "Escape" => 27,
+            "ArrowLeft" => 37,
+            "ArrowRight" => 39,
+            _ => 0,
+        };
+        for kind in ["keyDown", "keyUp"] {
+            let event =
+                json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            self.call("Input.dispatchKeyEvent", &event);
+        }
+    }
+
+    /// Prints the page; the bytes of the PDF.
+    pub(crate) fn print(&mut self) -> Vec<u8> {
+        let printed = self.call("Page.printToPDF", &json!({ "printBackground": true }));
+        let data = printed["data"].as_str().expect("base64");
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).expect("base64")
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,378 @@
+#!/bin/sh
+# low-latency: the shortest time to an answer, at the cost of power and throughput
+#
+# Made from a tuning profile by `lab tune script low-latency`; to be changed there.
+#
+#   sh low-latency.sh apply    set everything; what was there is kept in $LAB_TUNING_STATE
+#   sh low-latency.sh undo     put it back, but nothing that somebody else has set meanwhile
+#   sh low-latency.sh check    say what differs
+set -u
+export LC_ALL=C
+
+state=${LAB_TUNING_STATE:-/run/lab-tuning-low-latency}
+tab=$(printf '\t')
+faults=0
+differences=0
+
+say() { printf '%s\n' "$*"; }
+fault() { say "$*" >&2; faults=$((faults + 1)); }
+
+min() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
+max() { if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi; }
+pow2() { p=1; while [ "$p" -lt "$1" ]; do p=$((p * 2)); done; echo "$p"; }
+
+memory=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo) * 1024))
+pages=$((memory / $(getconf PAGESIZE)))
+
+# The CPUs that are switched on, one a line.
+cpus() {
+    tr ',' '\n' </sys/devices/system/cpu/online | while IFS=- read -r first last; do
+        cpu=$first
+        while [ "$cpu" -le "${last:-$first}" ]; do echo "$cpu"; cpu=$((cpu + 1)); done
+    done
+}
+cores=$(cpus | grep -c .)
+
+# The mask of the CPUs given, in groups of 32 bits.
+mask_of() {
+    groups=0
+    for cpu in "$@"; do groups=$(max "$groups" $((cpu / 32 + 1))); done
+    mask=
+    while [ "$groups" -gt 0 ]; do
+        groups=$((groups - 1))
+        bits=0
+        for cpu in "$@"; do
+            if [ $((cpu / 32)) = "$groups" ]; then bits=$((bits | 1 << cpu % 32)); fi
+        done
+        mask=$mask${mask:+,}$(printf '%08x' "$bits")
+    done
+    normal mask "${mask:-0}"
+}
+
+# The CPUs of queue $2 of $3, for `spread`, `all`, `none` or a mask in $1.
+cpus_of_queue() {
+    case $1 in
+        all) mask_of $(cpus) ;;
+        none) echo 0 ;;
+        spread)
+            chosen=
+            place=0
+            for cpu in $(cpus); do
+                if [ "$3" -lt "$cores" ]; then
+                    [ $((place % $3)) = $(($2 % $3)) ] && chosen="$chosen $cpu"
+                else
+                    [ "$place" = $(($2 % cores)) ] && chosen="$chosen $cpu"
+                fi
+                place=$((place + 1))
+            done
+            mask_of $chosen
+            ;;
+        *) normal mask "$1" ;;
+    esac
+}
+
+# The one way to write a value: normal FORMAT TEXT
+normal() {
+    case $1 in
+        words) set -f; set -- $2; set +f; echo "$*" ;;
+        mask)
+            digits=$(printf '%s' "$2" | tr -d ',\n' | tr 'A-F' 'a-f' | sed 's/^0*//')
+            echo "${digits:-0}"
+            ;;
+        choice) printf '%s\n' "$2" | sed 's/.*\[\(.*\)\].*/\1/' ;;
+    esac
+}
+
+# A mask as the kernel takes it: commas between groups of 32 bits.
+grouped() { printf '%s\n' "$1" | sed -e ':a' -e 's/\([0-9a-f]\)\([0-9a-f]\{8\}\)\($\|,\)/\1,\2\3/' -e 'ta'; }
+
+# get KIND FORMAT WHERE: the present value; fails when there is none.
+get() {
+    nic=${3%%:*}
+    what=${3#*:}
+    case $1 in
+        file) text=$(cat "$3" 2>/dev/null) && normal "$2" "$text" ;;
+        feature)
+            case $what in
+                rx-gro) line=generic-receive-offload ;;
+                tx-generic-segmentation) line=generic-segmentation-offload ;;
+                rx-lro) line=large-receive-offload ;;
+                rx-hashing) line=receive-hashing ;;
+                *) line=$what ;;
+            esac
+            value=$(ethtool -k "$nic" 2>/dev/null | sed -n "s/^[[:space:]]*$line: \(on\|off\).*/\1/p")
+            [ -n "$value" ] && echo "$value"
+            ;;
+        ring)
+            value=$(ethtool -g "$nic" 2>/dev/null |
+                sed -n "/^Current/,\$s/^$what:[[:space:]]*\([0-9][0-9]*\)/\1/p")
+            [ -n "$value" ] && echo "$value"
+            ;;
+        coalesce)
+            case $what in
+                adaptive-rx) line='Adaptive RX: \(on\|off\).*' ;;
+                adaptive-tx) line='Adaptive RX: [^ ]* *TX: \(on\|off\)' ;;
+                *) line="$what:[[:space:]]*\([0-9][0-9]*\)" ;;
+            esac
+            value=$(ethtool -c "$nic" 2>/dev/null | sed -n "s/^$line\$/\1/p")
+            case $value in on) value=1 ;; off) value=0 ;; esac
+            [ -n "$value" ] && echo "$value"
+            ;;
+    esac
+}
+
+# put KIND FORMAT WHERE VALUE
+put() {
+    nic=${3%%:*}
+    what=${3#*:}
+    case $1 in
+        file)
+            value=$4
+            if [ "$2" = mask ]; then value=$(grouped "$4"); fi
+            { printf '%s\n' "$value" >"$3"; } 2>/dev/null
+            ;;
+        feature) ethtool -K "$nic" "$what" "$4" >/dev/null 2>&1 ;;
+        ring) ethtool -G "$nic" "$(printf '%s' "$what" | tr 'A-Z' 'a-z')" "$4" >/dev/null 2>&1 ;;
+        coalesce)
+            value=$4
+            case $what:$4 in adaptive-*:1) value=on ;; adaptive-*:0) value=off ;; esac
+            ethtool -C "$nic" "$what" "$value" >/dev/null 2>&1
+            ;;
+    esac
+}
+
+# bound RELATION NOW WANTED: what must be written, number by number.
+bound() {
+    [ "$1" = exactly ] && { echo "$3"; return; }
+    wanted=$3
+    out=
+    for has in $2; do
+        wants=${wanted%% *}
+        case $wanted in *' '*) wanted=${wanted#* } ;; *) wanted= ;; esac
+        [ -n "$wants" ] || return 1
+        case $1 in
+            at_least) has=$(max "$has" "$wants") ;;
+            at_most) has=$(min "$has" "$wants") ;;
+        esac
+        out="$out $has"
+    done
+    [ -z "$wanted" ] && echo "${out# }"
+}
+
+# one NAME FORMAT RELATION ROUNDING NEED KIND WHERE VALUE: notes what must be changed.
+one() {
+    if ! before=$(get "$6" "$2" "$7"); then
+        if [ "$5" = optional ]; then
+            say "skipped: $1: there is no $7 here"
+        else
+            fault "$1: $7 cannot be read"
+        fi
+        return
+    fi
+    if ! after=$(bound "$3" "$before" "$8"); then
+        fault "$1: '$before' and '$8' cannot be compared"
+        return
+    fi
+    if [ "$4" = pow2 ] && [ "$after" != "$before" ] && [ "$after" != 0 ]; then
+        after=$(pow2 "$after")
+    fi
+    [ "$before" = "$after" ] && return
+    differences=$((differences + 1))
+    say "$1: $before -> $after"
+    printf '%s\n' "$6$tab$2$tab$7$tab$before$tab$after$tab$1" >>"$list"
+}
+
+setting() { one "$1" "$2" "$3" "$4" "$5" file "$6" "$7"; }
+
+# Interfaces with a card behind them; without any, all that are up, but never loopback.
+cards() {
+    found=
+    for path in /sys/class/net/*; do
+        [ -e "$path/device" ] && found="$found ${path##*/}"
+    done
+    if [ -z "$found" ]; then
+        for path in /sys/class/net/*; do
+            flags=$(cat "$path/flags" 2>/dev/null) || continue
+            [ $((flags & 9)) = 1 ] && found="$found ${path##*/}"
+        done
+    fi
+    echo $found
+}
+
+# of_cards NAME FORMAT RELATION ROUNDING NEED KIND WHAT VALUE NIC...
+of_cards() {
+    head="$2 $3 $4 $5 $6"
+    name=$1
+    what=$7
+    value=$8
+    shift 8
+    for nic in "$@"; do one "$name $nic" $head "$nic:$what" "$value"; done
+}
+
+# of_queues NAME FORMAT RELATION ROUNDING NEED WAY FILE VALUE NIC...
+of_queues() {
+    head="$2 $3 $4 $5 file"
+    name=$1
+    format=$2
+    way=$6
+    file=$7
+    value=$8
+    shift 8
+    for nic in "$@"; do
+        count=0
+        for path in "/sys/class/net/$nic/queues/$way"-*; do count=$((count + 1)); done
+        # One queue to send leaves nothing to choose.
+        [ "$way" = tx ] && [ "$count" -lt 2 ] && continue
+        for path in "/sys/class/net/$nic/queues/$way"-*; do
+            wanted=$value
+            [ "$format" = mask ] && wanted=$(cpus_of_queue "$value" "${path##*-}" "$count")
+            one "$name $nic ${path##*/}" $head "$path/$file" "$wanted"
+        done
+    done
+}
+
+# of_interrupts NAME FORMAT RELATION ROUNDING NEED VALUE NIC...
+of_interrupts() {
+    head="$2 $3 $4 $5 file"
+    name=$1
+    value=$6
+    shift 6
+    for nic in "$@"; do
+        directory=/sys/class/net/$nic/device/msi_irqs
+        [ -d "$directory" ] || directory=/sys/class/net/$nic/device/../msi_irqs
+        [ -d "$directory" ] || continue
+        irqs=$(ls "$directory" | sort -n)
+        count=$(max "$(echo "$irqs" | grep -c .)" "$cores")
+        place=0
+        for irq in $irqs; do
+            wanted=$(cpus_of_queue "$value" "$place" "$count")
+            one "$name $nic irq$irq" $head "/proc/irq/$irq/smp_affinity" "$wanted"
+            place=$((place + 1))
+        done
+    done
+}
+
+# of_cpus NAME FORMAT RELATION ROUNDING NEED FILE VALUE
+of_cpus() {
+    for cpu in $(cpus); do
+        one "$1 cpu$cpu" "$2" "$3" "$4" "$5" file "/sys/devices/system/cpu/cpu$cpu/$6" "$7"
+    done
+}
+
+# of_idle_states NAME FORMAT RELATION ROUNDING NEED MICROSECONDS
+of_idle_states() {
+    for cpu in $(cpus); do
+        directory=/sys/devices/system/cpu/cpu$cpu/cpuidle
+        if [ ! -d "$directory" ]; then
+            if [ "$5" = optional ]; then say "skipped: $1"; else fault "$1: no idle states"; fi
+            return
+        fi
+        for path in "$directory"/state*; do
+            [ "$(cat "$path/latency")" -gt "$6" ] || continue
+            one "$1 cpu$cpu ${path##*/}" words exactly as_it_is "$5" file "$path/disable" 1
+        done
+    done
+}
+
+settings() {
+    # bbr sends by a pacing timer, which delays and costs a timer interrupt a packet
+    setting 'net.ipv4.tcp_congestion_control' words exactly as_it_is required '/proc/sys/net/ipv4/tcp_congestion_control' 'cubic'
+    # small writes are not held back until earlier packets have left the card
+    setting 'net.ipv4.tcp_autocorking' words exactly as_it_is required '/proc/sys/net/ipv4/tcp_autocorking' '0'
+    # a connection that was quiet sends its first burst without starting slowly again
+    setting 'net.ipv4.tcp_slow_start_after_idle' words exactly as_it_is required '/proc/sys/net/ipv4/tcp_slow_start_after_idle' '0'
+    # a read polls the card for so many microseconds before it sleeps; of use with cards that have NAPI, not with loopback
+    setting 'net.core.busy_read' words at_least as_it_is optional '/proc/sys/net/core/busy_read' '50'
+    # poll and epoll poll the card for so many microseconds before they sleep
+    setting 'net.core.busy_poll' words at_least as_it_is optional '/proc/sys/net/core/busy_poll' '50'
+    # timers ring on the CPU of the thread that set them, not on another one that has to wake it
+    setting 'kernel.timer_migration' words exactly as_it_is optional '/proc/sys/kernel/timer_migration' '0'
+    # server and clients share CPUs as threads, not as the terminals they were started from
+    setting 'kernel.sched_autogroup_enabled' words exactly as_it_is optional '/proc/sys/kernel/sched_autogroup_enabled' '0'
+    # memory is not unmapped to see who uses it, which a thread notices as page faults
+    setting 'kernel.numa_balancing' words exactly as_it_is optional '/proc/sys/kernel/numa_balancing' '0'
+    # no interrupt of the performance counters every few seconds on each CPU
+    setting 'kernel.nmi_watchdog' words exactly as_it_is optional '/proc/sys/kernel/nmi_watchdog' '0'
+    # a CPU that sleeps deeper needs more than so many microseconds to wake
+    of_idle_states 'cpu.c-states' words at_most as_it_is optional '10'
+    # a CPU does not first have to find out that it has work to do
+    of_cpus 'cpu.governor' choice exactly as_it_is optional cpufreq/scaling_governor 'performance'
+    # a page fault does not stop to make room for a huge page
+    setting 'thp.defrag' choice exactly as_it_is optional '/sys/kernel/mm/transparent_hugepage/defrag' 'never'
+    # the card tells of a packet at once, and not when more have come or time has passed
+    of_cards 'nic.coalesce.rx-usecs' words exactly as_it_is optional coalesce 'rx-usecs' '0' $(cards)
+    # each queue's interrupt goes to one CPU of its own
+    of_interrupts 'nic.irq' mask exactly as_it_is optional 'spread' $(cards)
+    # with fewer receive queues than CPUs the protocol work of a queue is shared out by connection
+    of_queues 'nic.rps' mask exactly as_it_is optional rx rps_cpus 'spread' $(cards)
+    # a CPU sends over a queue of its own and waits for no other's lock
+    of_queues 'nic.xps' mask exactly as_it_is optional tx xps_cpus 'spread' $(cards)
+    :
+}
+
+# Takes changes back, the last one first.
+undo() {
+    left=0
+    while IFS=$tab read -r kind format where before after name; do
+        if ! now=$(get "$kind" "$format" "$where"); then
+            say "gone: $name"
+        elif [ "$now" = "$before" ]; then
+            :
+        elif [ "$now" != "$after" ]; then
+            say "left alone: $name is $now, which somebody else has set (before: $before)" >&2
+            left=1
+        elif put "$kind" "$format" "$where" "$before" &&
+            [ "$(get "$kind" "$format" "$where")" = "$before" ]; then
+            say "restored: $name = $before"
+        else
+            say "not restored: $name is $now, and was $before" >&2
+            left=1
+        fi
+    done <<EOF
+$(sed '1!G;h;$!d' "$state")
+EOF
+    [ "$left" = 0 ] && rm -f "$state"
+}
+
+apply() {
+    if [ -e "$state" ]; then
+        say "$state is there: undo what it says first" >&2
+        exit 1
+    fi
+    list=$state.new
+    (umask 077 && : >"$list") || exit 1
+    settings
+    if [ "$faults" != 0 ]; then
+        rm -f "$list"
+        say "nothing was changed" >&2
+        exit 1
+    fi
+    sync
+    mv "$list" "$state" || exit 1
+    sync
+    while IFS=$tab read -r kind format where before after name; do
+        if ! put "$kind" "$format" "$where" "$after" ||
+            [ "$(get "$kind" "$format" "$where")" != "$after" ]; then
+            say "$name: $after was not taken: everything goes back" >&2
+            undo
+            exit 1
+        fi
+    done <"$state"
+}
+
+case ${1:-} in
+    apply) apply ;;
+    undo)
+        [ -e "$state" ] || { say "nothing is applied"; exit 0; }
+        undo
+        ;;
+    check)
+        list=/dev/null
+        settings
+        [ "$faults" = 0 ] && [ "$differences" = 0 ]
+        ;;
+    *)
+        say "sh ${0##*/} apply | undo | check" >&2
+        exit 2
+        ;;
+esac

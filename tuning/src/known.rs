@@ -1,0 +1,54 @@
+//! Every setting that the profiles know, as it is now: what a run writes into its manifest.
+
+use std::collections::BTreeMap;
+
+use crate::check::check_on;
+use crate::facts::Facts;
+use crate::profile::{Effect, Profile, names};
+use crate::system::System;
+
+/// The sysctl that sizes the tables of namespaces that are made after it was set.
+const SOCKET_TABLE: &str = "net.ipv4.tcp_child_ehash_entries";
+
+/// The present values of all settings of the program's profiles and of another one, by name, as
+/// the calling thread's network namespace has them; `None` for what cannot be read here.
+pub fn known(also: Option<&Profile>) -> BTreeMap<String, Option<String>> {
+    let system = System::of_this_thread();
+    let mut known = BTreeMap::new();
+    let embedded: Vec<Profile> = names().filter_map(|name| Profile::load(name).ok()).collect();
+    for profile in embedded.iter().chain(also) {
+        for finding in check_on(profile, &system).unwrap_or_default() {
+            known.insert(finding.name, finding.now);
+        }
+    }
+    known
+}
+
+/// The buckets that a profile gives the table of sockets of new namespaces, on this machine.
+pub fn socket_table(profile: &Profile) -> Option<u64> {
+    let facts = Facts::of_this_machine().ok()?;
+    let setting = profile.settings.iter().map(|it| &it.setting).find(|it| {
+        matches!(it.effect, Effect::NewNamespace { .. }) && it.key.to_string() == SOCKET_TABLE
+    })?;
+    setting.value.text().on(&facts).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_a_profile() {
+        let table = |name: &str| socket_table(&Profile::load(name).expect("embedded"));
+        assert_eq!(table("million-sockets"), Some(4_194_304));
+        assert_eq!(table("prototype"), None);
+    }
+
+    #[test]
+    fn what_every_kernel_has_is_known() {
+        let known = known(None);
+        assert!(known["net.core.somaxconn"].is_some(), "{known:?}");
+        assert!(known["limit.nofile"].is_some(), "{known:?}");
+        assert!(known.contains_key("net.ipv4.tcp_tw_recycle"), "also what a kernel lacks");
+    }
+}

@@ -1,0 +1,130 @@
+//! `/sys` as a network namespace sees it, and the interfaces in it.
+
+use std::io;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Dir, Mode, OFlags, open as open_file, openat, readlinkat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use super::{System, read_at};
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Nic {
+    pub(crate) name: String,
+    /// Whether a card is behind it.
+    pub(crate) device: bool,
+    up: bool,
+    loopback: bool,
+}
+
+/// A mounted sysfs shows the interfaces of the namespace that it was mounted in, which need not be
+/// this one. So a new instance is mounted, nowhere: it is gone when its descriptor is closed. Who
+/// may not mount takes the one that is there if it shows the interfaces that there are.
+pub(super) fn open() -> io::Result<OwnedFd> {
+    let mounted = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|context| {
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    });
+    if let Ok(mounted) = mounted {
+        return Ok(mounted);
+    }
+    let sys = open_file("/sys", DIRECTORY, Mode::empty())?;
+    let shown = entries(sys.as_fd(), "class/net")?;
+    // Two lines of titles, then `  eth0: 1 2 3`.
+    let there = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    let there = || there.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    if !there().all(|name| shown.iter().any(|it| it == name)) {
+        return Err(io::Error::other("/sys is that of another network namespace"));
+    }
+    Ok(sys)
+}
+
+fn entries(sys: BorrowedFd<'_>, path: &str) -> io::Result<Vec<String>> {
+    let directory = openat(sys, path, DIRECTORY, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::new(directory)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    Ok(names)
+}
+
+impl System {
+    /// The interfaces that settings of all network cards are for: those that have a card behind
+    /// them and, in a namespace without any, all that are up, but never loopback.
+    pub(crate) fn cards(&self) -> io::Result<Vec<Nic>> {
+        let mut nics = Vec::new();
+        for name in entries(self.sys()?, "class/net")? {
+            nics.extend(self.nic(&name)?);
+        }
+        nics.retain(|nic| !nic.loopback);
+        let any_device = nics.iter().any(|nic| nic.device);
+        nics.retain(|nic| if any_device { nic.device } else { nic.up });
+        Ok(nics)
+    }
+
+    /// The interface of a name, if there is one.
+    pub(crate) fn nic(&self, name: &str) -> io::Result<Option<Nic>> {
+        const UP: u32 = 1;
+        const LOOPBACK: u32 = 8;
+        let sys = self.sys()?;
+        let flags = match read_at(sys, &format!("class/net/{name}/flags")) {
+            Ok(flags) => flags,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A file that is no interface, such as bonding_masters.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+        let device = readlinkat(sys, format!("class/net/{name}/device"), Vec::new()).is_ok();
+        let (up, loopback) = (flags & UP != 0, flags & LOOPBACK != 0);
+        Ok(Some(Nic { name: name.to_owned(), device, up, loopback }))
+    }
+
+    /// The queues of an interface, `rx` or `tx`, by their numbers.
+    pub(crate) fn queues(&self, nic: &str, way: &str) -> io::Result<Vec<usize>> {
+        let names = entries(self.sys()?, &format!("class/net/{nic}/queues"))?;
+        let number = |name: &String| name.strip_prefix(way)?.strip_prefix('-')?.parse().ok();
+        Ok(names.iter().filter_map(number).collect())
+    }
+
+    /// The interrupts of the card behind an interface; none where there is no card.
+    pub(crate) fn interrupts(&self, nic: &str) -> io::Result<Vec<u32>> {
+        // A virtio device has its interrupts at the PCI device above it.
+        for place in ["device/msi_irqs", "device/../msi_irqs"] {
+            match entries(self.sys()?, &format!("class/net/{nic}/{place}")) {
+                Ok(names) => return Ok(names.iter().filter_map(|it| it.parse().ok()).collect()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The idle states of a CPU: number and exit latency in microseconds.
+    pub(crate) fn idle_states(&self, cpu: usize) -> io::Result<Vec<(usize, u64)>> {
+        let cpuidle = format!("devices/system/cpu/cpu{cpu}/cpuidle");
+        let mut states = Vec::new();
+        for name in entries(self.sys()?, &cpuidle)? {
+            let Some(number) = name.strip_prefix("state").and_then(|it| it.parse().ok()) else {
+                continue;
+            };
+            let latency = read_at(self.sys()?, &format!("{cpuidle}/{name}/latency"))?;
+            let latency = latency.trim().parse();
+            states.push((number, latency.map_err(|_| io::Error::other("no latency"))?));
+        }
+        Ok(states)
+    }
+
+    /// Names in the directory of a sysctl, for who has misspelt one.
+    pub(crate) fn sysctls_beside(&self, path: &str) -> Vec<String> {
+        let directory = path.rsplit_once('/').map_or(".", |(directory, _)| directory);
+        self.proc().and_then(|proc| entries(proc, directory)).unwrap_or_default()
+    }
+}

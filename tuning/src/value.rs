@@ -1,0 +1,199 @@
+//! Values of settings: when two texts mean the same, and what at least and at most mean. Must not
+//! know: where values come from.
+
+use serde::{Deserialize, Serialize};
+
+/// How a setting writes its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Format {
+    /// Words between spaces or tabs; numbers decimal, hexadecimal (0x) or octal (0), as the kernel
+    /// reads them.
+    Words,
+    /// A set of CPUs: hexadecimal, groups of 32 bits with commas between them.
+    Mask,
+    /// All choices, and the one that is taken in brackets.
+    Choice,
+}
+
+/// How a value is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Relation {
+    /// This one.
+    Exactly,
+    /// Not less, word by word.
+    AtLeast,
+    /// Not more, word by word.
+    AtMost,
+}
+
+/// What the kernel makes of a number that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rounding {
+    /// It is taken as it is.
+    #[default]
+    None,
+    /// The next power of two.
+    PowerOfTwo,
+}
+
+fn number(word: &str) -> Option<i128> {
+    let (negative, digits) = match word.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, word),
+    };
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let size = match hex {
+        Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+        None if digits.len() > 1 && digits.starts_with('0') => {
+            u64::from_str_radix(digits, 8).ok()?
+        }
+        None => digits.parse().ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))?,
+    };
+    Some(if negative { -i128::from(size) } else { i128::from(size) })
+}
+
+/// The one way to write a value: spaces, tabs, hexadecimal and leading zeros do not count.
+pub(crate) fn normal(format: Format, text: &str) -> String {
+    match format {
+        Format::Words => {
+            let word = |word: &str| number(word).map_or(word.to_owned(), |it| it.to_string());
+            text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+        }
+        Format::Mask => {
+            let digits: String = text.trim().chars().filter(|c| *c != ',').collect();
+            let digits = digits.trim_start_matches("0x").trim_start_matches('0');
+            if digits.is_empty() { "0".to_owned() } else { digits.to_ascii_lowercase() }
+        }
+        Format::Choice => {
+            let taken = text
+                .split_whitespace()
+                .find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned()));
+            taken.unwrap_or_else(|| text.trim().to_owned())
+        }
+    }
+}
+
+fn numbers(text: &str) -> Option<Vec<i128>> {
+    text.split(' ').map(number).collect()
+}
+
+/// What must be written so that a relation to `wanted` holds, `now` being there; `now` itself when
+/// it holds already. Both are normal.
+///
+/// # Errors
+/// Values that cannot be compared, in a sentence.
+pub(crate) fn to_write(
+    relation: Relation,
+    rounding: Rounding,
+    now: &str,
+    wanted: &str,
+) -> Result<String, String> {
+    let better: fn(i128, i128) -> i128 = match relation {
+        Relation::Exactly => return rounded(rounding, wanted),
+        Relation::AtLeast => i128::max,
+        Relation::AtMost => i128::min,
+    };
+    let words = if relation == Relation::AtLeast { "at least" } else { "at most" };
+    let of = |text: &str| {
+        numbers(text).ok_or_else(|| format!("'{text}' is no number, and cannot be {words}"))
+    };
+    let (has, wants) = (of(now)?, of(wanted)?);
+    if has.len() != wants.len() {
+        return Err(format!("it has {} numbers, and {words} '{wanted}' was given", has.len()));
+    }
+    let each = has.into_iter().zip(wants).map(|(has, wants)| better(has, wants).to_string());
+    let text = each.collect::<Vec<_>>().join(" ");
+    // A value that is there has been through the kernel already.
+    if text == now { Ok(text) } else { rounded(rounding, &text) }
+}
+
+fn rounded(rounding: Rounding, text: &str) -> Result<String, String> {
+    match rounding {
+        Rounding::None => Ok(text.to_owned()),
+        Rounding::PowerOfTwo => {
+            let value = text.parse::<u64>().ok();
+            // Nothing stays nothing.
+            let next =
+                value.and_then(|it| if it == 0 { Some(0) } else { it.checked_next_power_of_two() });
+            next.map(|it| it.to_string()).ok_or_else(|| format!("'{text}' cannot be rounded"))
+        }
+    }
+}
+
+/// A set of CPUs as a normal mask.
+pub(crate) fn mask(cpus: impl Iterator<Item = usize>) -> String {
+    let mut nibbles: Vec<u8> = Vec::new();
+    for cpu in cpus {
+        let place = cpu / 4;
+        if nibbles.len() <= place {
+            nibbles.resize(place + 1, 0);
+        }
+        nibbles[place] |= 1 << (cpu % 4);
+    }
+    let digits: String = nibbles.iter().rev().map(|it| format!("{it:x}")).collect();
+    normal(Format::Mask, &digits)
+}
+
+/// A mask as the kernel takes it: commas between groups of 32 bits.
+pub(crate) fn grouped(mask: &str) -> String {
+    let digits: Vec<char> = mask.chars().collect();
+    let groups: Vec<String> = digits.rchunks(8).rev().map(|it| it.iter().collect()).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_mean_the_same() {
+        for (format, text, expected) in [
+            (Format::Words, "4096\t131072\t6291456\n", "4096 131072 6291456"),
+            (Format::Words, "  0x10 -1 010 0", "16 -1 8 0"),
+            (Format::Words, "cubic\n", "cubic"),
+            (Format::Words, "99999999999999999999999", "99999999999999999999999"),
+            (Format::Words, "+5 0x 08 -", "+5 0x 08 -"),
+            (Format::Mask, "00000000,00000003\n", "3"),
+            (Format::Mask, "0xFF", "ff"),
+            (Format::Mask, "00", "0"),
+            (Format::Choice, "always [madvise] never\n", "madvise"),
+            (Format::Choice, "performance\n", "performance"),
+        ] {
+            assert_eq!(normal(format, text), expected, "{text}");
+            assert_eq!(normal(format, expected), expected, "twice: {text}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_written() {
+        use Relation::{AtLeast, AtMost, Exactly};
+        let check = |relation, now, wanted, expected: Result<&str, &str>| match (
+            to_write(relation, Rounding::None, now, wanted),
+            expected,
+        ) {
+            (Ok(came), Ok(expected)) => assert_eq!(came, expected),
+            (Err(why), Err(words)) => assert!(why.contains(words), "{why}"),
+            (came, expected) => panic!("{came:?}, not {expected:?}"),
+        };
+        check(Exactly, "bbr", "cubic", Ok("cubic"));
+        check(AtLeast, "4096", "65535", Ok("65535"));
+        check(AtLeast, "70000", "65535", Ok("70000"));
+        check(AtLeast, "1 20 3", "10 2 30", Ok("10 20 30"));
+        check(AtMost, "60", "15", Ok("15"));
+        check(AtMost, "5", "15", Ok("5"));
+        check(AtLeast, "bbr", "1", Err("no number"));
+        check(AtLeast, "1 2 3", "1", Err("has 3 numbers"));
+        let round = |now, wanted| to_write(AtLeast, Rounding::PowerOfTwo, now, wanted);
+        assert_eq!(round("0", "132768").as_deref(), Ok("262144"));
+        assert_eq!(round("300", "200").as_deref(), Ok("300"), "it is there");
+    }
+
+    #[test]
+    fn masks() {
+        assert_eq!(mask([0, 1].into_iter()), "3");
+        assert_eq!(mask([33].into_iter()), "200000000");
+        assert_eq!(mask(std::iter::empty()), "0");
+        assert_eq!(grouped("200000000"), "2,00000000");
+        assert_eq!(grouped("3"), "3");
+    }
+}
