@@ -61,8 +61,8 @@ fn each<M: EncodeMetric>(
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Name, help, labels and unit of a column, as the divisor that makes it; whether its sum counts, or
-/// its last value.
+/// Name, help, labels and unit of a column, as the divisor that makes it; whether its sum counts,
+/// or its last value.
 struct Metric {
     name: String,
     help: &'static str,
