@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::{
     btf::{Btf, BtfError},
-    catalog::{PROBES, SOFTIRQ_PROBES, Spec},
+    catalog::{PACKET_PROBES, PROBES, SOFTIRQ_PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
     kernel,
     listening::ListenQueue,
@@ -25,6 +25,7 @@ use crate::{
     offsets::{self, Resolved},
     options::Options,
     reasons::Reasons,
+    sampling::Regulator,
     symbols::Symbols,
     threads::{Program, ThreadTable},
 };
@@ -104,6 +105,9 @@ pub struct Probes {
     flows: OwnedFd,
     pub(crate) flow_table: FlowTable,
     threads: OwnedFd,
+    sampling: OwnedFd,
+    /// Ends before the arrays that it maps.
+    regulator: Option<Regulator>,
     pub(crate) thread_table: ThreadTable,
     pub(crate) cpus: SharedArray<CpuEntry>,
     processes: SharedArray<TaskRef>,
@@ -140,17 +144,25 @@ impl Probes {
         let unmapped = |name| move |source| AttachError::Unmapped { name, source };
         let cpus = array(&ebpf, "CPUS")?;
         let processes = array(&ebpf, "PROCESSES")?;
+        let sampling = array(&ebpf, "SAMPLING")?;
+        let map_cpus = || SharedArray::map(cpus.as_fd(), cpu_count(), false);
+        let regulator = options.sample_beyond.map(|beyond| {
+            let entry = SharedArray::map(sampling.as_fd(), 1, true)?;
+            Regulator::start(map_cpus()?, entry, beyond)
+        });
         let probes = Self {
+            regulator: regulator.transpose().map_err(unmapped("SAMPLING"))?,
             reasons,
             symbols: Symbols::default(),
             layout: options.flows,
             flow_table: FlowTable::map(&flows, options.flows).map_err(unmapped("FLOWS"))?,
             thread_table: ThreadTable::map(&threads).map_err(unmapped("THREADS"))?,
-            cpus: SharedArray::map(cpus.as_fd(), cpu_count(), false).map_err(unmapped("CPUS"))?,
+            cpus: map_cpus().map_err(unmapped("CPUS"))?,
             processes: SharedArray::map(processes.as_fd(), pid_max(), true)
                 .map_err(unmapped("PROCESSES"))?,
             flows,
             threads,
+            sampling,
             attached,
             ebpf,
             counts_server: options.server_histograms,
@@ -229,6 +241,16 @@ impl Probes {
     /// The descriptor of the thread array, for [`ThreadTable::map`].
     pub fn threads_fd(&self) -> BorrowedFd<'_> {
         self.threads.as_fd()
+    }
+
+    /// The descriptor of the sampling, for [`crate::SampleTable::map`].
+    pub fn sampling_fd(&self) -> BorrowedFd<'_> {
+        self.sampling.as_fd()
+    }
+
+    /// Of how many connections one is stamped at present: 1 for all.
+    pub fn one_in(&self) -> u32 {
+        self.regulator.as_ref().map_or(1, Regulator::one_in)
     }
 
     /// Where flows lie in the flow array.
@@ -327,6 +349,8 @@ fn attach_each(
             Err("left out on request".to_owned())
         } else if !options.softirqs && SOFTIRQ_PROBES.contains(&spec.name) {
             Err("left out: Options::softirqs is not set".to_owned())
+        } else if !options.packets && PACKET_PROBES.contains(&spec.name) {
+            Err("left out: Options::packets is not set".to_owned())
         } else if spec.instead_of.is_some_and(|other| matches!(attached.get(other), Some(Ok(())))) {
             Err(format!("not needed: {} is attached", spec.instead_of.unwrap_or_default()))
         } else {

@@ -93,5 +93,8 @@ pub(crate) const PROBES: &[Spec] = &[
 /// Those that [`crate::Options::softirqs`] asks for.
 pub(crate) const SOFTIRQ_PROBES: &[&str] = &["softirq_begins", "softirq_ends", "napi_polled"];
 
+/// Those that [`crate::Options::packets`] asks for.
+pub(crate) const PACKET_PROBES: &[&str] = &["packet_received", "packet_sent"];
+
 /// The program of the profile, attached on demand.
 pub(crate) const PROFILE: &str = "sample";

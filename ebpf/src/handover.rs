@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attach::Probes;
 use crate::flows::{FlowLayout, FlowTable};
+use crate::sampling::SampleTable;
 use crate::threads::ThreadTable;
 
 /// The arrays as a child that inherits their descriptors is told of them.
@@ -16,6 +17,8 @@ pub struct Handover {
     pub flows: RawFd,
     /// The number of the thread array's.
     pub threads: RawFd,
+    /// The number of the sampling's.
+    pub sampling: RawFd,
     /// Where flows lie.
     pub layout: FlowLayout,
 }
@@ -26,13 +29,14 @@ impl Probes {
         Handover {
             flows: self.flows_fd().as_raw_fd(),
             threads: self.threads_fd().as_raw_fd(),
+            sampling: self.sampling_fd().as_raw_fd(),
             layout: self.layout(),
         }
     }
 
     /// The descriptors that a child must inherit.
-    pub fn inherited(&self) -> [BorrowedFd<'_>; 2] {
-        [self.flows_fd(), self.threads_fd()]
+    pub fn inherited(&self) -> [BorrowedFd<'_>; 3] {
+        [self.flows_fd(), self.threads_fd(), self.sampling_fd()]
     }
 }
 
@@ -45,13 +49,14 @@ pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 impl Handover {
-    /// Maps both arrays and closes their descriptors. To be called once, by the child.
+    /// Maps the arrays and closes their descriptors. To be called once, by the child.
     ///
     /// # Errors
     /// When a descriptor is none, or none of such an array.
-    pub fn take(&self) -> io::Result<(FlowTable, ThreadTable)> {
-        let [flows, threads] = [owned(self.flows)?, owned(self.threads)?];
-        Ok((FlowTable::map(flows, self.layout)?, ThreadTable::map(threads)?))
+    pub fn take(&self) -> io::Result<(FlowTable, ThreadTable, SampleTable)> {
+        let (flows, threads) = (owned(self.flows)?, owned(self.threads)?);
+        let sampling = SampleTable::map(owned(self.sampling)?)?;
+        Ok((FlowTable::map(flows, self.layout)?, ThreadTable::map(threads)?, sampling))
     }
 }
 

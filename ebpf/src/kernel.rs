@@ -1,4 +1,5 @@
-//! System calls that aya does not wrap: what the kernel knows of a program's runs.
+//! System calls that aya and rustix do not wrap: what the kernel knows of a program's runs, and the
+//! CPU time of a process.
 
 use std::{
     io,
@@ -69,4 +70,44 @@ pub(crate) fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Both fields of a running clock are non-negative.
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// CPU time of a process so far, in nanoseconds: that of all its threads, ended ones included.
+pub(crate) fn cpu_ns(pid: u32) -> io::Result<u64> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: writes to a valid variable.
+    let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as above.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_thread_that_has_ended_counts() {
+        let pid = std::process::id();
+        let before = cpu_ns(pid).expect("this process");
+        let spin = || {
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_millis(20) {
+                std::hint::spin_loop();
+            }
+            let thread = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            thread.tv_sec.unsigned_abs() * 1_000_000_000 + thread.tv_nsec.unsigned_abs()
+        };
+        let spun = std::thread::spawn(spin).join().expect("the thread");
+        let now = cpu_ns(pid).expect("this process");
+        assert!(spun > 0 && now - before >= spun, "{spun} of {}", now - before);
+        assert!(cpu_ns(u32::MAX).is_err() && cpu_ns(4_194_305).is_err());
+    }
 }

@@ -32,6 +32,7 @@ pub mod proc;
 mod profile;
 mod read;
 mod reasons;
+mod sampling;
 mod symbols;
 mod threads;
 
@@ -49,5 +50,6 @@ pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::{HASHED_FLOWS, Options};
 pub use profile::{Profile, Profiler, Sample, Stack};
 pub use reasons::Reasons;
+pub use sampling::SampleTable;
 pub use symbols::Symbols;
 pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};

@@ -27,6 +27,8 @@ unsafe impl Plain for events::CpuEntry {}
 // SAFETY: as above.
 unsafe impl Plain for events::TaskRef {}
 // SAFETY: as above.
+unsafe impl Plain for events::Sampling {}
+// SAFETY: as above.
 unsafe impl Plain for u64 {}
 
 /// An array of the kernel's, shared with it.

@@ -28,6 +28,12 @@ pub struct Options {
     /// makes these three probes cost 0.4 to 0.5 µs a request, as much as all the rest but the
     /// instants; `/proc/stat` and `/proc/net/softnet_stat` tell nearly as much for nothing.
     pub softirqs: bool,
+    /// Count the port's packets on every interface, 0.1 µs for each. Where nothing but the
+    /// experiment uses an interface, its own counters tell the same for nothing.
+    pub packets: bool,
+    /// Beyond so many requests a second for a second, stamp a sample of the connections; always
+    /// all of them when `None`. For clients that ask [`crate::SampleTable`].
+    pub sample_beyond: Option<u32>,
     /// Probes to treat as absent, by name: for tests of what is left then.
     pub absent: Vec<String>,
 }
@@ -45,6 +51,8 @@ impl Options {
             learn_clients: true,
             server_histograms: true,
             softirqs: true,
+            packets: true,
+            sample_beyond: None,
             absent: Vec::new(),
         }
     }

@@ -56,6 +56,14 @@ impl Netns {
             .map(Netns)
     }
 
+    /// Its number, as the kernel knows it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn number(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(self.as_fd())?.st_ino)
+    }
+
     /// Runs something on a thread in the namespace.
     ///
     /// # Errors

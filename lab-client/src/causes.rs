@@ -188,6 +188,9 @@ pub struct CauseRows {
     pub requests: u64,
     /// Requests left out, because their frame shared its stretch of the stream with another.
     pub mixed: u64,
+    /// Requests left out, because their connection was not in the sample.
+    #[serde(default)]
+    pub unsampled: u64,
     /// Explained requests of which an instant is missing: all of their time is unexplained.
     pub incomplete: u64,
     /// By bucket of latency: how many requests, and the sums of each cause in microseconds.
@@ -210,8 +213,10 @@ struct Account {
     phase: u16,
     requests: u64,
     mixed: u64,
+    unsampled: u64,
     incomplete: u64,
     sums: Box<[Sum]>,
+    /// By cause and bucket; requests on which a cause spent no time at all are not entered.
     times: [Box<[u32]>; 7],
     moved: BTreeMap<u64, PerCause<u64>>,
 }
@@ -222,6 +227,7 @@ impl Account {
             phase,
             requests: 0,
             mixed: 0,
+            unsampled: 0,
             incomplete: 0,
             sums: vec![Sum::default(); BUCKETS].into_boxed_slice(),
             times: std::array::from_fn(|_| vec![0; BUCKETS].into_boxed_slice()),
@@ -237,6 +243,8 @@ impl Account {
         });
         let mut times = Vec::new();
         for (cause, counts) in Cause::ALL.into_iter().zip(&mut self.times) {
+            let entered: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+            counts[0] += u32::try_from(self.requests - entered).unwrap_or(u32::MAX);
             let counts = counts.iter_mut().enumerate().filter(|(_, count)| **count > 0);
             times.extend(
                 counts.map(|(bucket, count)| {
@@ -247,6 +255,7 @@ impl Account {
         CauseRows {
             requests: std::mem::take(&mut self.requests),
             mixed: std::mem::take(&mut self.mixed),
+            unsampled: std::mem::take(&mut self.unsampled),
             incomplete: std::mem::take(&mut self.incomplete),
             sums: sums.collect(),
             times,
@@ -284,9 +293,11 @@ impl Causes {
         account.incomplete += u64::from(explained.segments.is_none());
         let sum = &mut account.sums[bucket(latency_ns / 1000)];
         sum.requests += 1;
-        for (place, ns) in explained.causes.iter().enumerate() {
-            sum.ns[place] += ns;
-            account.times[place][bucket(ns / 1000)] += 1;
+        for (place, ns) in explained.causes.into_iter().enumerate() {
+            if ns > 0 {
+                sum.ns[place] += ns;
+                account.times[place][bucket(ns / 1000)] += 1;
+            }
         }
         if due != now {
             account.moved.entry(due).or_default()[explained.dominant() as usize] += 1;
@@ -298,9 +309,14 @@ impl Causes {
         self.account(phase).mixed += 1;
     }
 
+    /// Counts a request whose connection is not looked at.
+    pub fn enter_unsampled(&mut self, phase: u16) {
+        self.account(phase).unsampled += 1;
+    }
+
     /// What the second that ends adds to each phase.
     pub fn take(&mut self) -> impl Iterator<Item = (u16, CauseRows)> + '_ {
-        let used = self.accounts.iter_mut().filter(|it| it.requests + it.mixed > 0);
+        let used = self.accounts.iter_mut().filter(|it| it.requests + it.mixed + it.unsampled > 0);
         used.map(|account| (account.phase, account.take()))
     }
 }

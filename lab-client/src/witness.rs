@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use ebpf::{CpuWait, FlowTable, Request, ThreadTable};
+use ebpf::{CpuWait, FlowTable, Request, SampleTable, ThreadTable};
 
 use crate::causes::BeforeSend;
 
@@ -13,6 +13,10 @@ const WORTH_A_LOOK_NS: u64 = 100_000;
 
 /// Somebody who saw requests. Asked on the request path: must not block.
 pub trait Witness: Send + Sync {
+    /// Whether requests of a connection that were due at an instant are looked at: beyond some
+    /// rate, only a sample is.
+    fn looks_at(&self, from: SocketAddrV4, due_ns: u64) -> bool;
+
     /// The latest request of a connection, by the client's end.
     fn request(&self, from: SocketAddrV4) -> Option<Request>;
 
@@ -60,6 +64,7 @@ pub(crate) fn before_send(
 pub struct KernelWitness {
     flows: FlowTable,
     threads: ThreadTable,
+    sample: SampleTable,
 }
 
 impl KernelWitness {
@@ -68,12 +73,16 @@ impl KernelWitness {
     /// # Errors
     /// When they are no such arrays.
     pub fn take(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn Witness>> {
-        let (flows, threads) = handover.take()?;
-        Ok(Arc::new(Self { flows, threads }))
+        let (flows, threads, sample) = handover.take()?;
+        Ok(Arc::new(Self { flows, threads, sample }))
     }
 }
 
 impl Witness for KernelWitness {
+    fn looks_at(&self, from: SocketAddrV4, due_ns: u64) -> bool {
+        self.sample.contains(from, due_ns)
+    }
+
     fn request(&self, from: SocketAddrV4) -> Option<Request> {
         self.flows.request(from)
     }

@@ -120,6 +120,28 @@ pub struct FlowEntry {
     pub server: ServerPart,
 }
 
+/// Which connections are stamped: those whose hash has none of the mask's bits. Written by user
+/// space, read by programs and by the clients.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sampling {
+    /// The mask: 0 for all connections, else one less than a power of two.
+    pub mask: u32,
+    /// The strictest mask that a request may have met which was under way at `strict_until_ns`.
+    pub strict_mask: u32,
+    /// When that one was in force for the last time, CLOCK_MONOTONIC.
+    pub strict_until_ns: u64,
+}
+
+/// Whether a client's connection (host byte order) is among those with a mask.
+#[inline(always)]
+#[must_use]
+pub const fn in_sample(address: u32, port: u16, mask: u32) -> bool {
+    // Fibonacci hashing: the upper bits of a product with 2^32 / phi.
+    let hash = (address.rotate_left(16) ^ port as u32).wrapping_mul(0x9e37_79b1) >> 16;
+    hash & mask == 0
+}
+
 /// Marks a key as taken: a key is never 0.
 const KEY_TAKEN: u64 = 1 << 63;
 
@@ -156,4 +178,5 @@ const fn mix(value: u64) -> u64 {
 layout!(ClientPart, 64, sent_ns at 0, sequence at 24, losses_at_send at 36, slot at 56,
     losses at 60);
 layout!(ServerPart, 64, ready_ns at 0, key at 24, sequence at 32, wait_foreign at 44, flags at 62);
+layout!(Sampling, 16, strict_mask at 4, strict_until_ns at 8);
 layout!(FlowEntry, 128, client at 0, server at 64);

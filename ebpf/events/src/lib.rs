@@ -20,7 +20,10 @@ pub use counters::{
     ServerBlock, Side, SoftirqBlock, StackCount, StackKey, loss,
 };
 pub use fault::{FaultConfig, FaultCounts, FaultRecord, FaultSpan, TO_CLIENT, TO_SERVER};
-pub use flow::{ClientPart, FlowEntry, ServerPart, client, hashed_slot, key_v4, key_v6, server};
+pub use flow::{
+    ClientPart, FlowEntry, Sampling, ServerPart, client, hashed_slot, in_sample, key_v4, key_v6,
+    server,
+};
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
 pub use thread::{
     CpuEntry, LONG_WAIT_NS, PROGRAM_CLIENT_FIRST, PROGRAM_CLIENT_LAST, PROGRAM_IDLE, PROGRAM_OTHER,

@@ -1,7 +1,9 @@
 //! From a connection to its entry.
 
 use aya_ebpf::{macros::map, maps::Array};
-use events::{FLOW_DENSE, FlowEntry, Side, dense_index, hashed_slot, key_v4, key_v6};
+use events::{
+    FLOW_DENSE, FlowEntry, Sampling, Side, dense_index, hashed_slot, in_sample, key_v4, key_v6,
+};
 
 use crate::{
     count::count,
@@ -17,6 +19,12 @@ pub(crate) const MMAPABLE: u32 = 1 << 10;
 /// map took 0.2 µs more per event. Sized by the loader.
 #[map]
 static FLOWS: Array<FlowEntry> = Array::with_max_entries(1, MMAPABLE);
+
+/// Which connections are stamped, in its only element.
+///
+/// An array of one: written when the rate of requests changes, read at every event.
+#[map]
+static SAMPLING: Array<Sampling> = Array::with_max_entries(1, MMAPABLE);
 
 /// An entry that has not been used for this long may be taken by another connection (hashed mode).
 const IDLE_NS: u64 = 1_000_000_000;
@@ -77,6 +85,14 @@ impl Peer {
             return Some(Self::v6(words[0], words[1], port));
         }
         Some(Self::v4(u32::from_be(address), port))
+    }
+
+    /// Whether the requests of this connection are stamped at present.
+    #[inline(always)]
+    pub(crate) fn sampled(self) -> bool {
+        // SAFETY: the map's value is a `Sampling`.
+        let mask = SAMPLING.get_ptr(0).map_or(0, |it| unsafe { (*it).mask });
+        in_sample(self.address, self.port, mask)
     }
 
     /// The entry, claimed when `now` may claim it (hashed mode). A null pointer is never returned.

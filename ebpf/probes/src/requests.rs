@@ -37,6 +37,13 @@ fn publish(flags: &mut u16, bits: u16) {
     unsafe { core::ptr::write_volatile(flags, bits) };
 }
 
+/// The client of a connection whose requests are stamped.
+#[inline(always)]
+fn sampled(socket: Socket, side: Side) -> Option<Peer> {
+    let peer = Peer::of_socket(socket, side)?;
+    if peer.sampled() { Some(peer) } else { None }
+}
+
 #[inline(always)]
 fn now_ns() -> u64 {
     // SAFETY: no arguments.
@@ -53,7 +60,7 @@ pub(crate) fn send_begins(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_send_begins(socket: Socket, message: Object) -> Option<()> {
     let side = socket.side()?;
-    let peer = Peer::of_socket(socket, side)?;
+    let peer = sampled(socket, side)?;
     match side {
         Side::Server => {
             let entry = peer.existing()?;
@@ -102,7 +109,7 @@ fn try_send_queued(skb: Object) -> Option<()> {
     if !segment.found || segment.payload == 0 {
         return None;
     }
-    let peer = Peer::of_socket(socket, side)?;
+    let peer = sampled(socket, side)?;
     match side {
         Side::Server => {
             let entry = peer.existing()?;
@@ -217,7 +224,10 @@ pub(crate) fn data_ready(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_data_ready(socket: Socket) -> Option<()> {
     let side = socket.side()?;
-    let peer = Peer::of_socket(socket, side)?;
+    if matches!(side, Side::Server) {
+        threads::count_request();
+    }
+    let peer = sampled(socket, side)?;
     match side {
         Side::Server => {
             let entry = peer.entry(now_ns)?;
@@ -301,7 +311,7 @@ pub(crate) fn data_read(ctx: BtfTracePointContext) -> i32 {
 fn try_data_read(socket: Socket) -> Option<()> {
     let side = socket.side()?;
     threads::learn(side);
-    let peer = Peer::of_socket(socket, side)?;
+    let peer = sampled(socket, side)?;
     let entry = peer.existing()?;
     match side {
         Side::Server => {

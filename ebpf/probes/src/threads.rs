@@ -2,7 +2,11 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::Array};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
+    macros::map,
+    maps::Array,
+};
 use events::{
     CpuEntry, Histogram, Learn, PROGRAM_CLIENT_FIRST, PROGRAM_OTHER, PROGRAM_SERVER, PROGRAMS,
     Side, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadState,
@@ -176,12 +180,42 @@ pub(crate) fn held(cpu: u32, program: u32, now: u64) -> u64 {
     }
 }
 
+/// Counts a request on this CPU.
+#[inline(always)]
+pub(crate) fn count_request() {
+    // SAFETY: no arguments.
+    let number = unsafe { bpf_get_smp_processor_id() };
+    if let Some(entry) = CPUS.get_ptr_mut(number) {
+        // SAFETY: the map's value; only this CPU writes it, and not in an interrupt.
+        unsafe { (*entry).requests += 1 };
+    }
+}
+
+/// Times an entry is read again that was being written; a write takes some 100 ns.
+const TRIES: u32 = 8;
+
 /// The totals of a thread up to `now`, with what it is waiting for at this very moment.
 ///
-/// Read from any CPU: `None` when the entry was being written, or the thread has not been seen.
+/// Read from any CPU: `None` when the entry was being written all the time, or the thread has not
+/// been seen.
 #[inline(always)]
 pub(crate) fn waited(slot: u16, now: u64) -> Option<Waited> {
     let entry = THREADS.get_ptr(u32::from(slot))?;
+    for _ in 0..TRIES {
+        // SAFETY: a value of the map.
+        if let Some(waited) = unsafe { waited_now(entry, now) } {
+            return Some(waited);
+        }
+    }
+    None
+}
+
+/// One try at what [`waited`] says.
+///
+/// # Safety
+/// `entry` is a value of [`THREADS`].
+#[inline(always)]
+unsafe fn waited_now(entry: *const ThreadEntry, now: u64) -> Option<Waited> {
     // SAFETY: the map's value is a `ThreadEntry`; `version` tells whether it held still.
     unsafe {
         let version = (&raw const (*entry).version).read_volatile();

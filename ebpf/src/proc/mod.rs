@@ -14,7 +14,7 @@ use serde::Serialize;
 
 mod text;
 
-use crate::kernel::monotonic_ns;
+use crate::kernel::{self, monotonic_ns};
 
 /// Counters of protocols by the kernel's own names: `["TcpExt"]["ListenOverflows"]`. In a
 /// difference `None` is what cannot be told; gauges such as `CurrEstab` keep their value.
@@ -144,6 +144,9 @@ pub struct ThreadsReading {
     pub pid: u32,
     /// Anonymous memory that is resident.
     pub rss_anon_bytes: Option<u64>,
+    /// CPU time of all its threads, those that have ended included; the zombie's until it is
+    /// waited for. Of a difference, what was spent meanwhile.
+    pub cpu_ns: Option<u64>,
     /// Its threads.
     pub threads: Option<BTreeMap<u32, ThreadTimes>>,
     /// In a difference: threads that have ended since, and taken their account along.
@@ -257,10 +260,18 @@ impl ProcReader {
             at_ns: monotonic_ns(),
             pid,
             rss_anon_bytes: keep(&mut missing, "rss_anon_bytes", memory),
+            cpu_ns: keep(&mut missing, "cpu_ns", self.cpu_ns(pid)),
             threads: keep(&mut missing, "threads", self.threads_of(pid)),
             ended: None,
             missing,
         }
+    }
+
+    fn cpu_ns(&self, pid: u32) -> Result<u64, String> {
+        if self.root != Path::new("/proc") {
+            return Err("only the running system's processes have a clock".to_owned());
+        }
+        kernel::cpu_ns(pid).map_err(|error| format!("no CPU clock of process {pid}: {error}"))
     }
 
     fn threads_of(&self, pid: u32) -> Result<BTreeMap<u32, ThreadTimes>, String> {
@@ -424,6 +435,7 @@ impl ThreadsReading {
             }),
             ended: both
                 .map(|(now, then)| then.keys().filter(|tid| !now.contains_key(tid)).count() as u64),
+            cpu_ns: self.cpu_ns.zip(before.cpu_ns).map(|(now, then)| now.saturating_sub(then)),
             missing: self.missing.clone(),
             ..*self
         }

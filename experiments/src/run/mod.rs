@@ -29,7 +29,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use crate::experiment::{PhaseSpec, Seconds as PhaseSeconds, Source};
+use crate::experiment::{Hosts, PhaseSpec, Seconds as PhaseSeconds, Source};
 use crate::links::Namespaces;
 use crate::live::Live;
 use crate::machine::{Machine, sysctls};
@@ -364,7 +364,10 @@ impl Run {
             Some(_) => self.source.experiment.network.ports,
             None => lab_client::config::port_range()?,
         };
-        self.probing = Probing::attach(&self.source.experiment, port, server_pid, ports)?;
+        let alone = self.source.experiment.hosts == Hosts::Local;
+        let namespace = self.namespaces.server.as_deref().filter(|_| alone);
+        let loopback = namespace.map(Netns::number).transpose()?;
+        self.probing = Probing::attach(&self.source.experiment, port, server_pid, ports, loopback)?;
         self.manifest.probes = self.probing.to_json();
         Ok(())
     }
@@ -524,10 +527,12 @@ impl Run {
     fn look(&mut self) -> anyhow::Result<()> {
         let t = self.next_look - 1;
         self.next_look = self.now() + 1;
-        for (source, of, values) in self.surroundings.second(t) {
-            self.files.sample(source, &of, &values)?;
+        let lines = self.surroundings.second(t);
+        for (source, of, values) in &lines {
+            self.files.sample(source, of, values)?;
         }
-        if let Some(line) = self.probing.second(t) {
+        let link = lines.iter().find(|(source, ..)| *source == "nic").map(|line| &line.2["link"]);
+        if let Some(line) = self.probing.second(t, link) {
             self.files.sample("probe", &[], &line)?;
         }
         self.profile_phase(self.next_look - 1)?;

@@ -9,17 +9,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
 use serde_json::{Map, Value, json};
 
-use crate::experiment::{Experiment, Probing as Wanted};
+use crate::experiment::{Count, Experiment, Probing as Wanted};
 use crate::places::groups;
 
 /// Kernel memory of the probes per flow, in bytes: the entry in which instants are stamped.
 const FLOW_BYTES: u64 = 128;
+
+/// Requests a second, for each thread of the end that has fewer, beyond which only a sample of the
+/// connections is explained: a thread can answer or ask 100,000 to 200,000, and the articles' 60,000
+/// are explained to the last one.
+const SAMPLE_BEYOND: u32 = 80_000;
 
 /// The probes of a run, or why there are none.
 pub(super) struct Probing {
     probes: Option<Probes>,
     before: Counters,
     because: Option<String>,
+    /// The network namespace of which the interface's own counters tell the packets.
+    loopback: Option<u64>,
 }
 
 /// Where the flows of clients with these addresses and ports lie.
@@ -42,10 +49,17 @@ fn layout(sources: &[Ipv4Addr], (first_port, last_port): (u16, u16)) -> FlowLayo
 impl Probing {
     /// No probes, and why.
     pub(super) fn none(because: &str) -> Self {
-        Self { probes: None, before: Counters::default(), because: Some(because.to_owned()) }
+        Self {
+            probes: None,
+            before: Counters::default(),
+            because: Some(because.to_owned()),
+            loopback: None,
+        }
     }
 
-    /// Attaches the probes to a server that listens and has no connections yet.
+    /// Attaches the probes to a server that listens and has no connections yet. `loopback` is the
+    /// run's own network namespace when all of the run is in it and nothing else: then its only
+    /// interface's counters tell the packets, and the probes need not count them.
     ///
     /// # Errors
     /// Only when the experiment cannot do without them.
@@ -54,6 +68,7 @@ impl Probing {
         port: u16,
         server_pid: u32,
         ports: (u16, u16),
+        loopback: Option<u64>,
     ) -> anyhow::Result<Self> {
         if experiment.probes == Wanted::Off {
             return Ok(Self::none("the experiment switches them off (probes: Off)"));
@@ -70,12 +85,14 @@ impl Probing {
         let options = Options {
             server_pid: Some(server_pid),
             softirqs: experiment.softirqs,
+            packets: loopback.is_none(),
+            sample_beyond: Some(SAMPLE_BEYOND.saturating_mul(shards(experiment))),
             ..Options::of_flows(port, layout)
         };
         match Probes::attach(&options) {
             Ok(probes) => {
                 let before = probes.read();
-                Ok(Self { probes: Some(probes), before, because: None })
+                Ok(Self { probes: Some(probes), before, because: None, loopback })
             }
             Err(error) if experiment.probes == Wanted::Required => {
                 Err(anyhow::Error::from(error).context("the experiment requires probes"))
@@ -101,13 +118,14 @@ impl Probing {
     }
 
     /// The arrays for a client to read, and their descriptors.
-    pub(super) fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 2])>> {
+    pub(super) fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 3])>> {
         let Some(probes) = &self.probes else { return Ok(None) };
-        let [flows, threads] = probes.inherited().map(|fd| fd.as_fd().try_clone_to_owned());
-        let (flows, threads) = (flows?, threads?);
-        let numbers = [&flows, &threads].map(std::os::fd::AsRawFd::as_raw_fd);
-        let handover = Handover { flows: numbers[0], threads: numbers[1], ..probes.handover() };
-        Ok(Some((handover, [flows, threads])))
+        let [flows, threads, sampling] =
+            probes.inherited().map(|fd| fd.as_fd().try_clone_to_owned());
+        let fds = [flows?, threads?, sampling?];
+        let [flows, threads, sampling] = fds.each_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+        let handover = Handover { flows, threads, sampling, ..probes.handover() };
+        Ok(Some((handover, fds)))
     }
 
     /// Watches the threads of a client.
@@ -117,8 +135,9 @@ impl Probing {
         }
     }
 
-    /// What the kernel counted since this was asked the last time; `None` without probes.
-    pub(super) fn second(&mut self, t: u64) -> Option<Value> {
+    /// What the kernel counted since this was asked the last time; `None` without probes. `link` is
+    /// what the counters of the run's only interface grew by.
+    pub(super) fn second(&mut self, t: u64, link: Option<&Value>) -> Option<Value> {
         let probes = self.probes.as_ref()?;
         let now = probes.read();
         let grown = now.since(&self.before);
@@ -136,9 +155,31 @@ impl Probing {
             Ok(_) => {}
             Err(error) => drop(line.insert("error".to_owned(), error.to_string().into())),
         }
+        if let Some((netns, link)) = self.loopback.zip(link) {
+            line.insert("packets".to_owned(), json!([packets(netns, link)]));
+        }
+        line.insert("stamped_one_in".to_owned(), probes.one_in().into());
         line.insert("runqueue_delay_buckets_ns".to_owned(), delays.into());
         Some(Value::Object(line))
     }
+}
+
+/// The packets of an interface by its own counters, as the probes' rows have them. Bytes are with
+/// the link's header.
+fn packets(netns: u64, link: &Value) -> Value {
+    let mut row = json!({ "netns": netns, "ifindex": 1, "name": "lo" });
+    for name in ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes"] {
+        row[name] = link[name].clone();
+    }
+    row
+}
+
+/// Threads that answer or ask, of the end that has fewer.
+fn shards(experiment: &Experiment) -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    let one = |shards: Option<Count>| shards.map_or(cpus, |shards| shards.get().min(cpus));
+    let (server, client) = (one(experiment.server.shards), one(experiment.client.shards));
+    server.min(client.saturating_mul(experiment.client.processes.get()))
 }
 
 /// The run-queue delays of one side's threads: least duration of each bucket in nanoseconds, count.

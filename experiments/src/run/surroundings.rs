@@ -167,11 +167,11 @@ impl Process {
         };
         let now = reader.threads(self.pid);
         let grown = now.since(&self.before);
-        // A thread that ended took its account along: nothing is better than a wrong figure.
+        // A thread that ended took its waits along: nothing is better than a wrong figure. Its CPU
+        // time stays in the process's account.
         let whole = grown.threads.as_ref().filter(|_| grown.ended == Some(0));
-        let sum = |each: fn(&ebpf::proc::ThreadTimes) -> u64| {
-            whole.map(|threads| threads.values().map(each).sum::<u64>() / 1000)
-        };
+        let wait_us =
+            whole.map(|threads| threads.values().map(|it| it.wait_ns).sum::<u64>() / 1000);
         let threads: Option<Vec<Value>> = grown.threads.as_ref().map(|threads| {
             let line = |(tid, it): (&u32, &ebpf::proc::ThreadTimes)| {
                 json!({ "tid": tid, "name": it.name, "cpu_us": it.ran_ns / 1000,
@@ -182,8 +182,8 @@ impl Process {
         let values = json!({
             "t": t,
             "rss_anon_bytes": grown.rss_anon_bytes,
-            "cpu_us": sum(|it| it.ran_ns),
-            "wait_us": sum(|it| it.wait_ns),
+            "cpu_us": grown.cpu_ns.map(|ns| ns / 1000),
+            "wait_us": wait_us,
             "threads": threads,
         });
         lines.push(("proc", of.clone(), values));

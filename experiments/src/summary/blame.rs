@@ -57,6 +57,8 @@ pub struct Account {
     pub requests: u64,
     /// Requests left out, because another frame was in their way.
     pub mixed: u64,
+    /// Requests left out, because only a sample of the connections was looked at.
+    pub unsampled: u64,
     /// Requests of which an instant is missing.
     pub incomplete: u64,
     /// By bucket of latency: requests, and the sum of each cause in microseconds.
@@ -72,6 +74,7 @@ impl Default for Account {
         Self {
             requests: 0,
             mixed: 0,
+            unsampled: 0,
             incomplete: 0,
             sums: vec![(0, [0; 7]); BUCKETS],
             times: vec![vec![0; BUCKETS]; Cause::ALL.len()],
@@ -102,6 +105,7 @@ impl Account {
     pub fn add(&mut self, t: u64, rows: &CauseRows) {
         self.requests += rows.requests;
         self.mixed += rows.mixed;
+        self.unsampled += rows.unsampled;
         self.incomplete += rows.incomplete;
         for (at, requests, us) in &rows.sums {
             let Some(sum) = self.sums.get_mut(usize::from(*at)) else { continue };
@@ -178,7 +182,13 @@ impl Account {
             },
             verdict: None,
         };
-        attribution.verdict = Some(sentence(spec, late_share, &attribution, seen));
+        let mut verdict = sentence(spec, late_share, &attribution, seen);
+        if self.unsampled > 0 {
+            let all = self.requests + self.mixed + self.unsampled;
+            let share = 100.0 * self.requests as f64 / all as f64;
+            verdict.push_str(&format!(" (from a sample: {share:.0}% of the requests)"));
+        }
+        attribution.verdict = Some(verdict);
         attribution
     }
 

@@ -129,6 +129,7 @@ impl Summary {
                 "phases.segments_us.client_receive_lag",
                 "phases.attribution",
                 "phases.mixed_requests",
+                "phases.unsampled_requests",
             ] {
                 note(what, why);
             }

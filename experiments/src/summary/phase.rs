@@ -229,6 +229,10 @@ pub struct PhaseSummary {
     pub mixed_requests: Option<u64>,
     /// Requests of which an instant is missing: all of their time is unexplained.
     pub incomplete_requests: Option<u64>,
+    /// Requests that were not explained because, beyond a rate, only a sample of the connections
+    /// is; null without probes.
+    #[serde(default)]
+    pub unsampled_requests: Option<u64>,
     /// Pushes received, and from their intended instant to their arrival.
     pub push: Push,
     /// Whether nothing of the phase was under way when its counts were taken.
@@ -363,6 +367,7 @@ pub(super) fn summarize(
         attribution: Attribution::default(),
         mixed_requests: account.as_ref().map(|account| account.mixed),
         incomplete_requests: account.as_ref().map(|account| account.incomplete),
+        unsampled_requests: account.as_ref().map(|account| account.unsampled),
         push: Push {
             sent: seconds.server.pushes,
             received: seconds.tally.pushes,

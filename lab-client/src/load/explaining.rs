@@ -27,6 +27,10 @@ impl Crowd {
         let (phase, lag_us, slept_us) = (at.phase, at.lag_us, at.slept_us);
         let mut seen = None;
         if let Some(witness) = &self.witness {
+            if !witness.looks_at(from, due_ns) {
+                self.causes.enter_unsampled(phase);
+                return;
+            }
             let request = witness.request(from);
             let before = request.as_ref().map_or_else(BeforeSend::default, |request| {
                 before_send(witness.as_ref(), request, due_ns, u64::from(slept_us) * 1000)
@@ -56,14 +60,18 @@ impl Crowd {
     /// A shake has timed out: all of its time has one cause, if a loss is known, or none.
     pub(super) fn explain_timeout(&mut self, user: u32, due_ns: u64) {
         let Some(witness) = &self.witness else { return };
-        let latency_ns = self.rules.timeout_ns;
-        let request = witness.request(self.flow_of(user));
+        let (latency_ns, from) = (self.rules.timeout_ns, self.flow_of(user));
+        let phase = self.users[user as usize].phase;
+        if !witness.looks_at(from, due_ns) {
+            self.causes.enter_unsampled(phase);
+            return;
+        }
+        let request = witness.request(from);
         let lost = request.is_some_and(|it| it.sent_ns >= due_ns && it.losses > 0);
         let mut explained = Explained::not(latency_ns);
         if lost {
             explained.causes.swap(Cause::NetworkLoss as usize, Cause::Unexplained as usize);
         }
-        let phase = self.users[user as usize].phase;
         self.account(phase, due_ns, latency_ns, &explained);
     }
 
