@@ -280,6 +280,7 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
         port: options.port,
         flow_capacity: options.flows.entries(),
         server_histograms: u32::from(options.server_histograms),
+        stamp_reads: u32::from(options.stamp_reads),
         harmless_reasons: reasons.harmless(),
         offsets: resolved.offsets,
         ..Config::EMPTY

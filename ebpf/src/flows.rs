@@ -104,6 +104,18 @@ impl FlowTable {
         self.layout
     }
 
+    /// Asks for a flow's entry ahead of time: the other end's CPU wrote to it last, and by the time
+    /// [`Self::request`] reads it, it can be here.
+    #[inline]
+    pub fn prefetch(&self, client: SocketAddrV4) {
+        let index = self.layout.index(client).map(|index| index as usize);
+        if let Some(entry) = index.and_then(|index| self.entries.pointer(index)) {
+            prefetch(entry.cast());
+            // Within the entry: its second cache line.
+            prefetch(entry.wrapping_byte_add(64).cast());
+        }
+    }
+
     /// The entry of a client's flow as it is now.
     pub fn entry(&self, client: SocketAddrV4) -> Option<FlowEntry> {
         let entry = self.entries.read(self.layout.index(client)? as usize)?;
@@ -121,6 +133,15 @@ impl FlowTable {
         Request::of(&self.entry(client)?)
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+fn prefetch(line: *const i8) {
+    // SAFETY: a hint that never faults.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const fn prefetch(_: *const i8) {}
 
 /// Time a thread waited for a CPU, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -169,6 +190,8 @@ pub struct Request {
     pub client_slot: u16,
     /// The server's thread.
     pub server_slot: u16,
+    /// Totals of the client's thread at T5, while T6 is not there: as `sent_totals`.
+    pub ready_totals: Option<(u32, u32)>,
     /// Totals of the client's thread at T1, lower 32 bits of nanoseconds: (foreign, own).
     pub sent_totals: Option<(u32, u32)>,
 }
@@ -204,9 +227,26 @@ impl Request {
             mixed: has(mine.flags, client::SHARED) || shares_its_stretch(entry, same),
             client_slot: mine.slot,
             server_slot: theirs.slot,
+            ready_totals: at_client(client::RECEIVE_BEGUN, 0)
+                .map(|_| (mine.receive_foreign, mine.receive_own)),
             sent_totals: at_client(client::SENT_SPLIT, 0)
                 .map(|_| (mine.sent_foreign, mine.sent_own)),
         })
+    }
+
+    /// Enters T6, by the client's own account: when its thread had read the answer, and the thread's
+    /// totals then ([`crate::ThreadTable::own_totals`]).
+    pub fn read_at(&mut self, now_ns: u64, totals: Option<(u32, u32)>) {
+        // Beyond this the lower 32 bits of two totals cannot be told apart.
+        const LIMIT_NS: u64 = 1 << 32;
+        let Some(ready_ns) = self.ready_ns.filter(|_| self.read_ns.is_none()) else { return };
+        self.read_ns = Some(now_ns);
+        let both = totals.zip(self.ready_totals.take());
+        if now_ns.saturating_sub(ready_ns) < LIMIT_NS {
+            self.client_receive = both.map(|(now, then)| {
+                CpuWait::of(now.0.wrapping_sub(then.0), now.1.wrapping_sub(then.1))
+            });
+        }
     }
 
     /// T2 to T4 and the rest, in order; negative where clocks or the kernel's order disagree.

@@ -24,6 +24,9 @@ pub struct Options {
     /// Count the server's waits and services in the kernel. For who sees only the server; a client
     /// that reads its requests' instants has them all, and spares the kernel the counting.
     pub server_histograms: bool,
+    /// Stamp T6 in the kernel, too. A client that reads its requests' instants knows when it read,
+    /// and what its thread did by then ([`crate::Request::read_at`]).
+    pub stamp_reads: bool,
     /// Time softirqs and count NAPI polls. On loopback each packet is a softirq and a poll, which
     /// makes these three probes cost 0.4 to 0.5 µs a request, as much as all the rest but the
     /// instants; `/proc/stat` and `/proc/net/softnet_stat` tell nearly as much for nothing.
@@ -50,6 +53,7 @@ impl Options {
             learn_server: true,
             learn_clients: true,
             server_histograms: true,
+            stamp_reads: true,
             softirqs: true,
             packets: true,
             sample_beyond: None,
@@ -64,6 +68,7 @@ impl Options {
             learn_server: false,
             learn_clients: false,
             server_histograms: false,
+            stamp_reads: false,
             softirqs: false,
             ..Self::of_port(port)
         }

@@ -182,6 +182,19 @@ impl ThreadTable {
         })
     }
 
+    /// The totals of the calling thread, by its slot: time it waited for a CPU that others held, and
+    /// that its own program held; lower 32 bits of nanoseconds. Nobody writes them while it runs.
+    pub fn own_totals(&self, slot: u16) -> Option<(u32, u32)> {
+        let entry = self.entries.pointer(usize::from(slot)).filter(|_| slot != 0)?;
+        // SAFETY: within the mapping, which lives as long as `self`.
+        unsafe {
+            let known = (&raw const (*entry).state).read_volatile() != ThreadState::UNKNOWN;
+            let foreign = (&raw const (*entry).wait_foreign_ns).read_volatile();
+            let own = (&raw const (*entry).wait_own_ns).read_volatile();
+            known.then_some((foreign as u32, own as u32))
+        }
+    }
+
     /// A copy of a thread's entry, taken while nobody wrote it.
     fn entry(&self, slot: u16) -> Option<ThreadEntry> {
         let pointer = self.entries.pointer(usize::from(slot))?;

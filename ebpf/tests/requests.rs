@@ -90,7 +90,12 @@ fn every_instant_of_every_request_is_there_and_in_order() {
         port_first: 20_000,
         port_last: 20_099,
     };
-    let options = Options { server_histograms: true, ..Options::of_flows(port(1), layout) };
+    let options = Options {
+        server_histograms: true,
+        stamp_reads: true,
+        packets: true,
+        ..Options::of_flows(port(1), layout)
+    };
     let probes = ask_and_check(&options, 8, 1000);
     let counters = probes.read();
     assert_eq!(counters.server_wait.expect("waits").count(), 8000);

@@ -346,6 +346,7 @@ mod tests {
             mixed: false,
             client_slot: 1,
             server_slot: 2,
+            ready_totals: None,
             sent_totals: None,
         }
     }

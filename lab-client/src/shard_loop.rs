@@ -237,6 +237,10 @@ impl Handler for ShardLoop {
         self.with_sockets(net, |crowd, sockets| crowd.connected(sockets, id));
     }
 
+    fn coming(&mut self, id: ConnId) {
+        self.crowd.coming(id);
+    }
+
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
         self.with_sockets(net, |crowd, sockets| crowd.received(sockets, id, bytes))
     }

@@ -17,8 +17,12 @@ pub trait Witness: Send + Sync {
     /// rate, only a sample is.
     fn looks_at(&self, from: SocketAddrV4, due_ns: u64) -> bool;
 
-    /// The latest request of a connection, by the client's end.
-    fn request(&self, from: SocketAddrV4) -> Option<Request>;
+    /// An answer comes in: the request of that connection will be asked for.
+    fn prepare(&self, from: SocketAddrV4);
+
+    /// The latest request of a connection, by the client's end. The calling thread has read its
+    /// answer by `now_ns`, if it has one.
+    fn request(&self, from: SocketAddrV4, now_ns: u64) -> Option<Request>;
 
     /// How long the client's thread that sent a request waited for a CPU between two instants.
     fn waited(&self, request: &Request, from_ns: u64, to_ns: u64) -> CpuWait;
@@ -83,8 +87,16 @@ impl Witness for KernelWitness {
         self.sample.contains(from, due_ns)
     }
 
-    fn request(&self, from: SocketAddrV4) -> Option<Request> {
-        self.flows.request(from)
+    fn prepare(&self, from: SocketAddrV4) {
+        if self.sample.contains(from, u64::MAX) {
+            self.flows.prefetch(from);
+        }
+    }
+
+    fn request(&self, from: SocketAddrV4, now_ns: u64) -> Option<Request> {
+        let mut request = self.flows.request(from)?;
+        request.read_at(now_ns, self.threads.own_totals(request.client_slot));
+        Some(request)
     }
 
     fn waited(&self, request: &Request, from_ns: u64, to_ns: u64) -> CpuWait {

@@ -48,6 +48,8 @@ pub struct Config {
     pub retransmit_tells_error: u32,
     /// Whether the server's waits and services are counted in the kernel; 0 where the client does.
     pub server_histograms: u32,
+    /// Whether T6 is stamped in the kernel; 0 where the client says itself when it read.
+    pub stamp_reads: u32,
     /// Drop reasons that lose nothing (data received twice, for instance), one bit each.
     pub harmless_reasons: [u32; 8],
     /// Field offsets.
@@ -172,6 +174,7 @@ impl Config {
         learn: 0,
         retransmit_tells_error: 0,
         server_histograms: 0,
+        stamp_reads: 0,
         harmless_reasons: [0; 8],
         offsets: Offsets::UNKNOWN,
     };
@@ -196,4 +199,4 @@ pub const fn dense_index(
 
 layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76,
     net_inum at 120);
-layout!(Config, 192, client_first at 4, learn at 24, harmless_reasons at 36, offsets at 68);
+layout!(Config, 196, client_first at 4, learn at 24, harmless_reasons at 40, offsets at 72);

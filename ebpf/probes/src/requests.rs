@@ -173,7 +173,7 @@ fn own_wait(slot: u16) -> Option<Waited> {
 #[inline(always)]
 fn request_begins(part: &mut ClientPart, tcp: Object, length: u32) {
     let write_seq: u32 = tcp.field(config!(offsets.write_seq));
-    let unanswered = part.flags & (client::SENT | client::READ) == client::SENT;
+    let unanswered = part.flags & (client::SENT | client::READY) == client::SENT;
     if unanswered && write_seq.wrapping_sub(part.sequence) < part.length {
         // The rest of the same send.
         return;
@@ -189,8 +189,9 @@ fn request_stamped(
     (write_seq, length): (u32, u32),
     (copied, received): (u32, u32),
 ) {
-    // Only within one connection: after a new connect the old request cannot be answered.
-    let unanswered = part.flags & (client::SENT | client::READ) == client::SENT
+    // Only within one connection: after a new connect the old request cannot be answered. An answer
+    // that is there and has not been read shows in the stream.
+    let unanswered = part.flags & (client::SENT | client::READY) == client::SENT
         && write_seq == part.sequence.wrapping_add(part.length);
     let mut flags = client::SENT;
     if unanswered || copied != received {
@@ -310,6 +311,9 @@ pub(crate) fn data_read(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_data_read(socket: Socket) -> Option<()> {
     let side = socket.side()?;
+    if matches!(side, Side::Client) && config!(stamp_reads) == 0 {
+        return None;
+    }
     threads::learn(side);
     let peer = sampled(socket, side)?;
     let entry = peer.existing()?;

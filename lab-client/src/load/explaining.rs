@@ -2,6 +2,8 @@
 
 use std::net::SocketAddrV4;
 
+use shard::ConnId;
+
 use super::Crowd;
 use crate::causes::{BeforeSend, Cause, Explained, explain};
 use crate::latency::Segment;
@@ -13,6 +15,13 @@ impl Crowd {
     fn flow_of(&self, user: u32) -> SocketAddrV4 {
         let flow = self.share.global(user) - self.rules.first_flow;
         self.rules.flows.of(flow, u32::from(self.users[user as usize].ports))
+    }
+
+    /// Bytes are there for a connection, and will be read next.
+    pub fn coming(&self, conn: ConnId) {
+        if let (Some(witness), Some(user)) = (&self.witness, self.user_of(conn)) {
+            witness.prepare(self.flow_of(user));
+        }
     }
 
     /// An answer has come: accounts for its time, and keeps a record of it when it is among the
@@ -31,7 +40,7 @@ impl Crowd {
                 self.causes.enter_unsampled(phase);
                 return;
             }
-            let request = witness.request(from);
+            let request = witness.request(from, due_ns + latency_ns);
             let before = request.as_ref().map_or_else(BeforeSend::default, |request| {
                 before_send(witness.as_ref(), request, due_ns, u64::from(slept_us) * 1000)
             });
@@ -66,7 +75,7 @@ impl Crowd {
             self.causes.enter_unsampled(phase);
             return;
         }
-        let request = witness.request(from);
+        let request = witness.request(from, due_ns + latency_ns);
         let lost = request.is_some_and(|it| it.sent_ns >= due_ns && it.losses > 0);
         let mut explained = Explained::not(latency_ns);
         if lost {

@@ -366,6 +366,7 @@ impl Net {
         while batch.len() < BATCH {
             let Some(id) = self.readable.pop_front() else { break };
             if self.slots.get(id).is_some_and(|slot| slot.state != State::Dead) {
+                handler.coming(id);
                 batch.push(id);
             }
         }

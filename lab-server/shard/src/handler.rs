@@ -62,6 +62,10 @@ pub trait Handler {
     /// A connection opened with [`Net::connect`] is established.
     fn connected(&mut self, net: &mut Net, id: ConnId);
 
+    /// Bytes are there and will be read next: a chance to ask for memory that [`Self::received`] is
+    /// going to need.
+    fn coming(&mut self, _id: ConnId) {}
+
     /// Bytes arrived, behind those left over before. Returns how many are used up; the rest comes
     /// again with what follows it.
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize;
