@@ -234,8 +234,8 @@ impl Request {
         })
     }
 
-    /// Enters T6, by the client's own account: when its thread had read the answer, and the thread's
-    /// totals then ([`crate::ThreadTable::own_totals`]).
+    /// Enters T6, by the client's own account: when its thread had read the answer, and the
+    /// thread's totals then ([`crate::ThreadTable::own_totals`]).
     pub fn read_at(&mut self, now_ns: u64, totals: Option<(u32, u32)>) {
         // Beyond this the lower 32 bits of two totals cannot be told apart.
         const LIMIT_NS: u64 = 1 << 32;

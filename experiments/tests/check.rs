@@ -77,6 +77,6 @@ fn mistakes_are_told_with_their_place() {
     assert_exit(&output, 2);
     assert!(said(&output).contains("no-such-file.ron"), "{}", said(&output));
     let output = lab(&["report", path(directory.path())]);
-    assert_exit(&output, 1);
+    assert_exit(&output, 2);
     assert!(said(&output).contains("is this the directory of a run"), "{}", said(&output));
 }

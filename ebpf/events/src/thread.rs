@@ -153,4 +153,5 @@ layout!(TaskRef, 8, slot at 0, program at 2, tgid at 4);
 layout!(Wait, 48, start_ns at 0, foreign_ns at 16, holder_tid at 24, holder_name at 32);
 layout!(ThreadEntry, 5248, version at 0, since_ns at 24, wait_own_ns at 48, ran_ns at 56,
     waits_kept at 112, delays at 128, waits at 2176);
-layout!(CpuEntry, 192, since_ns at 0, foreign_tid at 16, foreign_name at 32, requests at 56, held_ns at 64);
+layout!(CpuEntry, 192, since_ns at 0, foreign_tid at 16, foreign_name at 32, requests at 56,
+    held_ns at 64);

@@ -151,7 +151,8 @@ fn measure(size: &Size, probes: bool) -> anyhow::Result<Measured> {
             phases: [
                 (name: "connect", connect: (), until: Established, longest_s: 60),
                 (name: "line", seconds: {seconds}, shake: Open(rate: Fixed({rate}))),
-                (name: "saturated", seconds: {saturated_seconds}, shake: Closed(in_flight: {in_flight})),
+                (name: "saturated", seconds: {saturated_seconds},
+                    shake: Closed(in_flight: {in_flight})),
             ],
         )"#,
         softirqs = size.softirqs,

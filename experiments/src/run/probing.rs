@@ -16,8 +16,8 @@ use crate::places::groups;
 const FLOW_BYTES: u64 = 128;
 
 /// Requests a second, for each thread of the end that has fewer, beyond which only a sample of the
-/// connections is explained: a thread can answer or ask 100,000 to 200,000, and the articles' 60,000
-/// are explained to the last one.
+/// connections is explained: a thread can answer or ask 100,000 to 200,000, and the articles'
+/// 60,000 are explained to the last one.
 const SAMPLE_BEYOND: u32 = 80_000;
 
 /// The probes of a run, or why there are none.
