@@ -78,5 +78,5 @@ fn mistakes_are_told_with_their_place() {
     assert!(said(&output).contains("no-such-file.ron"), "{}", said(&output));
     let output = lab(&["report", path(directory.path())]);
     assert_exit(&output, 2);
-    assert!(said(&output).contains("is this the directory of a run"), "{}", said(&output));
+    assert!(said(&output).contains("has none of the files of a run"), "{}", said(&output));
 }
