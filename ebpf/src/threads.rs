@@ -183,7 +183,8 @@ impl ThreadTable {
     }
 
     /// The totals of the calling thread, by its slot: time it waited for a CPU that others held,
-    /// and that its own program held; lower 32 bits of nanoseconds. Nobody writes them while it runs.
+    /// and that its own program held; lower 32 bits of nanoseconds. Nobody writes them while it
+    /// runs.
     pub fn own_totals(&self, slot: u16) -> Option<(u32, u32)> {
         let entry = self.entries.pointer(usize::from(slot)).filter(|_| slot != 0)?;
         // SAFETY: within the mapping, which lives as long as `self`.
