@@ -10,6 +10,7 @@ use crate::check;
 use crate::compare;
 use crate::experiment::{Hosts, Source};
 use crate::hog;
+use crate::leftover;
 use crate::live;
 use crate::machine::Machine;
 use crate::preflight::Preflight;
@@ -204,6 +205,7 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
         );
         return Ok(Exit::BadInput);
     }
+    leftover::wait();
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     if preflight.is_refused() {
         eprint!("{}", check::table(&preflight));

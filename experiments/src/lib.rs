@@ -9,6 +9,7 @@ pub mod cli;
 pub mod compare;
 pub mod experiment;
 pub mod hog;
+pub mod leftover;
 pub mod links;
 mod listeners;
 pub mod live;

@@ -36,7 +36,10 @@ class TimeChart extends Chart {
         const missing = why || (this.spec.missing && this.spec.missing(this.run));
         const all = missing ? [] : this.series();
         if (!all.length) {
-            this.absent(missing || this.spec.empty || "nothing of it was recorded");
+            const { empty } = this.spec;
+            this.absent(!missing && empty
+                ? empty
+                : "Not measured: " + (missing || "nothing of it was recorded"));
             return;
         }
         this.destroy();
@@ -320,7 +323,7 @@ const CHARTS = [
         modes: ["slowest 1%", "all over 1 ms", "all over 1 ms, time"],
         stacked: true, series: causes, labels: false,
         missing: run => (run.explained ? null : unseen(run)),
-        empty: "no request was slow enough to ask why",
+        empty: "No request was slow enough to ask why",
         unit: mode => (mode === 2 ? ms : percent),
     },
     {
@@ -334,11 +337,11 @@ const CHARTS = [
                 values: run.column("latency." + key).map(value =>
                     (value == null ? null : Math.max(value, 1) / 1000)),
             })),
-        empty: "no request was answered",
+        empty: "No request was answered",
     },
     { id: "curve", title: "Latency by percentile, phase by phase", curve: true,
         note: "HdrHistogram's scale: each step to the right leaves a tenth of the requests.",
-        empty: "no request was answered" },
+        empty: "No request was answered" },
     {
         id: "segments", title: "Where a request spends its time, on average", height: 220,
         stacked: true, unit: () => ms,
@@ -398,7 +401,7 @@ const CHARTS = [
         value: exact, series: run => grouped(run, "drops."),
         missing: run => (run.has("probe.seen") ? null
             : run.missing("phases.kernel.drops") || "the probes were not there"),
-        empty: "none: the probes watched, and no packet of the run was dropped",
+        empty: "None: the probes watched, and no packet of the run was dropped",
     },
     {
         id: "retransmits", title: "Segments sent again, by kind", height: 150, stacked: true,
@@ -406,7 +409,7 @@ const CHARTS = [
         series: run => (run.names("retransmits.").length || run.has("probe.seen")
             ? grouped(run, "retransmits.")
             : [line(run, "tcp.retrans_segs", "all (from /proc)", "--c-red")]),
-        empty: "none: the probes watched, and nothing was sent again",
+        empty: "None: the probes watched, and nothing was sent again",
     },
     { id: "runqueue", title: "Waiting for a CPU, shard by shard", heat: true,
         note: "How long threads could have run and did not." },

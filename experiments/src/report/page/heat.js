@@ -23,7 +23,7 @@ class HeatChart extends Chart {
         const columns = rows.map(row => this.column(row));
         if (!columns.some(column => column.some(value => value != null))) {
             const why = this.mode === 1 ? run.missing("phases.kernel.runqueue_delay_us") : null;
-            this.absent(why || "nothing of it was recorded");
+            this.absent("Not measured: " + (why || "nothing of it was recorded"));
             this.ramp.replaceChildren();
             return;
         }

@@ -212,10 +212,11 @@ class Chart {
         this.box.replaceChildren();
     }
 
-    absent(why) {
+    // Says in the place of a picture why there is none.
+    absent(text) {
         this.destroy();
         this.legend.replaceChildren();
-        this.box.replaceChildren(el("div", { class: "absent" }, "Not measured: " + why));
+        this.box.replaceChildren(el("div", { class: "absent" }, text));
     }
 
     resize() {
