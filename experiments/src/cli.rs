@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::check;
 use crate::compare;
 use crate::experiment::{Hosts, Source};
+use crate::fleet::{self, Access};
 use crate::hog;
 use crate::leftover;
 use crate::live;
@@ -57,7 +58,8 @@ enum Command {
     /// Carry out an experiment and record it
     Run {
         /// The experiment file
-        file: PathBuf,
+        #[arg(required_unless_present = "resume")]
+        file: Option<PathBuf>,
         /// The directory to write [default: results/EXPERIMENT-START, start in UTC]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
@@ -76,7 +78,23 @@ enum Command {
         /// Serve a live page there meanwhile, such as 127.0.0.1:8080
         #[arg(long, value_name = "ADDRESS")]
         live: Option<SocketAddr>,
+        #[command(flatten)]
+        access: Access,
+        /// Use hosts whose clocks are off by more than 50 ms, too
+        #[arg(long, requires = "nats")]
+        allow_clock_offset: bool,
+        /// Take over the run on a fleet in this directory, whose coordinator is gone, or merge what
+        /// its hosts have kept
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "out", "settings", "repeat",
+            "tune_host"])]
+        resume: Option<PathBuf>,
     },
+    /// Be a host of a fleet: wait for work from NATS and do it
+    Agent(Box<fleet::agent::Args>),
+    /// Say which hosts of a fleet are there, what they can do, and how far their clocks are off
+    Hosts(Box<fleet::hosts::Args>),
+    /// Simulate a fleet of many hosts against a real NATS server, and say what that costs
+    SimulateFleet(Box<fleet::simulate::Args>),
     /// Say what differs between two runs, or two directories of repeated runs, and whether it could
     /// be chance
     Compare(compare::Args),
@@ -146,14 +164,33 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run { file, out, settings, repeat, tune_host, journals, live } => {
+            Command::Run {
+                file,
+                out,
+                settings,
+                repeat,
+                tune_host,
+                journals,
+                live,
+                access,
+                allow_clock_offset,
+                resume,
+            } => {
                 let journals = Some(journals);
-                let options = Options { out, settings, tune_host, journals, sampling: None, live };
-                match repeat {
-                    Some(times) => repeatedly(&file, &options, times),
-                    None => carry_out(&file, options),
+                let on_fleet = access.nats.is_some() || resume.is_some();
+                let fleet = on_fleet.then_some(fleet::Options { access, allow_clock_offset });
+                let options =
+                    Options { out, settings, tune_host, journals, sampling: None, live, fleet };
+                let file = file.unwrap_or_default();
+                match (resume, repeat) {
+                    (Some(directory), _) => resume_run(directory, options),
+                    (None, Some(times)) => repeatedly(&file, &options, times),
+                    (None, None) => carry_out(&file, options),
                 }
             }
+            Command::Agent(args) => block_on(fleet::agent::run(&args)),
+            Command::Hosts(args) => block_on(fleet::hosts::run(&args)),
+            Command::SimulateFleet(args) => block_on(fleet::simulate::run(&args)),
             Command::Compare(args) => compare(&args),
             Command::Plan(args) => plan(&args),
             Command::Live { directory, listen } => watch_live(&directory, listen),
@@ -197,10 +234,13 @@ fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
 
 fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
+    if options.fleet.is_some() {
+        return to_its_end(run::run(source, options));
+    }
     if matches!(source.experiment.hosts, Hosts::Fleet { .. }) {
         eprintln!(
-            "lab: {} wants a fleet of machines, and lab run can use only this one: \
-             --set 'hosts=\"Local\"' runs it here",
+            "lab: {} wants a fleet of machines: give --nats URL, or --set 'hosts=\"Local\"' \
+             to run it here",
             file.display()
         );
         return Ok(Exit::BadInput);
@@ -211,8 +251,41 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
         eprint!("{}", check::table(&preflight));
         return Ok(Exit::Refused);
     }
+    to_its_end(run::run(source, options))
+}
+
+/// Something that NATS is needed for.
+fn block_on(what: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run::run(source, options))?;
+    let done = runtime.block_on(what);
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => Ok(Exit::Fine),
+        Err(error) => refused(error),
+    }
+}
+
+/// What cannot be done as it was asked for, and nothing was started.
+fn refused(error: anyhow::Error) -> anyhow::Result<Exit> {
+    let exit = match () {
+        () if error.is::<fleet::Mistake>() => Exit::BadInput,
+        () if error.is::<fleet::DoesNotFit>() => Exit::Refused,
+        () => return Err(error),
+    };
+    eprintln!("lab: {error:#}");
+    Ok(exit)
+}
+
+fn resume_run(directory: PathBuf, options: Options) -> anyhow::Result<Exit> {
+    to_its_end(run::resume(directory, options))
+}
+
+fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = match runtime.block_on(run) {
+        Ok(ended) => ended,
+        Err(error) => return refused(error),
+    };
     runtime.shutdown_background();
     let summary = complete(&ended.directory)?;
     print!("{}", summary::table(&summary));

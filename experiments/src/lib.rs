@@ -8,6 +8,7 @@ mod check;
 pub mod cli;
 pub mod compare;
 pub mod experiment;
+pub mod fleet;
 pub mod hog;
 pub mod leftover;
 pub mod links;

@@ -378,8 +378,11 @@ fn fleet(experiment: &Experiment, server: &HostSpec, clients: &[HostSpec]) -> Ve
         items.push(item(
             &on_host("client ports", host),
             format!("{needed} addresses for {each} users"),
-            format!("1 address, ports {first} to {last}"),
-            (needed > 1).then(|| {
+            match host.addresses.get() {
+                1 => format!("1 address, ports {first} to {last}"),
+                more => format!("{more} addresses, ports {first} to {last}"),
+            },
+            (needed > host.addresses.get()).then(|| {
                 format!("on {}: sysctl -w net.ipv4.ip_local_port_range='1024 65535'", host.name)
             }),
         ));

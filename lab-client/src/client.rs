@@ -49,6 +49,7 @@ pub struct Client {
     mail: Mail<Message>,
     reports: Mail<Report>,
     threads: ShardThreads<()>,
+    clock: Clock,
 }
 
 /// What a shard needs to start, the same for all.
@@ -95,25 +96,31 @@ impl Client {
             reconnect: config.reconnect,
             slow_kept: config.slow_kept,
         };
+        let clock = Clock::read_ahead(config.clock_ahead_ns);
         let seedling = Seedling {
             config: config.clone(),
             per_ring: resolved.per_ring,
             rules: Arc::new(rules),
             mail: mail.clone(),
             reports: reports.clone(),
-            clock: Clock::read(),
+            clock,
             witness,
         };
         let threads = shard::spawn("lab-client", shards, &resolved.placement, move |context| {
             let seedling = seedling.clone();
             async move { seedling.run(context).await }
         })?;
-        Ok(Self { resolved, mail, reports, threads })
+        Ok(Self { resolved, mail, reports, threads, clock })
     }
 
     /// What its configuration came to.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// The clock that its seconds are named by.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The threads of its shards.

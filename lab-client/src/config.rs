@@ -59,6 +59,10 @@ pub struct Config {
     pub reconnect: bool,
     /// Slow requests recorded of a second and shard.
     pub slow_kept: usize,
+    /// How far this machine's wall clock is ahead of the one that seconds are agreed on, in
+    /// nanoseconds.
+    #[serde(default)]
+    pub clock_ahead_ns: i64,
     /// Arrays of probes, inherited from the process that attached them.
     pub probes: Option<ebpf::Handover>,
 }
@@ -84,6 +88,7 @@ impl Default for Config {
             congestion: None,
             reconnect: true,
             slow_kept: crate::slow::KEPT,
+            clock_ahead_ns: 0,
             probes: None,
         }
     }

@@ -62,6 +62,10 @@ pub struct Config {
     pub steering: SteeringChoice,
     /// Congestion control of the connections; the system's default when `None`.
     pub congestion: Option<String>,
+    /// How far this machine's wall clock is ahead of the one that seconds are agreed on, in
+    /// nanoseconds.
+    #[serde(default)]
+    pub clock_ahead_ns: i64,
 }
 
 impl Default for Config {
@@ -81,6 +85,7 @@ impl Default for Config {
             seed: 2015,
             steering: SteeringChoice::Auto,
             congestion: None,
+            clock_ahead_ns: 0,
         }
     }
 }

@@ -124,7 +124,7 @@ impl Server {
             rules: Arc::new(rules),
             online: new_online(config.sets),
             budget: Arc::clone(&budget),
-            clock: Clock::read(),
+            clock: Clock::read_ahead(config.clock_ahead_ns),
             quiet: Arc::default(),
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {

@@ -8,6 +8,7 @@ mod read;
 mod tuning;
 mod values;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct Experiment {
     pub seed: u64,
     /// Where it runs.
     pub hosts: Hosts,
+    /// What becomes of it when a host of the fleet is lost.
+    #[serde(default)]
+    pub on_lost_host: OnLostHost,
     /// The network between server and clients on one machine.
     pub network: Network,
     /// The server.
@@ -70,6 +74,8 @@ struct Unchecked {
     #[serde(default)]
     hosts: Hosts,
     #[serde(default)]
+    on_lost_host: OnLostHost,
+    #[serde(default)]
     network: Network,
     #[serde(default)]
     server: ServerSpec,
@@ -98,6 +104,7 @@ impl TryFrom<Unchecked> for Experiment {
 
     fn try_from(it: Unchecked) -> Result<Self, String> {
         let Unchecked { name, about, users, seed, hosts, network, server, client, .. } = it;
+        let on_lost_host = it.on_lost_host;
         let (tuning, probes, softirqs) = (it.tuning, it.probes, it.softirqs);
         let (attribution, validity, phases) = (it.attribution, it.validity, it.phases);
         if phases.is_empty() {
@@ -117,6 +124,7 @@ impl TryFrom<Unchecked> for Experiment {
             users,
             seed,
             hosts,
+            on_lost_host,
             network,
             server,
             client,
@@ -220,6 +228,25 @@ pub struct HostSpec {
     /// Ports for clients, the first and the last (`net.ipv4.ip_local_port_range`).
     #[serde(default = "default_ports")]
     pub ports: (u16, u16),
+    /// Addresses that clients there come from.
+    #[serde(default = "one")]
+    pub addresses: Count,
+    /// Labels that its agent must have; when there are any, its name counts for nothing.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its users, the first and the first behind them; by capacity when `None`.
+    #[serde(default)]
+    pub range: Option<(u32, u32)>,
+}
+
+/// What becomes of a run when a host of the fleet is not heard of for some seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnLostHost {
+    /// It ends.
+    #[default]
+    Abort,
+    /// It goes on with the others; what the host measured is kept, and merged when it comes back.
+    Continue,
 }
 
 fn one() -> Count {

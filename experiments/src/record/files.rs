@@ -113,7 +113,7 @@ impl Event {
 }
 
 /// When a phase was, in Unix seconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseTime {
     /// Its place in the experiment.
     pub index: u16,
@@ -164,6 +164,52 @@ impl Files {
         };
         files.begin_hlog().map_err(|source| files.error(HLOG, source))?;
         Ok(files)
+    }
+
+    /// Goes on with the files of a recorder that was killed: they are cut to these lengths, which
+    /// [`Files::lengths`] has told.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn again(
+        directory: &Path,
+        host: &str,
+        started: u64,
+        lengths: [u64; 4],
+        phases: Vec<PhaseTime>,
+    ) -> Result<Self, FileError> {
+        let open = |name: &str, length: u64| {
+            let path = directory.join(name);
+            let opened = File::options().append(true).open(&path).and_then(|file| {
+                file.set_len(length)?;
+                Ok(BufWriter::new(file))
+            });
+            opened.map_err(|source| FileError::new(&path, "open", source))
+        };
+        let [samples, slow, events] = [SAMPLES, SLOW, EVENTS]
+            .map(|file| open(&format!("{}.jsonl", NAMES[file]), lengths[file]));
+        Ok(Self {
+            directory: directory.to_owned(),
+            lines: [samples?, slow?, events?],
+            hlog: open(HLOG, lengths[3])?,
+            host: host.to_owned(),
+            phases,
+            started,
+        })
+    }
+
+    /// How long the files are, all that was written included.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn lengths(&mut self) -> Result<[u64; 4], FileError> {
+        self.flush()?;
+        let mut lengths = [0; 4];
+        for (file, length) in self.lines.iter().chain([&self.hlog]).zip(&mut lengths) {
+            let metadata = file.get_ref().metadata();
+            *length = metadata.map_err(|source| self.error("files", source))?.len();
+        }
+        Ok(lengths)
     }
 
     fn error(&self, name: &str, source: std::io::Error) -> FileError {

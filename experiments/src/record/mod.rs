@@ -11,4 +11,4 @@ pub use columns::convert;
 pub use files::{
     Event, FORMAT, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, TRUTH, write_json,
 };
-pub use seconds::{Second, Seconds};
+pub use seconds::{OpenSecond, Second, Seconds};

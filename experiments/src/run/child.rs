@@ -4,18 +4,23 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::fd::{AsFd, OwnedFd};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::UnboundedSender;
 use tuning::Limit;
 
+use crate::fleet::link::{FromFleet, Orders};
+use crate::fleet::protocol::What;
 use crate::namespace::{Netns, enter};
 
 /// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Who {
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
     /// The server.
     Server,
     /// A client process.
@@ -36,7 +41,7 @@ impl std::fmt::Display for Who {
 
 /// What is heard of a program.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// A line of the server.
     Server(lab_server::panel::Line),
     /// A line of a client.
@@ -47,18 +52,36 @@ pub(super) enum Heard {
     Nonsense(Who, String),
     /// Its output has ended.
     Silence(Who),
+    /// Something of a host of the fleet.
+    Fleet(FromFleet),
 }
 
 /// A program.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     who: Who,
-    child: Child,
-    /// Its input; `None` once it was closed.
-    input: Option<ChildStdin>,
+    place: Place,
+}
+
+/// Where it is.
+#[derive(Debug)]
+enum Place {
+    /// A child of this process.
+    Here {
+        child: Box<Child>,
+        /// Its input; `None` once it was closed.
+        input: Option<ChildStdin>,
+    },
+    /// A child of an agent.
+    There(Orders),
 }
 
 impl Program {
+    /// One that an agent is told to start.
+    pub(super) fn there(who: Who, orders: Orders) -> Self {
+        Self { who, place: Place::There(orders) }
+    }
+
     /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace
     /// if there is one. What it says goes to `heard`. It inherits the descriptors `keep` under
     /// their numbers, and its limits are raised as far as they may be.
@@ -72,6 +95,25 @@ impl Program {
         keep: Vec<OwnedFd>,
         limits: &[Limit],
         heard: UnboundedSender<Heard>,
+    ) -> io::Result<Self> {
+        // Nobody listens any more when the run is over.
+        let take = move |line: Option<String>| {
+            let _ = heard.send(line.map_or(Heard::Silence(who), |line| read(who, &line)));
+        };
+        Self::start_raw(who, config, namespace, keep, limits, take)
+    }
+
+    /// The same; `take` has each of its lines as it is, and `None` at the end.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn start_raw(
+        who: Who,
+        config: &impl Serialize,
+        namespace: Option<&Netns>,
+        keep: Vec<OwnedFd>,
+        limits: &[Limit],
+        mut take: impl FnMut(Option<String>) + Send + 'static,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
         let arguments: &[&str] = match who {
@@ -108,44 +150,69 @@ impl Program {
             if let Some(output) = output {
                 let mut lines = BufReader::new(output).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
-                    let _ = heard.send(read(who, &line));
+                    take(Some(line));
                 }
             }
-            let _ = heard.send(Heard::Silence(who));
+            take(None);
         });
-        Ok(Self { who, child, input })
+        Ok(Self { who, place: Place::Here { child: Box::new(child), input } })
     }
 
     /// Tells it something.
     ///
     /// # Errors
     /// When it does not listen any more.
-    pub(super) async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_string(command)?;
-        line.push('\n');
-        match &mut self.input {
-            Some(input) => input.write_all(line.as_bytes()).await,
-            None => Err(io::Error::other(format!("{} was told to end", self.who))),
+    pub(crate) async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
+        self.tell_line(serde_json::to_string(command)?).await
+    }
+
+    /// Tells it a line.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub(crate) async fn tell_line(&mut self, mut line: String) -> io::Result<()> {
+        let who = self.who;
+        match &mut self.place {
+            Place::Here { input: Some(input), .. } => {
+                line.push('\n');
+                input.write_all(line.as_bytes()).await
+            }
+            Place::Here { input: None, .. } => {
+                Err(io::Error::other(format!("{who} was told to end")))
+            }
+            Place::There(orders) => {
+                orders.give(What::Tell { who, line });
+                Ok(())
+            }
         }
     }
 
     /// Closes its input, which ends it.
-    pub(super) fn end(&mut self) {
-        self.input = None;
+    pub(crate) fn end(&mut self) {
+        match &mut self.place {
+            Place::Here { input, .. } => *input = None,
+            Place::There(orders) => orders.give(What::Close { who: self.who }),
+        }
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended. An agent waits for its own.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        match &mut self.place {
+            Place::Here { child, .. } => child.wait().await,
+            Place::There(_) => Ok(ExitStatus::default()),
+        }
     }
 
     /// Ends it at once.
-    pub(super) fn kill(&mut self) {
-        // It has ended already, or it ends now.
-        let _ = self.child.start_kill();
+    pub(crate) fn kill(&mut self) {
+        match &mut self.place {
+            // It has ended already, or it ends now.
+            Place::Here { child, .. } => drop(child.start_kill()),
+            Place::There(orders) => orders.give(What::Stop {}),
+        }
     }
 }
 
@@ -153,7 +220,7 @@ fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
 }
 
-fn read(who: Who, line: &str) -> Heard {
+pub(crate) fn read(who: Who, line: &str) -> Heard {
     fn parsed<T: DeserializeOwned>(line: &str) -> Option<T> {
         serde_json::from_str(line).ok()
     }

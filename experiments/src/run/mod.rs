@@ -2,8 +2,11 @@
 //! whole seconds, everything heard is recorded.
 
 mod child;
+mod directory;
 mod ending;
 mod faults;
+mod fleet;
+mod fleet_start;
 mod ordering;
 mod phases;
 mod probing;
@@ -12,13 +15,14 @@ mod surroundings;
 mod tuned;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
+use lab_client::latency::Segment;
 use lab_client::panel::Line as ClientLine;
 use lab_client::tally::Tally;
 use lab_server::panel::Line as ServerLine;
@@ -39,15 +43,20 @@ use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
 use crate::record::{Event, FORMAT, Files, Manifest, Second, Seconds};
 
-use child::{Heard, Program, Who};
+pub use child::Who;
+pub(crate) use child::{Heard, Program, read as read_line};
+pub use directory::default_directory;
+use directory::{directory_of, unix_now};
 use ending::Books;
 pub use ending::undelivered;
 use faults::Faults;
+use fleet::Fleet;
+pub(crate) use fleet::own_cpu_us;
 use ordering::Orders;
-use probing::Probing;
+pub(crate) use probing::Probing;
 use profiling::Profiling;
 pub use profiling::Sampling;
-use surroundings::Surroundings;
+pub(crate) use surroundings::Surroundings;
 use tuned::Tuned;
 pub use watch::thousands;
 use watch::{Progress, Watch};
@@ -92,6 +101,8 @@ pub struct Options {
     pub sampling: Option<Sampling>,
     /// Where to serve the live page; nowhere when `None`.
     pub live: Option<SocketAddr>,
+    /// Which fleet to run on; on this machine when `None`.
+    pub fleet: Option<crate::fleet::Options>,
 }
 
 /// A run that has ended.
@@ -111,15 +122,17 @@ pub struct Ended {
 #[derive(Debug)]
 enum Happened {
     /// A client has logged in all users of a phase.
-    Established(u16),
+    Established,
     /// Nothing of a phase is under way at a client any more.
-    Settled(u16),
+    Settled,
     /// A condition of the experiment wants the run to end.
     Broken(String),
     /// Ctrl-C.
     Interrupt,
     /// A person wants the phase to end.
     EndPhase(tokio::sync::oneshot::Sender<crate::live::Answer>),
+    /// A host of the fleet was lost, or is there again.
+    Host,
     /// The time waited for has come.
     Time,
 }
@@ -151,6 +164,10 @@ struct Run {
     next_look: u64,
     books: Books,
     progress: Progress,
+    /// The hosts, unless that is this machine.
+    fleet: Option<Fleet>,
+    /// What happened and nobody has waited for yet.
+    happened: VecDeque<Happened>,
     /// A program has gone though nobody told it to.
     ending: bool,
 }
@@ -160,47 +177,19 @@ struct Run {
 /// # Errors What keeps it from being carried out: files, programs, the machine. What happens to the
 /// load is no error, but in the record.
 pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
-    let mut run = Run::start(source, options).await?;
-    let ending = run.carry_out().await;
-    match ending {
-        Ok(ending) => run.finish(ending).await,
-        Err(error) => {
-            run.kill();
-            Err(error)
-        }
-    }
+    let run = match options.fleet.clone() {
+        Some(fleet) => Run::start_on_fleet(source, options, &fleet).await?,
+        None => Run::start(source, options).await?,
+    };
+    run.to_its_end().await
 }
 
-fn unix_now() -> Duration {
-    std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// `results/<experiment>-<UTC start>`, a directory that does not exist.
-pub fn default_directory(name: &str) -> PathBuf {
-    directory_of(name, unix_now().as_secs())
-}
-
-fn directory_of(name: &str, started: u64) -> PathBuf {
-    let (year, month, day) = civil(started / 86_400);
-    let (hour, minute, second) = (started / 3600 % 24, started / 60 % 60, started % 60);
-    PathBuf::from(format!(
-        "results/{name}-{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z"
-    ))
-}
-
-/// The date of a day counted from 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
-/// algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// Goes on with a run on a fleet whose coordinator is gone.
+///
+/// # Errors
+/// As [`run`].
+pub async fn resume(directory: PathBuf, options: Options) -> anyhow::Result<Ended> {
+    Run::resume_on_fleet(directory, options).await?.to_its_end().await
 }
 
 /// What is known of a run before it begins.
@@ -235,6 +224,17 @@ fn manifest(
 }
 
 impl Run {
+    async fn to_its_end(mut self) -> anyhow::Result<Ended> {
+        match self.carry_out().await {
+            Ok(ending) => self.finish(ending).await,
+            Err(error) => {
+                self.kill();
+                self.leave_fleet().await;
+                Err(error)
+            }
+        }
+    }
+
     async fn start(mut source: Source, options: Options) -> anyhow::Result<Self> {
         let mut orders = Orders::new(options.live)?;
         let machine = Machine::this();
@@ -292,6 +292,8 @@ impl Run {
             next_look: started + 1,
             books: Books::default(),
             progress: Progress::default(),
+            fleet: None,
+            happened: VecDeque::new(),
             ending: false,
             source,
         };
@@ -420,25 +422,23 @@ impl Run {
         loop {
             while let Some(second) = self.seconds.next(false) {
                 if let Some(why) = self.complete(&second)? {
-                    return Ok(Happened::Broken(why));
+                    self.happened.push_back(Happened::Broken(why));
                 }
+            }
+            if self.is_in_batch() {
+                // The rest of it has been heard, too.
+                let heard = self.heard.try_recv()?;
+                self.take(heard)?;
+                continue;
+            }
+            if let Some(happened) = self.happened.pop_front() {
+                return Ok(happened);
             }
             let look = self.instant_of(self.next_look);
             let [interrupt, terminate] = &mut self.interrupts;
             tokio::select! {
                 heard = self.heard.recv() => match heard {
-                    Some(Heard::Client(client, ClientLine::Established { phase, seconds })) => {
-                        self.established(client, phase, seconds)?;
-                        return Ok(Happened::Established(phase));
-                    }
-                    Some(Heard::Client(client, ClientLine::Settled { phase, tally })) => {
-                        self.settled(client, phase, &tally)?;
-                        return Ok(Happened::Settled(phase));
-                    }
-                    Some(Heard::Silence(who @ (Who::Server | Who::Client(_)))) if !self.ending => {
-                        anyhow::bail!("{who} ended in the middle of the run");
-                    }
-                    Some(heard) => self.note(heard)?,
+                    Some(heard) => self.take(heard)?,
                     None => anyhow::bail!("all programs have ended"),
                 },
                 Some(given) = self.orders.given.recv() => {
@@ -454,6 +454,26 @@ impl Run {
         }
     }
 
+    /// Records what was heard, and what happened by it.
+    fn take(&mut self, heard: Heard) -> anyhow::Result<()> {
+        match heard {
+            Heard::Client(client, ClientLine::Established { phase, seconds }) => {
+                self.established(client, phase, seconds)?;
+                self.books.establish(client, phase);
+                self.happened.push_back(Happened::Established);
+            }
+            Heard::Client(client, ClientLine::Settled { phase, tally }) => {
+                self.settled(client, phase, &tally)?;
+                self.books.settle(client, phase);
+                self.happened.push_back(Happened::Settled);
+            }
+            Heard::Silence(who @ (Who::Server | Who::Client(_))) => self.silent(who)?,
+            Heard::Fleet(news) => self.news(news)?,
+            heard => self.note(heard)?,
+        }
+        Ok(())
+    }
+
     /// When a Unix second begins.
     fn instant_of(&self, unix_second: u64) -> Instant {
         let ahead = self.clock.start_of(unix_second).saturating_sub(monotonic_ns());
@@ -465,21 +485,26 @@ impl Run {
         match heard {
             Heard::Server(ServerLine::Sample(sample)) => {
                 self.seconds.server(&sample);
-                self.files.sample("server", &[], &sample)?;
+                self.files.sample("server", &self.host_of(Who::Server), &sample)?;
             }
             Heard::Client(process, ClientLine::Sample(sample)) => {
                 self.seconds.client(&sample);
-                self.files.sample("client", &[("client", process.into())], &sample)?;
+                let mut who = self.host_of(Who::Client(process));
+                who.push(("client", process.into()));
+                self.files.sample("client", &who, &sample)?;
             }
-            Heard::Client(_, ClientLine::Histogram { t, phase, segment, values }) => {
-                self.seconds.histogram(t, phase, segment, &values.0);
+            Heard::Client(process, ClientLine::Histogram { t, phase, segment, values }) => {
+                if segment != Segment::Push || self.shares_clock_with_server(process) {
+                    self.seconds.histogram(t, phase, segment, &values.0);
+                }
             }
             Heard::Client(process, ClientLine::Causes { t, shard, phase, rows }) => {
-                let who = [
+                let mut who = self.host_of(Who::Client(process));
+                who.extend([
                     ("phase", self.name_of(phase).into()),
                     ("client", process.into()),
                     ("shard", shard.into()),
-                ];
+                ]);
                 let mut line = serde_json::to_value(rows)?;
                 line["t"] = t.into();
                 self.files.sample("causes", &who, &line)?;
@@ -488,6 +513,9 @@ impl Run {
                 for request in requests {
                     let mut request = serde_json::to_value(request)?;
                     request["client"] = process.into();
+                    for (key, host) in self.host_of(Who::Client(process)) {
+                        request[key] = host;
+                    }
                     self.files.slow(t, &request)?;
                 }
             }
@@ -501,7 +529,7 @@ impl Run {
                 self.note_fault(heard)?;
             }
             Heard::Server(ServerLine::Ended(ledger)) => self.books.server = Some(ledger),
-            Heard::Client(_, ClientLine::Ended(audit)) => self.books.add(audit)?,
+            Heard::Client(client, ClientLine::Ended(audit)) => self.books.add(client, audit)?,
             Heard::Server(ServerLine::Error(error)) => self.warn("server", &error)?,
             Heard::Client(process, ClientLine::Error(error)) => {
                 self.warn(&format!("client {process}"), &error)?;
@@ -510,6 +538,7 @@ impl Run {
                 self.warn(&who.to_string(), &format!("said what cannot be read: {line}"))?;
             }
             Heard::Silence(_)
+            | Heard::Fleet(_)
             | Heard::Server(ServerLine::Ready(_))
             | Heard::Client(_, ClientLine::Ready(_))
             | Heard::Client(_, ClientLine::Established { .. } | ClientLine::Settled { .. }) => {}
@@ -527,6 +556,9 @@ impl Run {
     fn look(&mut self) -> anyhow::Result<()> {
         let t = self.next_look - 1;
         self.next_look = self.now() + 1;
+        if self.fleet.is_some() {
+            return self.look_at_fleet(t);
+        }
         let lines = self.surroundings.second(t);
         for (source, of, values) in &lines {
             self.files.sample(source, of, values)?;
@@ -542,13 +574,16 @@ impl Run {
     }
 
     fn established(&mut self, client: u32, phase: u16, seconds: f64) -> anyhow::Result<()> {
-        let fields = json!({ "client": client, "phase": self.name_of(phase), "seconds": seconds });
+        let mut fields =
+            json!({ "client": client, "phase": self.name_of(phase), "seconds": seconds });
+        self.add_host(client, &mut fields);
         self.files.event(Event::now("established", fields))?;
         Ok(())
     }
 
     fn settled(&mut self, client: u32, phase: u16, tally: &Tally) -> anyhow::Result<()> {
-        let fields = json!({ "client": client, "phase": self.name_of(phase), "tally": tally });
+        let mut fields = json!({ "client": client, "phase": self.name_of(phase), "tally": tally });
+        self.add_host(client, &mut fields);
         self.files.event(Event::now("settled", fields))?;
         Ok(())
     }
@@ -564,6 +599,9 @@ impl Run {
         for (phase, segment, values) in &second.histograms {
             self.files.histogram(second.t, *phase, *segment, values)?;
         }
+        if second.late {
+            return Ok(None);
+        }
         let Some(phase) = self.files.phase_at(second.t).cloned() else { return Ok(None) };
         let index = usize::from(phase.index);
         let (spec, later) = (&self.phases[index], &self.phases[index + 1..]);
@@ -575,21 +613,5 @@ impl Run {
         self.progress.second(&phase.name, gone, of, left, second);
         let why = self.watches[index].see(second);
         Ok(why.map(|why| format!("phase {}: {why}", phase.name)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directories_are_named_by_utc() {
-        assert_eq!(
-            directory_of("smoke", 1_795_311_895),
-            PathBuf::from("results/smoke-20261122T014455Z")
-        );
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(19_782), (2024, 2, 29));
-        assert_eq!(civil(20_818), (2026, 12, 31));
     }
 }

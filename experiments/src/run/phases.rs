@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::experiment::{After, PhaseSpec, Seconds, Until};
+use crate::fleet::checkpoint::Position;
 use crate::live::Order;
 use crate::plan::{client_phase, server_commands, server_commands_after, users_connected};
 use crate::record::{Event, PhaseTime};
@@ -29,7 +30,6 @@ struct Current {
     start: u64,
     /// The first second behind it, once that is known.
     end: Option<u64>,
-    established: u32,
 }
 
 /// Why the waiting in a phase is over.
@@ -42,19 +42,27 @@ enum Over {
 impl Run {
     /// Carries out all phases.
     pub(super) async fn carry_out(&mut self) -> anyhow::Result<Ending> {
+        if let Some(ending) = self.known_ending() {
+            return Ok(ending);
+        }
         let mut start = self.soonest();
-        for index in 0..self.phases.len() {
+        let (first, mut under_way) = self.where_it_stands();
+        for index in first..self.phases.len() {
             let spec = self.phases[index].clone();
             let index = u16::try_from(index)?;
-            if let (Some(After::Terminated(_)), Some(before)) = (&spec.after, index.checked_sub(1))
-            {
-                if let Some(ending) = self.until_settled(before).await? {
-                    return Ok(ending);
+            let mut current = match under_way.take() {
+                Some(position) => self.go_on(&spec, position).await?,
+                None => {
+                    let before = index.checked_sub(1);
+                    if let (Some(After::Terminated(_)), Some(before)) = (&spec.after, before)
+                        && let Some(ending) = self.until_settled(before).await?
+                    {
+                        return Ok(ending);
+                    }
+                    start = start.max(self.soonest());
+                    self.begin(&spec, index, start).await?
                 }
-                start = start.max(self.soonest());
-            }
-            start = start.max(self.soonest());
-            let mut current = self.begin(&spec, index, start).await?;
+            };
             let over = self.during(&spec, &mut current).await?;
             let soonest = self.soonest();
             let end = match over {
@@ -95,6 +103,7 @@ impl Run {
 
     async fn begin(&mut self, spec: &PhaseSpec, index: u16, start: u64) -> anyhow::Result<Current> {
         let end = spec.seconds.map(|seconds| start + seconds.get());
+        self.mark(Position { index, start, end, begun: false })?;
         let phase = client_phase(&self.source.experiment, spec, index, start);
         self.tell_clients(&ClientCommand::Phase(Box::new(phase))).await?;
         let commands = server_commands(&self.source.experiment, spec, index, start, end);
@@ -108,7 +117,19 @@ impl Run {
         });
         self.event_at(start, "phase_starts", json!({ "phase": name, "end": end }))?;
         self.begin_faults(spec, index, start, end).await?;
-        Ok(Current { index, start, end, established: 0 })
+        self.mark(Position { index, start, end, begun: true })?;
+        Ok(Current { index, start, end })
+    }
+
+    /// Goes on with a phase that another coordinator has begun, or was about to.
+    async fn go_on(&mut self, spec: &PhaseSpec, at: Position) -> anyhow::Result<Current> {
+        if !at.begun {
+            // The orders have the numbers that they had: hosts that have them do nothing.
+            let current = self.begin(spec, at.index, at.start).await;
+            self.after_orders_again();
+            return current;
+        }
+        Ok(Current { index: at.index, start: at.start, end: at.end })
     }
 
     /// Records something that is to happen at the start of a second.
@@ -128,7 +149,16 @@ impl Run {
         let longest = spec.longest_s.map(Seconds::get);
         let far = Instant::now() + Duration::from_secs(365 * 86_400);
         let killed_at = longest.map_or(far, |longest| self.instant_of(current.start + longest));
+        let until_established = spec.until == Some(Until::Established);
         loop {
+            let index = current.index;
+            if until_established
+                && current.end.is_none()
+                && self.all_clients(|books, client| books.is_established(client, index))
+            {
+                self.progress.say(&format!("all users of phase {} are logged in", spec.name));
+                current.end = Some(self.soonest());
+            }
             let ends_at = current.end.map_or(far, |end| self.instant_of(end) - LEAD);
             match self.next(ends_at.min(killed_at)).await? {
                 Happened::Time if Instant::now() >= ends_at => return Ok(Over::Soon),
@@ -136,15 +166,6 @@ impl Run {
                     let longest = longest.unwrap_or_default();
                     let why = format!("phase {} took longer than {longest} s", spec.name);
                     return Ok(Over::Ending(Ending::Aborted(why)));
-                }
-                Happened::Established(phase) if phase == current.index => {
-                    current.established += 1;
-                    let all = current.established as usize == self.clients.len();
-                    if all && spec.until == Some(Until::Established) {
-                        self.progress
-                            .say(&format!("all users of phase {} are logged in", spec.name));
-                        current.end = Some(self.soonest());
-                    }
                 }
                 Happened::Broken(why) => return Ok(Over::Ending(Ending::Aborted(why))),
                 Happened::Interrupt => return Ok(Over::Ending(Ending::Interrupted)),
@@ -157,8 +178,7 @@ impl Run {
                     // Whoever gave the order may not wait any more.
                     let _ = answer.send(Ok(format!("phase {} ends with this second", spec.name)));
                 }
-                Happened::Settled(phase) => self.books.settled(phase),
-                Happened::Established(_) => {}
+                Happened::Settled | Happened::Established | Happened::Host => {}
             }
         }
     }
@@ -166,6 +186,8 @@ impl Run {
     /// Tells everybody that a phase ends before the second `end`.
     async fn end(&mut self, spec: &PhaseSpec, current: &Current, end: u64) -> anyhow::Result<()> {
         let known = spec.seconds.is_some_and(|seconds| current.start + seconds.get() == end);
+        let (index, start) = (current.index, current.start);
+        self.mark(Position { index, start, end: Some(end), begun: true })?;
         if !known {
             let command = ClientCommand::EndPhase { index: current.index, end };
             self.tell_clients(&command).await?;
@@ -183,9 +205,8 @@ impl Run {
         let end = self.files.phases().iter().find(|it| it.index == phase).map_or(0, |it| it.end);
         let timeout = Duration::from_secs_f64(self.source.experiment.client.timeout_s.get());
         let deadline = self.instant_of(end) + timeout + SETTLE;
-        while self.books.settled_clients(phase) < self.clients.len() {
+        while !self.all_clients(|books, client| books.is_settled(client, phase)) {
             match self.next(deadline).await? {
-                Happened::Settled(phase) => self.books.settled(phase),
                 Happened::Interrupt => return Ok(Some(Ending::Interrupted)),
                 Happened::Time => {
                     let name = self.name_of(phase);
@@ -197,7 +218,10 @@ impl Run {
                 }
                 Happened::Broken(why) => return Ok(Some(Ending::Aborted(why))),
                 // Dropped, its sender hears that no phase is under way.
-                Happened::Established(_) | Happened::EndPhase(_) => {}
+                Happened::Established
+                | Happened::Settled
+                | Happened::Host
+                | Happened::EndPhase(_) => {}
             }
         }
         Ok(None)
@@ -214,9 +238,35 @@ impl Run {
         Ok(())
     }
 
+    /// Records which connections are established.
+    pub(super) fn record_kernel(
+        &mut self,
+        by_address: BTreeMap<String, u64>,
+        wanted: u64,
+        host: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let total: u64 = by_address.values().sum();
+        self.progress.say(&format!(
+            "the kernel has {} established connections from {} addresses",
+            thousands(total),
+            by_address.len()
+        ));
+        let mut fields = json!({ "total": total, "wanted": wanted, "by_address": by_address });
+        if let Some(host) = host {
+            fields["host"] = host.into();
+        }
+        Ok(self.files.event(Event::now("kernel_connections", fields))?)
+    }
+
     /// Asks the kernel which connections are established, and records the answer beside our own
     /// count.
     async fn ask_kernel(&mut self) -> anyhow::Result<()> {
+        let users = self.phases.iter();
+        let users = users.filter_map(|phase| users_connected(&self.source.experiment, phase));
+        let ours: u64 = users.map(u64::from).max().unwrap_or(0);
+        if self.ask_kernel_of_server(ours) {
+            return Ok(());
+        }
         let server = self.server_address;
         let namespace = self.namespaces.server.clone();
         // The walk over a large socket table takes seconds; meanwhile the programs are heard.
@@ -228,34 +278,14 @@ impl Run {
         let asked = loop {
             tokio::select! {
                 asked = &mut asked => break asked?,
-                happened = self.next(far) => {
-                    if let Happened::Settled(phase) = happened? {
-                        self.books.settled(phase);
-                    }
-                }
+                happened = self.next(far) => drop(happened?),
             }
         };
-        let ours: u64 = self
-            .phases
-            .iter()
-            .filter_map(|phase| users_connected(&self.source.experiment, phase))
-            .map(u64::from)
-            .max()
-            .unwrap_or(0);
         match asked {
             Ok(counts) => {
-                let total: u64 = counts.values().sum();
-                let by_address: BTreeMap<String, u64> = counts
-                    .into_iter()
-                    .map(|(address, count)| (address.to_string(), count))
-                    .collect();
-                self.progress.say(&format!(
-                    "the kernel has {} established connections from {} addresses",
-                    thousands(total),
-                    by_address.len()
-                ));
-                let fields = json!({ "total": total, "wanted": ours, "by_address": by_address });
-                self.files.event(Event::now("kernel_connections", fields))?;
+                let by_address = counts.into_iter();
+                let by_address = by_address.map(|(address, count)| (address.to_string(), count));
+                self.record_kernel(by_address.collect(), ours, None)?;
             }
             Err(error) => self.warn("lab", &format!("sock_diag: {error}"))?,
         }

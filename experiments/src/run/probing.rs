@@ -10,6 +10,7 @@ use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
 use serde_json::{Map, Value, json};
 
 use crate::experiment::{Count, Experiment, Probing as Wanted};
+use crate::fleet::protocol::ProbeOrder;
 use crate::places::groups;
 
 /// Kernel memory of the probes per flow, in bytes: the entry in which instants are stamped.
@@ -21,7 +22,7 @@ const FLOW_BYTES: u64 = 128;
 const SAMPLE_BEYOND: u32 = 80_000;
 
 /// The probes of a run, or why there are none.
-pub(super) struct Probing {
+pub(crate) struct Probing {
     probes: Option<Probes>,
     before: Counters,
     because: Option<String>,
@@ -48,7 +49,7 @@ fn layout(sources: &[Ipv4Addr], (first_port, last_port): (u16, u16)) -> FlowLayo
 
 impl Probing {
     /// No probes, and why.
-    pub(super) fn none(because: &str) -> Self {
+    pub(crate) fn none(because: &str) -> Self {
         Self {
             probes: None,
             before: Counters::default(),
@@ -63,7 +64,7 @@ impl Probing {
     ///
     /// # Errors
     /// Only when the experiment cannot do without them.
-    pub(super) fn attach(
+    pub(crate) fn attach(
         experiment: &Experiment,
         port: u16,
         server_pid: u32,
@@ -81,28 +82,58 @@ impl Probing {
             Some(sources) => sources.clone(),
             None => lab_client::flows::loopback_sources(users, ports.0, ports.1),
         };
-        let layout = layout(&sources, ports);
         let options = Options {
             server_pid: Some(server_pid),
             softirqs: experiment.softirqs,
             packets: loopback.is_none(),
             sample_beyond: Some(SAMPLE_BEYOND.saturating_mul(shards(experiment))),
-            ..Options::of_flows(port, layout)
+            ..Options::of_flows(port, layout(&sources, ports))
         };
-        match Probes::attach(&options) {
+        Self::attach_with(&options, experiment.probes == Wanted::Required, loopback)
+    }
+
+    /// Attaches the probes of a host of a fleet, beside the server if that is here. All connections
+    /// are stamped: each kernel would choose another sample of them.
+    ///
+    /// # Errors
+    /// Only when the experiment cannot do without them.
+    pub(crate) fn attach_as(
+        order: &ProbeOrder,
+        port: u16,
+        server_pid: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        let options = Options {
+            server_pid,
+            softirqs: order.softirqs,
+            ..Options::of_flows(port, order.layout)
+        };
+        Self::attach_with(&options, order.required, None)
+    }
+
+    fn attach_with(
+        options: &Options,
+        required: bool,
+        loopback: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        match Probes::attach(options) {
             Ok(probes) => {
                 let before = probes.read();
                 Ok(Self { probes: Some(probes), before, because: None, loopback })
             }
-            Err(error) if experiment.probes == Wanted::Required => {
+            Err(error) if required => {
                 Err(anyhow::Error::from(error).context("the experiment requires probes"))
             }
             Err(error) => Ok(Self::none(&error.to_string())),
         }
     }
 
+    /// Whether they are attached.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.probes.is_some()
+    }
+
     /// What the manifest says of them.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let Some(probes) = &self.probes else {
             return json!({ "attached": [], "absent": [], "because": self.because });
         };
@@ -118,7 +149,7 @@ impl Probing {
     }
 
     /// The arrays for a client to read, and their descriptors.
-    pub(super) fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 3])>> {
+    pub(crate) fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 3])>> {
         let Some(probes) = &self.probes else { return Ok(None) };
         let [flows, threads, sampling] =
             probes.inherited().map(|fd| fd.as_fd().try_clone_to_owned());
@@ -129,7 +160,7 @@ impl Probing {
     }
 
     /// Watches the threads of a client.
-    pub(super) fn watch_client(&self, number: u32, pid: u32) {
+    pub(crate) fn watch_client(&self, number: u32, pid: u32) {
         if let Some(probes) = &self.probes {
             probes.watch(pid, Program::Client(u8::try_from(number).unwrap_or(u8::MAX)));
         }
@@ -137,7 +168,7 @@ impl Probing {
 
     /// What the kernel counted since this was asked the last time; `None` without probes. `link` is
     /// what the counters of the run's only interface grew by.
-    pub(super) fn second(&mut self, t: u64, link: Option<&Value>) -> Option<Value> {
+    pub(crate) fn second(&mut self, t: u64, link: Option<&Value>) -> Option<Value> {
         let probes = self.probes.as_ref()?;
         let now = probes.read();
         let grown = now.since(&self.before);

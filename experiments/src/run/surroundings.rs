@@ -16,7 +16,7 @@ use crate::namespace::Netns;
 const INTERFACES: usize = 16;
 
 /// A line of a second: which source, what it is of, and its values.
-pub(super) type Line = (&'static str, Vec<(&'static str, Value)>, Value);
+pub(crate) type Line = (&'static str, Vec<(&'static str, Value)>, Value);
 
 /// A process of the run.
 struct Process {
@@ -45,11 +45,12 @@ struct Interface {
 }
 
 /// Everything around a run.
-pub(super) struct Surroundings {
+pub(crate) struct Surroundings {
     reader: ProcReader,
     processes: Vec<Process>,
     networks: Vec<Network>,
-    machine: MachineReading,
+    /// `None` when somebody else tells of it.
+    machine: Option<MachineReading>,
 }
 
 /// A counter of the kernel's TCP under the name that it has in `samples.jsonl`; summaries and
@@ -73,14 +74,19 @@ const TCP: [(&str, &str, &str); 14] = [
 
 impl Surroundings {
     /// The machine, and no process yet.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let reader = ProcReader::default();
-        let machine = reader.machine();
+        let machine = Some(reader.machine());
         Self { reader, processes: Vec::new(), networks: Vec::new(), machine }
     }
 
+    /// Nothing yet, and never the machine.
+    pub(crate) fn without_machine() -> Self {
+        Self { machine: None, ..Self::new() }
+    }
+
     /// Looks at a process from here on.
-    pub(super) fn add_process(&mut self, who: Who, pid: u32) {
+    pub(crate) fn add_process(&mut self, who: Who, pid: u32) {
         let before = self.reader.threads(pid);
         let mut perf = ProcessCounters::open(pid);
         let perf_before = perf.as_mut().ok().and_then(|perf| perf.read().ok()).unwrap_or_default();
@@ -89,7 +95,7 @@ impl Surroundings {
 
     /// Looks at the protocols and the interfaces of a network namespace, or of that of this
     /// process, from here on. Returns what cannot be looked at.
-    pub(super) fn add_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> Vec<String> {
+    pub(crate) fn add_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> Vec<String> {
         let opened = match &namespace {
             Some(namespace) => namespace.run(open_interfaces).and_then(|opened| opened),
             None => open_interfaces(),
@@ -103,7 +109,7 @@ impl Surroundings {
     }
 
     /// What happened in the second `t`, which has just ended.
-    pub(super) fn second(&mut self, t: u64) -> Vec<Line> {
+    pub(crate) fn second(&mut self, t: u64) -> Vec<Line> {
         let mut lines = Vec::new();
         for process in &mut self.processes {
             process.second(t, &self.reader, &mut lines);
@@ -111,10 +117,12 @@ impl Surroundings {
         for network in &mut self.networks {
             network.second(t, &self.reader, &mut lines);
         }
-        let now = self.reader.machine();
-        let grown = now.since(&self.machine);
-        lines.push(("proc", vec![("of", json!("machine"))], machine_line(t, &grown)));
-        self.machine = now;
+        if let Some(before) = &mut self.machine {
+            let now = self.reader.machine();
+            let grown = now.since(before);
+            lines.push(("proc", vec![("of", json!("machine"))], machine_line(t, &grown)));
+            *before = now;
+        }
         lines
     }
 }

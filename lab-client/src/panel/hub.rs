@@ -175,7 +175,7 @@ impl Hub {
         Self(Arc::new(State {
             mail: client.mail().clone(),
             reports: client.reports().clone(),
-            clock: Clock::read(),
+            clock: client.clock(),
             phases: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
             books: Mutex::default(),

@@ -45,6 +45,12 @@ impl Clock {
         Self { offset_ns: best.1 }
     }
 
+    /// Reads both clocks of a machine whose wall clock is `ahead_ns` before the one that Unix
+    /// seconds are agreed on with other machines.
+    pub fn read_ahead(ahead_ns: i64) -> Self {
+        Self { offset_ns: Self::read().offset_ns - ahead_ns }
+    }
+
     /// A clock whose wall time is `offset_ns` ahead of its monotonic time, for simulations.
     pub const fn with_offset(offset_ns: i64) -> Self {
         Self { offset_ns }

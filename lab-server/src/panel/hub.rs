@@ -97,7 +97,7 @@ impl Hub {
             mail: server.mail().clone(),
             reports: server.reports().clone(),
             budget: Arc::clone(server.budget()),
-            clock: Clock::read(),
+            clock: Clock::read_ahead(config.clock_ahead_ns),
             users: config.users,
             seed: config.seed,
             generators: AtomicU64::new(0),

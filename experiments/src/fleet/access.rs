@@ -1,0 +1,158 @@
+//! The way to NATS: address, credentials and TLS, as NATS has them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
+
+use super::Mistake;
+
+/// A connection that is silent for three of these is given up, and a new one tried: a host that was
+/// cut off is back this soon after the network is.
+const PING: Duration = Duration::from_secs(1);
+
+/// Between two attempts to connect again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// An attempt to connect takes so long at most.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// How long JetStream may take for an answer.
+const JETSTREAM: Duration = Duration::from_secs(2);
+
+/// The variable of the environment with the password.
+const PASSWORD: &str = "LAB_NATS_PASSWORD";
+
+/// How to reach NATS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Access {
+    /// The NATS server, such as nats://10.0.0.1:4222
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// The credentials file of the NATS account
+    #[arg(long, value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+    /// The user of the NATS account; the password is in --nats-password-file, or in the
+    /// environment as LAB_NATS_PASSWORD
+    #[arg(long, value_name = "NAME")]
+    pub nats_user: Option<String>,
+    /// A file with nothing but the password
+    #[arg(long, value_name = "FILE")]
+    pub nats_password_file: Option<PathBuf>,
+    /// A file with nothing but the seed of an NKey
+    #[arg(long, value_name = "FILE")]
+    pub nkey: Option<PathBuf>,
+    /// The certificate authority of the NATS server (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// A certificate of our own for the NATS server (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+}
+
+fn secret(path: &PathBuf) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Mistake::new(format!("{}: {error}", path.display())))?;
+    Ok(text.trim().to_owned())
+}
+
+impl Access {
+    /// The address, or why there is none.
+    ///
+    /// # Errors
+    /// When none was given.
+    pub fn url(&self) -> anyhow::Result<&str> {
+        self.nats.as_deref().ok_or_else(|| Mistake::new("--nats URL: which NATS server?"))
+    }
+
+    async fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
+        let mut options = ConnectOptions::new()
+            .name(name)
+            .ping_interval(PING)
+            .connection_timeout(CONNECT)
+            .reconnect_delay_callback(|_| AGAIN)
+            .ignore_discovered_servers()
+            .subscription_capacity(1 << 16)
+            // What happens to the connection is seen in what happens to the run.
+            .event_callback(|_| async {});
+        if let Some(creds) = &self.creds {
+            let read = options.credentials_file(creds).await;
+            options = read.map_err(|error| {
+                Mistake::new(format!("--creds {}: {error}", creds.display()))
+            })?;
+        }
+        if let Some(user) = &self.nats_user {
+            let password = match &self.nats_password_file {
+                Some(file) => secret(file)?,
+                None => std::env::var(PASSWORD).map_err(|_| {
+                    Mistake::new(format!(
+                        "--nats-user {user}: its password is missing; give --nats-password-file \
+                         or set {PASSWORD}"
+                    ))
+                })?,
+            };
+            options = options.user_and_password(user.clone(), password);
+        }
+        if let Some(nkey) = &self.nkey {
+            options = options.nkey(secret(nkey)?);
+        }
+        if let Some(ca) = &self.tls_ca {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
+        }
+        Ok(options)
+    }
+
+    /// Connects. From then on the connection comes back by itself.
+    ///
+    /// # Errors
+    /// [`Mistake`]: nobody there, or credentials that are not taken.
+    pub async fn connect(&self, name: &str) -> anyhow::Result<Client> {
+        let url = self.url()?;
+        let options = self.options(name).await?;
+        options.connect(url).await.map_err(|error| {
+            Mistake::new(match error.kind() {
+                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                    format!("NATS at {url} refuses these credentials: {error}")
+                }
+                ConnectErrorKind::ServerParse => format!("--nats {url}: {error}"),
+                ConnectErrorKind::Tls => format!("NATS at {url}: no TLS with it: {error}"),
+                _ => format!("NATS at {url} cannot be reached: {error}"),
+            })
+        })
+    }
+
+    /// The way to JetStream, if this server and account have it.
+    ///
+    /// # Errors
+    /// [`Mistake`] when they have not.
+    pub async fn jetstream(&self, client: &Client) -> anyhow::Result<jetstream::Context> {
+        let context = jetstream::ContextBuilder::new()
+            .timeout(JETSTREAM)
+            .ack_timeout(JETSTREAM)
+            .build(client.clone());
+        // Asked for by hand: the client's type has fields that NATS 2.9 does not send.
+        let asked = client.request("$JS.API.INFO", bytes::Bytes::new());
+        let why = match tokio::time::timeout(JETSTREAM, asked).await {
+            Ok(Ok(answer)) => {
+                let answer: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+                match answer["error"]["description"].as_str() {
+                    None => return Ok(context),
+                    Some(why) => why.to_owned(),
+                }
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        Err(Mistake::new(format!(
+            "NATS at {} has no JetStream for this account: start nats-server with -js, and enable \
+             jetstream in the account ({why})",
+            self.url()?
+        )))
+    }
+}
