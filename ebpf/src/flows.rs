@@ -144,7 +144,7 @@ fn prefetch(line: *const i8) {
 const fn prefetch(_: *const i8) {}
 
 /// Time a thread waited for a CPU, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuWait {
     /// While a thread of another program, or nobody, held it.
     pub foreign_ns: u64,
@@ -159,7 +159,7 @@ impl CpuWait {
 }
 
 /// What the kernel saw of one request. Instants are CLOCK_MONOTONIC nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The request's first byte in the stream.
     pub sequence: u32,

@@ -20,6 +20,7 @@ mod faults;
 mod flows;
 mod handover;
 mod histogram;
+mod join;
 mod kernel;
 mod listening;
 mod losses;
@@ -43,6 +44,7 @@ pub use counters::{
     SoftirqCounters,
 };
 pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
+pub use join::ServerSide;
 pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
 pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;

@@ -59,7 +59,7 @@ impl Cause {
 pub type PerCause<T> = [T; 7];
 
 /// What the client's thread did between the instant at which a shake was due and its send.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeforeSend {
     /// Asleep: its timer had not rung yet.
     pub asleep_ns: u64,

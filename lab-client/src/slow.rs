@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use ebpf::Request;
+use ebpf::{Request, ServerSide};
 use serde::{Deserialize, Serialize};
 
-use crate::causes::{Cause, Explained};
+use crate::causes::{BeforeSend, Cause, Explained, explain};
 use crate::witness::{SeenThread, Witness};
 
 /// Records of a second and shard unless told otherwise: the worst are kept, so that a bad second
@@ -33,6 +33,30 @@ pub struct SlowRequest {
     pub latency_us: u64,
     /// What the kernel saw of it; null when nobody looked, or when it saw nothing.
     pub seen: Option<Seen>,
+    /// What is needed to join it with the server's end, when that is on another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half: Option<Half>,
+}
+
+/// The client's end of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Half {
+    /// What the client's kernel saw.
+    pub request: Request,
+    /// What the client's thread did before it sent it.
+    pub before: BeforeSend,
+}
+
+impl SlowRequest {
+    /// Joins it with the server's end of it, by what its time is then explained once more.
+    pub fn join(&mut self, side: &ServerSide) {
+        let (Some(half), Some(seen)) = (self.half.take(), &mut self.seen) else { return };
+        let request = half.request.with_server_side(side);
+        let latency_ns = self.latency_us * 1000;
+        let explained = explain(self.due_ns, latency_ns, Some(&request), half.before);
+        let due_ns = self.due_ns;
+        seen.explain_with(due_ns, &request, &explained);
+    }
 }
 
 /// A slow request as the kernel saw it.
@@ -69,22 +93,13 @@ impl Seen {
         explained: &Explained,
         witness: &dyn Witness,
     ) -> Self {
-        let offset_us = |ns: u64| ns.wrapping_sub(due_ns).cast_signed() / 1000;
-        let instants = [
-            Some(request.sent_ns),
-            request.server_ready_ns,
-            request.server_read_ns,
-            request.answered_ns,
-            request.ready_ns,
-            request.read_ns,
-        ];
         let [client, server] =
             [request.client_slot, request.server_slot].map(|slot| witness.thread(slot));
         let held_by = |thread: &Option<SeenThread>| thread.as_ref()?.held_by.clone();
         Self {
-            instants_us: instants.map(|ns| ns.map(offset_us)),
+            instants_us: instants_us(due_ns, request),
             segments_us: explained.segments.map(|it| it.map(|ns| ns / 1000)),
-            causes_us: Cause::ALL.into_iter().zip(explained.causes.map(|ns| ns / 1000)).collect(),
+            causes_us: causes_us(explained),
             blamed: explained.dominant(),
             losses: request.losses,
             mixed: request.mixed,
@@ -94,6 +109,31 @@ impl Seen {
             server_thread: server.map(|thread| thread.tid),
         }
     }
+
+    /// Takes another explanation in the place of what there is.
+    fn explain_with(&mut self, due_ns: u64, request: &Request, explained: &Explained) {
+        self.instants_us = instants_us(due_ns, request);
+        self.segments_us = explained.segments.map(|it| it.map(|ns| ns / 1000));
+        self.causes_us = causes_us(explained);
+        self.blamed = explained.dominant();
+    }
+}
+
+fn instants_us(due_ns: u64, request: &Request) -> [Option<i64>; 6] {
+    let offset_us = |ns: u64| ns.wrapping_sub(due_ns).cast_signed() / 1000;
+    let instants = [
+        Some(request.sent_ns),
+        request.server_ready_ns,
+        request.server_read_ns,
+        request.answered_ns,
+        request.ready_ns,
+        request.read_ns,
+    ];
+    instants.map(|ns| ns.map(offset_us))
+}
+
+fn causes_us(explained: &Explained) -> BTreeMap<Cause, u64> {
+    Cause::ALL.into_iter().zip(explained.causes.map(|ns| ns / 1000)).collect()
 }
 
 /// The slowest requests of the second under way.
@@ -160,6 +200,7 @@ mod tests {
                 send_lag_us: 0,
                 latency_us,
                 seen: None,
+                half: None,
             };
             if slow.wants(latency_us * 1000) {
                 slow.enter(request, None);

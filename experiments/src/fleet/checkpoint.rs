@@ -16,7 +16,7 @@ use super::clock::Offset;
 use super::link::{Merged, Queue};
 use super::protocol::Card;
 use crate::record::{FileError, OpenSecond, PhaseTime, write_json};
-use crate::run::Who;
+use crate::run::{Joining, Who};
 
 /// What a fleet is, in the directory of a run; does not change.
 const FLEET: &str = "fleet.json";
@@ -103,6 +103,8 @@ pub(crate) struct Checkpoint {
     pub(crate) gone: BTreeSet<String>,
     /// Hosts that have said their last word.
     pub(crate) over: BTreeSet<String>,
+    /// Slow requests whose other end is being looked up.
+    pub(crate) joining: Joining,
 }
 
 fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<T> {

@@ -10,8 +10,9 @@
 //! | `lab.from.RUN.AGENT` | agent to a stream of JetStream | a [`Batch`] |
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
+use ebpf::ServerSide;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -207,6 +208,13 @@ pub enum What {
         /// How many there should be.
         wanted: u64,
     },
+    /// Look for the server's end of some requests.
+    Look {
+        /// Comes back with the answer.
+        number: u64,
+        /// The client's end of each connection, and the first byte of the request.
+        requests: Vec<(SocketAddrV4, u32)>,
+    },
     /// Close the input of a program, which ends it.
     Close {
         /// Which.
@@ -328,6 +336,13 @@ pub enum Said {
         by_address: BTreeMap<String, u64>,
         /// How many there should be.
         wanted: u64,
+    },
+    /// The server's end of requests that were asked for, in their order.
+    Looked {
+        /// The number of the question.
+        number: u64,
+        /// What was seen of each.
+        sides: Vec<Option<ServerSide>>,
     },
     /// Something that a person should know.
     Warning {

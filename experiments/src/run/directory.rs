@@ -1,7 +1,15 @@
-//! Where a run is written unless somebody says otherwise.
+//! Where a run is written unless somebody says otherwise, and what is known of it before it begins.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::experiment::Source;
+use crate::machine::Machine;
+use crate::record::{FORMAT, Manifest};
 
 pub(super) fn unix_now() -> Duration {
     std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -33,6 +41,37 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// What is known of a run before it begins.
+pub(super) fn manifest(
+    source: &Source,
+    settings: &[String],
+    machine: Machine,
+    started: u64,
+    own_namespace: bool,
+    sysctls: BTreeMap<String, String>,
+) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        closed: false,
+        outcome: None,
+        outcome_because: None,
+        started,
+        experiment: source.experiment.clone(),
+        file: source.file.display().to_string(),
+        text: source.text.clone(),
+        sha256: Sha256::digest(&source.text).iter().map(|byte| format!("{byte:02x}")).collect(),
+        settings: settings.to_vec(),
+        version: crate::VERSION.to_owned(),
+        hosts: vec![machine],
+        own_namespace,
+        sysctls,
+        tuning: json!(null),
+        server: json!(null),
+        clients: Vec::new(),
+        probes: json!({ "attached": [], "absent": [], "because": "the server was not ready" }),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::fleet::protocol::{Ask, Said, What, stream};
 use crate::record::Event;
 
 use super::ending::Books;
+use super::joining::Joining;
 use super::{Ending, Happened, Run, Who};
 
 /// Orders that end a run have this long to arrive when there is nothing more to wait for.
@@ -42,6 +43,8 @@ pub(super) struct Fleet {
     pub(super) over: BTreeSet<String>,
     /// The numbers of the last batches of hosts that only have something left, by host.
     pub(super) left: BTreeMap<String, u64>,
+    /// Slow requests whose other end is being looked up.
+    pub(super) joining: Joining,
     /// CPU time of this process when it was asked the last time, in microseconds.
     pub(super) cpu_us: u64,
     /// The first phase to carry out, and the one under way, for who takes over.
@@ -223,6 +226,7 @@ impl Run {
             Said::Kernel { by_address, wanted } => {
                 self.record_kernel(by_address, wanted, Some(host))?;
             }
+            Said::Looked { number, sides } => self.looked(number, &sides)?,
             Said::Warning { what } => self.warn(host, &what)?,
             Said::Over {} => {
                 if let Some(fleet) = &mut self.fleet {
@@ -253,6 +257,7 @@ impl Run {
             let who = [("of", json!("coordinator"))];
             self.files.sample("proc", &who, &json!({ "t": t, "cpu_us": used }))?;
         }
+        self.record_waiting(false)?;
         self.checkpoint()
     }
 
@@ -279,6 +284,7 @@ impl Run {
             silent: fleet.silent.clone(),
             gone: fleet.gone.clone(),
             over: fleet.over.clone(),
+            joining: fleet.joining.clone(),
         };
         checkpoint.write(self.files.directory())?;
         fleet.link.is_safe(&fleet.merged.batches);
@@ -355,6 +361,7 @@ impl Run {
         while let Some(second) = self.seconds.next(true) {
             self.complete(&second)?;
         }
+        self.record_waiting(true)?;
         self.checkpoint()
     }
 

@@ -2,13 +2,12 @@
 //! run is taken over whose coordinator is gone.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::Client;
-use ebpf::FlowLayout;
 use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
 use serde_json::{Value, json};
@@ -17,8 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
-use crate::experiment::{Count, Experiment, HostSpec, Name, Probing as Wanted, Source, Users};
-use crate::fleet::assign::{Assignment, assign};
+use crate::experiment::{Count, Probing as Wanted, Source};
+use crate::fleet::assign::assign;
 use crate::fleet::checkpoint::{Checkpoint, Host, Hosts};
 use crate::fleet::clock::Offset;
 use crate::fleet::link::{Link, Merged, Orders as HostOrders, open_stream, question};
@@ -35,6 +34,8 @@ use super::directory::{directory_of, unix_now};
 use super::ending::Books;
 use super::faults::Faults;
 use super::fleet::Fleet;
+use super::fleet_hosts::{as_specs, check, layout, who_tells};
+use super::joining::Joining;
 use super::own_cpu_us;
 use super::ordering::Orders;
 use super::probing::Probing;
@@ -49,118 +50,6 @@ const READY: Duration = Duration::from_secs(60);
 
 /// A coordinator that takes over asks a host for so long: the old one must be silent for a while.
 const RESUME: Duration = Duration::from_secs(8);
-
-/// Addresses that follow one another this loosely are still counted through: an entry for each port
-/// of each address between the first and the last.
-const DENSE: u32 = 4;
-
-/// Entries for flows that are hashed, for each user.
-const HASHED: u32 = 2;
-
-/// What a fleet cannot do.
-fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
-    let no = |what: &str| Err(Mistake::new(what));
-    if experiment.phases.iter().any(|phase| !phase.faults.is_empty()) {
-        return no("faults on purpose are for one machine: leave --nats out");
-    }
-    if experiment.tuning.is_some() || options.tune_host {
-        return no(
-            "a fleet's hosts are tuned one by one: lab tune apply on each, and no tuning in the \
-             experiment (--set tuning=null)",
-        );
-    }
-    if options.sampling.is_some() {
-        return no("profiles are of one machine: lab profile --pid on the host itself");
-    }
-    Ok(())
-}
-
-/// The hosts of an experiment as they are, in the words of its file.
-fn as_specs(cards: &[Card], it: &Assignment) -> anyhow::Result<crate::experiment::Hosts> {
-    let count = |number: usize| Count::try_from(u32::try_from(number.max(1)).unwrap_or(u32::MAX));
-    let spec = |name: &str, users: Option<(u32, u32)>, addresses: usize| {
-        let card = cards.iter().find(|card| card.name == name).context("a host without a card")?;
-        let descriptors = usize::try_from(card.machine.descriptors).unwrap_or(usize::MAX);
-        let gib = usize::try_from(card.machine.memory_bytes >> 30)?;
-        let of = |what: Result<Count, String>| what.map_err(anyhow::Error::msg);
-        anyhow::Ok(HostSpec {
-            name: Name::try_from(name.to_owned()).map_err(anyhow::Error::msg)?,
-            count: of(count(1))?,
-            cores: of(count(card.machine.cpus.len()))?,
-            memory_gib: of(count(gib))?,
-            users: users
-                .map(|(first, end)| Users::try_from(end - first))
-                .transpose()
-                .map_err(anyhow::Error::msg)?,
-            descriptors: of(count(descriptors))?,
-            ports: card.machine.ports,
-            addresses: of(count(addresses))?,
-            labels: card.labels.clone(),
-            range: users,
-        })
-    };
-    let clients: anyhow::Result<Vec<HostSpec>> = it
-        .clients
-        .iter()
-        .map(|host| {
-            let users = (host.users.start, host.users.end);
-            // On one machine there are as many loopback addresses as it takes.
-            let (first, last) = host.ports;
-            let needed = lab_client::flows::sources_needed(users.1 - users.0, first, last);
-            let addresses = host.sources.as_ref().map_or(needed as usize, Vec::len);
-            spec(&host.agent, Some(users), addresses)
-        })
-        .collect();
-    Ok(crate::experiment::Hosts::Fleet {
-        server: spec(&it.server, None, 1)?,
-        clients: clients?,
-    })
-}
-
-/// Where the flows of all clients lie, the same on all hosts.
-fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
-    let ports = it.clients.iter().map(|host| host.ports);
-    let port_first = ports.clone().map(|(first, _)| first).min().unwrap_or(1);
-    let port_last = ports.map(|(_, last)| last).max().unwrap_or(u16::MAX);
-    let loopback = |host: &crate::fleet::assign::ClientHost| {
-        let (first, last) = host.ports;
-        lab_client::flows::loopback_sources(host.users.len() as u32, first, last)
-    };
-    let mut numbers: Vec<u32> = it
-        .clients
-        .iter()
-        .flat_map(|host| host.sources.clone().unwrap_or_else(|| loopback(host)))
-        .map(u32::from)
-        .collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let first = numbers.first().copied().unwrap_or(0);
-    let span = numbers.last().map_or(1, |last| last - first + 1);
-    if span > DENSE * numbers.len().max(1) as u32 {
-        return FlowLayout::Hashed { capacity: experiment.users.get().saturating_mul(HASHED) };
-    }
-    FlowLayout::Dense {
-        client_first: Ipv4Addr::from(first),
-        client_count: span,
-        port_first,
-        port_last,
-    }
-}
-
-/// Who tells of a machine, and of a network namespace, when agents share them: the first.
-fn who_tells<'a, K: Ord>(
-    agents: &[&'a str],
-    cards: &'a [Card],
-    key: impl Fn(&'a Card) -> K,
-) -> Vec<&'a str> {
-    let mut first: BTreeMap<K, &str> = BTreeMap::new();
-    for agent in agents {
-        if let Some(card) = cards.iter().find(|card| card.name == *agent) {
-            first.entry(key(card)).or_insert(agent);
-        }
-    }
-    first.into_values().collect()
-}
 
 /// Leases all hosts of a run, or none.
 async fn lease(
@@ -358,6 +247,7 @@ impl Run {
                 gone: std::collections::BTreeSet::new(),
                 over: std::collections::BTreeSet::new(),
                 left: BTreeMap::new(),
+                joining: Joining::default(),
                 cpu_us: own_cpu_us(),
                 resumed: None,
             }),
@@ -543,6 +433,7 @@ impl Run {
             fleet.silent = checkpoint.silent;
             fleet.gone = checkpoint.gone;
             fleet.over = checkpoint.over;
+            fleet.joining = checkpoint.joining;
             fleet.resumed = Some(checkpoint.position);
             fleet.left = left;
         }

@@ -6,7 +6,9 @@ mod directory;
 mod ending;
 mod faults;
 mod fleet;
+mod fleet_hosts;
 mod fleet_start;
+mod joining;
 mod ordering;
 mod phases;
 mod probing;
@@ -15,7 +17,7 @@ mod surroundings;
 mod tuned;
 mod watch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +29,6 @@ use lab_client::panel::Line as ClientLine;
 use lab_client::tally::Tally;
 use lab_server::panel::Line as ServerLine;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use shard::{Clock, monotonic_ns};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -41,17 +42,18 @@ use crate::namespace::Netns;
 use crate::places::group_of;
 use crate::plan::{client_config, server_config};
 use crate::preflight::own_namespace;
-use crate::record::{Event, FORMAT, Files, Manifest, Second, Seconds};
+use crate::record::{Event, Files, Manifest, Second, Seconds};
 
 pub use child::Who;
 pub(crate) use child::{Heard, Program, read as read_line};
 pub use directory::default_directory;
-use directory::{directory_of, unix_now};
+use directory::{directory_of, manifest, unix_now};
 use ending::Books;
 pub use ending::undelivered;
 use faults::Faults;
 use fleet::Fleet;
 pub(crate) use fleet::own_cpu_us;
+pub(crate) use joining::Joining;
 use ordering::Orders;
 pub(crate) use probing::Probing;
 use profiling::Profiling;
@@ -190,37 +192,6 @@ pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
 /// As [`run`].
 pub async fn resume(directory: PathBuf, options: Options) -> anyhow::Result<Ended> {
     Run::resume_on_fleet(directory, options).await?.to_its_end().await
-}
-
-/// What is known of a run before it begins.
-fn manifest(
-    source: &Source,
-    settings: &[String],
-    machine: Machine,
-    started: u64,
-    own_namespace: bool,
-    sysctls: BTreeMap<String, String>,
-) -> Manifest {
-    Manifest {
-        format: FORMAT,
-        closed: false,
-        outcome: None,
-        outcome_because: None,
-        started,
-        experiment: source.experiment.clone(),
-        file: source.file.display().to_string(),
-        text: source.text.clone(),
-        sha256: Sha256::digest(&source.text).iter().map(|byte| format!("{byte:02x}")).collect(),
-        settings: settings.to_vec(),
-        version: crate::VERSION.to_owned(),
-        hosts: vec![machine],
-        own_namespace,
-        sysctls,
-        tuning: json!(null),
-        server: json!(null),
-        clients: Vec::new(),
-        probes: json!({ "attached": [], "absent": [], "because": "the server was not ready" }),
-    }
 }
 
 impl Run {
@@ -510,14 +481,7 @@ impl Run {
                 self.files.sample("causes", &who, &line)?;
             }
             Heard::Client(process, ClientLine::Slow { t, requests }) => {
-                for request in requests {
-                    let mut request = serde_json::to_value(request)?;
-                    request["client"] = process.into();
-                    for (key, host) in self.host_of(Who::Client(process)) {
-                        request[key] = host;
-                    }
-                    self.files.slow(t, &request)?;
-                }
+                self.slow(t, process, requests)?;
             }
             Heard::Server(ServerLine::Spun { shard, spins }) => {
                 self.faults.spun(None, shard, &spins)?;

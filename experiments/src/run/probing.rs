@@ -3,10 +3,12 @@
 //! They never influence whether a run goes on: what cannot be attached is written down with its
 //! reason, and its figures are null.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
-use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
+use ebpf::{
+    Counters, Durations, FlowLayout, FlowTable, Handover, Options, Probes, Program, ServerSide,
+};
 use serde_json::{Map, Value, json};
 
 use crate::experiment::{Count, Experiment, Probing as Wanted};
@@ -26,6 +28,8 @@ pub(crate) struct Probing {
     probes: Option<Probes>,
     before: Counters,
     because: Option<String>,
+    /// The flow array, once it was looked into.
+    flows: Option<FlowTable>,
     /// The network namespace of which the interface's own counters tell the packets.
     loopback: Option<u64>,
 }
@@ -54,6 +58,7 @@ impl Probing {
             probes: None,
             before: Counters::default(),
             because: Some(because.to_owned()),
+            flows: None,
             loopback: None,
         }
     }
@@ -105,6 +110,8 @@ impl Probing {
         let options = Options {
             server_pid,
             softirqs: order.softirqs,
+            // Agents of one kernel see each other's programs.
+            learn_server: server_pid.is_none(),
             ..Options::of_flows(port, order.layout)
         };
         Self::attach_with(&options, order.required, None)
@@ -118,7 +125,7 @@ impl Probing {
         match Probes::attach(options) {
             Ok(probes) => {
                 let before = probes.read();
-                Ok(Self { probes: Some(probes), before, because: None, loopback })
+                Ok(Self { probes: Some(probes), before, because: None, flows: None, loopback })
             }
             Err(error) if required => {
                 Err(anyhow::Error::from(error).context("the experiment requires probes"))
@@ -157,6 +164,20 @@ impl Probing {
         let [flows, threads, sampling] = fds.each_ref().map(std::os::fd::AsRawFd::as_raw_fd);
         let handover = Handover { flows, threads, sampling, ..probes.handover() };
         Ok(Some((handover, fds)))
+    }
+
+    /// The server's end of requests, by the client's end of the connection and the first byte.
+    pub(crate) fn server_sides(
+        &mut self,
+        requests: &[(SocketAddrV4, u32)],
+    ) -> Vec<Option<ServerSide>> {
+        if let (None, Some(probes)) = (&self.flows, &self.probes) {
+            let fd = probes.flows_fd().try_clone_to_owned();
+            // Without the array nothing can be looked up, which is what is then answered.
+            self.flows = fd.and_then(|fd| FlowTable::map(fd, probes.layout())).ok();
+        }
+        let flows = self.flows.as_ref();
+        requests.iter().map(|(from, sequence)| flows?.server_side(*from, *sequence)).collect()
     }
 
     /// Watches the threads of a client.

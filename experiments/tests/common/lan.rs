@@ -1,6 +1,9 @@
 //! Hosts in network namespaces, joined by a bridge, and a real NATS server: a fleet on one machine
 //! that can be cut, healed and killed host by host.
 
+// Each test file is a program of its own and uses its part of this.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -103,6 +106,11 @@ impl Lan {
 
     fn hub(&self) -> String {
         format!("{}hub", self.prefix)
+    }
+
+    /// The namespace with the bridge and NATS, as a file.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        Path::new("/run/netns").join(self.hub())
     }
 
     fn host(&self, host: u32) -> String {

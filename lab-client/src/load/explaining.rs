@@ -7,7 +7,7 @@ use shard::ConnId;
 use super::Crowd;
 use crate::causes::{BeforeSend, Cause, Explained, explain};
 use crate::latency::Segment;
-use crate::slow::SlowRequest;
+use crate::slow::{Half, SlowRequest};
 use crate::witness::before_send;
 
 impl Crowd {
@@ -34,7 +34,7 @@ impl Crowd {
         let from = self.flow_of(user);
         let at = &self.users[user as usize];
         let (phase, lag_us, slept_us) = (at.phase, at.lag_us, at.slept_us);
-        let mut seen = None;
+        let (mut seen, mut half) = (None, None);
         if let Some(witness) = &self.witness {
             if !witness.looks_at(from, due_ns) {
                 self.causes.enter_unsampled(phase);
@@ -46,6 +46,9 @@ impl Crowd {
             });
             let explained = explain(due_ns, latency_ns, request.as_ref(), before);
             seen = request.map(|request| (request, explained));
+            half = request
+                .filter(|request| wanted && request.sent_ns >= due_ns && request.is_half())
+                .map(|request| Half { request, before });
             if request.is_some_and(|request| request.mixed && request.sent_ns >= due_ns) {
                 self.causes.enter_mixed(phase);
             } else {
@@ -61,6 +64,7 @@ impl Crowd {
                 send_lag_us: u64::from(lag_us),
                 latency_us: latency_ns / 1000,
                 seen: None,
+                half,
             };
             self.slow.enter(request, seen);
         }

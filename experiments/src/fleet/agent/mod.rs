@@ -23,9 +23,12 @@ use super::protocol::{
     Answer, Ask, Beat, Card, Lease, Order, PROTOCOL, Pulse, Role, WHO, ask, beat, pulse,
 };
 use super::spool::Spool;
-use super::{Access, Mistake, link};
+use super::{Access, Mistake};
 pub(super) use sender::Sending;
 use work::{FromChild, Work};
+
+/// An agent that is there is heard within this time: it beats every second.
+const TAKEN: Duration = Duration::from_millis(1500);
 
 /// Arguments of `lab agent`.
 #[derive(Clone, Debug, clap::Args)]
@@ -101,7 +104,7 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     let context = jetstream::ContextBuilder::new()
         .ack_timeout(Duration::from_secs(2))
         .build(client.clone());
-    if link::question(&client, &args.name, &Ask::Clock {}).await.is_some() {
+    if is_taken(&client, &args.name).await? {
         return Err(Mistake::new(format!(
             "an agent named {} is there already: end it, or give another --name",
             args.name
@@ -151,6 +154,13 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     }
     // Children die with this process.
     Ok(())
+}
+
+/// Whether another agent has this name: its beat would be heard.
+async fn is_taken(client: &Client, name: &str) -> anyhow::Result<bool> {
+    let mut beats = client.subscribe(beat(name)).await?;
+    client.flush().await?;
+    Ok(tokio::time::timeout(TAKEN, beats.next()).await.is_ok())
 }
 
 fn far() -> Instant {

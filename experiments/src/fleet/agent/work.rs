@@ -230,6 +230,7 @@ impl Work {
             let length = match &said {
                 Said::Line { line, .. } => line.len(),
                 Said::Piece { piece, .. } => piece.len(),
+                Said::Looked { sides, .. } => 200 * sides.len(),
                 _ => 2_000,
             };
             if bytes + length > BATCH && !batch.is_empty() {
@@ -385,6 +386,10 @@ impl Work {
                 self.phase_ends = end.map(|end| self.instant_of(end));
             }
             What::Kernel { wanted } => self.ask_kernel(wanted),
+            What::Look { number, requests } => {
+                let sides = self.probing.server_sides(&requests);
+                self.say(Said::Looked { number, sides });
+            }
             What::Close { who } => {
                 if let Some(program) = self.programs.get_mut(&who) {
                     program.end();

@@ -1,0 +1,220 @@
+//! What is refused before anything starts: no NATS, no JetStream, wrong credentials, and fleets that
+//! do not fit together. And who may make an agent work.
+
+mod common;
+#[path = "common/lan.rs"]
+mod lan;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use async_nats::Client;
+use common::{assert_exit, experiment, said};
+use experiments::fleet::protocol::{Answer, Ask, Beat, Card, PROTOCOL, Role, WHO, ask};
+use experiments::machine::Machine;
+use futures_util::StreamExt;
+use lan::{Lan, URL};
+use serde_json::json;
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Refused with these words, and nothing was started: no directory of a run is there.
+fn assert_refused(lan: &Lan, output: &Output, words: &str) {
+    assert_exit(output, 2);
+    assert!(said(output).contains(words), "\"{words}\" in {}", said(output));
+    assert!(!lan.path("out").exists(), "nothing was started");
+}
+
+fn run(lan: &Lan, file: &Path, more: &[&str]) -> Output {
+    let out = lan.path("out");
+    let mut arguments = vec!["run", path(file), "--out", path(&out)];
+    arguments.extend(more);
+    lan.lab(None, &arguments).output().expect("lab")
+}
+
+/// An agent that is not `lab agent`, beside NATS: it answers as the card says, with a clock that is
+/// off. Ends with the test's process.
+fn stub(lan: &Lan, card: Card, ahead_ns: i64) {
+    let namespace = std::fs::File::open(lan.namespace()).expect("the namespace");
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(&namespace),
+            Some(kind),
+        )
+        .expect("inside");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async move {
+            let client: Client = async_nats::connect(URL).await.expect("NATS");
+            let mut whos = client.subscribe(WHO).await.expect("subscribed");
+            let mut asks = client.subscribe(ask(&card.name)).await.expect("subscribed");
+            client.flush().await.expect("flushed");
+            ready.send(()).expect("heard");
+            loop {
+                let (message, answer) = tokio::select! {
+                    Some(who) = whos.next() => (who, serde_json::to_vec(&card)),
+                    Some(asked) = asks.next() => {
+                        let now = shard::realtime_ns().saturating_add_signed(ahead_ns);
+                        let answer = match serde_json::from_slice(&asked.payload) {
+                            Ok(Ask::Clock {}) => Answer::Clock { came_ns: now, left_ns: now },
+                            _ => Answer::Refused { why: "a stub does nothing".to_owned() },
+                        };
+                        (asked, serde_json::to_vec(&answer))
+                    }
+                    else => return,
+                };
+                let to = message.reply.expect("a request");
+                client.publish(to, answer.expect("JSON").into()).await.expect("NATS");
+            }
+        });
+    });
+    is_ready.recv().expect("the stub is there");
+}
+
+fn card(name: &str, role: Role) -> Card {
+    Card {
+        name: name.to_owned(),
+        session: format!("of {name}"),
+        version: experiments::VERSION.to_owned(),
+        protocol: PROTOCOL,
+        roles: vec![role],
+        labels: std::collections::BTreeMap::new(),
+        addresses: vec![Ipv4Addr::new(10, 91, 0, 200)],
+        machine: Machine { ports: (1024, 65_535), ..Machine::this() },
+        boot: "stub".to_owned(),
+        netns: 0,
+        since: 0,
+        findings: json!([]),
+        kept: Vec::new(),
+        beat: Beat::default(),
+    }
+}
+
+#[test]
+fn without_nats_or_jetstream_nothing_starts() {
+    if !lan::can_be() {
+        return;
+    }
+    let mut lan = Lan::with(0, "");
+    let smoke = experiment("smoke");
+    assert_refused(&lan, &run(&lan, &smoke, &["--nats", URL]), "has no JetStream");
+    lan.kill_nats();
+    let output = run(&lan, &smoke, &["--nats", URL]);
+    assert_refused(&lan, &output, "NATS at nats://10.91.0.1:4222 cannot be reached");
+    for arguments in [&["hosts", "--nats", URL][..], &["agent", "--name", "a", "--nats", URL]] {
+        let output = lan.lab(None, arguments).output().expect("lab");
+        assert_exit(&output, 2);
+        assert!(said(&output).contains("cannot be reached"), "{}", said(&output));
+    }
+    let output = lan.lab(None, &["agent", "--name", "a.b", "--nats", URL]).output().expect("lab");
+    assert_exit(&output, 2);
+    let output = run(&lan, &experiment("r2950"), &[]);
+    assert_refused(&lan, &output, "wants a fleet of machines: give --nats URL");
+}
+
+#[test]
+fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = Lan::new(1);
+    let smoke = experiment("smoke");
+    let on_fleet = |file: &Path, more: &[&str], words: &str| {
+        let output = run(&lan, file, &[&["--nats", URL], more].concat());
+        assert_refused(&lan, &output, words);
+    };
+    on_fleet(&smoke, &[], "nobody can be the server; there is nobody");
+    on_fleet(&smoke, &["--set", "hosts={\"Namespaces\":1}"], "network.namespace");
+    on_fleet(&experiment("faults"), &["--set", "hosts=\"Local\""], "needs packets that cross");
+    let tuned = ["--set", "tuning.profile=low-latency"];
+    on_fleet(&smoke, &tuned, "tuned one by one");
+
+    let _agent = lan.agent(0, "a", &["--role", "server"]);
+    lan.wait_for_agents(1);
+    on_fleet(&smoke, &[], "nobody can be a client; there is a (server)");
+    let again = lan.lab(Some(0), &["agent", "--nats", URL, "--name", "a"]).output().expect("lab");
+    assert_exit(&again, 2);
+    assert!(said(&again).contains("an agent named a is there already"), "{}", said(&again));
+
+    let overlapping = lan.path("overlapping.ron");
+    let text = "(name: \"x\", users: 1000, phases: [(name: \"a\", seconds: 1)], hosts: Fleet(
+        server: (name: \"a\", cores: 1, memory_gib: 1), clients: [
+            (name: \"b\", cores: 1, memory_gib: 1, range: (0, 600)),
+            (name: \"c\", cores: 1, memory_gib: 1, range: (500, 1000))]))";
+    std::fs::write(&overlapping, text).expect("written");
+    stub(&lan, card("b", Role::Client), 0);
+    stub(&lan, card("c", Role::Client), 70_000_000);
+    on_fleet(&overlapping, &[], "users 500..600 are those of b and of c: ranges overlap");
+    on_fleet(&smoke, &[], "the clock of c is off by +70.");
+    let output = run(&lan, &smoke, &["--nats", URL, "--allow-clock-offset"]);
+    assert_exit(&output, 2);
+    assert!(said(&output).contains("b cannot be used: a stub does nothing"), "{}", said(&output));
+    std::fs::remove_dir_all(lan.path("out")).expect("it was refused by its host, after that");
+
+    stub(&lan, Card { version: "0.0.1".to_owned(), ..card("d", Role::Client) }, 0);
+    on_fleet(&smoke, &[], "d is lab 0.0.1 (protocol 1), and this is lab");
+    stub(&lan, card("b", Role::Client), 0);
+    on_fleet(&smoke, &[], "two agents are named b");
+}
+
+/// The configuration of the guide, with passwords for tests.
+const ACCOUNTS: &str = "
+jetstream { store_dir: \"STORE\" }
+accounts {
+  LAB {
+    jetstream: enabled
+    users: [
+      { user: coordinator, password: secret }
+      { user: agent, password: secret, permissions: {
+          publish: [\"lab.beat.*\", \"lab.from.>\", \"_INBOX.>\"]
+          subscribe: [\"lab.ask.*\", \"lab.pulse.*\", \"lab.beat.*\", \"lab.who\", \"_INBOX.>\"] } }
+    ]
+  }
+  OTHERS { jetstream: enabled, users: [ { user: stranger, password: secret } ] }
+}
+";
+
+#[test]
+fn an_agent_works_for_its_own_account_alone() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = Lan::with(1, ACCOUNTS);
+    let password: PathBuf = lan.path("password");
+    std::fs::write(&password, "secret\n").expect("written");
+    let as_user = |user: &'static str| {
+        vec!["--nats-user", user, "--nats-password-file", path(&password)]
+    };
+    let hosts = |user: &'static str| {
+        let mut arguments = vec!["hosts", "--json", "--nats", URL];
+        arguments.extend(as_user(user));
+        let output = lan.lab(None, &arguments).output().expect("lab");
+        assert_exit(&output, 0);
+        let hosts: Vec<serde_json::Value> =
+            serde_json::from_slice(&output.stdout).expect("JSON");
+        hosts.len()
+    };
+    let _agent = lan.agent(0, "a", &as_user("agent"));
+    common::wait_until("the agent is there", || hosts("coordinator") == 1);
+    assert_eq!(hosts("stranger"), 0);
+    let smoke = experiment("smoke");
+    let mut of_stranger = vec!["--nats", URL];
+    of_stranger.extend(as_user("stranger"));
+    assert_refused(&lan, &run(&lan, &smoke, &of_stranger), "there is nobody");
+    let nobody = ["--nats", URL];
+    assert_refused(&lan, &run(&lan, &smoke, &nobody), "refuses these credentials");
+    std::fs::write(&password, "wrong").expect("written");
+    let mut wrong = vec!["--nats", URL];
+    wrong.extend(as_user("coordinator"));
+    assert_refused(&lan, &run(&lan, &smoke, &wrong), "refuses these credentials");
+    std::fs::write(&password, "secret").expect("written");
+    let mut right = vec!["--nats", URL, "--set", "phases.shake.seconds=1"];
+    right.extend(["--set", "phases.everything.seconds=1", "--set", "probes=\"Off\""]);
+    right.extend(as_user("coordinator"));
+    let output = run(&lan, &smoke, &right);
+    assert_exit(&output, 0);
+}
