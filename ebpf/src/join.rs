@@ -97,6 +97,7 @@ mod tests {
             client_slot: 1,
             server_slot: 0,
             sent_totals: None,
+            ready_totals: None,
         };
         assert!(half.is_half() && half.segments().is_none());
         for clock in [0, 5_000_000, u64::MAX - 200] {

@@ -130,7 +130,7 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     on_fleet(&smoke, &[], "nobody can be the server; there is nobody");
     on_fleet(&smoke, &["--set", "hosts={\"Namespaces\":1}"], "network.namespace");
     on_fleet(&experiment("faults"), &["--set", "hosts=\"Local\""], "needs packets that cross");
-    let tuned = ["--set", "tuning.profile=low-latency"];
+    let tuned = ["--set", "tuning={\"profile\":\"low-latency\"}"];
     on_fleet(&smoke, &tuned, "tuned one by one");
 
     let _agent = lan.agent(0, "a", &["--role", "server"]);
@@ -161,29 +161,25 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     on_fleet(&smoke, &[], "two agents are named b");
 }
 
-/// The configuration of the guide, with passwords for tests.
-const ACCOUNTS: &str = "
-jetstream { store_dir: \"STORE\" }
-accounts {
-  LAB {
-    jetstream: enabled
-    users: [
-      { user: coordinator, password: secret }
-      { user: agent, password: secret, permissions: {
-          publish: [\"lab.beat.*\", \"lab.from.>\", \"_INBOX.>\"]
-          subscribe: [\"lab.ask.*\", \"lab.pulse.*\", \"lab.beat.*\", \"lab.who\", \"_INBOX.>\"] } }
-    ]
-  }
-  OTHERS { jetstream: enabled, users: [ { user: stranger, password: secret } ] }
+/// The configuration of the guide, with another account beside the lab's.
+fn accounts() -> String {
+    let guide = include_str!("../fleet/nats.conf");
+    let guide: Vec<&str> = guide.lines().filter(|line| !line.starts_with("listen:")).collect();
+    let others = "  OTHERS { jetstream: enabled, users: [{ user: stranger, password: secret }] }";
+    guide
+        .join("\n")
+        .replace("/var/lib/nats/jetstream", "STORE")
+        .replace("$LAB_COORDINATOR_PASSWORD", "secret")
+        .replace("$LAB_AGENT_PASSWORD", "secret")
+        .replace("accounts {", &format!("accounts {{\n{others}"))
 }
-";
 
 #[test]
 fn an_agent_works_for_its_own_account_alone() {
     if !lan::can_be() {
         return;
     }
-    let lan = Lan::with(1, ACCOUNTS);
+    let lan = Lan::with(1, &accounts());
     let password: PathBuf = lan.path("password");
     std::fs::write(&password, "secret\n").expect("written");
     let as_user = |user: &'static str| {

@@ -144,6 +144,7 @@ mod tests {
             client_slot: 0,
             server_slot: 0,
             sent_totals: None,
+            ready_totals: None,
         };
         struct Nobody;
         impl lab_client::witness::Witness for Nobody {

@@ -1,0 +1,83 @@
+//! A simulated fleet, and the same schedule on one machine and on a fleet.
+
+mod common;
+#[path = "common/lan.rs"]
+mod lan;
+
+use std::path::Path;
+
+use common::{assert_exit, experiment, json, lab, lines, number, said};
+use lan::{Lan, URL};
+use serde_json::Value;
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+#[test]
+fn eighteen_stubs_start_together_and_nothing_is_lost() {
+    if !lan::can_be() {
+        return;
+    }
+    let arguments = [
+        "simulate-fleet", "--servers", "1", "--clients", "17", "--seconds", "4", "--processes", "2",
+        "--json",
+    ];
+    // What else runs here can only make it worse.
+    let mut spread = f64::INFINITY;
+    for _ in 0..3 {
+        let output = lab(&arguments);
+        assert_exit(&output, 0);
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(number(&found, "/registered"), 18);
+        assert_eq!(number(&found, "/started"), 18);
+        assert_eq!(number(&found, "/samples"), 72);
+        assert_eq!(number(&found, "/twice"), 0);
+        spread = spread.min(found["start_spread_ms"].as_f64().expect("a number"));
+        eprintln!("{found:#}");
+        if spread < 5.0 {
+            break;
+        }
+    }
+    assert!(spread < 5.0, "{spread} ms");
+}
+
+/// What was offered in each second of a phase, in order.
+fn offered(out: &Path, phase: &str) -> Vec<u64> {
+    let mut seconds = std::collections::BTreeMap::<u64, u64>::new();
+    for line in lines(out, "samples.jsonl") {
+        if line["source"] == "client" && line["phase"] == phase {
+            *seconds.entry(number(&line, "/t")).or_default() += number(&line, "/offered");
+        }
+    }
+    seconds.into_values().collect()
+}
+
+#[test]
+fn the_same_seed_is_the_same_schedule_on_one_machine_and_on_a_fleet() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = Lan::new(4);
+    let _agents = lan.fleet(&[]);
+    let (here, there) = (lan.path("here"), lan.path("there"));
+    let smoke = experiment("smoke");
+    let short = ["--set", "phases.shake.seconds=1", "--set", "probes=\"Off\""];
+    let mut arguments = vec!["run", path(&smoke), "--out", path(&here)];
+    arguments.extend(short);
+    assert_exit(&lab(&arguments), 0);
+    let mut arguments = vec!["run", path(&smoke), "--out", path(&there), "--nats", URL];
+    arguments.extend(short);
+    let output = lan.lab(None, &arguments).output().expect("lab");
+    assert_exit(&output, 0);
+    assert!(said(&output).contains("the books balance"));
+    // Poisson arrivals: how many a second depends on the seed and on nothing else.
+    let seconds = offered(&here, "everything");
+    assert_eq!(seconds.len(), 4);
+    assert_eq!(seconds, offered(&there, "everything"));
+    let hosts = json(&there, "manifest.json")["hosts"].as_array().map(Vec::len);
+    assert_eq!(hosts, Some(4));
+    // A run of a fleet is a run: what reads one reads the other.
+    assert_exit(&lab(&["report", path(&there)]), 0);
+    assert_exit(&lab(&["compare", path(&here), path(&there), "--force"]), 0);
+}
