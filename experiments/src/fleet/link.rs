@@ -38,8 +38,13 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// The stream of a run goes by itself after this, whatever becomes of the run.
 const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
 
-/// Results that a stream holds at most, in bytes: an hour of 600 hosts at 1 KiB/s is 2 GiB.
-const STREAM_BYTES: i64 = 8 << 30;
+/// Results that a stream holds at most, in bytes: half a day of 18 hosts at 1 KiB/s is 0.8 GiB. The
+/// oldest go first, which are merged and on the agents' disks until they are.
+const STREAM_BYTES: i64 = 1 << 30;
+
+/// An agent that says so often that it works for nobody has given up the run. Its last batch takes
+/// another way than its beats, and may come later than the first of them.
+const GIVEN_UP: u32 = 4;
 
 /// Something of a host of the fleet.
 #[derive(Debug)]
@@ -291,6 +296,8 @@ struct Seen {
     session: String,
     lost: bool,
     gone: bool,
+    /// How many beats in a row were not for this run.
+    idle: u32,
 }
 
 async fn watch(
@@ -301,7 +308,7 @@ async fn watch(
 ) -> Result<(), async_nats::Error> {
     let mut beats = client.subscribe(ALL_BEATS).await?;
     let now = Instant::now();
-    let seen = |session| Seen { last: now, session, lost: false, gone: false };
+    let seen = |session| Seen { last: now, session, lost: false, gone: false, idle: 0 };
     let mut hosts: BTreeMap<String, Seen> =
         sessions.into_iter().map(|(host, session)| (host, seen(session))).collect();
     let mut blind = false;
@@ -317,12 +324,14 @@ async fn watch(
                 if host.gone {
                     continue;
                 }
+                let ours = beat.run.as_deref() == Some(run.as_str());
+                host.idle = if ours { 0 } else { host.idle + 1 };
                 let why = if beat.session != host.session {
                     "its agent was started again"
-                } else if beat.run.as_deref() != Some(run.as_str()) {
+                } else if host.idle >= GIVEN_UP {
                     "its agent has given up the run"
                 } else {
-                    if std::mem::take(&mut host.lost) {
+                    if ours && std::mem::take(&mut host.lost) {
                         tell(FromFleet::Back(name));
                     }
                     continue;

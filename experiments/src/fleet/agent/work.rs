@@ -1,7 +1,7 @@
 //! A run as one of its hosts has it: programs, what is around them, and the way to an end with or
 //! without a coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -86,6 +86,9 @@ pub(super) struct Work {
     phase_ends: Option<Instant>,
     ending: Option<Ending>,
     over: bool,
+    /// CPUs that this process may use, and those that were given to shards.
+    allowed: Vec<usize>,
+    shards: BTreeSet<usize>,
 }
 
 /// The kinds of lines that matter here, by how they begin.
@@ -122,6 +125,8 @@ impl Work {
             phase_ends: None,
             ending: None,
             over: false,
+            allowed: shard::cpus_allowed().unwrap_or_default(),
+            shards: BTreeSet::new(),
         }
     }
 
@@ -429,13 +434,32 @@ impl Work {
             config["probes"] = json!(handover);
             keep = Vec::from(fds);
         }
+        // Children inherit where this process may run.
+        self.stay_on(&self.allowed.clone());
         let children = self.children.clone();
         // Nobody listens any more when this process ends.
         let take = move |line| drop(children.send(FromChild::Line(who, line)));
         let program = Program::start_raw(who, &config, None, keep, &[], take)?;
         self.programs.insert(who, program);
         self.alive += 1;
+        let shards: Vec<usize> = serde_json::from_value(config["cpus"].clone()).unwrap_or_default();
+        self.shards.extend(shards);
+        let free = self.allowed.iter().filter(|cpu| !self.shards.contains(cpu));
+        let free: Vec<usize> = free.copied().collect();
+        self.stay_on(&free);
         Ok(())
+    }
+
+    /// Keeps this process off other CPUs than these, if there are any: those of shards are theirs.
+    fn stay_on(&mut self, cpus: &[usize]) {
+        if cpus.is_empty() {
+            return;
+        }
+        let mut set = rustix::thread::CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+            self.warn(format!("the agent cannot stay on CPUs {cpus:?}: {error}"));
+        }
     }
 
     /// The walk over a large table takes seconds, so the answer comes later.
@@ -490,6 +514,7 @@ impl Work {
     fn end_if_over(&mut self) {
         if self.ending.is_some() && self.alive == 0 && !self.over {
             self.over = true;
+            self.stay_on(&self.allowed.clone());
             self.say(Said::Over {});
             self.flush_at = Some(Instant::now());
         }
