@@ -58,7 +58,8 @@ impl Request {
     /// have passed before T2: where on the way cannot be told without a shared clock, and no
     /// segment depends on it.
     pub fn with_server_side(self, side: &ServerSide) -> Self {
-        let (Some(t2), Some(t4), Some(t5)) = (side.ready_ns, side.answered_ns, self.ready_ns) else {
+        let (Some(t2), Some(t4), Some(t5)) = (side.ready_ns, side.answered_ns, self.ready_ns)
+        else {
             return self;
         };
         let way = t5.wrapping_sub(self.sent_ns).wrapping_sub(t4.wrapping_sub(t2)).cast_signed();

@@ -44,10 +44,10 @@ pub use counters::{
     SoftirqCounters,
 };
 pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
-pub use join::ServerSide;
 pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
 pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
+pub use join::ServerSide;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::{HASHED_FLOWS, Options};
 pub use profile::{Profile, Profiler, Sample, Stack};

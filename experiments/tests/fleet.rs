@@ -148,12 +148,13 @@ fn a_host_is_cut_off_and_healed_and_another_is_killed() {
     // The sums over the seconds are those that the clients themselves have.
     let events = lines(&out, "events.jsonl");
     for client in ["c1", "c2", "c4"] {
-        let settled = events.iter().find(|it| {
-            it["event"] == "settled" && it["phase"] == "load" && it["host"] == client
-        });
+        let settled = events
+            .iter()
+            .find(|it| it["event"] == "settled" && it["phase"] == "load" && it["host"] == client);
         let tally = &settled.expect("settled")["tally"];
         let samples = lines(&out, "samples.jsonl");
-        let of_client = samples.iter().filter(|it| it["source"] == "client" && it["host"] == client);
+        let of_client =
+            samples.iter().filter(|it| it["source"] == "client" && it["host"] == client);
         let offered: u64 = of_client.map(|it| it["offered"].as_u64().unwrap_or(0)).sum();
         assert_eq!(offered, number(tally, "/offered"), "{client}");
         assert_eq!(offered, 1600, "100 users of 400 at 400/s for 16 s");
@@ -167,7 +168,9 @@ fn a_host_is_cut_off_and_healed_and_another_is_killed() {
     assert_eq!(again["c1"], of_load);
     assert!(again["c3"].len() >= killed.len(), "{again:?}");
     wait_until("nobody works any more", || {
-        lan.hosts().iter().all(|it| it["beat"]["run"].is_null() && it["kept"] == serde_json::json!([]))
+        lan.hosts()
+            .iter()
+            .all(|it| it["beat"]["run"].is_null() && it["kept"] == serde_json::json!([]))
     });
 }
 

@@ -1,5 +1,5 @@
-//! What is refused before anything starts: no NATS, no JetStream, wrong credentials, and fleets that
-//! do not fit together. And who may make an agent work.
+//! What is refused before anything starts: no NATS, no JetStream, wrong credentials, and fleets
+//! that do not fit together. And who may make an agent work.
 
 mod common;
 #[path = "common/lan.rs"]
@@ -42,11 +42,8 @@ fn stub(lan: &Lan, card: Card, ahead_ns: i64) {
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let kind = rustix::thread::LinkNameSpaceType::Network;
-        rustix::thread::move_into_link_name_space(
-            std::os::fd::AsFd::as_fd(&namespace),
-            Some(kind),
-        )
-        .expect("inside");
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(kind))
+            .expect("inside");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async move {
             let client: Client = async_nats::connect(URL).await.expect("NATS");
@@ -182,16 +179,14 @@ fn an_agent_works_for_its_own_account_alone() {
     let lan = Lan::with(1, &accounts());
     let password: PathBuf = lan.path("password");
     std::fs::write(&password, "secret\n").expect("written");
-    let as_user = |user: &'static str| {
-        vec!["--nats-user", user, "--nats-password-file", path(&password)]
-    };
+    let as_user =
+        |user: &'static str| vec!["--nats-user", user, "--nats-password-file", path(&password)];
     let hosts = |user: &'static str| {
         let mut arguments = vec!["hosts", "--json", "--nats", URL];
         arguments.extend(as_user(user));
         let output = lan.lab(None, &arguments).output().expect("lab");
         assert_exit(&output, 0);
-        let hosts: Vec<serde_json::Value> =
-            serde_json::from_slice(&output.stdout).expect("JSON");
+        let hosts: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
         hosts.len()
     };
     let _agent = lan.agent(0, "a", &as_user("agent"));

@@ -20,7 +20,15 @@ fn eighteen_stubs_start_together_and_nothing_is_lost() {
         return;
     }
     let arguments = [
-        "simulate-fleet", "--servers", "1", "--clients", "17", "--seconds", "4", "--processes", "2",
+        "simulate-fleet",
+        "--servers",
+        "1",
+        "--clients",
+        "17",
+        "--seconds",
+        "4",
+        "--processes",
+        "2",
         "--json",
     ];
     // What else runs here can only make it worse.

@@ -55,7 +55,7 @@ pub struct Access {
 
 fn secret(path: &PathBuf) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Mistake::new(format!("{}: {error}", path.display())))?;
+        .map_err(|error| Mistake::error(format!("{}: {error}", path.display())))?;
     Ok(text.trim().to_owned())
 }
 
@@ -65,7 +65,7 @@ impl Access {
     /// # Errors
     /// When none was given.
     pub fn url(&self) -> anyhow::Result<&str> {
-        self.nats.as_deref().ok_or_else(|| Mistake::new("--nats URL: which NATS server?"))
+        self.nats.as_deref().ok_or_else(|| Mistake::error("--nats URL: which NATS server?"))
     }
 
     async fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
@@ -80,15 +80,14 @@ impl Access {
             .event_callback(|_| async {});
         if let Some(creds) = &self.creds {
             let read = options.credentials_file(creds).await;
-            options = read.map_err(|error| {
-                Mistake::new(format!("--creds {}: {error}", creds.display()))
-            })?;
+            options = read
+                .map_err(|error| Mistake::error(format!("--creds {}: {error}", creds.display())))?;
         }
         if let Some(user) = &self.nats_user {
             let password = match &self.nats_password_file {
                 Some(file) => secret(file)?,
                 None => std::env::var(PASSWORD).map_err(|_| {
-                    Mistake::new(format!(
+                    Mistake::error(format!(
                         "--nats-user {user}: its password is missing; give --nats-password-file \
                          or set {PASSWORD}"
                     ))
@@ -116,7 +115,7 @@ impl Access {
         let url = self.url()?;
         let options = self.options(name).await?;
         options.connect(url).await.map_err(|error| {
-            Mistake::new(match error.kind() {
+            Mistake::error(match error.kind() {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                     format!("NATS at {url} refuses these credentials: {error}")
                 }
@@ -149,7 +148,7 @@ impl Access {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };
-        Err(Mistake::new(format!(
+        Err(Mistake::error(format!(
             "NATS at {} has no JetStream for this account: start nats-server with -js, and enable \
              jetstream in the account ({why})",
             self.url()?

@@ -136,7 +136,7 @@ fn server_of<'a>(experiment: &Experiment, cards: &'a [Card]) -> anyhow::Result<&
         able.sort_by_key(|card| (card.name != server.name.as_str(), in_order(&card.name)));
         return able.first().copied().ok_or_else(|| {
             let wanted = wanted(server);
-            Mistake::new(format!("nobody {wanted} can be the server; there is {}", there(cards)))
+            Mistake::error(format!("nobody {wanted} can be the server; there is {}", there(cards)))
         });
     }
     // One that cannot be a client is spared no use; then the largest.
@@ -145,7 +145,7 @@ fn server_of<'a>(experiment: &Experiment, cards: &'a [Card]) -> anyhow::Result<&
         (client, std::cmp::Reverse(card.machine.cpus.len()), in_order(&card.name))
     });
     able.first().copied().ok_or_else(|| {
-        Mistake::new(format!("nobody can be the server; there is {}", there(cards)))
+        Mistake::error(format!("nobody can be the server; there is {}", there(cards)))
     })
 }
 
@@ -164,7 +164,7 @@ fn candidates<'a>(
         }
         if able.is_empty() {
             let there = there(cards);
-            return Err(Mistake::new(format!("nobody can be a client; there is {there}")));
+            return Err(Mistake::error(format!("nobody can be a client; there is {there}")));
         }
         let weight = |card: &Card| card.machine.cpus.len().max(1) as u64;
         return Ok(able
@@ -181,7 +181,7 @@ fn candidates<'a>(
             able.iter().filter(free).filter(|card| fits(spec, card)).copied().collect();
         let count = spec.count.get() as usize;
         if fit.len() < count {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "clients {} are needed on {count} hosts, and {} can be that; there is {}",
                 wanted(spec),
                 fit.len(),
@@ -211,23 +211,23 @@ pub fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Resu
     for (host, range) in sorted {
         let Range { start, end } = *range;
         if start >= end || end > users {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "users {start}..{end} of {host} are no ascending range within the {users} users"
             )));
         }
         if start < next {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "users {start}..{} are those of {before} and of {host}: ranges overlap",
                 next.min(end)
             )));
         }
         if start > next {
-            return Err(Mistake::new(format!("users {next}..{start} are on no host")));
+            return Err(Mistake::error(format!("users {next}..{start} are on no host")));
         }
         (next, before) = (end, host);
     }
     if next < users {
-        return Err(Mistake::new(format!("users {next}..{users} are on no host")));
+        return Err(Mistake::error(format!("users {next}..{users} are on no host")));
     }
     Ok(())
 }
@@ -235,12 +235,12 @@ pub fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Resu
 fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<u32>>> {
     let given = candidates.iter().filter(|it| it.range.is_some()).count();
     if given > 0 && given < candidates.len() {
-        return Err(Mistake::new("either all clients of a fleet have a range of users, or none"));
+        return Err(Mistake::error("either all clients of a fleet have a range of users, or none"));
     }
     let room: Option<u64> = candidates.iter().map(|it| it.most.map(u64::from)).sum();
     if given == 0 && room.is_some_and(|room| room < u64::from(users)) {
         let room = room.unwrap_or(0);
-        return Err(Mistake::new(format!(
+        return Err(Mistake::error(format!(
             "{users} users do not fit the hosts of the clients, which take {room} together"
         )));
     }
@@ -250,9 +250,8 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
         Some((start, end)) => start..end,
         None => {
             // Shares are proportional, so with limits for weights none is exceeded.
-            let at = |weight: u64| {
-                (u128::from(users) * u128::from(weight) / u128::from(sum)) as u32
-            };
+            let at =
+                |weight: u64| (u128::from(users) * u128::from(weight) / u128::from(sum)) as u32;
             let range = at(before)..at(before + it.weight);
             before += it.weight;
             range
@@ -267,14 +266,14 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
 /// [`Mistake`]: a role that nobody can fill, users that do not fit, ranges that overlap.
 pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignment> {
     if let Hosts::Namespaces(_) = experiment.hosts {
-        return Err(Mistake::new(
+        return Err(Mistake::error(
             "hosts: Namespaces(n) are on one machine: --set 'hosts=\"Local\"' takes the agents \
              that are there",
         ));
     }
     let server = server_of(experiment, cards)?;
     let address = *server.addresses.first().ok_or_else(|| {
-        Mistake::new(format!("{} offers no address for the server", server.name))
+        Mistake::error(format!("{} offers no address for the server", server.name))
     })?;
     let candidates = candidates(experiment, cards, server)?;
     let users = experiment.users.get();
@@ -290,7 +289,7 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
     for (place, (it, users)) in candidates.iter().zip(ranges).enumerate() {
         let first = u32::try_from(place)? * each;
         if (users.len() as u64) < u64::from(each) {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "{}: {} users for {each} client processes",
                 it.card.name,
                 users.len()
@@ -305,9 +304,8 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
             ports: it.card.machine.ports,
         });
     }
-    let used = |card: &&Card| {
-        card.name == server.name || clients.iter().any(|it| it.agent == card.name)
-    };
+    let used =
+        |card: &&Card| card.name == server.name || clients.iter().any(|it| it.agent == card.name);
     let watched = match experiment.hosts {
         // Others in the account may be there for something else.
         Hosts::Fleet { .. } => Vec::new(),
@@ -330,7 +328,7 @@ fn sources(
         if (&card.boot, card.netns) == (&server.boot, server.netns) {
             return Ok(None);
         }
-        return Err(Mistake::new(format!(
+        return Err(Mistake::error(format!(
             "{} cannot reach the server: {} offers only {address}; give its agent --address",
             card.name, server.name
         )));
@@ -339,7 +337,7 @@ fn sources(
     let users = u32::try_from(users)?;
     let needed = lab_client::flows::sources_needed(users, first, last) as usize;
     if card.addresses.len() < needed {
-        return Err(Mistake::new(format!(
+        return Err(Mistake::error(format!(
             "{users} users on {} need {needed} addresses with ports {first} to {last}, and it \
              offers {}: more ports (net.ipv4.ip_local_port_range), or --address again and again",
             card.name,

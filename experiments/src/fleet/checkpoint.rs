@@ -110,7 +110,7 @@ pub(crate) struct Checkpoint {
 fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<T> {
     let file = directory.join(name);
     let what = |why: String| {
-        Mistake::new(format!("{}: {why}: is this a run on a fleet?", file.display()))
+        Mistake::error(format!("{}: {why}: is this a run on a fleet?", file.display()))
     };
     let text = std::fs::read_to_string(&file).map_err(|error| what(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| what(error.to_string()))

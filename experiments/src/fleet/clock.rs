@@ -102,7 +102,10 @@ mod tests {
     fn the_shortest_way_tells_the_clock() {
         for ahead in [0, 7_000_000, -3_000_000] {
             // Even ways tell it exactly, lopsided ones within their error.
-            assert_eq!(exchange(ahead, 500, 500).offset(), Offset { ahead_ns: ahead, error_ns: 500 });
+            assert_eq!(
+                exchange(ahead, 500, 500).offset(),
+                Offset { ahead_ns: ahead, error_ns: 500 }
+            );
             let lopsided = exchange(ahead, 4_000_000, 1_000).offset();
             assert!(lopsided.ahead_ns.abs_diff(ahead) <= lopsided.error_ns, "{lopsided:?}");
             let both = [exchange(ahead, 4_000_000, 1_000), exchange(ahead, 500, 500)];

@@ -75,7 +75,7 @@ pub fn check(cards: &[Card]) -> anyhow::Result<()> {
     for pair in cards.windows(2) {
         let [one, other] = pair else { continue };
         if one.name == other.name {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "two agents are named {}, on {} and on {}: end one of them, or give it another \
                  --name",
                 one.name, one.machine.host, other.machine.host
@@ -84,7 +84,7 @@ pub fn check(cards: &[Card]) -> anyhow::Result<()> {
     }
     for card in cards {
         if (card.version.as_str(), card.protocol) != (crate::VERSION, PROTOCOL) {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "{} is lab {} (protocol {}), and this is lab {} (protocol {PROTOCOL}): install \
                  the same version on all hosts",
                 card.name,
@@ -119,10 +119,12 @@ pub fn check_clocks(
 ) -> anyhow::Result<()> {
     for agent in agents {
         let Some(offset) = clocks.get(*agent) else {
-            return Err(Mistake::new(format!("{agent} does not answer when asked for its clock")));
+            return Err(Mistake::error(format!(
+                "{agent} does not answer when asked for its clock"
+            )));
         };
         if !allow && offset.may_exceed(MOST) {
-            return Err(Mistake::new(format!(
+            return Err(Mistake::error(format!(
                 "the clock of {agent} is off by {offset}, and {} ms are allowed: let NTP set it, \
                  or give --allow-clock-offset (seconds are agreed on by the measured offset)",
                 MOST.as_millis()

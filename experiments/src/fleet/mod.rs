@@ -25,7 +25,7 @@ pub struct Mistake(pub String);
 
 impl Mistake {
     /// A mistake as an error of any kind.
-    pub(crate) fn new(what: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(what: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self(what.into()))
     }
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::fd::{AsFd, OwnedFd};
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::UnboundedSender;

@@ -224,7 +224,7 @@ impl Run {
                 self.files.manifest(&self.manifest)?;
             }
             Said::Kernel { by_address, wanted } => {
-                self.record_kernel(by_address, wanted, Some(host))?;
+                self.record_kernel(&by_address, wanted, Some(host))?;
             }
             Said::Looked { number, sides } => self.looked(number, &sides)?,
             Said::Warning { what } => self.warn(host, &what)?,

@@ -22,7 +22,7 @@ const HASHED: u32 = 2;
 
 /// What a fleet cannot do.
 pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
-    let no = |what: &str| Err(Mistake::new(what));
+    let no = |what: &str| Err(Mistake::error(what));
     if experiment.phases.iter().any(|phase| !phase.faults.is_empty()) {
         return no("faults on purpose are for one machine: leave --nats out");
     }
@@ -39,7 +39,10 @@ pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Resul
 }
 
 /// The hosts of an experiment as they are, in the words of its file.
-pub(super) fn as_specs(cards: &[Card], it: &Assignment) -> anyhow::Result<crate::experiment::Hosts> {
+pub(super) fn as_specs(
+    cards: &[Card],
+    it: &Assignment,
+) -> anyhow::Result<crate::experiment::Hosts> {
     let count = |number: usize| Count::try_from(u32::try_from(number.max(1)).unwrap_or(u32::MAX));
     let spec = |name: &str, users: Option<(u32, u32)>, addresses: usize| {
         let card = cards.iter().find(|card| card.name == name).context("a host without a card")?;
@@ -74,10 +77,7 @@ pub(super) fn as_specs(cards: &[Card], it: &Assignment) -> anyhow::Result<crate:
             spec(&host.agent, Some(users), addresses)
         })
         .collect();
-    Ok(crate::experiment::Hosts::Fleet {
-        server: spec(&it.server, None, 1)?,
-        clients: clients?,
-    })
+    Ok(crate::experiment::Hosts::Fleet { server: spec(&it.server, None, 1)?, clients: clients? })
 }
 
 /// Where the flows of all clients lie, the same on all hosts.

@@ -17,11 +17,11 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
 use crate::experiment::{Count, Probing as Wanted, Source};
-use crate::fleet::assign::assign;
+use crate::fleet::assign::{Assignment, assign};
 use crate::fleet::checkpoint::{Checkpoint, Host, Hosts};
 use crate::fleet::clock::Offset;
 use crate::fleet::link::{Link, Merged, Orders as HostOrders, open_stream, question};
-use crate::fleet::protocol::{Answer, Ask, STILL_THERE, Card, Lease, PROTOCOL, ProbeOrder, What};
+use crate::fleet::protocol::{Answer, Ask, Card, Lease, PROTOCOL, ProbeOrder, STILL_THERE, What};
 use crate::fleet::{self, Mistake, hosts};
 use crate::links::Namespaces;
 use crate::machine::Machine;
@@ -36,8 +36,8 @@ use super::faults::Faults;
 use super::fleet::Fleet;
 use super::fleet_hosts::{as_specs, check, layout, who_tells};
 use super::joining::Joining;
-use super::own_cpu_us;
 use super::ordering::Orders;
+use super::own_cpu_us;
 use super::probing::Probing;
 use super::profiling::Profiling;
 use super::surroundings::Surroundings;
@@ -89,7 +89,7 @@ async fn lease(
             let _ = question(client, agent, &Ask::Order(Box::new(stop))).await;
             let _ = question(client, agent, &Ask::Forget { run: run.to_owned() }).await;
         }
-        return Err(Mistake::new(format!("{agent} cannot be used: {why}")));
+        return Err(Mistake::error(format!("{agent} cannot be used: {why}")));
     }
     Ok(())
 }
@@ -122,9 +122,8 @@ impl Run {
             return Err(fleet::DoesNotFit(crate::check::table(&preflight)).into());
         }
         let started = unix_now().as_secs();
-        let directory = options
-            .out
-            .unwrap_or_else(|| directory_of(source.experiment.name.as_str(), started));
+        let directory =
+            options.out.unwrap_or_else(|| directory_of(source.experiment.name.as_str(), started));
         let run = run_name(source.experiment.name.as_str(), started)?;
         let files = Files::create(&directory, "coordinator", started)?;
         let machine = |name: &&str| {
@@ -138,20 +137,11 @@ impl Run {
             "attached": [], "absent": [], "because": "no host has told", "by_host": {},
         });
         files.manifest(&manifest)?;
-        let host = |card: &Card| {
-            let offset = clocks.get(&card.name).copied().unwrap_or_default();
-            (card.name.clone(), Host::of(card, offset))
-        };
-        let used = cards.iter().filter(|card| agents.contains(&card.name.as_str()));
-        let fleet_of_run = Hosts {
-            run: run.clone(),
-            nats: fleet.access.url()?.to_owned(),
-            hosts: used.map(host).collect(),
-            assignment: it.clone(),
-        };
+        let nats = fleet.access.url()?;
+        let fleet_of_run = hosts_of_run(&run, nats, &cards, &clocks, &it);
         fleet_of_run.write(&directory)?;
         open_stream(&context, &run).await.map_err(|error| {
-            Mistake::new(format!("JetStream does not take a stream for the results: {error}"))
+            Mistake::error(format!("JetStream does not take a stream for the results: {error}"))
         })?;
         let said = orders.open(&directory)?;
         lease(&client, &run, &cards, &agents, &clocks).await?;
@@ -197,8 +187,7 @@ impl Run {
         let (tell, heard) = unbounded_channel();
         let sessions =
             hosts.hosts.iter().map(|(name, host)| (name.clone(), host.session.clone())).collect();
-        let link =
-            Link::start(nats, &hosts.run, (sessions, done), merged.clone(), queues, &tell);
+        let link = Link::start(nats, &hosts.run, (sessions, done), merged.clone(), queues, &tell);
         let server = Program::there(Who::Server, link.orders(&hosts.assignment.server));
         let clients = (0..hosts.assignment.processes())
             .map(|process| {
@@ -364,7 +353,7 @@ impl Run {
         let checkpoint = Checkpoint::read(&directory)?;
         let text = std::fs::read_to_string(directory.join("manifest.json"))?;
         let manifest: Manifest = serde_json::from_str(&text)
-            .map_err(|error| Mistake::new(format!("manifest.json: {error}")))?;
+            .map_err(|error| Mistake::error(format!("manifest.json: {error}")))?;
         let mut orders = Orders::new(options.live)?;
         let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
         let mut access = fleet.access.clone();
@@ -372,29 +361,7 @@ impl Run {
         let client = access.connect("lab run --resume").await?;
         let context = access.jetstream(&client).await?;
         let merged = checkpoint.merged.clone();
-        let mut done = BTreeMap::new();
-        let (mut left, mut unheard) = (BTreeMap::new(), Vec::new());
-        for host in hosts.hosts.keys() {
-            let number = merged.batches.get(host).copied().unwrap_or(0);
-            let ask = Ask::Resume { run: hosts.run.clone(), merged: number };
-            let over = checkpoint.over.contains(host);
-            match ask_again(&client, host, &ask).await {
-                Some(Answer::Kept { working: true, done: last, .. }) => {
-                    done.insert(host.clone(), last);
-                }
-                Some(Answer::Kept { written, .. }) => {
-                    left.insert(host.clone(), written);
-                    unheard.push((host.clone(), "its agent has ended the run by itself"));
-                }
-                Some(Answer::Refused { why }) if why.contains(STILL_THERE) => {
-                    return Err(Mistake::new(why));
-                }
-                // All of it was merged before.
-                _ if over => {}
-                Some(_) => unheard.push((host.clone(), "it has nothing of the run any more")),
-                None => unheard.push((host.clone(), "it does not answer")),
-            }
-        }
+        let Asked { left, unheard, done } = ask_hosts(&client, &hosts, &checkpoint).await?;
         let source = Source {
             file: PathBuf::from(&manifest.file),
             text: manifest.text.clone(),
@@ -409,24 +376,14 @@ impl Run {
             checkpoint.phases.clone(),
         )?;
         let said = orders.open(&directory)?;
-        let queues = checkpoint.orders.iter().map(|(host, queue)| {
-            let mut queue = queue.clone();
-            let last = done.get(host).copied().unwrap_or(0);
-            queue.waiting.retain(|(number, _)| *number > last);
-            if checkpoint.position.is_none_or(|it| it.begun) {
-                queue.number = queue.number.max(last);
-            }
-            (host.clone(), HostOrders::again(queue))
-        });
-        let queues = queues.collect();
+        let queues = orders_again(&checkpoint, &done);
         let mut run = Self::on_fleet(
             (source, phases, manifest, files, orders, interrupts),
             (client, context),
             (hosts, merged, queues, done),
         )?;
         run.books = Books::again(checkpoint.books)?;
-        run.seconds =
-            Seconds::again(checkpoint.open, checkpoint.newest, checkpoint.complete_until);
+        run.seconds = Seconds::again(checkpoint.open, checkpoint.newest, checkpoint.complete_until);
         if let Some(fleet) = &mut run.fleet {
             fleet.position = checkpoint.position;
             fleet.ending = checkpoint.ending;
@@ -446,6 +403,85 @@ impl Run {
             run.news(crate::fleet::link::FromFleet::Gone(host, why.to_owned()))?;
         }
         Ok(run)
+    }
+}
+
+/// What hosts have of a run that is taken over.
+#[derive(Default)]
+struct Asked {
+    /// The numbers of the last batches of hosts that have ended it.
+    left: BTreeMap<String, u64>,
+    /// Hosts that do not work for it any more, and why.
+    unheard: Vec<(String, &'static str)>,
+    /// The numbers of the last orders of those that do.
+    done: BTreeMap<String, u64>,
+}
+
+async fn ask_hosts(
+    client: &Client,
+    hosts: &Hosts,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<Asked> {
+    let mut asked = Asked::default();
+    for host in hosts.hosts.keys() {
+        let number = checkpoint.merged.batches.get(host).copied().unwrap_or(0);
+        let ask = Ask::Resume { run: hosts.run.clone(), merged: number };
+        let over = checkpoint.over.contains(host);
+        match ask_again(client, host, &ask).await {
+            Some(Answer::Kept { working: true, done: last, .. }) => {
+                asked.done.insert(host.clone(), last);
+            }
+            Some(Answer::Kept { written, .. }) => {
+                asked.left.insert(host.clone(), written);
+                asked.unheard.push((host.clone(), "its agent has ended the run by itself"));
+            }
+            Some(Answer::Refused { why }) if why.contains(STILL_THERE) => {
+                return Err(Mistake::error(why));
+            }
+            // All of it was merged before.
+            _ if over => {}
+            Some(_) => asked.unheard.push((host.clone(), "it has nothing of the run any more")),
+            None => asked.unheard.push((host.clone(), "it does not answer")),
+        }
+    }
+    Ok(asked)
+}
+
+/// Orders that an earlier coordinator gave and hosts have not carried out.
+fn orders_again(
+    checkpoint: &Checkpoint,
+    done: &BTreeMap<String, u64>,
+) -> BTreeMap<String, HostOrders> {
+    let queues = checkpoint.orders.iter().map(|(host, queue)| {
+        let mut queue = queue.clone();
+        let last = done.get(host).copied().unwrap_or(0);
+        queue.waiting.retain(|(number, _)| *number > last);
+        if checkpoint.position.is_none_or(|it| it.begun) {
+            queue.number = queue.number.max(last);
+        }
+        (host.clone(), HostOrders::again(queue))
+    });
+    queues.collect()
+}
+
+fn hosts_of_run(
+    run: &str,
+    nats: &str,
+    cards: &[Card],
+    clocks: &BTreeMap<String, Offset>,
+    it: &Assignment,
+) -> Hosts {
+    let agents = it.agents();
+    let host = |card: &Card| {
+        let offset = clocks.get(&card.name).copied().unwrap_or_default();
+        (card.name.clone(), Host::of(card, offset))
+    };
+    let used = cards.iter().filter(|card| agents.contains(&card.name.as_str()));
+    Hosts {
+        run: run.to_owned(),
+        nats: nats.to_owned(),
+        hosts: used.map(host).collect(),
+        assignment: it.clone(),
     }
 }
 
@@ -483,7 +519,7 @@ fn with_busy(error: anyhow::Error, cards: &[Card]) -> anyhow::Error {
     if busy.is_empty() {
         return error;
     }
-    Mistake::new(format!("{error}; {}", busy.join(", ")))
+    Mistake::error(format!("{error}; {}", busy.join(", ")))
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
         Some(fleet) => Run::start_on_fleet(source, options, &fleet).await?,
         None => Run::start(source, options).await?,
     };
-    run.to_its_end().await
+    run.carried_to_its_end().await
 }
 
 /// Goes on with a run on a fleet whose coordinator is gone.
@@ -191,11 +191,11 @@ pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
 /// # Errors
 /// As [`run`].
 pub async fn resume(directory: PathBuf, options: Options) -> anyhow::Result<Ended> {
-    Run::resume_on_fleet(directory, options).await?.to_its_end().await
+    Run::resume_on_fleet(directory, options).await?.carried_to_its_end().await
 }
 
 impl Run {
-    async fn to_its_end(mut self) -> anyhow::Result<Ended> {
+    async fn carried_to_its_end(mut self) -> anyhow::Result<Ended> {
         match self.carry_out().await {
             Ok(ending) => self.finish(ending).await,
             Err(error) => {

@@ -241,7 +241,7 @@ impl Run {
     /// Records which connections are established.
     pub(super) fn record_kernel(
         &mut self,
-        by_address: BTreeMap<String, u64>,
+        by_address: &BTreeMap<String, u64>,
         wanted: u64,
         host: Option<&str>,
     ) -> anyhow::Result<()> {
@@ -285,7 +285,7 @@ impl Run {
             Ok(counts) => {
                 let by_address = counts.into_iter();
                 let by_address = by_address.map(|(address, count)| (address.to_string(), count));
-                self.record_kernel(by_address.collect(), ours, None)?;
+                self.record_kernel(&by_address.collect(), ours, None)?;
             }
             Err(error) => self.warn("lab", &format!("sock_diag: {error}"))?,
         }

@@ -68,7 +68,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     let good = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
         let what = format!("--name {name}: 1 to 64 letters, digits, - and _");
-        return Err(Mistake::new(what));
+        return Err(Mistake::error(what));
     }
     Ok(())
 }
@@ -101,11 +101,10 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     check_name(&args.name)?;
     let mut interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     let client = args.access.connect(&format!("lab agent {}", args.name)).await?;
-    let context = jetstream::ContextBuilder::new()
-        .ack_timeout(Duration::from_secs(2))
-        .build(client.clone());
+    let context =
+        jetstream::ContextBuilder::new().ack_timeout(Duration::from_secs(2)).build(client.clone());
     if is_taken(&client, &args.name).await? {
-        return Err(Mistake::new(format!(
+        return Err(Mistake::error(format!(
             "an agent named {} is there already: end it, or give another --name",
             args.name
         )));

@@ -61,8 +61,7 @@ struct Sent {
 
 async fn send_all(context: jetstream::Context, subject: String, state: Arc<State>) {
     let now = Instant::now();
-    let mut it =
-        Sent { sent: 0, stored: 0, on_the_way: VecDeque::new(), unmerged: (0, now) };
+    let mut it = Sent { sent: 0, stored: 0, on_the_way: VecDeque::new(), unmerged: (0, now) };
     loop {
         let merged = state.spool().first() - 1;
         if merged != it.unmerged.0 || it.stored <= merged {

@@ -249,8 +249,8 @@ impl Work {
         if batch.is_empty() { Ok(()) } else { Ok(kept.push(batch)?) }
     }
 
-    fn warn(&mut self, what: impl ToString) {
-        self.say(Said::Warning { what: what.to_string() });
+    fn warn(&mut self, what: impl Into<String>) {
+        self.say(Said::Warning { what: what.into() });
     }
 
     /// What the second that has just ended was like.
@@ -492,8 +492,7 @@ impl Work {
         if self.ending.is_some_and(|it| it.kill_at <= now + ALL_STOP) {
             return;
         }
-        self.ending =
-            Some(Ending { server_at: Some(now + CLIENTS_STOP), kill_at: now + ALL_STOP });
+        self.ending = Some(Ending { server_at: Some(now + CLIENTS_STOP), kill_at: now + ALL_STOP });
         for (who, program) in &mut self.programs {
             if matches!(who, Who::Client(_)) {
                 let _ = program.tell(&lab_client::panel::Command::Stop {}).await;

@@ -115,7 +115,9 @@ fn users_are_everywhere_once_whatever_the_weights() {
                 assert!(all.iter().copied().eq(0..users), "{users} {cpus:?}");
             }
             // So few that a host would have nobody.
-            Err(error) => assert!(users == 10 && error.to_string().contains("ascending"), "{error}"),
+            Err(error) => {
+                assert!(users == 10 && error.to_string().contains("ascending"), "{error}");
+            }
         }
     }
 }

@@ -109,7 +109,7 @@ fn start_nats(directory: &Path) -> anyhow::Result<(Ends, u16)> {
     command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]);
     let child = command.arg(directory.join("store")).stderr(log).spawn();
     let child = child.map_err(|error| {
-        Mistake::new(format!("nats-server cannot be started ({error}): install it"))
+        Mistake::error(format!("nats-server cannot be started ({error}): install it"))
     })?;
     Ok((Ends(child), port))
 }
@@ -169,7 +169,7 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     }
     let hosts = args.servers + args.clients;
     if hosts == 0 || hosts < args.processes {
-        return Err(Mistake::new("--servers and --clients: fewer hosts than --processes"));
+        return Err(Mistake::error("--servers and --clients: fewer hosts than --processes"));
     }
     raise_descriptors()?;
     let directory = tempfile::tempdir()?;
@@ -231,7 +231,10 @@ async fn lease(client: &Client, run: &str, cards: &[Card]) -> anyhow::Result<()>
     let answers = stream::iter(cards.iter().map(|card| question(client, &card.name, &lease)));
     let mut answers = answers.buffer_unordered(AT_A_TIME);
     while let Some(answer) = answers.next().await {
-        anyhow::ensure!(answer == Some(Answer::Done {}), "a stub does not take a lease: {answer:?}");
+        anyhow::ensure!(
+            answer == Some(Answer::Done {}),
+            "a stub does not take a lease: {answer:?}"
+        );
     }
     Ok(())
 }
@@ -271,8 +274,7 @@ async fn phase(
     let merged = Merged { batches, place: 0 };
     let orders = names.iter().map(|name| ((*name).to_owned(), Orders::default())).collect();
     let nats_of_link = (client.clone(), context);
-    let link =
-        Link::start(nats_of_link, run, (sessions, BTreeMap::new()), merged, orders, &tell);
+    let link = Link::start(nats_of_link, run, (sessions, BTreeMap::new()), merged, orders, &tell);
 
     // Nothing but beats and pulses.
     let (idle, before, own) = (Instant::now(), usage(nats), own_cpu_us());

@@ -83,9 +83,8 @@ fn card(number: u32, servers: u32, machine: &Machine) -> Card {
 
 async fn stub(access: &Access, card: Card, state: PathBuf, clock: Clock) -> anyhow::Result<()> {
     let client = access.connect(&card.name).await?;
-    let context = jetstream::ContextBuilder::new()
-        .ack_timeout(Duration::from_secs(2))
-        .build(client.clone());
+    let context =
+        jetstream::ContextBuilder::new().ack_timeout(Duration::from_secs(2)).build(client.clone());
     let mut asks = client.subscribe(ask(&card.name)).await?;
     let mut whos = client.subscribe(WHO).await?;
     let mut pulses = client.subscribe(pulse(&card.name)).await?;
