@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args, journals: &Path) -> anyhow::Result<()> {
     let source = Source::read(&args.experiment, &args.settings)?;
     anyhow::ensure!(
         !matches!(source.experiment.hosts, Hosts::Fleet { .. }),
-        "a fleet cannot be run yet: --set 'hosts=\"Local\"' uses this machine"
+        "a fleet is not tuned from here: --set 'hosts=\"Local\"' measures this machine"
     );
     let phase = phase(args, &source)?;
     let measurable = measurable(&source, &profile, args.tune_host)?;
