@@ -1,7 +1,7 @@
 //! `lab agent`: registers what its host is, waits for work, and does it as `lab run` does on one
 //! machine. One run at a time.
 //!
-//! Owns: the conversation with coordinators. What a run needs done is in [`work`].
+//! Owns: the conversation with coordinators. What a run needs done is in `work`.
 
 mod host;
 mod sender;
