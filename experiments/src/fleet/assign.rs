@@ -23,6 +23,11 @@ pub struct ClientHost {
     pub sources: Option<Vec<Ipv4Addr>>,
     /// Its ports: the first and the last.
     pub ports: (u16, u16),
+    /// The user that would have the first address and port: agents of one network namespace share
+    /// them.
+    pub first_flow: u32,
+    /// Users of all agents of the network namespace.
+    pub flows: u32,
 }
 
 /// Who does what.
@@ -286,7 +291,8 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
     check_ranges(&named, users)?;
     let each = experiment.client.processes.get();
     let mut clients = Vec::with_capacity(candidates.len());
-    for (place, (it, users)) in candidates.iter().zip(ranges).enumerate() {
+    for (place, (it, users)) in candidates.iter().zip(&ranges).enumerate() {
+        let (before, flows) = flows_beside(&candidates, &ranges, place);
         let first = u32::try_from(place)? * each;
         if (users.len() as u64) < u64::from(each) {
             return Err(Mistake::error(format!(
@@ -295,13 +301,15 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
                 users.len()
             )));
         }
-        let sources = sources(it.card, (server, address), users.len())?;
+        let sources = sources(it.card, (server, address), flows)?;
         clients.push(ClientHost {
             agent: it.card.name.clone(),
             processes: first..first + each,
-            users,
+            users: users.clone(),
             sources,
             ports: it.card.machine.ports,
+            first_flow: users.start - before,
+            flows,
         });
     }
     let used =
@@ -318,11 +326,24 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
     Ok(Assignment { server: server.name.clone(), address, clients, watched })
 }
 
+/// The users before those of a host and in all, on agents of its network namespace: they share its
+/// addresses and ports.
+fn flows_beside(candidates: &[Candidate<'_>], ranges: &[Range<u32>], place: usize) -> (u32, u32) {
+    let namespace = |card: &'_ Card| (card.boot.clone(), card.netns);
+    let mine = namespace(candidates[place].card);
+    let together = candidates.iter().zip(ranges).filter(|(it, _)| namespace(it.card) == mine);
+    together.fold((0, 0), |(before, all), (_, users)| {
+        let count = users.end - users.start;
+        let earlier = users.start < ranges[place].start;
+        (before + if earlier { count } else { 0 }, all + count)
+    })
+}
+
 /// The addresses that the users of a host come from.
 fn sources(
     card: &Card,
     (server, address): (&Card, Ipv4Addr),
-    users: usize,
+    users: u32,
 ) -> anyhow::Result<Option<Vec<Ipv4Addr>>> {
     if address.is_loopback() {
         if (&card.boot, card.netns) == (&server.boot, server.netns) {
@@ -334,7 +355,6 @@ fn sources(
         )));
     }
     let (first, last) = card.machine.ports;
-    let users = u32::try_from(users)?;
     let needed = lab_client::flows::sources_needed(users, first, last) as usize;
     if card.addresses.len() < needed {
         return Err(Mistake::error(format!(

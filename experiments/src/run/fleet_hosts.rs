@@ -87,7 +87,7 @@ pub(super) fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
     let port_last = ports.map(|(_, last)| last).max().unwrap_or(u16::MAX);
     let loopback = |host: &crate::fleet::assign::ClientHost| {
         let (first, last) = host.ports;
-        lab_client::flows::loopback_sources(host.users.len() as u32, first, last)
+        lab_client::flows::loopback_sources(host.flows, first, last)
     };
     let mut numbers: Vec<u32> = it
         .clients

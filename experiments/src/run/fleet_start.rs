@@ -287,8 +287,8 @@ impl Run {
             let mut config = client_config(&experiment, process);
             config.server = address;
             (config.first_user, config.end_user) = (users.start, users.end);
-            config.first_flow = host.users.start;
-            config.flows = host.users.len() as u32;
+            config.first_flow = host.first_flow;
+            config.flows = host.flows;
             config.sources = host.sources.clone();
             config.clock_ahead_ns = ahead(&host.agent);
             let order = start(Who::Client(process), json!(config), probes(Some(address.port())));

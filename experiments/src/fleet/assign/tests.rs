@@ -123,6 +123,25 @@ fn users_are_everywhere_once_whatever_the_weights() {
 }
 
 #[test]
+fn agents_of_one_namespace_share_its_addresses_and_ports() {
+    let mut cards = [
+        card("s", &[Role::Server], 1, &[]),
+        card("a", &[Role::Client], 1, &[]),
+        card("b", &[Role::Client], 1, &[]),
+        card("c", &[Role::Client], 1, &[]),
+    ];
+    cards[3].boot = cards[1].boot.clone();
+    let it = assign(&experiment("users: 300"), &cards).expect("assigned");
+    // A flow is the place of a user among the addresses and ports: nobody's is another one's.
+    let flows: Vec<_> = it
+        .clients
+        .iter()
+        .map(|it| (it.users.start - it.first_flow..it.users.end - it.first_flow, it.flows))
+        .collect();
+    assert_eq!(flows, [(0..100, 200), (0..100, 100), (100..200, 200)]);
+}
+
+#[test]
 fn what_cannot_be_is_refused_in_words() {
     let cards = [card("big", &[Role::Server], 8, &[]), card("vm1", &[Role::Client], 4, &[])];
     let vm = |more: &str| fleet(&format!("(name: \"vm\", cores: 1, memory_gib: 5{more})"));
