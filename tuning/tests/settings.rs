@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use common::{Line, Place, everything, in_namespace, is_root, set, sysctl};
@@ -17,11 +18,18 @@ const SOMAXCONN: Line<'_> = ("Sysctl(\"net.core.somaxconn\")", "Exactly(\"1234\"
 const PORTS: Line<'_> =
     ("Sysctl(\"net.ipv4.ip_local_port_range\")", "Exactly(\"0x800\t 65000\")", "");
 
+/// The settings of the machine: one test changes them for a moment, and what a namespace is made
+/// with, or shows of the machine, must not change under the others.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Keeps the machine's settings as they are; `None` without root.
+fn machine_as_it_is() -> Option<RwLockReadGuard<'static, ()>> {
+    is_root().then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+}
+
 #[test]
 fn applied_checked_and_reverted() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let profile = place.profile(
@@ -82,9 +90,7 @@ fn applied_checked_and_reverted() {
 /// Every mistake is named with profile, line and reason, and nothing is changed.
 #[test]
 fn what_cannot_be_set_is_named() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     let sysctl_of = |name: &str| format!("Sysctl(\"{name}\")");
     in_namespace(|| {
         let place = Place::new();
@@ -139,9 +145,7 @@ fn what_cannot_be_set_is_named() {
 
 #[test]
 fn what_is_optional_is_skipped_and_nothing_else_is() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let profile = place.profile(
@@ -166,9 +170,7 @@ fn what_is_optional_is_skipped_and_nothing_else_is() {
 
 #[test]
 fn keep_going_keeps_what_could_be_set() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let before = everything("net");
@@ -194,9 +196,7 @@ fn become_nobody() {
 
 #[test]
 fn who_may_not_write_is_told_so() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     let place = Place::new();
     std::fs::create_dir(place.path("journals")).expect("made");
     for path in [place.path("journals"), place.path(".")] {
@@ -215,9 +215,7 @@ fn who_may_not_write_is_told_so() {
 
 #[test]
 fn what_somebody_else_has_set_is_left_alone() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let profile = place.profile("x", &[SOMAXCONN, PORTS]);
@@ -246,9 +244,7 @@ fn what_somebody_else_has_set_is_left_alone() {
 
 #[test]
 fn profiles_on_top_of_each_other_go_back_one_by_one_or_together() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let lower = place.profile("lower", &[SOMAXCONN, PORTS]);
@@ -271,9 +267,7 @@ fn profiles_on_top_of_each_other_go_back_one_by_one_or_together() {
 
 #[test]
 fn after_a_reboot_or_without_its_namespace_nothing_is_left_to_restore() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     let place = Place::new();
     let profile = place.profile("x", &[SOMAXCONN]);
     in_namespace(|| {
@@ -299,9 +293,7 @@ fn after_a_reboot_or_without_its_namespace_nothing_is_left_to_restore() {
 /// A profile that was applied in a namespace is reverted there, wherever revert is called.
 #[test]
 fn reverted_in_the_namespace_that_it_was_applied_in() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let profile = place.profile("x", &[SOMAXCONN]);
@@ -336,9 +328,7 @@ fn tap(name: &str) -> Option<std::fs::File> {
 
 #[test]
 fn coalescing_of_an_interface_and_one_that_goes_away() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let Some(interface) = tap("tuned0") else {
             eprintln!("skipped: needs /dev/net/tun");
@@ -403,9 +393,7 @@ fn limits_are_raised_for_children() {
 /// The table of sockets is that of the namespace that was made after it was set.
 #[test]
 fn the_socket_table_is_pending_until_a_namespace_is_made() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     in_namespace(|| {
         let place = Place::new();
         let mut profile = Profile::load("million-sockets").expect("embedded");
@@ -431,9 +419,7 @@ fn the_socket_table_is_pending_until_a_namespace_is_made() {
 /// machine does not notice; what is of the machine cannot.
 #[test]
 fn scopes_are_what_the_kernel_makes_of_them() {
-    if !is_root() {
-        return;
-    }
+    let Some(_machine) = machine_as_it_is() else { return };
     let machines = everything("net");
     in_namespace(|| {
         for placed in names().flat_map(|name| Profile::load(name).expect("embedded").settings) {
@@ -470,6 +456,7 @@ fn a_full_apply_is_quick_and_leaves_nothing() {
     if !is_root() {
         return;
     }
+    let _machine = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     let before = everything("");
     for name in ["million-sockets", "low-latency"] {
