@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab_server::config::Config;
@@ -13,10 +14,15 @@ use lab_server::server::Server;
 /// Nothing here takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A shard takes a copy of the table of descriptors along. One taken while a child is being started
+/// would hold the child's pipes open for good, and who reads them would wait for ever.
+static TABLES: Mutex<()> = Mutex::new(());
+
 /// A small server on a free port. Its shards end with the process of the test.
 fn server() -> String {
     let listen = "127.0.0.1:0".parse().expect("an address");
     let config = Config { listen, users: 1000, shards: Some(1), ..Config::default() };
+    let _alone = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
     let server = Server::start(&config).expect("a server");
     server.address().to_string()
 }
@@ -25,6 +31,17 @@ fn client(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab-client"));
     command.args(arguments);
     command
+}
+
+/// Starts it with pipes for what it says.
+fn spawn(command: &mut Command) -> Child {
+    let _alone = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+}
+
+/// Runs it to its end.
+fn run(command: &mut Command) -> Output {
+    spawn(command).wait_with_output().expect("it ran")
 }
 
 fn said(output: &Output) -> String {
@@ -40,9 +57,7 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = client(arguments);
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child = spawn(&mut client(arguments));
         let (tell, lines) = channel();
         let streams: [Box<dyn Read + Send>; 2] = [
             Box::new(child.stdout.take().expect("piped")),
@@ -106,7 +121,7 @@ fn number(line: &str, word: &str) -> Option<u64> {
 fn a_load_is_carried_out_and_summed_up() {
     let server = server();
     let load = ["--users", "0..200", "--rate", "400", "--seconds", "2", "--chat", "20"];
-    let output = client(&["--server", &server]).args(load).output().expect("it ran");
+    let output = run(client(&["--server", &server]).args(load));
     let text = said(&output);
     // On a busy machine the load may have been late, which the exit code says.
     assert!(matches!(output.status.code(), Some(0 | 4)), "{text}");
@@ -144,11 +159,11 @@ fn bad_input_is_told_in_a_sentence() {
         (["--server", "nowhere"], "nowhere"),
         (["--pacing", "odd"], "odd"),
     ] {
-        let output = client(&arguments).output().expect("it ran");
+        let output = run(&mut client(&arguments));
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains(words), "{}", said(&output));
     }
-    let output = client(&["--users", "0..10", "--shards", "0"]).output().expect("it ran");
+    let output = run(&mut client(&["--users", "0..10", "--shards", "0"]));
     assert!(!output.status.success());
     assert!(said(&output).contains("--shards 0"), "{}", said(&output));
 }
