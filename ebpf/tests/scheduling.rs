@@ -20,12 +20,44 @@ fn options(port: u16) -> Options {
     Options { learn_server: false, learn_clients: false, ..Options::of_port(port) }
 }
 
-/// Time run and time waited, as the kernel's own `schedstat` of a thread has them.
-fn schedstat(tid: u32) -> (u64, u64) {
-    let path = format!("/proc/self/task/{tid}/schedstat");
-    let text = std::fs::read_to_string(path).expect("schedstat");
-    let mut words = text.split_whitespace().map(|word| word.parse().expect("a number"));
-    (words.next().expect("ran"), words.next().expect("waited"))
+/// The kernel's own account of a thread.
+#[derive(Clone, Copy, Debug)]
+struct Books {
+    ran_ns: u64,
+    waited_ns: u64,
+    switches_voluntary: u64,
+    switches_involuntary: u64,
+}
+
+impl Books {
+    fn of(tid: u32) -> Self {
+        let read = |name| {
+            let path = format!("/proc/self/task/{tid}/{name}");
+            std::fs::read_to_string(path).expect(name)
+        };
+        let schedstat = read("schedstat");
+        let mut times = schedstat.split_whitespace().map(|it| it.parse().expect("a number"));
+        let status = read("status");
+        let count = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+            line.trim().parse().expect("a number")
+        };
+        Self {
+            ran_ns: times.next().expect("ran"),
+            waited_ns: times.next().expect("waited"),
+            switches_voluntary: count("voluntary_ctxt_switches:"),
+            switches_involuntary: count("nonvoluntary_ctxt_switches:"),
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            ran_ns: self.ran_ns - before.ran_ns,
+            waited_ns: self.waited_ns - before.waited_ns,
+            switches_voluntary: self.switches_voluntary - before.switches_voluntary,
+            switches_involuntary: self.switches_involuntary - before.switches_involuntary,
+        }
+    }
 }
 
 fn tid() -> u32 {
@@ -58,7 +90,7 @@ fn hog() -> Reaped {
 }
 
 /// Works and sleeps on CPU 0 for a while; returns the thread's two accounts of it.
-fn worked(probes: &Probes, milliseconds: u64) -> (Thread, (u64, u64), Vec<LongWait>) {
+fn worked(probes: &Probes, milliseconds: u64) -> (Thread, Books, Vec<LongWait>) {
     pin(0);
     let tid = tid();
     // The first switches make the thread known.
@@ -66,10 +98,15 @@ fn worked(probes: &Probes, milliseconds: u64) -> (Thread, (u64, u64), Vec<LongWa
     let slot = probes.threads().slot_of(tid).expect("a watched thread");
     let books = || {
         thread::yield_now();
-        (probes.threads().thread(slot, monotonic_ns()).expect("an entry"), schedstat(tid))
+        (probes.threads().thread(slot, monotonic_ns()).expect("an entry"), Books::of(tid))
     };
     let (before, kernel_before) = books();
     let end = monotonic_ns() + milliseconds * 1_000_000;
+    // Longer than any slice: who waits for the CPU gets it without being let.
+    let cpu_end = cpu_ns() + 100_000_000;
+    while cpu_ns() < cpu_end {
+        std::hint::spin_loop();
+    }
     while monotonic_ns() < end {
         let busy_until = monotonic_ns() + 1_000_000;
         while monotonic_ns() < busy_until {
@@ -78,13 +115,12 @@ fn worked(probes: &Probes, milliseconds: u64) -> (Thread, (u64, u64), Vec<LongWa
         thread::sleep(Duration::from_micros(200));
     }
     let (after, kernel) = books();
-    let kernels = (kernel.0 - kernel_before.0, kernel.1 - kernel_before.1);
-    (after.since(&before), kernels, probes.threads().long_waits(slot))
+    (after.since(&before), kernel.since(kernel_before), probes.threads().long_waits(slot))
 }
 
 fn assert_close(what: &str, ours: u64, kernels: u64, share: f64) {
     let off = (ours as f64 - kernels as f64).abs() / kernels as f64;
-    println!("{what}: {ours} ns here, {kernels} ns in the kernel's books, {:.2}% off", off * 100.0);
+    println!("{what}: {ours} here, {kernels} in the kernel's books, {:.2}% off", off * 100.0);
     assert!(off < share, "{what}: {ours} against {kernels}");
 }
 
@@ -97,15 +133,18 @@ fn a_hog_on_the_same_cpu_is_foreign_waiting() {
     let worker = |probes: &Probes| {
         thread::scope(|scope| scope.spawn(|| worked(probes, 2000)).join().expect("the worker"))
     };
-    let (thread, (ran, waited), long) = worker(&probes);
+    let (thread, books, long) = worker(&probes);
     let ours = thread.wait_foreign_ns + thread.wait_own_ns;
-    assert_close("waited", ours, waited, 0.05);
+    assert_close("waited", ours, books.waited_ns, 0.05);
     // Time that the hypervisor steals is running time here, and none in the kernel's books.
-    assert_close("ran", thread.ran_ns, ran, 0.25);
-    assert!(waited > 300_000_000, "the hog took nothing: {waited} ns");
+    assert_close("ran", thread.ran_ns, books.ran_ns, 0.25);
+    assert!(books.waited_ns > 300_000_000, "the hog took nothing: {books:?}");
     assert!(thread.wait_own_ns * 20 < thread.wait_foreign_ns, "{thread:?}");
-    let delays = thread.runqueue_delay.count();
-    assert!(delays > 0 && thread.switches_involuntary > 0, "{thread:?}");
+    assert!(thread.runqueue_delay.count() > 0, "{thread:?}");
+    // How often a thread is made to go is the scheduler's affair, but both must know of it.
+    assert!(books.switches_voluntary > 0 && books.switches_involuntary > 0, "{books:?}");
+    assert_close("let go", thread.switches_voluntary, books.switches_voluntary, 0.05);
+    assert_close("made to go", thread.switches_involuntary, books.switches_involuntary, 0.25);
     let by_hog = long.iter().filter(|wait| wait.holder_tid == hog.0.id()).count();
     println!("{by_hog} of the last {} long waits by the hog: {:?}", long.len(), long.last());
     // Others may hog the CPU too, when the machine has other work.
@@ -120,7 +159,7 @@ fn another_thread_of_the_same_program_is_own_waiting() {
     let end = monotonic_ns() + 2_500_000_000;
     let cpu = || probes.read().cpus.expect("who held the CPUs")[0];
     let before = cpu();
-    let (thread, (_, waited), _) = thread::scope(|scope| {
+    let (thread, books, _) = thread::scope(|scope| {
         scope.spawn(move || {
             pin(0);
             while monotonic_ns() < end {
@@ -129,6 +168,7 @@ fn another_thread_of_the_same_program_is_own_waiting() {
         });
         scope.spawn(|| worked(&probes, 2000)).join().expect("the worker")
     });
+    let waited = books.waited_ns;
     assert_close("waited", thread.wait_foreign_ns + thread.wait_own_ns, waited, 0.05);
     assert!(waited > 300_000_000, "the other thread took nothing: {waited} ns");
     // Whatever else runs on this machine has its part; the rest is the other thread's.
