@@ -249,6 +249,18 @@ impl Request {
         }
     }
 
+    /// T1 to T6.
+    pub fn instants_ns(&self) -> [Option<u64>; 6] {
+        [
+            Some(self.sent_ns),
+            self.server_ready_ns,
+            self.server_read_ns,
+            self.answered_ns,
+            self.ready_ns,
+            self.read_ns,
+        ]
+    }
+
     /// T2 to T4 and the rest, in order; negative where clocks or the kernel's order disagree.
     pub fn segments(&self) -> Option<Segments> {
         let span = |from: u64, to: u64| to.wrapping_sub(from).cast_signed();

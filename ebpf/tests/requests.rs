@@ -50,15 +50,7 @@ fn check_client(probes: &Probes, from: SocketAddrV4, to: SocketAddrV4, requests:
         if let Some(before) = sequence.replace(request.sequence) {
             assert_eq!(request.sequence.wrapping_sub(before), SIZE as u32, "{said}");
         }
-        let instants = [
-            Some(request.sent_ns),
-            request.server_ready_ns,
-            request.server_read_ns,
-            request.answered_ns,
-            request.ready_ns,
-            request.read_ns,
-        ];
-        let instants: Vec<u64> = instants.iter().map(|ns| ns.expect(&said)).collect();
+        let instants: Vec<u64> = request.instants_ns().iter().map(|ns| ns.expect(&said)).collect();
         assert!(instants.is_sorted(), "{said}");
         // The first request finds a server's thread that has read nothing yet.
         if number > 0 {

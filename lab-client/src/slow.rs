@@ -121,15 +121,7 @@ impl Seen {
 
 fn instants_us(due_ns: u64, request: &Request) -> [Option<i64>; 6] {
     let offset_us = |ns: u64| ns.wrapping_sub(due_ns).cast_signed() / 1000;
-    let instants = [
-        Some(request.sent_ns),
-        request.server_ready_ns,
-        request.server_read_ns,
-        request.answered_ns,
-        request.ready_ns,
-        request.read_ns,
-    ];
-    instants.map(|ns| ns.map(offset_us))
+    request.instants_ns().map(|ns| ns.map(offset_us))
 }
 
 fn causes_us(explained: &Explained) -> BTreeMap<Cause, u64> {

@@ -311,10 +311,10 @@ pub(crate) fn data_read(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_data_read(socket: Socket) -> Option<()> {
     let side = socket.side()?;
+    threads::learn(side);
     if matches!(side, Side::Client) && config!(stamp_reads) == 0 {
         return None;
     }
-    threads::learn(side);
     let peer = sampled(socket, side)?;
     let entry = peer.existing()?;
     match side {
