@@ -394,21 +394,25 @@ fn hold(figure: Figure, first: &Pool<'_>, second: &Pool<'_>) -> Option<Compared>
     })
 }
 
-/// Corrects for all questions at once, and answers them. Returns how many there were.
-fn correct(phases: &mut [ComparedPhase]) -> usize {
-    let mut asked: Vec<&mut Compared> = phases
-        .iter_mut()
-        .flat_map(|phase| &mut phase.figures)
-        .filter(|it| it.difference.p.is_some() && !it.is_constant())
-        .collect();
-    let mut p: Vec<f64> = asked.iter().filter_map(|it| it.difference.p).collect();
+/// Answers these questions, p-values corrected for all of them (Holm). Returns how many there were:
+/// what has no p-value is none.
+pub(crate) fn answer<'a>(figures: impl Iterator<Item = &'a mut Compared>) -> usize {
+    let asked: Vec<(f64, &mut Compared)> =
+        figures.filter_map(|it| Some((it.difference.p?, it))).collect();
+    let mut p: Vec<f64> = asked.iter().map(|(p, _)| *p).collect();
     holm(&mut p);
-    for (compared, p) in asked.iter_mut().zip(&p) {
+    for ((_, compared), p) in asked.into_iter().zip(&p) {
         compared.p_adjusted = Some(*p);
         let shown = *p < 1.0 - CONFIDENCE;
         compared.verdict = if shown { Verdict::Shown } else { Verdict::NotShown };
     }
-    let questions = p.len();
+    p.len()
+}
+
+/// Corrects for all questions at once, and answers them. Returns how many there were.
+fn correct(phases: &mut [ComparedPhase]) -> usize {
+    let figures = phases.iter_mut().flat_map(|phase| &mut phase.figures);
+    let questions = answer(figures.filter(|it| !it.is_constant()));
     for compared in phases.iter_mut().flat_map(|phase| &mut phase.figures) {
         if compared.is_constant() {
             compared.p_adjusted = compared.difference.p;

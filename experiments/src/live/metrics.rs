@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 
 use crate::report::{Cell, Digest};
 
@@ -170,11 +169,7 @@ pub(super) fn encode(digest: &Digest) -> Result<String, fmt::Error> {
         let help = "The phase under way".to_owned();
         families.insert("phase".to_owned(), Family { help, counter: false, values });
     }
-    let mut registry = Registry::with_prefix("lab_run");
-    registry.register_collector(Box::new(Families(families)));
-    let mut out = String::new();
-    text::encode(&mut out, &registry)?;
-    Ok(out)
+    control::metrics::encode_collected("lab_run", Families(families))
 }
 
 #[cfg(test)]

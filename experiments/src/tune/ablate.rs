@@ -121,15 +121,11 @@ pub(super) fn run(args: &Args, journals: &Path) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(&ablation)?;
     std::fs::write(args.out.join("ablation.json"), format!("{json}\n"))?;
     std::fs::write(args.out.join("ablation.txt"), &text)?;
-    print!(
-        "{}",
-        if args.json {
-            json + "
-"
-        } else {
-            text
-        }
-    );
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{text}");
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::ablate::{Arm, WITH, WITHOUT};
 use crate::compare::{self, Compared, Figure, Verdict};
-use crate::stats::{CONFIDENCE, holm};
+use crate::stats::CONFIDENCE;
 
 /// What a setting may be worth something for.
 const FIGURES: [Figure; 5] =
@@ -97,19 +97,8 @@ impl Ablation {
 
 /// All arms are asked at once, so p-values are corrected for all of them.
 fn correct(effects: &mut [Effect]) -> usize {
-    let mut asked: Vec<&mut Compared> = effects
-        .iter_mut()
-        .flat_map(|effect| &mut effect.figures)
-        .filter(|it| it.p_adjusted.is_some() && it.difference.p.is_some())
-        .collect();
-    let mut p: Vec<f64> = asked.iter().filter_map(|it| it.difference.p).collect();
-    holm(&mut p);
-    for (compared, p) in asked.iter_mut().zip(&p) {
-        compared.p_adjusted = Some(*p);
-        let shown = *p < 1.0 - CONFIDENCE;
-        compared.verdict = if shown { Verdict::Shown } else { Verdict::NotShown };
-    }
-    p.len()
+    let figures = effects.iter_mut().flat_map(|effect| &mut effect.figures);
+    compare::answer(figures.filter(|it| it.p_adjusted.is_some()))
 }
 
 /// An effect with its interval; a star when it is shown.

@@ -62,8 +62,16 @@ fn each<M: EncodeMetric>(
 /// # Errors
 /// Never in practice: writing to a string does not fail.
 pub fn encode(prefix: &str, families: Vec<Family>) -> Result<String, fmt::Error> {
+    encode_collected(prefix, Families(families))
+}
+
+/// What a collector has as OpenMetrics text, names prefixed as by [`encode`].
+///
+/// # Errors
+/// What the collector says.
+pub fn encode_collected(prefix: &str, collector: impl Collector) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(prefix);
-    registry.register_collector(Box::new(Families(families)));
+    registry.register_collector(Box::new(collector));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
