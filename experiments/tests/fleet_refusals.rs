@@ -113,6 +113,18 @@ fn without_nats_or_jetstream_nothing_starts() {
     assert_refused(&lan, &output, "wants a fleet of machines: give --nats URL");
 }
 
+/// The stub's clock is 70 ms ahead: what was measured is that, within what it says of itself.
+fn assert_near_70_ms(said: &str) {
+    let measured = said.split_once("off by +").expect("a measurement").1;
+    let mut numbers = measured.split(" ms ± ").map(|it| {
+        let number: String = it.chars().take_while(|it| !",:".contains(*it)).collect();
+        number.trim().parse::<f64>().expect("a number")
+    });
+    let (ms, within_ms) = (numbers.next().expect("an offset"), numbers.next().expect("its error"));
+    // Both are written with three digits.
+    assert!((ms - 70.0).abs() <= within_ms + 0.001, "{ms} ± {within_ms}");
+}
+
 #[test]
 fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     if !lan::can_be() {
@@ -146,7 +158,9 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     stub(&lan, card("b", Role::Client), 0);
     stub(&lan, card("c", Role::Client), 70_000_000);
     on_fleet(&overlapping, &[], "users 500..600 are those of b and of c: ranges overlap");
-    on_fleet(&smoke, &[], "the clock of c is off by +70.");
+    let output = run(&lan, &smoke, &["--nats", URL]);
+    assert_refused(&lan, &output, "the clock of c is off by +");
+    assert_near_70_ms(&said(&output));
     let output = run(&lan, &smoke, &["--nats", URL, "--allow-clock-offset"]);
     assert_exit(&output, 2);
     assert!(said(&output).contains("b cannot be used: a stub does nothing"), "{}", said(&output));
