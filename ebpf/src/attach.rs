@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddrV4,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
 };
@@ -12,13 +13,14 @@ use aya::{
     maps::Map,
     programs::{BtfTracePoint, ProgramError},
 };
-use events::{Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef};
+use events::{Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef, kept_entries};
 use serde::Serialize;
 
 use crate::{
     btf::{Btf, BtfError},
     catalog::{PACKET_PROBES, PROBES, SOFTIRQ_PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
+    join::{AnswerTable, KEPT_ANSWERS, ServerSide},
     kernel,
     listening::ListenQueue,
     mapping::SharedArray,
@@ -104,6 +106,7 @@ pub struct Probes {
     pub(crate) layout: FlowLayout,
     flows: OwnedFd,
     pub(crate) flow_table: FlowTable,
+    answers: Option<AnswerTable>,
     threads: OwnedFd,
     sampling: OwnedFd,
     /// Ends before the arrays that it maps.
@@ -145,6 +148,8 @@ impl Probes {
         let cpus = array(&ebpf, "CPUS")?;
         let processes = array(&ebpf, "PROCESSES")?;
         let sampling = array(&ebpf, "SAMPLING")?;
+        let answers = array(&ebpf, "ANSWERS")?;
+        let answers = options.keep_answers.then(|| AnswerTable::map(&answers)).transpose();
         let map_cpus = || SharedArray::map(cpus.as_fd(), cpu_count(), false);
         let regulator = options.sample_beyond.map(|beyond| {
             let entry = SharedArray::map(sampling.as_fd(), 1, true)?;
@@ -156,6 +161,7 @@ impl Probes {
             symbols: Symbols::default(),
             layout: options.flows,
             flow_table: FlowTable::map(&flows, options.flows).map_err(unmapped("FLOWS"))?,
+            answers: answers.map_err(unmapped("ANSWERS"))?,
             thread_table: ThreadTable::map(&threads).map_err(unmapped("THREADS"))?,
             cpus: map_cpus().map_err(unmapped("CPUS"))?,
             processes: SharedArray::map(processes.as_fd(), pid_max(), true)
@@ -263,6 +269,14 @@ impl Probes {
         &self.flow_table
     }
 
+    /// The server's end of a client's request, by the client's end of the connection and the
+    /// request's first byte: of requests in the sample that is kept, and of the latest of each
+    /// connection. `None` when it was not seen, or a later request has taken its place.
+    pub fn server_side(&self, client: SocketAddrV4, sequence: u32) -> Option<ServerSide> {
+        let kept = self.answers.as_ref().and_then(|it| it.server_side(client, sequence));
+        kept.or_else(|| self.flow_table.server_side(client, sequence))
+    }
+
     /// The watched threads, mapped into this process.
     pub const fn threads(&self) -> &ThreadTable {
         &self.thread_table
@@ -281,6 +295,8 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
         flow_capacity: options.flows.entries(),
         server_histograms: u32::from(options.server_histograms),
         stamp_reads: u32::from(options.stamp_reads),
+        server_end: u32::from(options.server_end),
+        kept_answers: if options.keep_answers { KEPT_ANSWERS } else { 0 },
         harmless_reasons: reasons.harmless(),
         offsets: resolved.offsets,
         ..Config::EMPTY
@@ -313,6 +329,10 @@ fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf,
         .map_max_entries("FLOWS", options.flows.entries())
         .map_max_entries("TASKS", pids)
         .map_max_entries("PROCESSES", pids)
+        .map_max_entries(
+            "ANSWERS",
+            if options.keep_answers { kept_entries(KEPT_ANSWERS) } else { 1 },
+        )
         .map_max_entries("CPUS", u32::try_from(cpu_count()).unwrap_or(1))
         .load(OBJECT)
         .map_err(|error| {

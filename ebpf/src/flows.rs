@@ -163,6 +163,10 @@ impl CpuWait {
 pub struct Request {
     /// The request's first byte in the stream.
     pub sequence: u32,
+    /// The first byte behind it.
+    pub end: u32,
+    /// The answer's first byte.
+    pub answer: u32,
     /// T1: the client's send began.
     pub sent_ns: u64,
     /// T2: ready at the server.
@@ -211,6 +215,8 @@ impl Request {
         let until = if ready { mine.losses_at_ready } else { mine.losses as u16 };
         Some(Self {
             sequence: mine.sequence,
+            end: mine.sequence.wrapping_add(mine.length),
+            answer: mine.answer,
             sent_ns: mine.sent_ns,
             server_ready_ns: at_server(server::READY, theirs.ready_ns),
             server_read_ns: at_server(server::READ, theirs.read_ns),

@@ -43,6 +43,7 @@ pub use counters::{
     BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
     SoftirqCounters,
 };
+pub use events::JOINED_ONE_IN;
 pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
 pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
 pub use handover::{Handover, keep_on_exec};

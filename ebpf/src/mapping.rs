@@ -20,6 +20,8 @@ pub(crate) unsafe trait Plain: Copy {}
 
 // SAFETY: made of integers only.
 unsafe impl Plain for events::FlowEntry {}
+// SAFETY: made of integers only.
+unsafe impl Plain for events::ServerPart {}
 // SAFETY: as above.
 unsafe impl Plain for events::ThreadEntry {}
 // SAFETY: as above.

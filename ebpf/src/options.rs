@@ -27,6 +27,11 @@ pub struct Options {
     /// Stamp T6 in the kernel, too. A client that reads its requests' instants knows when it read,
     /// and what its thread did by then ([`crate::Request::read_at`]).
     pub stamp_reads: bool,
+    /// Stamp the server's ends of connections, too; not where the server is another host's.
+    pub server_end: bool,
+    /// Keep the server's ends of one request in [`crate::JOINED_ONE_IN`], and of those that take
+    /// long, for [`crate::Probes::server_side`]: for clients on hosts with kernels of their own.
+    pub keep_answers: bool,
     /// Time softirqs and count NAPI polls. On loopback each packet is a softirq and a poll, which
     /// makes these three probes cost 0.4 to 0.5 µs a request, as much as all the rest but the
     /// instants; `/proc/stat` and `/proc/net/softnet_stat` tell nearly as much for nothing.
@@ -54,6 +59,8 @@ impl Options {
             learn_clients: true,
             server_histograms: true,
             stamp_reads: true,
+            server_end: true,
+            keep_answers: false,
             softirqs: true,
             packets: true,
             sample_beyond: None,

@@ -147,3 +147,53 @@ fn an_absent_probe_leaves_its_figures_null_and_the_rest_working() {
     let json = serde_json::to_value(probes.read()).expect("JSON");
     assert!(json["server_service_us"].is_null() && json["server_wait_us"]["count"] == 50);
 }
+
+#[test]
+fn two_kernels_that_see_one_end_each_are_joined() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    const REQUESTS: usize = 4000;
+    let layout = FlowLayout::all_ports(Ipv4Addr::new(127, 0, 1, 1), 1);
+    let of_client =
+        Options { server_end: false, stamp_reads: true, ..Options::of_flows(port(5), layout) };
+    let of_server = Options { keep_answers: true, ..Options::of_flows(port(5), layout) };
+    let client_side = Probes::attach(&of_client).expect("probes of the client's host");
+    let server_side = Probes::attach(&of_server).expect("probes of the server's host");
+    client_side.watch(std::process::id(), Program::Client(0));
+    server_side.watch(std::process::id(), Program::Server);
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, of_client.port);
+    let server = thread::spawn(move || serve(&listener, 1, SIZE));
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1), 20_400);
+    let mut stream = connect(from, address);
+    let mut halves = Vec::new();
+    for number in 0..REQUESTS {
+        ask(&mut stream, SIZE).expect("an answer");
+        let request = client_side.flows().request(from).expect("a request");
+        assert!(request.is_half() && request.segments().is_none(), "{number}: {request:?}");
+        // The first request finds a server's thread that has read nothing yet.
+        if number > 0 && request.is_joined(from) {
+            halves.push(request);
+        }
+    }
+    drop(stream);
+    server.join().expect("the server");
+    let expected = REQUESTS / ebpf::JOINED_ONE_IN as usize;
+    assert!(halves.len().abs_diff(expected) < expected, "{} of {REQUESTS}", halves.len());
+    // Long after later requests have taken the connection's entry.
+    for half in &halves {
+        let side = server_side.server_side(from, half.sequence).expect("its other end");
+        let whole = half.with_server_side(&side);
+        assert!(!whole.mixed && !whole.is_half(), "{half:?} {side:?}");
+        let it = whole.segments().expect("all instants");
+        let of_client = whole.read_ns.expect("T6") - whole.sent_ns;
+        let parts =
+            it.network_ns + it.server_wait_ns + it.server_service_ns + it.client_receive_lag_ns;
+        assert_eq!(parts, of_client.cast_signed(), "{half:?} {side:?}");
+        assert!(it.server_wait_ns >= 0 && it.server_service_ns >= 0, "{side:?}");
+    }
+    let split = |half: &ebpf::Request| {
+        server_side.server_side(from, half.sequence).is_some_and(|it| it.wait.is_some())
+    };
+    let unsplit = halves.iter().filter(|half| !split(half)).count();
+    assert!(unsplit * 10 <= halves.len(), "{unsplit} of {} without a thread", halves.len());
+    assert_eq!(server_side.server_side(from, halves[0].sequence.wrapping_add(1)), None);
+}

@@ -167,7 +167,7 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     std::fs::remove_dir_all(lan.path("out")).expect("it was refused by its host, after that");
 
     stub(&lan, Card { version: "0.0.1".to_owned(), ..card("d", Role::Client) }, 0);
-    on_fleet(&smoke, &[], "d is lab 0.0.1 (protocol 1), and this is lab");
+    on_fleet(&smoke, &[], "d is lab 0.0.1 (protocol 2), and this is lab");
     stub(&lan, card("b", Role::Client), 0);
     on_fleet(&smoke, &[], "two agents are named b");
 }

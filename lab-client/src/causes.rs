@@ -333,6 +333,8 @@ mod tests {
         let split = |foreign_ns| Some(CpuWait { foreign_ns, own_ns: 0 });
         Request {
             sequence: 1,
+            end: 21,
+            answer: 1,
             sent_ns: DUE + 100_000,
             server_ready_ns: Some(DUE + 110_000),
             server_read_ns: Some(DUE + 130_000),

@@ -153,6 +153,7 @@ impl Args {
             congestion: self.congestion.clone(),
             reconnect: true,
             slow_kept: crate::slow::KEPT,
+            join: false,
             clock_ahead_ns: 0,
             probes: None,
         })

@@ -95,6 +95,7 @@ impl Client {
             first_flow: config.first_flow,
             reconnect: config.reconnect,
             slow_kept: config.slow_kept,
+            join: config.join,
         };
         let clock = Clock::read_ahead(config.clock_ahead_ns);
         let seedling = Seedling {

@@ -63,6 +63,10 @@ pub struct Config {
     /// nanoseconds.
     #[serde(default)]
     pub clock_ahead_ns: i64,
+    /// Pass a sample of the requests on, to be joined with the server's ends of them: for clients
+    /// whose kernel does not see the server.
+    #[serde(default)]
+    pub join: bool,
     /// Arrays of probes, inherited from the process that attached them.
     pub probes: Option<ebpf::Handover>,
 }
@@ -89,6 +93,7 @@ impl Default for Config {
             reconnect: true,
             slow_kept: crate::slow::KEPT,
             clock_ahead_ns: 0,
+            join: false,
             probes: None,
         }
     }

@@ -117,6 +117,19 @@ impl Recorder {
         self.open[place].values.saturating_record(duration_ns.div_ceil(1000));
     }
 
+    /// Enters the segments of a request but the first, in nanoseconds, as
+    /// [`crate::causes::Explained`] has them.
+    pub fn record_segments(&mut self, phase: u16, [network, wait, service, receive]: [u64; 4]) {
+        for (segment, ns) in [
+            (Segment::Network, network),
+            (Segment::ServerWait, wait),
+            (Segment::ServerService, service),
+            (Segment::ClientReceiveLag, receive),
+        ] {
+            self.record(phase, segment, ns);
+        }
+    }
+
     /// The histograms of the second that ends.
     pub fn take(&mut self) -> std::vec::Drain<'_, Filled> {
         self.open.drain(..)

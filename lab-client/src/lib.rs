@@ -13,6 +13,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod flows;
+pub mod joined;
 pub mod latency;
 pub mod load;
 pub mod message;

@@ -6,6 +6,7 @@ use shard::Spins;
 
 use crate::books::Books;
 use crate::causes::CauseRows;
+use crate::joined::Sampled;
 use crate::latency::Filled;
 use crate::load::Event;
 use crate::slow::SlowRequest;
@@ -47,6 +48,8 @@ pub enum Report {
     Causes(u64, usize, u16, Box<CauseRows>),
     /// The slowest requests of a second of a shard.
     Slow(u64, Vec<SlowRequest>),
+    /// The requests of a second of a shard that are to be joined with the server's ends.
+    Sampled(u64, Vec<Sampled>),
     /// What faults on purpose did in a second of a shard.
     Spun(usize, Spins),
     /// Something happened on a shard.

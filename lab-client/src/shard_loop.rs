@@ -170,6 +170,10 @@ impl ShardLoop {
         for (phase, rows) in self.crowd.causes().take() {
             report(&self.reports, Report::Causes(sample.t, self.me, phase, Box::new(rows)));
         }
+        let sampled = self.crowd.take_sampled();
+        if !sampled.is_empty() {
+            report(&self.reports, Report::Sampled(sample.t, sampled));
+        }
         self.report_slowness(net.now_ns());
         let slow = self.crowd.take_slow();
         if !slow.is_empty() {

@@ -124,6 +124,7 @@ impl Solo {
             | Line::Slow { .. }
             | Line::Spun { .. }
             | Line::Causes { .. }
+            | Line::Sampled { .. }
             | Line::Ended(_) => {}
         }
     }

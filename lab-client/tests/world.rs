@@ -242,6 +242,7 @@ impl World {
             first_flow: 0,
             reconnect: true,
             slow_kept: 8,
+            join: false,
         });
         let crowd = |shard| {
             let (total_users, first, end, shards) = (USERS, 0, USERS, CLIENT_SHARDS);

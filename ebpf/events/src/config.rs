@@ -50,6 +50,11 @@ pub struct Config {
     pub server_histograms: u32,
     /// Whether T6 is stamped in the kernel; 0 where the client says itself when it read.
     pub stamp_reads: u32,
+    /// Whether the server's ends of connections are stamped; 0 where the server is another host's.
+    pub server_end: u32,
+    /// How many of the server's ends of requests are kept for a join with the clients' (a power of
+    /// two); 0 for none.
+    pub kept_answers: u32,
     /// Drop reasons that lose nothing (data received twice, for instance), one bit each.
     pub harmless_reasons: [u32; 8],
     /// Field offsets.
@@ -175,6 +180,8 @@ impl Config {
         retransmit_tells_error: 0,
         server_histograms: 0,
         stamp_reads: 0,
+        server_end: 1,
+        kept_answers: 0,
         harmless_reasons: [0; 8],
         offsets: Offsets::UNKNOWN,
     };
@@ -199,4 +206,4 @@ pub const fn dense_index(
 
 layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76,
     net_inum at 120);
-layout!(Config, 196, client_first at 4, learn at 24, harmless_reasons at 40, offsets at 72);
+layout!(Config, 204, client_first at 4, learn at 24, harmless_reasons at 48, offsets at 80);

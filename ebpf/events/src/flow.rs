@@ -88,7 +88,8 @@ pub struct ServerPart {
     pub read_ns: u64,
     /// T4: the answer's send began.
     pub answered_ns: u64,
-    /// Whose entry this is when flows are hashed; 0 when they are dense or the entry is free.
+    /// Whose entry this is when flows are hashed, and in what is kept for a join; 0 when flows are
+    /// dense or the entry is free.
     pub key: u64,
     /// The request's first byte.
     pub sequence: u32,
@@ -165,6 +166,47 @@ pub const fn key_v6(address_high: u64, address_low: u64, port: u16) -> u64 {
 #[must_use]
 pub const fn hashed_slot(key: u64, capacity: u32) -> u32 {
     mix(key) as u32 & capacity.wrapping_sub(1)
+}
+
+/// Where hosts share no kernel, one request in so many is joined: a power of two.
+pub const JOINED_ONE_IN: u32 = 64;
+
+/// A number that both ends of a connection know of a request: the key of the connection and the
+/// request's first byte in the stream.
+#[inline(always)]
+#[must_use]
+pub const fn request_hash(key: u64, sequence: u32) -> u64 {
+    // The product's factor is 2^64 / phi: neighbours in a stream fall far apart.
+    mix(key ^ (sequence as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Whether the request with this hash is among those that are joined.
+#[inline(always)]
+#[must_use]
+pub const fn is_joined(hash: u64) -> bool {
+    hash >> (u64::BITS - JOINED_ONE_IN.ilog2()) == 0
+}
+
+/// A request that took this long at the server is kept for a join, in the sample or not.
+pub const KEPT_FROM_NS: u64 = 500_000;
+
+/// Entries for the server's ends of requests, when `capacity` of the sample are kept: those, and
+/// behind them twice as many that are not of the sample and took long.
+#[must_use]
+pub const fn kept_entries(capacity: u32) -> u32 {
+    3 * capacity
+}
+
+/// Where the server's end of a request is kept when `capacity` (a power of two) of the sample are.
+#[inline(always)]
+#[must_use]
+pub const fn kept_slot(hash: u64, capacity: u32) -> u32 {
+    let place = hash as u32;
+    if is_joined(hash) {
+        place & capacity.wrapping_sub(1)
+    } else {
+        capacity + (place & (2 * capacity).wrapping_sub(1))
+    }
 }
 
 /// Finaliser of MurmurHash3.

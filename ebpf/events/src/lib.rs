@@ -21,8 +21,8 @@ pub use counters::{
 };
 pub use fault::{FaultConfig, FaultCounts, FaultRecord, FaultSpan, TO_CLIENT, TO_SERVER};
 pub use flow::{
-    ClientPart, FlowEntry, Sampling, ServerPart, client, hashed_slot, in_sample, key_v4, key_v6,
-    server,
+    ClientPart, FlowEntry, JOINED_ONE_IN, KEPT_FROM_NS, Sampling, ServerPart, client, hashed_slot,
+    in_sample, is_joined, kept_entries, kept_slot, key_v4, key_v6, request_hash, server,
 };
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
 pub use thread::{

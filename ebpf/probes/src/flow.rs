@@ -95,6 +95,12 @@ impl Peer {
         in_sample(self.address, self.port, mask)
     }
 
+    /// What names it in a join between hosts.
+    #[inline(always)]
+    pub(crate) fn join_key(self) -> u64 {
+        if config!(flow_mode) == FLOW_DENSE { key_v4(self.address, self.port) } else { self.key }
+    }
+
     /// The entry, claimed when `now` may claim it (hashed mode). A null pointer is never returned.
     #[inline(always)]
     pub(crate) fn entry(self, now: impl FnOnce() -> u64) -> Option<*mut FlowEntry> {

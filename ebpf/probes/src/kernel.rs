@@ -81,7 +81,7 @@ impl Socket {
         let port = config!(port);
         let num: u16 = self.0.field(config!(offsets.skc_num));
         if num == port {
-            return Some(Side::Server);
+            return if config!(server_end) == 0 { None } else { Some(Side::Server) };
         }
         let dport: u16 = self.0.field(config!(offsets.skc_dport));
         if dport == port.to_be() {

@@ -6,13 +6,18 @@
 //! path of the other end runs inside them.
 
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns, macros::btf_tracepoint, macros::map, maps::PerCpuArray,
+    helpers::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, map},
+    maps::{Array, PerCpuArray},
     programs::BtfTracePointContext,
 };
-use events::{ClientPart, ServerBlock, ServerPart, Side, client, server};
+use events::{
+    ClientPart, KEPT_FROM_NS, ServerBlock, ServerPart, Side, client, is_joined, kept_slot,
+    request_hash, server,
+};
 
 use crate::{
-    flow::Peer,
+    flow::{MMAPABLE, Peer},
     kernel::{Object, Socket, after, config},
     threads::{self, Waited},
 };
@@ -22,6 +27,14 @@ use crate::{
 /// A per-CPU array of one: counted on every request, read once a second.
 #[map]
 static SERVER: PerCpuArray<ServerBlock> = PerCpuArray::with_max_entries(1, 0);
+
+/// The server's ends of the requests that are joined with ends that another kernel has seen: the
+/// sample, and those that took long.
+///
+/// An array in which the hash is the place: the latest takes it, and with room for a minute's worth
+/// of the sample nothing of it is taken before it is asked for. Sized by the loader.
+#[map]
+static ANSWERS: Array<ServerPart> = Array::with_max_entries(1, MMAPABLE);
 
 /// `MSG_PEEK`: such a read takes nothing.
 const PEEK: i32 = 2;
@@ -75,6 +88,7 @@ fn try_send_begins(socket: Socket, message: Object) -> Option<()> {
                 return None;
             }
             answer_begins(part, tcp.field(config!(offsets.write_seq)), now_ns());
+            keep(peer, part);
         }
         Side::Client => {
             let entry = peer.entry(now_ns)?;
@@ -119,6 +133,7 @@ fn try_send_queued(skb: Object) -> Option<()> {
                 return None;
             }
             answer_begins(part, segment.sequence, now_ns());
+            keep(peer, part);
         }
         Side::Client => {
             let entry = peer.entry(now_ns)?;
@@ -161,6 +176,28 @@ fn answer_begins(part: &mut ServerPart, write_seq: u32, now: u64) {
     {
         // SAFETY: a value of the map of this CPU.
         unsafe { threads::record(&raw mut (*block).service, service_ns) };
+    }
+}
+
+/// Keeps the server's end of a request that will, or may be asked for.
+#[inline(always)]
+fn keep(peer: Peer, part: &ServerPart) {
+    let capacity = config!(kept_answers);
+    if capacity == 0 {
+        return;
+    }
+    let key = peer.join_key();
+    let hash = request_hash(key, part.sequence);
+    let took_ns = part.answered_ns.wrapping_sub(part.ready_ns);
+    if (is_joined(hash) || took_ns >= KEPT_FROM_NS)
+        && let Some(kept) = ANSWERS.get_ptr_mut(kept_slot(hash, capacity))
+    {
+        // SAFETY: a value of the map. Two at once on one place would be two requests of the same
+        // microsecond out of a minute's; key and sequence number tell most of such.
+        let kept = unsafe { &mut *kept };
+        publish(&mut kept.flags, 0);
+        *kept = ServerPart { key, flags: 0, ..*part };
+        publish(&mut kept.flags, part.flags);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::run::Who;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// What a refusal says while another coordinator of the run is heard.
 pub const STILL_THERE: &str = "is still there";
@@ -245,6 +245,10 @@ pub struct ProbeOrder {
     pub softirqs: bool,
     /// The server's port, for a host that does not have the server.
     pub port: Option<u16>,
+    /// Whether this host's kernel has the server's ends of connections.
+    pub server_end: bool,
+    /// Whether there are clients whose kernels have not: a sample of requests is joined.
+    pub join: bool,
     /// Where the flows lie.
     pub layout: ebpf::FlowLayout,
 }

@@ -251,12 +251,22 @@ impl Run {
             fleet.hosts.hosts.iter().map(|(name, host)| (name.clone(), host.ahead_ns)).collect();
         let experiment = self.source.experiment.clone();
         let layout = layout(&experiment, &it);
-        let probes = |port| {
+        let kernels: BTreeMap<String, String> = fleet
+            .hosts
+            .hosts
+            .iter()
+            .map(|(name, host)| (name.clone(), host.boot.clone()))
+            .collect();
+        let sees_server = |host: &str| kernels.get(host) == kernels.get(&it.server);
+        let join = it.clients.iter().any(|host| !sees_server(&host.agent));
+        let probes = |host: &str, port| {
             (experiment.probes != Wanted::Off).then(|| {
                 Box::new(ProbeOrder {
                     required: experiment.probes == Wanted::Required,
                     softirqs: experiment.softirqs,
                     port,
+                    server_end: sees_server(host),
+                    join,
                     layout,
                 })
             })
@@ -266,7 +276,11 @@ impl Run {
         config.listen = SocketAddrV4::new(it.address, 0);
         config.clock_ahead_ns = ahead(&it.server);
         let start = |who, config: Value, probes| What::Start { who, config, probes };
-        fleet.link.orders(&it.server).give(start(Who::Server, json!(config), probes(None)));
+        fleet.link.orders(&it.server).give(start(
+            Who::Server,
+            json!(config),
+            probes(&it.server, None),
+        ));
         let deadline = Instant::now() + READY;
         let address: SocketAddrV4 = loop {
             match self.next_heard(deadline).await.context("the server does not get ready")? {
@@ -291,7 +305,9 @@ impl Run {
             config.flows = host.flows;
             config.sources = host.sources.clone();
             config.clock_ahead_ns = ahead(&host.agent);
-            let order = start(Who::Client(process), json!(config), probes(Some(address.port())));
+            config.join = join;
+            let probes = probes(&host.agent, Some(address.port()));
+            let order = start(Who::Client(process), json!(config), probes);
             if let Some(fleet) = &self.fleet {
                 fleet.link.orders(&host.agent).give(order);
             }

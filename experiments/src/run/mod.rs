@@ -470,15 +470,10 @@ impl Run {
                 }
             }
             Heard::Client(process, ClientLine::Causes { t, shard, phase, rows }) => {
-                let mut who = self.host_of(Who::Client(process));
-                who.extend([
-                    ("phase", self.name_of(phase).into()),
-                    ("client", process.into()),
-                    ("shard", shard.into()),
-                ]);
-                let mut line = serde_json::to_value(rows)?;
-                line["t"] = t.into();
-                self.files.sample("causes", &who, &line)?;
+                self.causes(t, process, Some(shard), phase, &rows)?;
+            }
+            Heard::Client(process, ClientLine::Sampled { t, requests }) => {
+                self.sampled(t, process, &requests);
             }
             Heard::Client(process, ClientLine::Slow { t, requests }) => {
                 self.slow(t, process, requests)?;

@@ -6,9 +6,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
-use ebpf::{
-    Counters, Durations, FlowLayout, FlowTable, Handover, Options, Probes, Program, ServerSide,
-};
+use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program, ServerSide};
 use serde_json::{Map, Value, json};
 
 use crate::experiment::{Count, Experiment, Probing as Wanted};
@@ -28,8 +26,6 @@ pub(crate) struct Probing {
     probes: Option<Probes>,
     before: Counters,
     because: Option<String>,
-    /// The flow array, once it was looked into.
-    flows: Option<FlowTable>,
     /// The network namespace of which the interface's own counters tell the packets.
     loopback: Option<u64>,
 }
@@ -58,7 +54,6 @@ impl Probing {
             probes: None,
             before: Counters::default(),
             because: Some(because.to_owned()),
-            flows: None,
             loopback: None,
         }
     }
@@ -111,7 +106,9 @@ impl Probing {
             server_pid,
             softirqs: order.softirqs,
             // Agents of one kernel see each other's programs.
-            learn_server: server_pid.is_none(),
+            learn_server: server_pid.is_none() && order.server_end,
+            server_end: order.server_end,
+            keep_answers: order.join && server_pid.is_some(),
             ..Options::of_flows(port, order.layout)
         };
         Self::attach_with(&options, order.required, None)
@@ -125,7 +122,7 @@ impl Probing {
         match Probes::attach(options) {
             Ok(probes) => {
                 let before = probes.read();
-                Ok(Self { probes: Some(probes), before, because: None, flows: None, loopback })
+                Ok(Self { probes: Some(probes), before, because: None, loopback })
             }
             Err(error) if required => {
                 Err(anyhow::Error::from(error).context("the experiment requires probes"))
@@ -166,18 +163,11 @@ impl Probing {
         Ok(Some((handover, fds)))
     }
 
-    /// The server's end of requests, by the client's end of the connection and the first byte.
-    pub(crate) fn server_sides(
-        &mut self,
-        requests: &[(SocketAddrV4, u32)],
-    ) -> Vec<Option<ServerSide>> {
-        if let (None, Some(probes)) = (&self.flows, &self.probes) {
-            let fd = probes.flows_fd().try_clone_to_owned();
-            // Without the array nothing can be looked up, which is what is then answered.
-            self.flows = fd.and_then(|fd| FlowTable::map(fd, probes.layout())).ok();
-        }
-        let flows = self.flows.as_ref();
-        requests.iter().map(|(from, sequence)| flows?.server_side(*from, *sequence)).collect()
+    /// The server's end of requests, by the client's end of the connection and the first byte;
+    /// without probes of none at all.
+    pub(crate) fn server_sides(&self, requests: &[(SocketAddrV4, u32)]) -> Vec<Option<ServerSide>> {
+        let Some(probes) = &self.probes else { return Vec::new() };
+        requests.iter().map(|(from, sequence)| probes.server_side(*from, *sequence)).collect()
     }
 
     /// Watches the threads of a client.

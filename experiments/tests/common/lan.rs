@@ -181,17 +181,29 @@ impl Lan {
 
     /// Starts an agent on a host. What it says is in `NAME.log`.
     pub(crate) fn agent(&self, host: u32, name: &str, more: &[&str]) -> Process {
-        let state = self.path(&format!("state-{name}"));
-        let state = state.to_str().expect("a path in UTF-8");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path(&format!("{name}.log")))
-            .expect("a log");
-        let mut command =
-            self.lab(Some(host), &["agent", "--nats", URL, "--name", name, "--state", state]);
-        command.args(more).stdout(Stdio::null()).stderr(log);
-        Process(command.spawn().expect("lab starts"))
+        self.start_agent(self.lab(Some(host), &[]), name, more)
+    }
+
+    /// The same on a host that passes for a machine with a kernel of its own: the name of its boot
+    /// is another.
+    pub(crate) fn agent_elsewhere(&self, host: u32, name: &str, more: &[&str]) -> Process {
+        let boot = self.path(&format!("boot-{name}"));
+        std::fs::write(&boot, format!("the boot of {name}\n")).expect("written");
+        // `ip netns exec` gives each program a mount namespace of its own.
+        let over = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        let mut command = self.inside(&self.host(host), "sh");
+        command.args(["-c", over]).arg(boot).arg(env!("CARGO_BIN_EXE_lab"));
+        command.current_dir(self.directory.path());
+        self.start_agent(command, name, more)
+    }
+
+    fn start_agent(&self, mut lab: Command, name: &str, more: &[&str]) -> Process {
+        let log = self.path(&format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(log).expect("a log");
+        lab.args(["agent", "--nats", URL, "--name", name, "--state"])
+            .arg(self.path(&format!("state-{name}")))
+            .args(more);
+        Process(lab.stdout(Stdio::null()).stderr(log).spawn().expect("lab starts"))
     }
 
     /// Agents for a server on host 0 and clients on the others: `s`, `c1`, `c2`, …

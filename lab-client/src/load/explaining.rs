@@ -2,11 +2,12 @@
 
 use std::net::SocketAddrV4;
 
+use ebpf::Request;
 use shard::ConnId;
 
 use super::Crowd;
 use crate::causes::{BeforeSend, Cause, Explained, explain};
-use crate::latency::Segment;
+use crate::joined::{self, Sampled};
 use crate::slow::{Half, SlowRequest};
 use crate::witness::before_send;
 
@@ -46,11 +47,17 @@ impl Crowd {
             });
             let explained = explain(due_ns, latency_ns, request.as_ref(), before);
             seen = request.map(|request| (request, explained));
-            half = request
-                .filter(|request| wanted && request.sent_ns >= due_ns && request.is_half())
+            let fresh = request.filter(|request| request.sent_ns >= due_ns);
+            half = fresh
+                .filter(|request| self.rules.join && request.is_half())
                 .map(|request| Half { request, before });
-            if request.is_some_and(|request| request.mixed && request.sent_ns >= due_ns) {
+            if !self.is_in_sample(from, request.as_ref()) {
+                self.causes.enter_unsampled(phase);
+            } else if fresh.is_some_and(|request| request.mixed) {
                 self.causes.enter_mixed(phase);
+            } else if let Some(half) = half {
+                let seconds = self.seconds(due_ns, latency_ns);
+                self.pass_on(Sampled { from, phase, due_ns, latency_ns, seconds, half });
             } else {
                 self.account(phase, due_ns, latency_ns, &explained);
             }
@@ -80,6 +87,10 @@ impl Crowd {
             return;
         }
         let request = witness.request(from, due_ns + latency_ns);
+        if !self.is_in_sample(from, request.as_ref()) {
+            self.causes.enter_unsampled(phase);
+            return;
+        }
         let lost = request.is_some_and(|it| it.sent_ns >= due_ns && it.losses > 0);
         let mut explained = Explained::not(latency_ns);
         if lost {
@@ -89,18 +100,30 @@ impl Crowd {
     }
 
     fn account(&mut self, phase: u16, due_ns: u64, latency_ns: u64, explained: &Explained) {
-        let second = |ns| self.clock.unix_second(ns);
-        let seconds = (second(due_ns), second(due_ns + latency_ns));
+        let seconds = self.seconds(due_ns, latency_ns);
         self.causes.enter(phase, latency_ns, explained, seconds);
-        if let Some([network, wait, service, receive]) = explained.segments {
-            for (segment, ns) in [
-                (Segment::Network, network),
-                (Segment::ServerWait, wait),
-                (Segment::ServerService, service),
-                (Segment::ClientReceiveLag, receive),
-            ] {
-                self.recorder.record(phase, segment, ns);
-            }
+        if let Some(segments) = explained.segments {
+            self.recorder.record_segments(phase, segments);
+        }
+    }
+
+    /// The Unix seconds in which a request was due and over.
+    fn seconds(&self, due_ns: u64, latency_ns: u64) -> (u64, u64) {
+        let second = |ns| self.clock.unix_second(ns);
+        (second(due_ns), second(due_ns + latency_ns))
+    }
+
+    /// Whether a request counts: all do, unless they are joined with the server's ends elsewhere.
+    fn is_in_sample(&self, from: SocketAddrV4, request: Option<&Request>) -> bool {
+        !self.rules.join || request.is_none_or(|request| request.is_joined(from))
+    }
+
+    /// Has a request joined with the server's end of it by whoever can.
+    fn pass_on(&mut self, request: Sampled) {
+        if self.sampled.len() < joined::MOST {
+            self.sampled.push(request);
+        } else {
+            self.causes.enter_unsampled(request.phase);
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::books::Books;
 use crate::causes::Causes;
 use crate::config::Notices;
 use crate::flows::Flows;
+use crate::joined::Sampled;
 use crate::latency::Recorder;
 use crate::pacer::Pacer;
 use crate::phase::{Load, Phase};
@@ -60,6 +61,8 @@ pub struct Rules {
     pub reconnect: bool,
     /// Slow requests recorded of a second.
     pub slow_kept: usize,
+    /// Pass a sample of the requests on, to be joined with the server's ends of them.
+    pub join: bool,
 }
 
 /// Where a user is.
@@ -179,6 +182,8 @@ pub struct Crowd {
     recorder: Recorder,
     slow: Slow,
     causes: Causes,
+    /// Requests of the second under way that are to be joined with the server's ends.
+    sampled: Vec<Sampled>,
     /// Who saw what happened to requests, if anybody looks.
     witness: Option<Arc<dyn Witness>>,
     tally: Tally,
@@ -213,6 +218,7 @@ impl Crowd {
             recorder: Recorder::default(),
             slow: Slow::new(rules.slow_kept),
             causes: Causes::default(),
+            sampled: Vec::new(),
             witness: None,
             tally: Tally::default(),
             tallies: Vec::new(),
@@ -267,6 +273,11 @@ impl Crowd {
     /// The slowest requests of the second under way.
     pub fn take_slow(&mut self) -> Vec<SlowRequest> {
         self.slow.take(self.witness.as_deref())
+    }
+
+    /// The requests of the second under way that are to be joined with the server's ends.
+    pub fn take_sampled(&mut self) -> Vec<Sampled> {
+        std::mem::take(&mut self.sampled)
     }
 
     /// What happened since this was asked the last time.

@@ -14,6 +14,7 @@ use super::commands::{Command, CommandError};
 use crate::books::Books;
 use crate::causes::CauseRows;
 use crate::client::Client;
+use crate::joined::Sampled;
 use crate::latency::{Encoded, Segment};
 use crate::load::Event;
 use crate::message::Message;
@@ -108,6 +109,13 @@ pub enum Line {
         t: u64,
         /// The requests.
         requests: Vec<SlowRequest>,
+    },
+    /// The requests of a second of a shard that are to be joined with the server's ends.
+    Sampled {
+        /// The Unix second.
+        t: u64,
+        /// The requests.
+        requests: Vec<Sampled>,
     },
     /// All users that a phase was to log in are logged in.
     Established {
@@ -288,6 +296,7 @@ impl Program for Hub {
             }
             Report::Causes(t, shard, phase, rows) => Some(Line::Causes { t, shard, phase, rows }),
             Report::Spun(shard, spins) => Some(Line::Spun { shard, spins }),
+            Report::Sampled(t, requests) => Some(Line::Sampled { t, requests }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
             Report::Event(_, event) => self.happened(event),
             Report::Ended(shard, books, ended) => {

@@ -235,7 +235,7 @@ impl Work {
             let length = match &said {
                 Said::Line { line, .. } => line.len(),
                 Said::Piece { piece, .. } => piece.len(),
-                Said::Looked { sides, .. } => 200 * sides.len(),
+                Said::Looked { sides, .. } => 300 * sides.len(),
                 _ => 2_000,
             };
             if bytes + length > BATCH && !batch.is_empty() {
