@@ -1,9 +1,9 @@
 //! The two ends of a request that ran on two hosts, joined by connection and sequence number: each
 //! kernel has stamped its own end on its own clock, and only differences of one clock are taken.
 //!
-//! The server's ends of one request in [`events::JOINED_ONE_IN`], chosen by a hash of connection and
-//! sequence number that both ends know, are kept for a minute or so, and besides those that took
-//! long at the server. Of all others the entry of a connection has the latest.
+//! The server's ends of one request in [`events::JOINED_ONE_IN`], chosen by a hash of connection
+//! and sequence number that both ends know, are kept for a minute or so, and besides those that
+//! took long at the server. Of all others the entry of a connection has the latest.
 
 use std::{io, net::SocketAddrV4, os::fd::AsFd};
 

@@ -124,7 +124,7 @@ fn hidden(pair: &Pair, counters: &Counters) -> bool {
     let (mut left, mut came) =
         ([one.tx_packets, other.tx_packets], [other.rx_packets, one.rx_packets]);
     // Which end is which does not matter.
-    [&mut sent, &mut left, &mut came].map(|it| it.sort_unstable());
+    [&mut sent, &mut left, &mut came].into_iter().for_each(|it| it.sort_unstable());
     println!("sent {sent:?}, seen to leave {left:?} and to come {came:?}");
     sent != left || left != came
 }

@@ -1,5 +1,6 @@
-//! A fleet whose clients have kernels of their own: requests are joined with the server's ends of
-//! them, and the verdict is of both ends.
+//! Probes of a fleet. Where clients have kernels of their own, requests are joined with the server's
+//! ends of them, and the verdict is of both ends; where a host has no right to probes, a run that
+//! requires them ends with its reason.
 
 mod common;
 #[path = "common/lan.rs"]
@@ -8,7 +9,7 @@ mod lan;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{assert_adds_up, json, lines, number};
+use common::{assert_adds_up, json, lines, number, wait_until};
 use lan::{Lan, a_moment, children};
 use rustix::process::{Pid, Signal};
 
@@ -97,4 +98,35 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     // Of those outside of the sample a later one may have taken the place.
     let (known, all) = (waited.clone().filter(blamed).count(), waited.count());
     assert!(known * 4 >= all * 3, "{known} of {all} were joined");
+}
+
+#[test]
+fn a_run_that_requires_probes_does_not_start_without_them() {
+    if !lan::can_be() {
+        return;
+    }
+    for (unable, of) in [(0, "s"), (1, "c1")] {
+        let lan = Lan::new(2);
+        let agents = [(0, "s", "server"), (1, "c1", "client")].map(|(host, name, role)| {
+            let roles = ["--role", role, "--role", "probe"];
+            match host == unable {
+                true => lan.agent_without_rights(host, name, &roles),
+                false => lan.agent(host, name, &roles),
+            }
+        });
+        lan.wait_for_agents(agents.len());
+        let (file, out) = (lan.path("x.ron"), lan.path("out"));
+        let text = "(name: \"x\", users: 100, probes: Required, phases: [
+            (name: \"connect\", connect: (rate: 1000), until: Established, longest_s: 20)])";
+        std::fs::write(&file, text).expect("written");
+        let (file, directory) = (file.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
+        let code = lan.run(&[file, "--out", directory]).exit_code();
+        assert!(code.is_some_and(|code| code != 0), "{code:?}");
+        let said = lan.said("run.log");
+        let words = format!("{of}: ");
+        assert!(said.contains(&words) && said.contains("the experiment requires probes"), "{said}");
+        assert!(said.contains("not allowed to load probes"), "{said}");
+        // Nobody works for it any more.
+        wait_until("all are free", || lan.hosts().iter().all(|it| it["beat"]["run"].is_null()));
+    }
 }

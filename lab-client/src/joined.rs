@@ -1,5 +1,5 @@
-//! Requests of the sample whose other end the server's host has seen: passed on, joined there where
-//! all hosts report to, and accounted for like those that the client explains itself.
+//! Requests of the sample whose other end the server's host has seen: passed on to where all hosts
+//! report to, joined there, and accounted for like those that a client explains itself.
 
 use std::net::SocketAddrV4;
 
@@ -31,8 +31,8 @@ pub struct Sampled {
     pub half: Half,
 }
 
-/// A request on its way between hosts, as short as can be: address, phase, due and latency, seconds,
-/// stretch of the stream, instants after due, receiving, losses, before the send.
+/// A request on its way between hosts, as short as can be: address, phase, due and latency,
+/// seconds, stretch of the stream, instants after due, receiving, losses, before the send.
 type Row = (
     SocketAddrV4,
     u16,

@@ -103,7 +103,7 @@ pub(crate) struct Checkpoint {
     pub(crate) gone: BTreeSet<String>,
     /// Hosts that have said their last word.
     pub(crate) over: BTreeSet<String>,
-    /// Slow requests whose other end is being looked up.
+    /// Requests whose other end is being looked up.
     pub(crate) joining: Joining,
 }
 
@@ -125,6 +125,22 @@ impl Hosts {
     /// [`Mistake`].
     pub(crate) fn read(directory: &Path) -> anyhow::Result<Self> {
         read(directory, FLEET)
+    }
+
+    /// How far a host's clock is ahead of the coordinator's, in nanoseconds.
+    pub(crate) fn ahead_ns(&self, host: &str) -> i64 {
+        self.hosts.get(host).map_or(0, |host| host.ahead_ns)
+    }
+
+    /// Whether a host has the same kernel, and so the same monotonic clock, as the server's.
+    pub(crate) fn sees_server(&self, host: &str) -> bool {
+        let boot = |name: &str| self.hosts.get(name).map(|host| &host.boot);
+        boot(host) == boot(&self.assignment.server)
+    }
+
+    /// Whether a client's host has another kernel than the server's.
+    pub(crate) fn has_other_kernels(&self) -> bool {
+        self.assignment.clients.iter().any(|host| !self.sees_server(&host.agent))
     }
 }
 

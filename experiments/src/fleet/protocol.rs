@@ -363,6 +363,11 @@ pub enum Said {
         /// What.
         what: String,
     },
+    /// Something that the run cannot do without, and is not to be had here.
+    Failed {
+        /// Why.
+        why: String,
+    },
     /// The last of the run.
     Over {},
 }

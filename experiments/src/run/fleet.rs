@@ -43,7 +43,7 @@ pub(super) struct Fleet {
     pub(super) over: BTreeSet<String>,
     /// The numbers of the last batches of hosts that only have something left, by host.
     pub(super) left: BTreeMap<String, u64>,
-    /// Slow requests whose other end is being looked up.
+    /// Requests whose other end is being looked up.
     pub(super) joining: Joining,
     /// CPU time of this process when it was asked the last time, in microseconds.
     pub(super) cpu_us: u64,
@@ -100,8 +100,7 @@ impl Run {
     /// Whether a client's monotonic clock is that of the server.
     pub(super) fn shares_clock_with_server(&self, client: u32) -> bool {
         let Some(fleet) = &self.fleet else { return true };
-        let boot = |who| Some(&fleet.hosts.hosts.get(fleet.host_of(who)?)?.boot);
-        boot(Who::Client(client)) == boot(Who::Server)
+        fleet.host_of(Who::Client(client)).is_some_and(|host| fleet.hosts.sees_server(host))
     }
 
     /// Whether something may be expected of a program.
@@ -189,12 +188,16 @@ impl Run {
                 self.host_event("host_gone", &host, &why)?;
                 self.miss(format!("host {host} is gone: {why}"), server);
             }
-            FromFleet::Refused(host, why) => {
-                self.warn(&host, &why)?;
-                if !self.ending {
-                    self.happened.push_back(Happened::Broken(format!("{host}: {why}")));
-                }
-            }
+            FromFleet::Refused(host, why) => self.refused(&host, &why)?,
+        }
+        Ok(())
+    }
+
+    /// A host cannot do what the run needs of it.
+    fn refused(&mut self, host: &str, why: &str) -> anyhow::Result<()> {
+        self.warn(host, why)?;
+        if !self.ending {
+            self.happened.push_back(Happened::Broken(format!("{host}: {why}")));
         }
         Ok(())
     }
@@ -228,6 +231,7 @@ impl Run {
             }
             Said::Looked { number, sides } => self.looked(number, &sides)?,
             Said::Warning { what } => self.warn(host, &what)?,
+            Said::Failed { why } => self.refused(host, &why)?,
             Said::Over {} => {
                 if let Some(fleet) = &mut self.fleet {
                     fleet.over.insert(host.to_owned());

@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 use anyhow::Context;
 use ebpf::FlowLayout;
 
-use crate::experiment::{Count, Experiment, HostSpec, Name, Users};
+use crate::experiment::{Count, Experiment, HostSpec, Name, Probing as Wanted, Users};
 use crate::fleet::Mistake;
 use crate::fleet::assign::Assignment;
-use crate::fleet::protocol::Card;
+use crate::fleet::checkpoint::Hosts;
+use crate::fleet::protocol::{Card, ProbeOrder};
 
 use super::Options;
 
@@ -81,7 +82,7 @@ pub(super) fn as_specs(
 }
 
 /// Where the flows of all clients lie, the same on all hosts.
-pub(super) fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
+fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
     let ports = it.clients.iter().map(|host| host.ports);
     let port_first = ports.clone().map(|(first, _)| first).min().unwrap_or(1);
     let port_last = ports.map(|(_, last)| last).max().unwrap_or(u16::MAX);
@@ -108,6 +109,18 @@ pub(super) fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
         port_first,
         port_last,
     }
+}
+
+/// Which probes the server's host attaches, if any.
+pub(super) fn probes_of_server(experiment: &Experiment, hosts: &Hosts) -> Option<ProbeOrder> {
+    (experiment.probes != Wanted::Off).then(|| ProbeOrder {
+        required: experiment.probes == Wanted::Required,
+        softirqs: experiment.softirqs,
+        port: None,
+        server_end: true,
+        join: hosts.has_other_kernels(),
+        layout: layout(experiment, &hosts.assignment),
+    })
 }
 
 /// Who tells of a machine, and of a network namespace, when agents share them: the first.

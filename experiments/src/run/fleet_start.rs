@@ -10,18 +10,20 @@ use anyhow::Context;
 use async_nats::Client;
 use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
-use serde_json::{Value, json};
+use serde_json::json;
 use shard::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
-use crate::experiment::{Count, Probing as Wanted, Source};
+use crate::experiment::{Count, Experiment, Source};
 use crate::fleet::assign::{Assignment, assign};
 use crate::fleet::checkpoint::{Checkpoint, Host, Hosts};
 use crate::fleet::clock::Offset;
 use crate::fleet::link::{Link, Merged, Orders as HostOrders, open_stream, question};
-use crate::fleet::protocol::{Answer, Ask, Card, Lease, PROTOCOL, ProbeOrder, STILL_THERE, What};
+use crate::fleet::protocol::{
+    Answer, Ask, Card, Lease, PROTOCOL, ProbeOrder, STILL_THERE, Said, What,
+};
 use crate::fleet::{self, Mistake, hosts};
 use crate::links::Namespaces;
 use crate::machine::Machine;
@@ -34,7 +36,7 @@ use super::directory::{directory_of, unix_now};
 use super::ending::Books;
 use super::faults::Faults;
 use super::fleet::Fleet;
-use super::fleet_hosts::{as_specs, check, layout, who_tells};
+use super::fleet_hosts::{as_specs, check, probes_of_server, who_tells};
 use super::joining::Joining;
 use super::ordering::Orders;
 use super::own_cpu_us;
@@ -247,40 +249,14 @@ impl Run {
     async fn ready_on_fleet(&mut self) -> anyhow::Result<()> {
         let Some(fleet) = &self.fleet else { return Ok(()) };
         let it = fleet.hosts.assignment.clone();
-        let ahead: BTreeMap<String, i64> =
-            fleet.hosts.hosts.iter().map(|(name, host)| (name.clone(), host.ahead_ns)).collect();
         let experiment = self.source.experiment.clone();
-        let layout = layout(&experiment, &it);
-        let kernels: BTreeMap<String, String> = fleet
-            .hosts
-            .hosts
-            .iter()
-            .map(|(name, host)| (name.clone(), host.boot.clone()))
-            .collect();
-        let sees_server = |host: &str| kernels.get(host) == kernels.get(&it.server);
-        let join = it.clients.iter().any(|host| !sees_server(&host.agent));
-        let probes = |host: &str, port| {
-            (experiment.probes != Wanted::Off).then(|| {
-                Box::new(ProbeOrder {
-                    required: experiment.probes == Wanted::Required,
-                    softirqs: experiment.softirqs,
-                    port,
-                    server_end: sees_server(host),
-                    join,
-                    layout,
-                })
-            })
-        };
-        let ahead = |host: &str| ahead.get(host).copied().unwrap_or(0);
+        let ordered = probes_of_server(&experiment, &fleet.hosts);
         let mut config = server_config(&experiment);
         config.listen = SocketAddrV4::new(it.address, 0);
-        config.clock_ahead_ns = ahead(&it.server);
-        let start = |who, config: Value, probes| What::Start { who, config, probes };
-        fleet.link.orders(&it.server).give(start(
-            Who::Server,
-            json!(config),
-            probes(&it.server, None),
-        ));
+        config.clock_ahead_ns = fleet.hosts.ahead_ns(&it.server);
+        let config = json!(config);
+        let probes = ordered.as_ref().map(|order| Box::new(order.clone()));
+        fleet.link.orders(&it.server).give(What::Start { who: Who::Server, config, probes });
         let deadline = Instant::now() + READY;
         let address: SocketAddrV4 = loop {
             match self.next_heard(deadline).await.context("the server does not get ready")? {
@@ -294,26 +270,9 @@ impl Run {
             }
         };
         self.server_address = address;
-        let processes = it.processes();
-        for process in 0..processes {
-            let host = it.host_of(process).context("a process without a host")?;
-            let users = it.users_of(process).context("a process without users")?;
-            let mut config = client_config(&experiment, process);
-            config.server = address;
-            (config.first_user, config.end_user) = (users.start, users.end);
-            config.first_flow = host.first_flow;
-            config.flows = host.flows;
-            config.sources = host.sources.clone();
-            config.clock_ahead_ns = ahead(&host.agent);
-            config.join = join;
-            let probes = probes(&host.agent, Some(address.port()));
-            let order = start(Who::Client(process), json!(config), probes);
-            if let Some(fleet) = &self.fleet {
-                fleet.link.orders(&host.agent).give(order);
-            }
-        }
-        let mut waiting = processes;
-        self.manifest.clients = vec![json!(null); processes as usize];
+        self.start_clients(&experiment, ordered.as_ref())?;
+        let mut waiting = it.processes();
+        self.manifest.clients = vec![json!(null); waiting as usize];
         while waiting > 0 {
             match self.next_heard(deadline).await.context("a client does not get ready")? {
                 Heard::Client(process, ClientLine::Ready(ready)) => {
@@ -328,6 +287,36 @@ impl Run {
         self.files.manifest(&self.manifest)?;
         let fields = json!({ "hosts": self.fleet.as_ref().map(|it| &it.hosts.hosts) });
         self.files.event(Event::now("fleet", fields))?;
+        Ok(())
+    }
+
+    /// Has all clients of a server that listens started.
+    fn start_clients(
+        &self,
+        experiment: &Experiment,
+        probes: Option<&ProbeOrder>,
+    ) -> anyhow::Result<()> {
+        let Some(fleet) = &self.fleet else { return Ok(()) };
+        let it = &fleet.hosts.assignment;
+        for process in 0..it.processes() {
+            let host = it.host_of(process).context("a process without a host")?;
+            let users = it.users_of(process).context("a process without users")?;
+            let mut config = client_config(experiment, process);
+            config.server = self.server_address;
+            (config.first_user, config.end_user) = (users.start, users.end);
+            config.first_flow = host.first_flow;
+            config.flows = host.flows;
+            config.sources = host.sources.clone();
+            config.clock_ahead_ns = fleet.hosts.ahead_ns(&host.agent);
+            config.join = fleet.hosts.has_other_kernels();
+            let probes = probes.map(|order| {
+                let port = Some(self.server_address.port());
+                let server_end = fleet.hosts.sees_server(&host.agent);
+                Box::new(ProbeOrder { port, server_end, ..order.clone() })
+            });
+            let (who, config) = (Who::Client(process), json!(config));
+            fleet.link.orders(&host.agent).give(What::Start { who, config, probes });
+        }
         Ok(())
     }
 
@@ -351,7 +340,9 @@ impl Run {
             Heard::Client(process, ClientLine::Error(error)) => {
                 anyhow::bail!("client {process}: {error}")
             }
-            Heard::Fleet(FromFleet::Refused(host, why)) => anyhow::bail!("{host}: {why}"),
+            Heard::Fleet(
+                FromFleet::Refused(host, why) | FromFleet::Said(host, Said::Failed { why }),
+            ) => anyhow::bail!("{host}: {why}"),
             Heard::Fleet(FromFleet::Lost(host)) => anyhow::bail!("{host} was lost"),
             Heard::Fleet(FromFleet::Gone(host, why)) => anyhow::bail!("{host} is gone: {why}"),
             other => self.take(other),

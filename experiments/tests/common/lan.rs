@@ -197,6 +197,15 @@ impl Lan {
         self.start_agent(command, name, more)
     }
 
+    /// The same as [`Self::agent`] without the right to load probes.
+    pub(crate) fn agent_without_rights(&self, host: u32, name: &str, more: &[&str]) -> Process {
+        let mut command = self.inside(&self.host(host), "setpriv");
+        let rights = "-bpf,-perfmon,-sys_admin";
+        command.args(["--bounding-set", rights, "--inh-caps", rights]);
+        command.arg(env!("CARGO_BIN_EXE_lab")).current_dir(self.directory.path());
+        self.start_agent(command, name, more)
+    }
+
     fn start_agent(&self, mut lab: Command, name: &str, more: &[&str]) -> Process {
         let log = self.path(&format!("{name}.log"));
         let log = File::options().create(true).append(true).open(log).expect("a log");

@@ -323,7 +323,9 @@ impl Work {
                 self.surroundings.add_process(who, ready.pid);
                 self.server = ready.listen.parse().ok();
                 if let (Some(address), Some(order)) = (self.server, self.probes.take()) {
-                    self.attach(&order, address.port(), Some(ready.pid));
+                    if let Err(error) = self.attach(&order, address.port(), Some(ready.pid)) {
+                        self.say(Said::Failed { why: format!("{error:#}") });
+                    }
                     self.probes = Some(order);
                 }
             }
@@ -336,13 +338,24 @@ impl Work {
         }
     }
 
-    fn attach(&mut self, order: &ProbeOrder, port: u16, server_pid: Option<u32>) {
-        match Probing::attach_as(order, port, server_pid) {
-            Ok(probing) => self.probing = probing,
-            Err(error) => self.warn(format!("{error:#}")),
-        }
+    /// # Errors
+    /// Only when the run cannot do without the probes.
+    fn attach(
+        &mut self,
+        order: &ProbeOrder,
+        port: u16,
+        server_pid: Option<u32>,
+    ) -> anyhow::Result<()> {
+        let attached = Probing::attach_as(order, port, server_pid);
+        let none = |error: &anyhow::Error| Probing::none(&format!("{error:#}"));
+        let (probing, outcome) = match attached {
+            Ok(probing) => (probing, Ok(())),
+            Err(error) => (none(&error), Err(error)),
+        };
+        self.probing = probing;
         let probes = self.probing.to_json();
         self.say(Said::Probes { probes });
+        outcome
     }
 
     fn look_at_network(&mut self) {
@@ -425,7 +438,7 @@ impl Work {
         {
             // Those of the server's host are attached when it listens.
             if let Some(port) = order.port {
-                self.attach(&order, port, None);
+                self.attach(&order, port, None)?;
             }
             self.probes = Some(order);
         }
