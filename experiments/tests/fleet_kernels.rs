@@ -1,6 +1,6 @@
-//! Probes of a fleet. Where clients have kernels of their own, requests are joined with the server's
-//! ends of them, and the verdict is of both ends; where a host has no right to probes, a run that
-//! requires them ends with its reason.
+//! Probes of a fleet. Where clients have kernels of their own, requests are joined with the
+//! server's ends of them, and the verdict is of both ends; where a host has no right to probes, a
+//! run that requires them ends with its reason.
 
 mod common;
 #[path = "common/lan.rs"]
