@@ -395,10 +395,11 @@ fn hold(figure: Figure, first: &Pool<'_>, second: &Pool<'_>) -> Option<Compared>
 }
 
 /// Answers these questions, p-values corrected for all of them (Holm). Returns how many there were:
-/// what has no p-value is none.
+/// what has no p-value is none, nor is what never varies.
 pub(crate) fn answer<'a>(figures: impl Iterator<Item = &'a mut Compared>) -> usize {
+    let asked = figures.filter(|it| !it.is_constant());
     let asked: Vec<(f64, &mut Compared)> =
-        figures.filter_map(|it| Some((it.difference.p?, it))).collect();
+        asked.filter_map(|it| Some((it.difference.p?, it))).collect();
     let mut p: Vec<f64> = asked.iter().map(|(p, _)| *p).collect();
     holm(&mut p);
     for ((_, compared), p) in asked.into_iter().zip(&p) {
@@ -411,8 +412,7 @@ pub(crate) fn answer<'a>(figures: impl Iterator<Item = &'a mut Compared>) -> usi
 
 /// Corrects for all questions at once, and answers them. Returns how many there were.
 fn correct(phases: &mut [ComparedPhase]) -> usize {
-    let figures = phases.iter_mut().flat_map(|phase| &mut phase.figures);
-    let questions = answer(figures.filter(|it| !it.is_constant()));
+    let questions = answer(phases.iter_mut().flat_map(|phase| &mut phase.figures));
     for compared in phases.iter_mut().flat_map(|phase| &mut phase.figures) {
         if compared.is_constant() {
             compared.p_adjusted = compared.difference.p;

@@ -242,6 +242,13 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
     if given > 0 && given < candidates.len() {
         return Err(Mistake::error("either all clients of a fleet have a range of users, or none"));
     }
+    let limited = candidates.iter().filter(|it| it.most.is_some()).count();
+    if given == 0 && limited > 0 && limited < candidates.len() {
+        return Err(Mistake::error(
+            "either all clients of a fleet have a number of users, or none: users and cores are no \
+             shares of one sum",
+        ));
+    }
     let room: Option<u64> = candidates.iter().map(|it| it.most.map(u64::from)).sum();
     if given == 0 && room.is_some_and(|room| room < u64::from(users)) {
         let room = room.unwrap_or(0);

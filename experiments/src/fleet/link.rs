@@ -35,7 +35,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Between two attempts of anything.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// The stream of a run goes by itself after this, whatever becomes of the run.
+/// What is in the stream of a run goes by itself after this, whatever becomes of the run.
 const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
 
 /// Results that a stream holds at most, in bytes: half a day of 18 hosts at 1 KiB/s is 0.8 GiB. The
@@ -244,6 +244,12 @@ pub(crate) async fn open_stream(
         ..js_stream::Config::default()
     };
     Ok(context.get_or_create_stream(config).await?)
+}
+
+/// Removes the stream of a run of which nothing is left that could be merged.
+pub(crate) async fn drop_stream(context: &jetstream::Context, run: &str) {
+    // One that stays is empty after some days.
+    let _ = context.delete_stream(stream(run)).await;
 }
 
 /// Reads a stream from behind a place until something is wrong with it.

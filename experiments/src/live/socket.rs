@@ -35,7 +35,14 @@ pub struct Socket {
 /// When there can be no socket there: paths of sockets have 107 bytes at most.
 pub fn listen(directory: &Path, run: UnboundedSender<Given>) -> io::Result<Socket> {
     let path = directory.join(SOCKET);
-    let listener = UnixListener::bind(&path)?;
+    let listener = match UnixListener::bind(&path) {
+        // One that was killed leaves its socket, behind which nobody listens.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left(&path) => {
+            std::fs::remove_file(&path)?;
+            UnixListener::bind(&path)
+        }
+        bound => bound,
+    }?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let task = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -44,6 +51,11 @@ pub fn listen(directory: &Path, run: UnboundedSender<Given>) -> io::Result<Socke
         }
     });
     Ok(Socket { path, task })
+}
+
+fn is_left(path: &Path) -> bool {
+    let connected = std::os::unix::net::UnixStream::connect(path);
+    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 impl Drop for Socket {
@@ -88,4 +100,22 @@ async fn exchange(path: &Path, order: &Order) -> io::Result<Value> {
     let mut line = String::new();
     BufReader::new(from).take(LONGEST).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_was_left_is_taken_and_one_that_listens_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (tell, _given) = tokio::sync::mpsc::unbounded_channel();
+        drop(UnixListener::bind(directory.path().join(SOCKET)).expect("a socket"));
+        assert!(directory.path().join(SOCKET).exists(), "left behind");
+        let socket = listen(directory.path(), tell.clone()).expect("taken over");
+        let again = listen(directory.path(), tell).expect_err("somebody listens");
+        assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        assert!(!directory.path().join(SOCKET).exists());
+    }
 }

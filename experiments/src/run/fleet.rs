@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::experiment::OnLostHost;
 use crate::fleet::checkpoint::{Checkpoint, Hosts, Position};
-use crate::fleet::link::{FromFleet, Link, Merged, question};
-use crate::fleet::protocol::{Ask, Said, What, stream};
+use crate::fleet::link::{FromFleet, Link, Merged, drop_stream, question};
+use crate::fleet::protocol::{Ask, Said, What};
 use crate::record::Event;
 
 use super::ending::Books;
@@ -21,6 +21,9 @@ use super::{Ending, Happened, Run, Who};
 
 /// Orders that end a run have this long to arrive when there is nothing more to wait for.
 const LEAVE: Duration = Duration::from_secs(2);
+
+/// A host is told so often to forget a run, until it answers.
+const FORGET: usize = 3;
 
 /// The hosts of a run.
 pub(super) struct Fleet {
@@ -377,16 +380,19 @@ impl Run {
         for host in fleet.hosts.hosts.keys() {
             let forget = Ask::Forget { run: fleet.link.run.clone() };
             if fleet.over.contains(host) || fleet.left.contains_key(host) {
-                // One that does not hear it has nothing that is not merged.
-                question(&fleet.link.client, host, &forget).await;
+                // One that does not hear it has nothing that is not merged, and keeps a file of it.
+                for _ in 0..FORGET {
+                    if question(&fleet.link.client, host, &forget).await.is_some() {
+                        break;
+                    }
+                }
             } else {
                 missing.push(host.clone());
             }
         }
         let unmerged = missing;
         if unmerged.is_empty() {
-            // One that stays goes by itself after some days.
-            let _ = fleet.link.context.delete_stream(stream(&fleet.link.run)).await;
+            drop_stream(&fleet.link.context, &fleet.link.run).await;
         }
         fleet.link.all_orders().values().for_each(crate::fleet::link::Orders::close);
         let lines: Vec<String> = unmerged

@@ -1,7 +1,6 @@
 //! What an experiment asks of a fleet, and what its hosts are, before anything is started.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use anyhow::Context;
 use ebpf::FlowLayout;
@@ -13,13 +12,7 @@ use crate::fleet::checkpoint::Hosts;
 use crate::fleet::protocol::{Card, ProbeOrder};
 
 use super::Options;
-
-/// Addresses that follow one another this loosely are still counted through: an entry for each port
-/// of each address between the first and the last.
-const DENSE: u32 = 4;
-
-/// Entries for flows that are hashed, for each user.
-const HASHED: u32 = 2;
+use super::probing::flow_layout;
 
 /// What a fleet cannot do.
 pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
@@ -90,25 +83,9 @@ fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
         let (first, last) = host.ports;
         lab_client::flows::loopback_sources(host.flows, first, last)
     };
-    let mut numbers: Vec<u32> = it
-        .clients
-        .iter()
-        .flat_map(|host| host.sources.clone().unwrap_or_else(|| loopback(host)))
-        .map(u32::from)
-        .collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let first = numbers.first().copied().unwrap_or(0);
-    let span = numbers.last().map_or(1, |last| last - first + 1);
-    if span > DENSE * numbers.len().max(1) as u32 {
-        return FlowLayout::Hashed { capacity: experiment.users.get().saturating_mul(HASHED) };
-    }
-    FlowLayout::Dense {
-        client_first: Ipv4Addr::from(first),
-        client_count: span,
-        port_first,
-        port_last,
-    }
+    let sources = it.clients.iter();
+    let sources = sources.flat_map(|host| host.sources.clone().unwrap_or_else(|| loopback(host)));
+    flow_layout(sources, (port_first, port_last), experiment.users.get())
 }
 
 /// Which probes the server's host attaches, if any.

@@ -20,7 +20,7 @@ use crate::experiment::{Count, Experiment, Source};
 use crate::fleet::assign::{Assignment, assign};
 use crate::fleet::checkpoint::{Checkpoint, Host, Hosts};
 use crate::fleet::clock::Offset;
-use crate::fleet::link::{Link, Merged, Orders as HostOrders, open_stream, question};
+use crate::fleet::link::{Link, Merged, Orders as HostOrders, drop_stream, open_stream, question};
 use crate::fleet::protocol::{
     Answer, Ask, Card, Lease, PROTOCOL, ProbeOrder, STILL_THERE, Said, What,
 };
@@ -146,7 +146,10 @@ impl Run {
             Mistake::error(format!("JetStream does not take a stream for the results: {error}"))
         })?;
         let said = orders.open(&directory)?;
-        lease(&client, &run, &cards, &agents, &clocks).await?;
+        if let Err(error) = lease(&client, &run, &cards, &agents, &clocks).await {
+            drop_stream(&context, &run).await;
+            return Err(error);
+        }
         let merged = Merged {
             batches: agents.iter().map(|agent| ((*agent).to_owned(), 0)).collect(),
             place: 0,
@@ -162,6 +165,9 @@ impl Run {
             Ok(()) => Ok(run),
             Err(error) => {
                 run.leave_fleet().await;
+                if let Some(fleet) = &run.fleet {
+                    drop_stream(&fleet.link.context, &fleet.link.run).await;
+                }
                 Err(error)
             }
         }

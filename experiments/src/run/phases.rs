@@ -275,12 +275,21 @@ impl Run {
             None => sock_diag::established(server),
         });
         let far = Instant::now() + Duration::from_secs(3600);
+        let mut meanwhile = Vec::new();
         let asked = loop {
             tokio::select! {
                 asked = &mut asked => break asked?,
-                happened = self.next(far) => drop(happened?),
+                happened = self.next(far) => match happened? {
+                    // The wait for the next phase looks at the books for these.
+                    Happened::Established
+                    | Happened::Settled
+                    | Happened::Host
+                    | Happened::Time => {}
+                    other => meanwhile.push(other),
+                },
             }
         };
+        self.happened.extend(meanwhile);
         match asked {
             Ok(counts) => {
                 let by_address = counts.into_iter();

@@ -21,6 +21,13 @@ const FLOW_BYTES: u64 = 128;
 /// 60,000 are explained to the last one.
 const SAMPLE_BEYOND: u32 = 80_000;
 
+/// Addresses that follow one another this loosely are still counted through: an entry for each port
+/// of each address between the first and the last.
+const DENSE: u64 = 4;
+
+/// Entries for flows that are hashed, for each user.
+const HASHED: u32 = 2;
+
 /// The probes of a run, or why there are none.
 pub(crate) struct Probing {
     probes: Option<Probes>,
@@ -30,21 +37,22 @@ pub(crate) struct Probing {
     loopback: Option<u64>,
 }
 
-/// Where the flows of clients with these addresses and ports lie.
-fn layout(sources: &[Ipv4Addr], (first_port, last_port): (u16, u16)) -> FlowLayout {
-    let mut numbers: Vec<u32> = sources.iter().map(|source| u32::from(*source)).collect();
+/// Where the flows of so many users with these addresses and ports lie.
+pub(super) fn flow_layout(
+    sources: impl IntoIterator<Item = Ipv4Addr>,
+    (port_first, port_last): (u16, u16),
+    users: u32,
+) -> FlowLayout {
+    let mut numbers: Vec<u32> = sources.into_iter().map(u32::from).collect();
     numbers.sort_unstable();
-    let (first, last) = match numbers[..] {
-        [first, .., last] => (first, last),
-        [only] => (only, only),
-        [] => (0, 0),
-    };
-    FlowLayout::Dense {
-        client_first: Ipv4Addr::from(first),
-        client_count: last - first + 1,
-        port_first: first_port,
-        port_last: last_port,
+    numbers.dedup();
+    let first = numbers.first().copied().unwrap_or(0);
+    let between = numbers.last().map_or(0, |last| last - first);
+    if u64::from(between) >= DENSE * numbers.len().max(1) as u64 {
+        return FlowLayout::Hashed { capacity: users.saturating_mul(HASHED) };
     }
+    let client_first = Ipv4Addr::from(first);
+    FlowLayout::Dense { client_first, client_count: between + 1, port_first, port_last }
 }
 
 impl Probing {
@@ -87,7 +95,7 @@ impl Probing {
             softirqs: experiment.softirqs,
             packets: loopback.is_none(),
             sample_beyond: Some(SAMPLE_BEYOND.saturating_mul(shards(experiment))),
-            ..Options::of_flows(port, layout(&sources, ports))
+            ..Options::of_flows(port, flow_layout(sources, ports, users))
         };
         Self::attach_with(&options, experiment.probes == Wanted::Required, loopback)
     }
@@ -245,7 +253,12 @@ mod tests {
             port_first: 10,
             port_last: 20,
         };
-        assert_eq!(layout(&[address(3), address(1)], (10, 20)), expected);
-        assert_eq!(layout(&[address(1)], (10, 20)).entries(), 11);
+        assert_eq!(flow_layout([address(3), address(1)], (10, 20), 9), expected);
+        assert_eq!(flow_layout([address(1)], (10, 20), 9).entries(), 11);
+        // Far apart, the entries between them would fill gigabytes.
+        let apart = [address(1), Ipv4Addr::new(127, 9, 0, 1)];
+        assert_eq!(flow_layout(apart, (10, 20), 9), FlowLayout::Hashed { capacity: 18 });
+        let ends = [Ipv4Addr::new(0, 0, 0, 0), Ipv4Addr::new(255, 255, 255, 255)];
+        assert_eq!(flow_layout(ends, (10, 20), 9), FlowLayout::Hashed { capacity: 18 });
     }
 }

@@ -216,7 +216,9 @@ fn is_there(directory: &Path) -> anyhow::Result<bool> {
     let Ok(text) = std::fs::read(directory.join("manifest.json")) else { return Ok(false) };
     let manifest: Value = serde_json::from_slice(&text)?;
     let name = directory.display();
-    anyhow::ensure!(manifest["closed"] == true, "{name} did not come to its end: remove it");
+    // One that was interrupted is closed, too, and has not measured what was asked.
+    let completed = manifest["outcome"] == "completed";
+    anyhow::ensure!(completed, "{name} did not come to its end: remove it");
     Ok(true)
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::ablate::{Arm, WITH, WITHOUT};
 use crate::compare::{self, Compared, Figure, Verdict};
-use crate::stats::CONFIDENCE;
+use crate::stats::{CONFIDENCE, Scale};
 
 /// What a setting may be worth something for.
 const FIGURES: [Figure; 5] =
@@ -97,8 +97,7 @@ impl Ablation {
 
 /// All arms are asked at once, so p-values are corrected for all of them.
 fn correct(effects: &mut [Effect]) -> usize {
-    let figures = effects.iter_mut().flat_map(|effect| &mut effect.figures);
-    compare::answer(figures.filter(|it| it.p_adjusted.is_some()))
+    compare::answer(effects.iter_mut().flat_map(|effect| &mut effect.figures))
 }
 
 /// An effect with its interval; a star when it is shown.
@@ -106,12 +105,18 @@ fn cell(effect: &Effect, figure: Figure) -> String {
     let Some(it) = effect.figures.iter().find(|it| it.figure == figure) else {
         return "-".to_owned();
     };
-    let percent = |share: f64| format!("{:+.1}", share * 100.0);
-    let interval = it.difference.interval.map_or_else(String::new, |(low, high)| {
-        format!(" ({} to {})", percent(low), percent(high))
-    });
+    // What may be below zero has no ratio: its difference is in the figure's own unit.
+    let (unit, factor) = match it.scale {
+        Scale::Ratio => ("%", 100.0),
+        Scale::Difference => ("", 1.0),
+    };
+    let number = |distance: f64| format!("{:+.1}", distance * factor);
+    let interval = it
+        .difference
+        .interval
+        .map_or_else(String::new, |(low, high)| format!(" ({} to {})", number(low), number(high)));
     let star = if it.verdict == Verdict::Shown { " *" } else { "" };
-    format!("{}%{interval}{star}", percent(it.difference.estimate))
+    format!("{}{unit}{interval}{star}", number(it.difference.estimate))
 }
 
 /// For people.
@@ -199,5 +204,9 @@ mod tests {
         assert_eq!(cell(&effects[1], Figure::P99), "-50.0% (-52.0 to -48.0) *");
         assert_eq!(cell(&effects[2], Figure::P99), "-50.0% (-52.0 to -48.0)");
         assert_eq!(cell(&effects[2], Figure::ServerCpu), "-");
+        // Bytes of the kernel a socket can grow less than nothing, and have no ratio.
+        let bytes = Compared { scale: Scale::Difference, ..compared(Figure::P99, 3500.0, 0.9) };
+        let effect = Effect { key: None, figures: vec![bytes], missing: Vec::new() };
+        assert_eq!(cell(&effect, Figure::P99), "+3500.0 (+3500.0 to +3500.0)");
     }
 }

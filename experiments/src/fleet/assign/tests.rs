@@ -164,6 +164,7 @@ fn what_cannot_be_is_refused_in_words() {
     let overlap = ranges(", range: (0, 600)", ", range: (500, 1000)");
     refused(&overlap, &two, "users 500..600 are those of vm1 and of vm2: ranges overlap");
     refused(&ranges(", range: (0, 600)", ""), &two, "either all");
+    refused(&ranges(", users: 600", ""), &two, "either all clients of a fleet have a number");
     refused(&ranges(", range: (0, 1)", ", range: (2, 1000)"), &two, "users 1..2 are on no host");
     let mut many = vm("");
     many.users = Users::try_from(100_000).expect("users");
