@@ -70,9 +70,12 @@ impl Counts {
     ///
     /// Kernels may be built not to run tracing programs while certain tasks are current; a timer
     /// that interrupts such a task then sends unseen. It is known by packets that came out of the
-    /// path and were not seen to enter it.
+    /// path and were not seen to enter it, or, when both ends were hidden, by fewer being seen than
+    /// there were. More than there were is wrong in any case.
     pub(super) fn hidden(&self) -> bool {
         self.unmatched > 0
+            || self.sent_again_seen < self.sent_again
+            || self.dropped_seen < self.dropped
     }
 
     /// What is not exact, in sentences.
@@ -88,6 +91,12 @@ impl Counts {
         }
         wrong
     }
+}
+
+/// The most CPU time that the hypervisor took in a second of the run, in microseconds.
+pub(super) fn most_stolen_us(directory: &Path) -> anyhow::Result<u64> {
+    let samples: Vec<Value> = lines(directory, "samples")?;
+    Ok(samples.iter().filter_map(|line| line["steal_us"].as_u64()).max().unwrap_or(0))
 }
 
 /// Packets dropped by all faults that do that.
@@ -151,6 +160,9 @@ mod tests {
         let expected =
             Counts { dropped: 8, dropped_seen: 7, sent_again: 4, sent_again_seen: 4, unmatched: 0 };
         assert_eq!(counts, expected);
+        assert!(counts.hidden(), "one was not seen");
+        assert!(!Counts { dropped_seen: 9, ..counts }.hidden(), "more than there were is wrong");
+        assert_eq!(most_stolen_us(directory.path()).expect("a file"), 0);
         assert_eq!(counts.wrong(), ["8 packets were dropped and 7 counted"]);
         let bare = without_evidence(directory.path(), |_| true).expect("a file");
         assert_eq!(bare.len(), 4, "all but the loss: {bare:?}");
