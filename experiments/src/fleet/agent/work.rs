@@ -321,6 +321,7 @@ impl Work {
             Who::Server => {
                 let Ok(ServerLine::Ready(ready)) = serde_json::from_str(line) else { return };
                 self.surroundings.add_process(who, ready.pid);
+                self.make_room(&ready.threads);
                 self.server = ready.listen.parse().ok();
                 if let (Some(address), Some(order)) = (self.server, self.probes.take()) {
                     if let Err(error) = self.attach(&order, address.port(), Some(ready.pid)) {
@@ -332,6 +333,7 @@ impl Work {
             Who::Client(number) => {
                 let Ok(ClientLine::Ready(ready)) = serde_json::from_str(line) else { return };
                 self.surroundings.add_process(who, ready.pid);
+                self.make_room(&ready.threads);
                 self.probing.watch_client(number, ready.pid);
             }
             Who::Hog(_) => {}
@@ -455,12 +457,28 @@ impl Work {
         let program = Program::start_raw(who, &config, None, keep, &[], take)?;
         self.programs.insert(who, program);
         self.alive += 1;
-        let shards: Vec<usize> = serde_json::from_value(config["cpus"].clone()).unwrap_or_default();
-        self.shards.extend(shards);
+        self.leave_shards();
+        Ok(())
+    }
+
+    /// Leaves the CPUs to which a program has pinned its shards to them, as long as there is
+    /// another one.
+    fn make_room(&mut self, threads: &[i32]) {
+        for thread in threads {
+            // One that has ended needs no room.
+            let tid = rustix::thread::Pid::from_raw(*thread);
+            let Ok(set) = rustix::thread::sched_getaffinity(tid) else { continue };
+            if set.count() == 1 {
+                self.shards.extend((0..rustix::thread::CpuSet::MAX_CPU).find(|it| set.is_set(*it)));
+            }
+        }
+        self.leave_shards();
+    }
+
+    fn leave_shards(&mut self) {
         let free = self.allowed.iter().filter(|cpu| !self.shards.contains(cpu));
         let free: Vec<usize> = free.copied().collect();
         self.stay_on(&free);
-        Ok(())
     }
 
     /// Keeps this process off other CPUs than these, if there are any: those of shards are theirs.

@@ -1,0 +1,80 @@
+//! An agent beside shards: it keeps off their CPUs as long as there is another one.
+
+mod common;
+#[path = "common/lan.rs"]
+mod lan;
+
+use std::collections::BTreeSet;
+
+use common::{json, wait_until};
+use lan::Lan;
+
+/// Where a thread may run, from its status.
+fn allowed(status: &str) -> BTreeSet<usize> {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let number = |text: &str| -> usize { text.trim().parse().expect("a CPU") };
+    let ranges = list.expect("a list").split(',').map(|range| match range.split_once('-') {
+        Some((first, last)) => number(first)..=number(last),
+        None => number(range)..=number(range),
+    });
+    ranges.flatten().collect()
+}
+
+/// Where the threads of a process may run.
+fn places(pid: u32) -> BTreeSet<usize> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it is there").flatten();
+    let status = tasks.filter_map(|it| std::fs::read_to_string(it.path().join("status")).ok());
+    status.flat_map(|status| allowed(&status)).collect()
+}
+
+/// On which CPU each thread of a process ran last.
+fn latest_cpus(pid: u32) -> BTreeSet<usize> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it is there").flatten();
+    let stat = tasks.filter_map(|it| std::fs::read_to_string(it.path().join("stat")).ok());
+    // The 39th field; the name in the 2nd may have spaces.
+    let cpu = |stat: String| {
+        let rest = stat.rsplit_once(") ").expect("a name").1;
+        rest.split(' ').nth(36).and_then(|it| it.parse().ok()).expect("a CPU")
+    };
+    stat.map(cpu).collect()
+}
+
+#[test]
+fn agents_keep_off_the_cpus_of_shards() {
+    let two = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    if !lan::can_be() || !common::can("two CPUs", two) {
+        return;
+    }
+    let lan = Lan::new(2);
+    let agents = lan.fleet(&[]);
+    let (file, out) = (lan.path("x.ron"), lan.path("out"));
+    let text = "(name: \"x\", users: 400,
+        server: (shards: 1), client: (shards: 1),
+        validity: (late_share: 1.0, client_busy_share: 1.0, because: \"CPUs are looked at\"),
+        phases: [
+            (name: \"connect\", connect: (rate: 2000), until: Established, longest_s: 20),
+            (name: \"load\", after: Terminated(\"connect\"), seconds: 4,
+             shake: Open(rate: Fixed(400))),
+        ])";
+    std::fs::write(&file, text).expect("written");
+    let (file, directory) = (file.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
+    let mut run = lan.run(&[file, "--out", directory]);
+    lan.wait_for_event(&out, "the load starts", |it| {
+        it["event"] == "phase_starts" && it["phase"] == "load"
+    });
+    let manifest = json(&out, "manifest.json");
+    for (agent, of) in agents.iter().zip([&manifest["server"], &manifest["clients"][0]]) {
+        let shard = of["threads"][0].as_u64().expect("a thread");
+        let status = std::fs::read_to_string(format!("/proc/{shard}/status")).expect("it runs");
+        let pinned = allowed(&status);
+        let (Some(cpu), 1) = (pinned.first(), pinned.len()) else { panic!("{pinned:?}") };
+        let mut looks = 0;
+        wait_until("the agent was looked at for a second of the load", || {
+            assert!(!places(agent.id()).contains(cpu), "it may run on {cpu}");
+            assert!(!latest_cpus(agent.id()).contains(cpu), "it ran on {cpu}");
+            looks += 1;
+            looks == 20
+        });
+    }
+    assert_eq!(run.exit_code(), Some(0), "{}", lan.said("run.log"));
+}
