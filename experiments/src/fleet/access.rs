@@ -96,7 +96,21 @@ impl Access {
             options = options.user_and_password(user.clone(), password);
         }
         if let Some(nkey) = &self.nkey {
-            options = options.nkey(secret(nkey)?);
+            let seed = secret(nkey)?;
+            nkeys::KeyPair::from_seed(&seed).map_err(|error| {
+                let file = nkey.display();
+                Mistake::error(format!("--nkey {file}: no seed of an NKey is in it: {error}"))
+            })?;
+            options = options.nkey(seed);
+        }
+        for (flag, file) in [
+            ("--tls-ca", &self.tls_ca),
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+        ] {
+            let Some(file) = file else { continue };
+            std::fs::File::open(file)
+                .map_err(|error| Mistake::error(format!("{flag} {}: {error}", file.display())))?;
         }
         if let Some(ca) = &self.tls_ca {
             options = options.add_root_certificates(ca.clone()).require_tls(true);
@@ -121,6 +135,10 @@ impl Access {
                 }
                 ConnectErrorKind::ServerParse => format!("--nats {url}: {error}"),
                 ConnectErrorKind::Tls => format!("NATS at {url}: no TLS with it: {error}"),
+                _ if error.to_string().contains("certificate") => format!(
+                    "NATS at {url}: no TLS with it: {error}; --tls-ca, --tls-cert and --tls-key \
+                     name the certificates"
+                ),
                 _ => format!("NATS at {url} cannot be reached: {error}"),
             })
         })
