@@ -9,7 +9,7 @@ use clap::Parser;
 use crate::client::Client;
 use crate::config::{Config, Notices};
 use crate::panel::{Hub, Line, Ready, router};
-use crate::phase::{Chat, Connect, Creates, Load, Phase};
+use crate::phase::{Chat, Connect, Creates, Load, Phase, check_rate};
 use crate::schedule::{Pacing, Rate};
 use crate::solo::{Plan, Solo, load_phase};
 
@@ -37,8 +37,9 @@ pub struct Args {
     /// Keep so many shakes under way instead of a rate: for saturation
     #[arg(long, value_name = "N", conflicts_with = "rate")]
     pub in_flight: Option<u32>,
-    /// How long to shake [default: until interrupted]
-    #[arg(long, value_name = "SECONDS")]
+    /// How long to shake [default: until interrupted; a second interrupt does not wait for answers]
+    #[arg(long, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(..=MOST_SECONDS))]
     pub seconds: Option<u64>,
     /// Connections begun per second, over all clients [default: as fast as they complete]
     #[arg(long, value_name = "N")]
@@ -50,10 +51,12 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "push")]
     pub notices: NoticesArg,
     /// Chat texts per second, over all clients
-    #[arg(long, default_value_t = 0.0, value_name = "N")]
+    #[arg(long, default_value_t = 0.0, value_name = "N", value_parser = per_second,
+          allow_negative_numbers = true)]
     pub chat: f64,
     /// Packets created per second by users, over all clients
-    #[arg(long, default_value_t = 0.0, value_name = "N")]
+    #[arg(long, default_value_t = 0.0, value_name = "N", value_parser = per_second,
+          allow_negative_numbers = true)]
     pub creates: f64,
     /// Tell the server that we speak its own commands, so that it pushes to us
     #[arg(long)]
@@ -119,6 +122,14 @@ fn parse_range(text: &str) -> Result<(u32, u32), String> {
         Some((first, end)) if first < end => Ok((first, end)),
         _ => Err(format!("'{text}' is no ascending range such as 0..1000000")),
     }
+}
+
+/// The longest load: 30 years.
+const MOST_SECONDS: u64 = 1_000_000_000;
+
+fn per_second(text: &str) -> Result<f64, String> {
+    let rate = text.parse().map_err(|_| format!("'{text}' is no number"))?;
+    check_rate("rate", rate).map(|()| rate)
 }
 
 impl Args {

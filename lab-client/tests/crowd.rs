@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lab_client::config::Notices;
 use lab_client::flows::Flows;
 use lab_client::load::{Crowd, Rules};
-use lab_client::phase::{Connect, Load, Phase};
+use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
 use lab_client::transport::Transport;
@@ -153,4 +153,33 @@ fn a_closed_load_after_an_open_one_does_not_take_over_its_lag() {
         .map(|it| (it.phase, it.send_lag_us, it.latency_us))
         .collect();
     assert_eq!(lags, [(1, 300_000, 302_000), (2, 0, 5_000)]);
+}
+
+#[test]
+fn texts_and_packets_that_are_overdue_do_not_hold_up_a_turn() {
+    const RATE: usize = 1_000;
+    let social = Phase {
+        index: 1,
+        start: START + 1,
+        chat: Some(Chat { rate: RATE as f64, bytes: 9 }),
+        creates: Some(Creates { rate: RATE as f64 }),
+        ..Phase::default()
+    };
+    let mut shard = Shard::new(10, [social]);
+    shard.log_in(|_| LoginResult::Ok);
+    let late_ns = 11 * NANOS_PER_SECOND;
+    let (mut turns, mut all) = (0, 0);
+    loop {
+        let next_ns = shard.turn_at(late_ns);
+        let sent = std::mem::take(&mut shard.network.sent).len();
+        assert!(sent <= 512, "{sent} frames in one turn");
+        all += sent;
+        turns += 1;
+        assert!(turns < 1_000, "there is no end to it");
+        if next_ns > Some(shard.network.now_ns) {
+            break;
+        }
+    }
+    // The first is due at the start, so one more of each than ten seconds have.
+    assert_eq!(all, 2 * (10 * RATE + 1), "in {turns} turns");
 }

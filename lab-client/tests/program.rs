@@ -158,6 +158,10 @@ fn bad_input_is_told_in_a_sentence() {
         (["--rate", "fast"], "fast"),
         (["--server", "nowhere"], "nowhere"),
         (["--pacing", "odd"], "odd"),
+        (["--chat", "1e9"], "between 0 and 10000000 a second"),
+        (["--chat", "-1"], "--chat"),
+        (["--creates", "nan"], "rate NaN"),
+        (["--seconds", "18446744073709551615"], "--seconds"),
     ] {
         let output = run(&mut client(&arguments));
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));

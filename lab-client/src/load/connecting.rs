@@ -69,7 +69,8 @@ impl Connecting {
         match self.rate {
             None => 0,
             Some(rate) => {
-                self.start_ns + (self.begun as f64 / rate * NANOS_PER_SECOND as f64) as u64
+                let ahead_ns = (self.begun as f64 / rate * NANOS_PER_SECOND as f64) as u64;
+                self.start_ns.saturating_add(ahead_ns)
             }
         }
     }

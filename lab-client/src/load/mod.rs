@@ -322,7 +322,7 @@ impl Crowd {
         self.expire(net, now_ns);
         self.connect_due(net);
         let behind = self.shake_due(net);
-        self.socialize(net);
+        let behind = self.socialize(net) || behind;
         self.settle(now_ns);
         if behind {
             return Some(net.now_ns());

@@ -6,7 +6,7 @@ use shard::SlowOrder;
 
 use super::hub::Hub;
 use crate::message::Message;
-use crate::phase::{Load, Phase};
+use crate::phase::Phase;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ impl Command {
     pub fn carry_out(self, hub: &Hub) -> Result<(), CommandError> {
         match self {
             Command::Phase(phase) => {
-                check(&phase)?;
+                phase.check().map_err(CommandError::Invalid)?;
                 hub.begin(&phase);
                 hub.post_all(|| Message::Phase(phase.clone()))
             }
@@ -72,31 +72,4 @@ impl Command {
             Command::Stop {} => hub.post_all(|| Message::Stop),
         }
     }
-}
-
-fn check(phase: &Phase) -> Result<(), CommandError> {
-    let invalid = |why: String| Err(CommandError::Invalid(why));
-    let positive = |what: &str, value: f64| {
-        if value.is_finite() && value >= 0.0 {
-            Ok(())
-        } else {
-            invalid(format!("{what} {value}: a number that is not negative"))
-        }
-    };
-    if let Some(rate) = phase.connect.and_then(|connect| connect.rate) {
-        positive("connect rate", rate)?;
-        if rate == 0.0 {
-            return invalid("connect rate 0: nobody would ever connect".to_owned());
-        }
-    }
-    if let Some(chat) = phase.chat {
-        positive("chat rate", chat.rate)?;
-    }
-    if let Some(creates) = phase.creates {
-        positive("creates rate", creates.rate)?;
-    }
-    if phase.load == (Load::Closed { in_flight: 0 }) {
-        return invalid("closed load with 0 in flight: nothing would ever be sent".to_owned());
-    }
-    Ok(())
 }
