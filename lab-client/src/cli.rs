@@ -28,7 +28,7 @@ pub struct Args {
     /// Users of all clients are 0 to N-1 [default: the end of --users]
     #[arg(long, value_name = "N")]
     pub total_users: Option<u32>,
-    /// Shakes per second, over all clients
+    /// Shakes per second, over all clients; can be changed over the control interface
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub rate: u32,
     /// How the shakes of a second are spread over it
@@ -82,7 +82,8 @@ pub struct Args {
     /// Congestion control of the connections [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
-    /// Where the control interface (HTTP) listens: GET /qps?qps= changes the rate
+    /// Where the control interface (HTTP) listens: GET /qps?qps= changes the rate, unless there is
+    /// --in-flight
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
     pub control: SocketAddr,
     /// Write samples as lines of JSON to standard output, and take phases as lines of JSON from
@@ -179,8 +180,8 @@ impl Args {
         };
         let load = match self.in_flight {
             Some(in_flight) => Load::Closed { in_flight },
-            None if self.rate > 0 => Load::Open { rate: Rate::Fixed(self.rate), pacing },
-            None => Load::None,
+            // Also at a rate of 0, which may be raised.
+            None => Load::Open { rate: Rate::Fixed(self.rate), pacing },
         };
         let users = self.total_users.unwrap_or(self.users.1);
         Plan {

@@ -9,6 +9,7 @@ use crate::latency::{Latencies, Segment, empty};
 use crate::panel::{Command, Hub, Line};
 use crate::phase::{Connect, Load, Phase};
 use crate::report::{Report, Sample};
+use crate::schedule::Rate;
 use crate::tally::Tally;
 
 /// More than this share of late sends makes a measurement worthless: one in a thousand.
@@ -39,6 +40,8 @@ struct Progress {
     t: u64,
     samples: Vec<Sample>,
     latency: Option<Latencies>,
+    /// The second in which the load began.
+    load_start: Option<u64>,
     outcome: Outcome,
 }
 
@@ -72,7 +75,20 @@ impl Solo {
             connect: Some(self.plan.connect),
             ..Phase::default()
         };
+        self.plan.load.check()?;
+        if let Load::Open { rate: Rate::Fixed(rate), .. } = self.plan.load.load {
+            self.hub.expect_load(rate);
+        }
         self.hub.carry_out(Command::Phase(Box::new(connect)))
+    }
+
+    /// The load of the plan, to begin as soon as it can.
+    fn load(&self) -> Phase {
+        let mut load = Phase { start: self.hub.next_second(), ..self.plan.load.clone() };
+        if let (Load::Open { rate, .. }, Some(now)) = (&mut load.load, self.hub.take_expected()) {
+            *rate = Rate::Fixed(now);
+        }
+        load
     }
 
     /// What came of the plan; for when it has ended.
@@ -112,7 +128,8 @@ impl Solo {
             Line::Established { phase: CONNECT, seconds } => {
                 println!("all users logged in after {seconds:.1} s");
                 progress.outcome.established_s = Some(*seconds);
-                let load = Phase { start: self.hub.next_second(), ..self.plan.load.clone() };
+                let load = self.load();
+                progress.load_start = Some(load.start);
                 self.must(Command::Phase(Box::new(load)));
             }
             Line::Settled { phase: LOAD, tally } => {

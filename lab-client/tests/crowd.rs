@@ -183,3 +183,29 @@ fn texts_and_packets_that_are_overdue_do_not_hold_up_a_turn() {
     // The first is due at the start, so one more of each than ten seconds have.
     assert_eq!(all, 2 * (10 * RATE + 1), "in {turns} turns");
 }
+
+#[test]
+fn a_rate_that_is_asked_for_just_before_the_load_begins_counts() {
+    let mut shard = Shard::new(100, [open(1, START + 1, 0)]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.crowd.change_rate(START + 1, 50);
+    for step in 0..200 {
+        shard.turn_at(NANOS_PER_SECOND + step * 10 * MILLISECOND);
+        shard.answer_after(0);
+    }
+    assert_eq!(shard.crowd.tally().offered, 100, "two seconds of it");
+}
+
+#[test]
+fn a_rate_of_an_earlier_load_is_not_that_of_the_next() {
+    let first = Phase { seconds: Some(2), ..open(1, START + 1, 0) };
+    let mut shard = Shard::new(100, [first, open(2, START + 3, 0)]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.turn_at(NANOS_PER_SECOND);
+    shard.crowd.change_rate(START + 2, 50);
+    for step in 0..300 {
+        shard.turn_at(NANOS_PER_SECOND + step * 10 * MILLISECOND);
+        shard.answer_after(0);
+    }
+    assert_eq!(shard.crowd.tally().offered, 50, "the second from START + 2 on");
+}

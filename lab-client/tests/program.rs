@@ -152,6 +152,45 @@ fn the_rate_changes_while_it_runs_and_metrics_are_served() {
 }
 
 #[test]
+fn a_client_without_a_rate_gets_one_over_its_control_interface() {
+    let server = server();
+    let running = Running::start(&["--server", &server, "--users", "0..500"]);
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    running.find(|line| line.contains("all users logged in").then_some(()));
+    let (status, _) = get(&control, "/qps?qps=300");
+    assert!(status.contains("200"), "{status}");
+    running.find(|line| (number(line, "offered")? == 300).then_some(()));
+}
+
+#[test]
+fn a_rate_asked_for_while_users_connect_is_that_of_the_load() {
+    // Three seconds of connecting.
+    let load = ["--users", "0..30", "--rate", "100", "--connect-rate", "10"];
+    let server = server();
+    let running = Running::start(&[&["--server", &server], &load[..]].concat());
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    let (status, _) = get(&control, "/qps?qps=700");
+    assert!(status.contains("200"), "{status}");
+    running.find(|line| line.contains("all users logged in").then_some(()));
+    let first = running.find(|line| number(line, "offered").filter(|offered| *offered > 0));
+    assert_eq!(first, 700);
+}
+
+#[test]
+fn a_closed_load_has_no_rate_to_change() {
+    let server = server();
+    let running = Running::start(&["--server", &server, "--users", "0..50", "--in-flight", "3"]);
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    let refused = || {
+        let (status, body) = get(&control, "/qps?qps=700");
+        assert!(status.contains("409") && body.contains("no open load"), "{status} {body}");
+    };
+    refused();
+    running.find(|line| (number(line, "answered")? > 0).then_some(()));
+    refused();
+}
+
+#[test]
 fn bad_input_is_told_in_a_sentence() {
     for (arguments, words) in [
         (["--users", "9..3"], "9..3"),

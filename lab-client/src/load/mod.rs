@@ -173,6 +173,9 @@ pub struct Crowd {
     /// are waited for.
     settling: Vec<(u16, u64)>,
     pacer: Option<Pacer>,
+    /// The rate asked for last and the Unix second from which it counts: a phase that begins in
+    /// between needs it, too.
+    asked_rate: Option<(u64, u32)>,
     closed: Option<Closed>,
     connecting: Connecting,
     social: Social,
@@ -210,6 +213,7 @@ impl Crowd {
             running: None,
             settling: Vec::new(),
             pacer: None,
+            asked_rate: None,
             closed: None,
             connecting: Connecting::default(),
             social: Social::default(),
@@ -312,6 +316,7 @@ impl Crowd {
         if let Some(pacer) = &mut self.pacer {
             pacer.change_rate(from, rate);
         }
+        self.asked_rate = Some((from, rate));
     }
 
     /// Everything that happened was handled: does what is due by now. Returns when there is
@@ -387,7 +392,10 @@ impl Crowd {
             Load::None => {}
             Load::Open { rate, pacing } => {
                 let (share, clock, seed) = (self.share, self.clock, self.rules.seed);
-                self.pacer = Some(Pacer::new(share, clock, seed, rate, pacing, phase.start, end));
+                let mut pacer = Pacer::new(share, clock, seed, rate, pacing, phase.start, end);
+                let asked = self.asked_rate.take().filter(|(from, _)| *from >= phase.start);
+                asked.into_iter().for_each(|(from, rate)| pacer.change_rate(from, rate));
+                self.pacer = Some(pacer);
             }
             Load::Closed { in_flight } => {
                 let order = crate::permutation::mix(self.rules.seed ^ u64::from(phase.index));

@@ -45,6 +45,9 @@ pub enum CommandError {
     /// A value that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// A rate and nothing that has one.
+    #[error("no open load is under way whose rate could be changed")]
+    NoOpenLoad,
     /// An inbox is full.
     #[error("shard {0} has too much mail waiting; try again")]
     Busy(usize),
@@ -62,11 +65,11 @@ impl Command {
                 hub.begin(&phase);
                 hub.post_all(|| Message::Phase(phase.clone()))
             }
-            Command::EndPhase { index, end } => hub.post_all(|| Message::EndPhase { index, end }),
-            Command::Rate { qps } => {
-                let from = hub.next_second();
-                hub.post_all(|| Message::Rate { from, rate: qps })
+            Command::EndPhase { index, end } => {
+                hub.end(index, end);
+                hub.post_all(|| Message::EndPhase { index, end })
             }
+            Command::Rate { qps } => hub.change_rate(qps),
             Command::Slow(order) => hub.post_all(|| Message::Slow(Box::new(order))),
             Command::EndSlow { id, until_ns } => hub.post_all(|| Message::EndSlow { id, until_ns }),
             Command::Stop {} => hub.post_all(|| Message::Stop),
