@@ -219,23 +219,27 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     });
     let routes = router(hub.clone());
     let last = || Line::Ended(hub.audit());
-    let mut valid = true;
+    let mut outcome = None;
     if args.pipe {
         runtime.block_on(control::serve(&hub, listener, routes, true, ready, last))?;
     } else {
         let solo = Solo::new(hub.clone(), args.plan());
         solo.start().map_err(anyhow::Error::msg)?;
         runtime.block_on(control::serve(&solo, listener, routes, false, ready, last))?;
-        let outcome = solo.outcome();
-        outcome.print();
-        valid = args.plan().load.load == Load::None || outcome.invalid_because().is_none();
+        let came = outcome.insert(solo.outcome());
+        if came.failure.is_none() {
+            came.print();
+        }
     }
     // A thread of the runtime may still wait for input that never comes.
     runtime.shutdown_background();
     client.join()?;
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    Ok(valid)
+    match outcome.as_ref().and_then(|it| it.failure.clone()) {
+        Some(failure) => anyhow::bail!(failure),
+        None => Ok(outcome.is_none_or(|it| it.invalid_because().is_none())),
+    }
 }
 
 #[cfg(test)]

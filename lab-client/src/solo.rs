@@ -30,6 +30,10 @@ pub struct Outcome {
     established_s: Option<f64>,
     /// Tallies of the load; `None` when it did not get that far.
     pub tally: Option<Tally>,
+    /// A signal ended the load before its time.
+    cut_short: bool,
+    /// Why the plan could not be carried out.
+    pub failure: Option<String>,
     latency: Option<Latencies>,
     send_lag: Option<Latencies>,
 }
@@ -201,7 +205,16 @@ impl Progress {
 impl Outcome {
     /// Whether the load was what was asked for; a sentence if it was not.
     pub fn invalid_because(&self) -> Option<String> {
-        let Some(tally) = &self.tally else { return Some("the load did not end".to_owned()) };
+        let Some(tally) = &self.tally else {
+            let before = match self.established_s {
+                None => "all users were logged in",
+                Some(_) => "the load had ended and its answers had come",
+            };
+            return Some(format!("the client was stopped before {before}"));
+        };
+        if self.cut_short {
+            return Some("the load was ended before its time".to_owned());
+        }
         let late = tally.late_sends as f64 / tally.sent.max(1) as f64;
         (late > LATE_SHARE).then(|| {
             format!(
@@ -212,9 +225,16 @@ impl Outcome {
         })
     }
 
-    /// Prints a table.
+    /// Prints a table, and whether the load was what was asked for.
     pub fn print(&self) {
-        let Some(tally) = &self.tally else { return };
+        self.tally.iter().for_each(|tally| self.print_table(tally));
+        match self.invalid_because() {
+            None => println!("the load was what was asked for"),
+            Some(why) => println!("INVALID: {why}"),
+        }
+    }
+
+    fn print_table(&self, tally: &Tally) {
         let rows = [
             ("offered", tally.offered),
             ("sent", tally.sent),
@@ -242,10 +262,6 @@ impl Outcome {
                 values.max()
             );
         }
-        match self.invalid_because() {
-            None => println!("the load was what was asked for"),
-            Some(why) => println!("INVALID: {why}"),
-        }
     }
 }
 
@@ -268,6 +284,24 @@ impl Program for Solo {
 
     fn stop(&self) -> bool {
         self.hub.stop()
+    }
+
+    fn wind_down(&self) -> bool {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(start) = progress.load_start else { return false };
+        let end = self.hub.next_second();
+        let planned = self.plan.load.seconds.map(|seconds| start.saturating_add(seconds));
+        match self.hub.carry_out(Command::EndPhase { index: LOAD, end }) {
+            Ok(()) => {
+                progress.outcome.cut_short = planned.is_some_and(|planned| end < planned);
+                eprintln!("lab-client: the load ends; interrupt again not to wait for answers");
+                true
+            }
+            Err(error) => {
+                eprintln!("lab-client: {error}");
+                false
+            }
+        }
     }
 
     fn error_line(&self, error: String) -> Line {
