@@ -150,6 +150,19 @@ impl Solo {
         }
     }
 
+    /// Nobody is left to connect, and these users are not logged in.
+    fn give_up(&self, users: u32) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if progress.outcome.failure.is_some() {
+            return;
+        }
+        progress.outcome.failure = Some(format!(
+            "nobody is left to connect, and {users} users are not logged in: the server refused \
+             them for good (does it have so many users?), or others took their place"
+        ));
+        self.must(Command::Stop {});
+    }
+
     fn must(&self, command: Command) {
         if let Err(error) = self.hub.carry_out(command) {
             eprintln!("lab-client: {error}");
@@ -193,6 +206,7 @@ impl Progress {
             ("lost", tally.lost + tally.connections_lost),
             ("late", tally.late_sends),
             ("failed", tally.connect_failed),
+            ("refused", tally.login_refused),
         ] {
             if count > 0 {
                 line += &format!(" {what} {count}");
@@ -275,7 +289,11 @@ impl Program for Solo {
     }
 
     fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        self.hub.read(report, lines)
+        let ended = self.hub.read(report, lines);
+        if let Some(users) = self.hub.left_out(CONNECT) {
+            self.give_up(users);
+        }
+        ended
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lab_client::config::Notices;
 use lab_client::flows::Flows;
-use lab_client::load::{Crowd, Rules};
+use lab_client::load::{Crowd, Event, Rules};
 use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
@@ -153,6 +153,23 @@ fn a_closed_load_after_an_open_one_does_not_take_over_its_lag() {
         .map(|it| (it.phase, it.send_lag_us, it.latency_us))
         .collect();
     assert_eq!(lags, [(1, 300_000, 302_000), (2, 0, 5_000)]);
+}
+
+#[test]
+fn users_refused_for_good_are_told_of_once_nobody_is_left_to_connect() {
+    let mut shard = Shard::new(5, []);
+    shard.log_in(|user| match user {
+        0..3 => LoginResult::Ok,
+        _ => LoginResult::UserOutOfRange,
+    });
+    let events: Vec<_> = shard.crowd.take_events().collect();
+    assert_eq!(events, [Event::LeftOut { phase: 0, users: 2 }]);
+    assert_eq!((shard.crowd.online(), shard.crowd.tally().login_refused), (3, 2));
+
+    // The server is busy: they are still to come.
+    let mut shard = Shard::new(5, []);
+    shard.log_in(|user| if user < 3 { LoginResult::Ok } else { LoginResult::Busy });
+    assert_eq!(shard.crowd.take_events().count(), 0);
 }
 
 #[test]

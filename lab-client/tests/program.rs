@@ -302,6 +302,16 @@ fn an_interrupt_while_users_connect_is_told() {
 }
 
 #[test]
+fn users_that_the_server_does_not_have_are_told_of() {
+    // Of 1,000 users.
+    let server = server();
+    let load = ["--server", &server, "--users", "990..1020", "--rate", "5"];
+    let (code, said) = Running::start(&load).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("20 users are not logged in"), "{said}");
+}
+
+#[test]
 fn bad_input_is_told_in_a_sentence() {
     for (arguments, words) in [
         (["--users", "9..3"], "9..3"),

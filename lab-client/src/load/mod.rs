@@ -149,6 +149,14 @@ pub enum Event {
         /// When, on the monotonic clock in nanoseconds.
         at_ns: u64,
     },
+    /// Nobody is left to connect, but not all users that a phase was to log in are logged in: the
+    /// others were refused for good, or another connection took their place.
+    LeftOut {
+        /// The phase.
+        phase: u16,
+        /// How many.
+        users: u32,
+    },
     /// A phase has ended and nothing of it is under way any more.
     Settled {
         /// The phase.

@@ -296,6 +296,11 @@ impl Hub {
                 (gathered.established == self.shards())
                     .then_some(Line::Established { phase, seconds })
             }
+            Event::LeftOut { phase, users } => {
+                let left_out = &mut phases.entry(phase).or_default().left_out;
+                *left_out = (left_out.0 + 1, left_out.1 + users);
+                None
+            }
             Event::Settled { phase, tally } => {
                 let gathered = phases.entry(phase).or_default();
                 gathered.settled += 1;
