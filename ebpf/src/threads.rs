@@ -148,9 +148,9 @@ pub struct LongWait {
 pub struct WaitedBetween {
     /// How long.
     pub wait: CpuWait,
-    /// Whether no long wait of that time has been overwritten. Short ones (under 50 µs) are never
-    /// in it.
-    pub complete: bool,
+    /// How much of that time lies before the oldest wait that is still kept: whether the thread
+    /// waited then is not known any more. Short waits (under 50 µs) are never kept.
+    pub unknown_ns: u64,
 }
 
 /// The watched threads, mapped.
@@ -313,12 +313,13 @@ fn waited_between(
     wait_at: impl Fn(usize) -> Wait,
 ) -> WaitedBetween {
     let mut wait = CpuWait::default();
+    let mut known_from_ns = to_ns;
     let total = total as usize;
     for number in (total.saturating_sub(WAITS_KEPT)..total).rev() {
         let long = wait_at(number % WAITS_KEPT);
         // They follow one another: those before ended earlier still.
         if long.end_ns <= from_ns {
-            return WaitedBetween { wait, complete: true };
+            return WaitedBetween { wait, unknown_ns: 0 };
         }
         let overlap = long.end_ns.min(to_ns).saturating_sub(long.start_ns.max(from_ns));
         if overlap > 0 {
@@ -330,10 +331,13 @@ fn waited_between(
             wait.own_ns += overlap - foreign_ns;
         }
         if long.start_ns <= from_ns {
-            return WaitedBetween { wait, complete: true };
+            return WaitedBetween { wait, unknown_ns: 0 };
         }
+        known_from_ns = long.start_ns.min(to_ns);
     }
-    WaitedBetween { wait, complete: total <= WAITS_KEPT }
+    let overwritten = total > WAITS_KEPT;
+    let unknown_ns = if overwritten { known_from_ns.saturating_sub(from_ns) } else { 0 };
+    WaitedBetween { wait, unknown_ns }
 }
 
 /// The least wait that is kept, in nanoseconds.
@@ -415,17 +419,19 @@ mod tests {
         let at = |place: usize| wait(if place < 10 { place + WAITS_KEPT } else { place });
         let waited = |from_ns, to_ns| {
             let it = waited_between(total as u64, from_ns, to_ns, at);
-            (it.wait.foreign_ns, it.wait.own_ns, it.complete)
+            (it.wait.foreign_ns, it.wait.own_ns, it.unknown_ns)
         };
-        assert_eq!(waited(20_000, 22_000), (400, 600, true));
-        assert_eq!(waited(20_250, 21_250), (200, 300, true), "half of each");
-        assert_eq!(waited(20_500, 21_000), (0, 0, true), "between two");
+        assert_eq!(waited(20_000, 22_000), (400, 600, 0));
+        assert_eq!(waited(20_250, 21_250), (200, 300, 0), "half of each");
+        assert_eq!(waited(20_500, 21_000), (0, 0, 0), "between two");
         let newest = (total as u64 - 1) * 1_000;
-        assert_eq!(waited(newest + 600, newest + 900), (0, 0, true), "after all");
-        assert_eq!(waited(9_000, 11_000), (200, 300, false), "one is overwritten");
+        assert_eq!(waited(newest + 600, newest + 900), (0, 0, 0), "after all");
+        assert_eq!(waited(9_000, 11_000), (200, 300, 1_000), "one is overwritten");
+        assert_eq!(waited(3_000, 7_000), (0, 0, 4_000), "all of that time is overwritten");
         assert_eq!(
             waited_between(0, 0, u64::MAX, at),
-            WaitedBetween { complete: true, ..WaitedBetween::default() }
+            WaitedBetween::default(),
+            "nothing was overwritten"
         );
     }
 }

@@ -65,6 +65,9 @@ pub struct BeforeSend {
     pub asleep_ns: u64,
     /// Waiting for a CPU.
     pub waited: CpuWait,
+    /// Of the rest, how long it is not known whether it waited.
+    #[serde(default)]
+    pub unknown_ns: u64,
 }
 
 /// The time of a request.
@@ -116,9 +119,10 @@ pub fn explain(
     let foreign = before.waited.foreign_ns.min(send_lag);
     let own = before.waited.own_ns.min(send_lag - foreign);
     let asleep = before.asleep_ns.min(send_lag - foreign - own);
+    let unknown = before.unknown_ns.min(send_lag - foreign - own - asleep);
     add(Cause::ClientRunqueue, foreign);
-    add(Cause::ClientBusy, send_lag - foreign - asleep);
-    unexplained += asleep;
+    add(Cause::ClientBusy, send_lag - foreign - asleep - unknown);
+    unexplained += asleep + unknown;
     total += send_lag.cast_signed();
 
     let loss = if request.losses > 0 { Cause::NetworkLoss } else { Cause::NetworkDelay };
@@ -322,14 +326,14 @@ impl Causes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const DUE: u64 = 1_000_000;
+    pub(crate) const DUE: u64 = 1_000_000;
 
     /// A request of 100 µs before its send, 10 on the way there, 20 until it is read, 30 until it
     /// is answered, 10 on the way back, 40 until that is read.
-    fn request() -> Request {
+    pub(crate) fn request() -> Request {
         let split = |foreign_ns| Some(CpuWait { foreign_ns, own_ns: 0 });
         Request {
             sequence: 1,
@@ -368,13 +372,14 @@ mod tests {
         let before = BeforeSend {
             asleep_ns: 30_000,
             waited: CpuWait { foreign_ns: 40_000, own_ns: 10_000 },
+            unknown_ns: 0,
         };
         check(Some(request()), before, 210, [40, 70, 0, 20, 15, 35, 30]);
         // More waiting than there was time is cut to the time.
         let waited = CpuWait { foreign_ns: 500_000, own_ns: 500_000 };
         check(
             Some(request()),
-            BeforeSend { asleep_ns: 9, waited },
+            BeforeSend { asleep_ns: 9, waited, unknown_ns: 9 },
             210,
             [100, 40, 0, 20, 15, 35, 0],
         );
@@ -400,11 +405,16 @@ mod tests {
     #[test]
     fn what_is_not_known_is_unexplained() {
         let nothing = BeforeSend::default();
+        let waited = CpuWait { foreign_ns: 25_000, own_ns: 0 };
+        let before = BeforeSend { waited, ..nothing };
         check(None, nothing, 500, [0, 0, 0, 0, 0, 0, 500]);
         check(Some(Request { read_ns: None, ..request() }), nothing, 210, [0, 0, 0, 0, 0, 0, 210]);
         // The entry still has the request before this one.
         let stale = Request { sent_ns: DUE - 1, ..request() };
         check(Some(stale), nothing, 210, [0, 0, 0, 0, 0, 0, 210]);
+        // Before the send, whether the thread waited or was busy.
+        let unknown = BeforeSend { unknown_ns: 60_000, ..before };
+        check(Some(request()), unknown, 210, [25, 55, 0, 20, 15, 35, 60]);
         let no_thread = Request { server_wait: None, ..request() };
         check(Some(no_thread), nothing, 210, [0, 140, 0, 20, 0, 30, 20]);
         // The server's clock went backwards by 5: negative time counts by its size, too.

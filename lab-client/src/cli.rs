@@ -9,7 +9,7 @@ use clap::Parser;
 use crate::client::Client;
 use crate::config::{Config, Notices};
 use crate::panel::{Hub, Line, Ready, router};
-use crate::phase::{Chat, Connect, Creates, Load, Phase};
+use crate::phase::{Chat, Connect, Creates, Load, Phase, check_rate};
 use crate::schedule::{Pacing, Rate};
 use crate::solo::{Plan, Solo, load_phase};
 
@@ -28,7 +28,7 @@ pub struct Args {
     /// Users of all clients are 0 to N-1 [default: the end of --users]
     #[arg(long, value_name = "N")]
     pub total_users: Option<u32>,
-    /// Shakes per second, over all clients
+    /// Shakes per second, over all clients; can be changed over the control interface
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub rate: u32,
     /// How the shakes of a second are spread over it
@@ -37,8 +37,9 @@ pub struct Args {
     /// Keep so many shakes under way instead of a rate: for saturation
     #[arg(long, value_name = "N", conflicts_with = "rate")]
     pub in_flight: Option<u32>,
-    /// How long to shake [default: until interrupted]
-    #[arg(long, value_name = "SECONDS")]
+    /// How long to shake [default: until interrupted; a second interrupt does not wait for answers]
+    #[arg(long, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(..=MOST_SECONDS))]
     pub seconds: Option<u64>,
     /// Connections begun per second, over all clients [default: as fast as they complete]
     #[arg(long, value_name = "N")]
@@ -50,10 +51,12 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "push")]
     pub notices: NoticesArg,
     /// Chat texts per second, over all clients
-    #[arg(long, default_value_t = 0.0, value_name = "N")]
+    #[arg(long, default_value_t = 0.0, value_name = "N", value_parser = per_second,
+          allow_negative_numbers = true)]
     pub chat: f64,
     /// Packets created per second by users, over all clients
-    #[arg(long, default_value_t = 0.0, value_name = "N")]
+    #[arg(long, default_value_t = 0.0, value_name = "N", value_parser = per_second,
+          allow_negative_numbers = true)]
     pub creates: f64,
     /// Tell the server that we speak its own commands, so that it pushes to us
     #[arg(long)]
@@ -79,7 +82,8 @@ pub struct Args {
     /// Congestion control of the connections [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
-    /// Where the control interface (HTTP) listens: GET /qps?qps= changes the rate
+    /// Where the control interface (HTTP) listens: GET /qps?qps= changes the rate, unless there is
+    /// --in-flight
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
     pub control: SocketAddr,
     /// Write samples as lines of JSON to standard output, and take phases as lines of JSON from
@@ -119,6 +123,14 @@ fn parse_range(text: &str) -> Result<(u32, u32), String> {
         Some((first, end)) if first < end => Ok((first, end)),
         _ => Err(format!("'{text}' is no ascending range such as 0..1000000")),
     }
+}
+
+/// The longest load: 30 years.
+const MOST_SECONDS: u64 = 1_000_000_000;
+
+fn per_second(text: &str) -> Result<f64, String> {
+    let rate = text.parse().map_err(|_| format!("'{text}' is no number"))?;
+    check_rate("rate", rate).map(|()| rate)
 }
 
 impl Args {
@@ -168,8 +180,8 @@ impl Args {
         };
         let load = match self.in_flight {
             Some(in_flight) => Load::Closed { in_flight },
-            None if self.rate > 0 => Load::Open { rate: Rate::Fixed(self.rate), pacing },
-            None => Load::None,
+            // Also at a rate of 0, which may be raised.
+            None => Load::Open { rate: Rate::Fixed(self.rate), pacing },
         };
         let users = self.total_users.unwrap_or(self.users.1);
         Plan {
@@ -207,23 +219,27 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     });
     let routes = router(hub.clone());
     let last = || Line::Ended(hub.audit());
-    let mut valid = true;
+    let mut outcome = None;
     if args.pipe {
         runtime.block_on(control::serve(&hub, listener, routes, true, ready, last))?;
     } else {
         let solo = Solo::new(hub.clone(), args.plan());
         solo.start().map_err(anyhow::Error::msg)?;
         runtime.block_on(control::serve(&solo, listener, routes, false, ready, last))?;
-        let outcome = solo.outcome();
-        outcome.print();
-        valid = args.plan().load.load == Load::None || outcome.invalid_because().is_none();
+        let came = outcome.insert(solo.outcome());
+        if came.failure.is_none() {
+            came.print();
+        }
     }
     // A thread of the runtime may still wait for input that never comes.
     runtime.shutdown_background();
     client.join()?;
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    Ok(valid)
+    match outcome.as_ref().and_then(|it| it.failure.clone()) {
+        Some(failure) => anyhow::bail!(failure),
+        None => Ok(outcome.is_none_or(|it| it.invalid_because().is_none())),
+    }
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ type Row = (
     (u64, Option<u64>, Option<u64>),
     Option<(u64, u64)>,
     u32,
-    (u64, u64, u64),
+    (u64, u64, u64, u64),
 );
 
 impl From<Sampled> for Row {
@@ -58,7 +58,7 @@ impl From<Sampled> for Row {
             (after(request.sent_ns), request.ready_ns.map(after), request.read_ns.map(after)),
             request.client_receive.map(|it| (it.foreign_ns, it.own_ns)),
             request.losses,
-            (before.asleep_ns, before.waited.foreign_ns, before.waited.own_ns),
+            (before.asleep_ns, before.waited.foreign_ns, before.waited.own_ns, before.unknown_ns),
         )
     }
 }
@@ -71,7 +71,7 @@ impl From<Row> for Sampled {
         let (sent, ready, read) = instants;
         let at = |after: u64| due_ns.wrapping_add(after);
         let wait = |(foreign_ns, own_ns)| CpuWait { foreign_ns, own_ns };
-        let (asleep_ns, foreign_ns, own_ns) = lag;
+        let (asleep_ns, foreign_ns, own_ns, unknown_ns) = lag;
         let request = Request {
             sequence,
             end,
@@ -92,7 +92,7 @@ impl From<Row> for Sampled {
             ready_totals: None,
             sent_totals: None,
         };
-        let before = BeforeSend { asleep_ns, waited: wait((foreign_ns, own_ns)) };
+        let before = BeforeSend { asleep_ns, waited: wait((foreign_ns, own_ns)), unknown_ns };
         Self { from, phase, due_ns, latency_ns, seconds, half: Half { request, before } }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
             (100_000, Some(500_000), Some(550_000)),
             Some((30_000, 0)),
             0,
-            (0, 60_000, 0),
+            (0, 60_000, 0, 10_000),
         ))
     }
 
@@ -188,11 +188,11 @@ mod tests {
         let mut us = [0; 7];
         for (cause, time) in [
             (Cause::ClientRunqueue, 60 + 30),
-            (Cause::ClientBusy, 40 + 20),
+            (Cause::ClientBusy, 30 + 20),
             (Cause::NetworkDelay, 100),
             (Cause::ServerRunqueue, 80),
             (Cause::ServerBusy, 20 + 200),
-            (Cause::Unexplained, 550),
+            (Cause::Unexplained, 10 + 550),
         ] {
             us[cause as usize] = time;
         }

@@ -17,6 +17,7 @@ pub mod joined;
 pub mod latency;
 pub mod load;
 pub mod message;
+mod outbox;
 pub mod pacer;
 pub mod panel;
 pub mod permutation;

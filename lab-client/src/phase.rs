@@ -1,8 +1,12 @@
 //! What a client is to do in a phase.
 
 use serde::{Deserialize, Serialize};
+use shard::LAST_SECOND;
 
 use crate::schedule::{Pacing, Rate};
+
+/// The most texts or created packets a second over all clients, as for any rate of an experiment.
+pub const MOST_PER_SECOND: f64 = 10_000_000.0;
 
 /// What shakes a phase offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,4 +73,80 @@ pub struct Phase {
     pub chat: Option<Chat>,
     /// Whether users create packets.
     pub creates: Option<Creates>,
+}
+
+impl Phase {
+    /// Whether the phase can be carried out at all.
+    ///
+    /// # Errors
+    /// What is wrong with it, in a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(rate) = self.connect.and_then(|connect| connect.rate) {
+            if !rate.is_finite() || rate < 0.0 {
+                return Err(format!("connect rate {rate}: a number that is not negative"));
+            }
+            if rate == 0.0 {
+                return Err("connect rate 0: nobody would ever connect".to_owned());
+            }
+        }
+        if let Some(chat) = self.chat {
+            check_rate("chat rate", chat.rate)?;
+        }
+        if let Some(creates) = self.creates {
+            check_rate("creates rate", creates.rate)?;
+        }
+        if self.load == (Load::Closed { in_flight: 0 }) {
+            return Err("closed load with 0 in flight: nothing would ever be sent".to_owned());
+        }
+        let (start, seconds) = (self.start, self.seconds.unwrap_or_default());
+        if start > LAST_SECOND {
+            return Err(format!("start {start}: a Unix second, at most {LAST_SECOND}"));
+        }
+        if seconds > LAST_SECOND - start {
+            return Err(format!("{seconds} seconds: at most {} from then on", LAST_SECOND - start));
+        }
+        Ok(())
+    }
+}
+
+/// Checks a rate of texts or packets.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub fn check_rate(what: &str, rate: f64) -> Result<(), String> {
+    if (0.0..=MOST_PER_SECOND).contains(&rate) {
+        Ok(())
+    } else {
+        Err(format!("{what} {rate}: between 0 and {MOST_PER_SECOND} a second"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_phases_are_refused_in_words() {
+        let chat = |rate| Phase { chat: Some(Chat { rate, bytes: 9 }), ..Phase::default() };
+        let connect = |rate| {
+            let connect = Some(Connect { users: 1, rate: Some(rate) });
+            Phase { connect, ..Phase::default() }
+        };
+        for (phase, words) in [
+            (chat(-1.0), "chat rate -1"),
+            (chat(f64::NAN), "chat rate NaN"),
+            (chat(10_000_001.0), "between 0 and 10000000 a second"),
+            (Phase { creates: Some(Creates { rate: 1e300 }), ..Phase::default() }, "creates rate"),
+            (connect(0.0), "nobody would ever connect"),
+            (connect(f64::INFINITY), "connect rate inf"),
+            (Phase { load: Load::Closed { in_flight: 0 }, ..Phase::default() }, "0 in flight"),
+            (Phase { start: 99_999_999_999, ..Phase::default() }, "start 99999999999"),
+            (Phase { start: 5, seconds: Some(u64::MAX), ..Phase::default() }, "at most"),
+        ] {
+            let why = phase.check().expect_err("impossible");
+            assert!(why.contains(words), "{why}");
+        }
+        assert_eq!(chat(MOST_PER_SECOND).check(), Ok(()));
+        assert_eq!(Phase { start: LAST_SECOND, ..Phase::default() }.check(), Ok(()));
+    }
 }

@@ -11,6 +11,7 @@ use wire::Frame;
 
 use crate::load::Crowd;
 use crate::message::Message;
+use crate::outbox::Outbox;
 use crate::report::{Report, Sample};
 use crate::tally::Tally;
 use crate::transport::Transport;
@@ -25,7 +26,7 @@ pub(crate) struct ShardLoop {
     server: SocketAddrV4,
     congestion: Option<String>,
     mail: Mail<Message>,
-    reports: Mail<Report>,
+    outbox: Outbox,
     clock: Clock,
     /// The second whose sample has not been reported.
     second: u64,
@@ -103,7 +104,7 @@ impl ShardLoop {
             server,
             congestion,
             mail,
-            reports,
+            outbox: Outbox::new(reports),
             clock,
             second,
             second_ends_ns: clock.start_of(second + 1),
@@ -139,6 +140,11 @@ impl ShardLoop {
     }
 
     fn report_second(&mut self, net: &Net) {
+        // The control thread stands still. The shard does not wait for it: everything stays where
+        // it is gathered, and goes with the next second that finds room.
+        if !self.outbox.retry() {
+            return;
+        }
         let sockets = net.counters();
         let tally = self.crowd.tally_mut();
         tally.bytes_in = sockets.bytes_in;
@@ -157,36 +163,32 @@ impl ShardLoop {
             wait_us: both.map(|(now, then)| (now.waited_ns - then.waited_ns) / 1000),
             tally: tally.since(&self.reported),
         };
-        // A full inbox means that the control thread stands still. The next sample that finds room
-        // carries what this one would have.
-        if self.reports.post(0, Report::Second(sample)).is_err() {
-            return;
-        }
+        self.outbox.post(Report::Second(sample));
         self.reported = tally;
         self.reported_times = times;
         for filled in self.crowd.recorder().take() {
-            report(&self.reports, Report::Filled(sample.t, self.me, filled));
+            self.outbox.post(Report::Filled(sample.t, self.me, filled));
         }
         for (phase, rows) in self.crowd.causes().take() {
-            report(&self.reports, Report::Causes(sample.t, self.me, phase, Box::new(rows)));
+            self.outbox.post(Report::Causes(sample.t, self.me, phase, Box::new(rows)));
         }
         let sampled = self.crowd.take_sampled();
         if !sampled.is_empty() {
-            report(&self.reports, Report::Sampled(sample.t, sampled));
+            self.outbox.post(Report::Sampled(sample.t, sampled));
         }
         self.report_slowness(net.now_ns());
         let slow = self.crowd.take_slow();
         if !slow.is_empty() {
-            report(&self.reports, Report::Slow(sample.t, slow));
+            self.outbox.post(Report::Slow(sample.t, slow));
         }
     }
 
     fn report_slowness(&mut self, now_ns: u64) {
-        let (me, reports) = (self.me, &self.reports);
+        let (me, outbox) = (self.me, &mut self.outbox);
         self.crowd.slowness_mut().retain_mut(|slowness| {
             let spins = slowness.take(now_ns);
             let over = spins.over;
-            report(reports, Report::Spun(me, spins));
+            outbox.post(Report::Spun(me, spins));
             !over
         });
     }
@@ -208,7 +210,7 @@ impl ShardLoop {
 
     fn report_events(&mut self) {
         for event in self.crowd.take_events() {
-            report(&self.reports, Report::Event(self.me, event));
+            self.outbox.post(Report::Event(self.me, event));
         }
     }
 
@@ -216,15 +218,18 @@ impl ShardLoop {
     pub(crate) fn end(&mut self, net: &mut Net, ended: io::Result<()>) {
         net.read_clock();
         self.report_events();
+        // No later second would carry what finds no room now, so this waits.
+        self.outbox.wait();
         self.report_second(net);
         self.report_slowness(u64::MAX);
         let books = Box::new(self.crowd.books().clone());
         let ended = ended.map_err(|error| error.to_string());
-        report(&self.reports, Report::Ended(self.me, books, ended));
+        self.outbox.post(Report::Ended(self.me, books, ended));
+        self.outbox.wait();
     }
 }
 
-/// A report that must not be lost: waits while the control thread is behind.
+/// A report of a shard that is not running yet: waits while the control thread is behind.
 pub(crate) fn report(reports: &Mail<Report>, mut report: Report) {
     while let Err(back) = reports.post(0, report) {
         report = back;
@@ -263,6 +268,130 @@ impl Handler for ShardLoop {
         }
         let due_ns = self.with_sockets(net, |crowd, sockets| crowd.turned(sockets));
         self.report_events();
+        self.outbox.retry();
         Next::By(due_ns.unwrap_or(u64::MAX).min(self.second_ends_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use shard::Limits;
+    use wire::MAX_FRAME;
+
+    use super::*;
+    use crate::causes::Explained;
+    use crate::config::Notices;
+    use crate::flows::Flows;
+    use crate::latency::Segment;
+    use crate::load::Rules;
+    use crate::share::Share;
+
+    /// Nothing here takes longer.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A shard with one user, and its sockets.
+    fn shard_loop(reports: &Mail<Report>) -> (ShardLoop, Net) {
+        let mut net = Net::new(Limits::new(1, 3, MAX_FRAME), None).expect("epoll");
+        let share = Share { total_users: 1, first: 0, end: 1, shard: 0, shards: 1 };
+        let sources = vec![Ipv4Addr::LOCALHOST];
+        let rules = Rules {
+            seed: 1,
+            timeout_ns: 1,
+            late_ns: 1,
+            notices: Notices::Push,
+            own_commands: false,
+            flows: Flows { sources, first_port: 1024, last_port: 60_000 },
+            first_flow: 0,
+            reconnect: true,
+            slow_kept: 1,
+            join: false,
+        };
+        let crowd = Crowd::new(share, Arc::new(rules), Clock::read(), net.read_clock());
+        let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+        let mail = Mail::new(1, 4).expect("eventfd");
+        let clock = Clock::read();
+        (ShardLoop::new(0, crowd, server, None, mail, reports.clone(), clock), net)
+    }
+
+    /// Something of each kind happens in a second, so often.
+    fn happens(shard: &mut ShardLoop, times: u64) {
+        for _ in 0..times {
+            shard.crowd.tally_mut().offered += 1;
+            shard.crowd.recorder().record(0, Segment::Latency, 1_000);
+            shard.crowd.causes().enter(0, 1_000, &Explained::not(1_000), (1, 1));
+        }
+    }
+
+    /// How often something happened, by the samples, by histograms and by causes.
+    fn add(found: &mut [u64; 3], report: Report) {
+        match report {
+            Report::Second(sample) => found[0] += sample.tally.offered,
+            Report::Filled(_, _, filled) => found[1] += filled.values.len(),
+            Report::Causes(_, _, _, rows) => found[2] += rows.requests,
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_recorder_that_stalls_does_not_stop_the_load_and_gets_everything_later() {
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            let reports = Mail::new(1, 2).expect("eventfd");
+            let (mut shard, net) = shard_loop(&reports);
+            // A sample and a histogram find room, the causes do not; nor does any second after.
+            for _ in 0..5 {
+                happens(&mut shard, 3);
+                shard.report_second(&net);
+            }
+            let (mut found, mut seconds) = ([0; 3], 0);
+            let mut read_all = |shard: &mut ShardLoop| {
+                let mut any = true;
+                while std::mem::take(&mut any) {
+                    reports.take(0, 2, |report| {
+                        any = true;
+                        seconds += u32::from(matches!(report, Report::Second(_)));
+                        add(&mut found, report);
+                    });
+                    shard.outbox.retry();
+                }
+            };
+            read_all(&mut shard);
+            shard.report_second(&net);
+            read_all(&mut shard);
+            let _ = tell.send((found, seconds));
+        });
+        let (found, seconds) = told.recv_timeout(PATIENCE).expect("the shard waits for nobody");
+        assert_eq!(found, [15; 3]);
+        assert_eq!(seconds, 2, "the one that found room, and one for all that came after it");
+    }
+
+    #[test]
+    fn the_last_second_waits_for_a_control_thread_that_is_behind() {
+        let reports = Mail::new(1, 2).expect("eventfd");
+        let (mut shard, mut net) = shard_loop(&reports);
+        while reports.post(0, Report::Started(0, Ok(()))).is_ok() {}
+        // One second that waits for room already, and the last one.
+        happens(&mut shard, 3);
+        shard.report_second(&net);
+        happens(&mut shard, 3);
+        let control = std::thread::spawn(move || {
+            // So far behind is this control thread; the shard has nothing else to do long before.
+            std::thread::sleep(Duration::from_millis(50));
+            let (mut found, mut ended) = ([0; 3], false);
+            while !ended {
+                reports.take(0, 1, |report| {
+                    ended = matches!(report, Report::Ended(..));
+                    add(&mut found, report);
+                });
+            }
+            found
+        });
+        shard.end(&mut net, Ok(()));
+        assert_eq!(control.join().expect("no panic"), [6; 3]);
     }
 }

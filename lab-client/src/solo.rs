@@ -9,6 +9,7 @@ use crate::latency::{Latencies, Segment, empty};
 use crate::panel::{Command, Hub, Line};
 use crate::phase::{Connect, Load, Phase};
 use crate::report::{Report, Sample};
+use crate::schedule::Rate;
 use crate::tally::Tally;
 
 /// More than this share of late sends makes a measurement worthless: one in a thousand.
@@ -29,6 +30,10 @@ pub struct Outcome {
     established_s: Option<f64>,
     /// Tallies of the load; `None` when it did not get that far.
     pub tally: Option<Tally>,
+    /// A signal ended the load before its time.
+    cut_short: bool,
+    /// Why the plan could not be carried out.
+    pub failure: Option<String>,
     latency: Option<Latencies>,
     send_lag: Option<Latencies>,
 }
@@ -39,6 +44,8 @@ struct Progress {
     t: u64,
     samples: Vec<Sample>,
     latency: Option<Latencies>,
+    /// The second in which the load began.
+    load_start: Option<u64>,
     outcome: Outcome,
 }
 
@@ -72,7 +79,20 @@ impl Solo {
             connect: Some(self.plan.connect),
             ..Phase::default()
         };
+        self.plan.load.check()?;
+        if let Load::Open { rate: Rate::Fixed(rate), .. } = self.plan.load.load {
+            self.hub.expect_load(rate);
+        }
         self.hub.carry_out(Command::Phase(Box::new(connect)))
+    }
+
+    /// The load of the plan, to begin as soon as it can.
+    fn load(&self) -> Phase {
+        let mut load = Phase { start: self.hub.next_second(), ..self.plan.load.clone() };
+        if let (Load::Open { rate, .. }, Some(now)) = (&mut load.load, self.hub.take_expected()) {
+            *rate = Rate::Fixed(now);
+        }
+        load
     }
 
     /// What came of the plan; for when it has ended.
@@ -112,7 +132,8 @@ impl Solo {
             Line::Established { phase: CONNECT, seconds } => {
                 println!("all users logged in after {seconds:.1} s");
                 progress.outcome.established_s = Some(*seconds);
-                let load = Phase { start: self.hub.next_second(), ..self.plan.load.clone() };
+                let load = self.load();
+                progress.load_start = Some(load.start);
                 self.must(Command::Phase(Box::new(load)));
             }
             Line::Settled { phase: LOAD, tally } => {
@@ -127,6 +148,19 @@ impl Solo {
             | Line::Sampled { .. }
             | Line::Ended(_) => {}
         }
+    }
+
+    /// Nobody is left to connect, and these users are not logged in.
+    fn give_up(&self, users: u32) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if progress.outcome.failure.is_some() {
+            return;
+        }
+        progress.outcome.failure = Some(format!(
+            "nobody is left to connect, and {users} users are not logged in: the server refused \
+             them for good (does it have so many users?), or others took their place"
+        ));
+        self.must(Command::Stop {});
     }
 
     fn must(&self, command: Command) {
@@ -172,6 +206,7 @@ impl Progress {
             ("lost", tally.lost + tally.connections_lost),
             ("late", tally.late_sends),
             ("failed", tally.connect_failed),
+            ("refused", tally.login_refused),
         ] {
             if count > 0 {
                 line += &format!(" {what} {count}");
@@ -184,7 +219,16 @@ impl Progress {
 impl Outcome {
     /// Whether the load was what was asked for; a sentence if it was not.
     pub fn invalid_because(&self) -> Option<String> {
-        let Some(tally) = &self.tally else { return Some("the load did not end".to_owned()) };
+        let Some(tally) = &self.tally else {
+            let before = match self.established_s {
+                None => "all users were logged in",
+                Some(_) => "the load had ended and its answers had come",
+            };
+            return Some(format!("the client was stopped before {before}"));
+        };
+        if self.cut_short {
+            return Some("the load was ended before its time".to_owned());
+        }
         let late = tally.late_sends as f64 / tally.sent.max(1) as f64;
         (late > LATE_SHARE).then(|| {
             format!(
@@ -195,9 +239,16 @@ impl Outcome {
         })
     }
 
-    /// Prints a table.
+    /// Prints a table, and whether the load was what was asked for.
     pub fn print(&self) {
-        let Some(tally) = &self.tally else { return };
+        self.tally.iter().for_each(|tally| self.print_table(tally));
+        match self.invalid_because() {
+            None => println!("the load was what was asked for"),
+            Some(why) => println!("INVALID: {why}"),
+        }
+    }
+
+    fn print_table(&self, tally: &Tally) {
         let rows = [
             ("offered", tally.offered),
             ("sent", tally.sent),
@@ -225,10 +276,6 @@ impl Outcome {
                 values.max()
             );
         }
-        match self.invalid_because() {
-            None => println!("the load was what was asked for"),
-            Some(why) => println!("INVALID: {why}"),
-        }
     }
 }
 
@@ -242,7 +289,11 @@ impl Program for Solo {
     }
 
     fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        self.hub.read(report, lines)
+        let ended = self.hub.read(report, lines);
+        if let Some(users) = self.hub.left_out(CONNECT) {
+            self.give_up(users);
+        }
+        ended
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
@@ -251,6 +302,24 @@ impl Program for Solo {
 
     fn stop(&self) -> bool {
         self.hub.stop()
+    }
+
+    fn wind_down(&self) -> bool {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(start) = progress.load_start else { return false };
+        let end = self.hub.next_second();
+        let planned = self.plan.load.seconds.map(|seconds| start.saturating_add(seconds));
+        match self.hub.carry_out(Command::EndPhase { index: LOAD, end }) {
+            Ok(()) => {
+                progress.outcome.cut_short = planned.is_some_and(|planned| end < planned);
+                eprintln!("lab-client: the load ends; interrupt again not to wait for answers");
+                true
+            }
+            Err(error) => {
+                eprintln!("lab-client: {error}");
+                false
+            }
+        }
     }
 
     fn error_line(&self, error: String) -> Line {

@@ -2,14 +2,16 @@
 //! changed while it runs, how it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab_server::config::Config;
 use lab_server::server::Server;
+use rustix::process::{Pid, Signal, kill_process};
+use wire::{Decoded, Frame, decode};
 
 /// Nothing here takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,6 +93,28 @@ impl Running {
     }
 }
 
+impl Running {
+    /// As Ctrl-C does.
+    fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("it runs");
+    }
+
+    /// Waits for its end: the exit code, and everything that it said since.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut said = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => said += &format!("{line}\n"),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("does not end: {said}"),
+            }
+        }
+        (self.child.wait().expect("it ends").code(), said)
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -110,6 +134,35 @@ fn get(address: &str, path: &str) -> (String, String) {
     stream.read_to_string(&mut text).expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
     (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// A server that answers logins and nothing else. Its threads end with the process of the test.
+fn silent_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || answer_logins(stream));
+        }
+    });
+    address
+}
+
+fn answer_logins(mut stream: TcpStream) {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut chunk) {
+        bytes.extend_from_slice(&chunk[..read]);
+        while let Decoded::Frame { frame, length, .. } = decode(&bytes) {
+            if let Frame::LoginRequest { user } = frame {
+                let answer = Frame::LoginResponse { user, result: 0 };
+                let mut out = vec![0; answer.encoded_len()];
+                answer.encode(0, &mut out).expect("fits");
+                stream.write_all(&out).expect("the client reads");
+            }
+            bytes.drain(..length);
+        }
+    }
 }
 
 /// A number behind a word of a line.
@@ -152,12 +205,123 @@ fn the_rate_changes_while_it_runs_and_metrics_are_served() {
 }
 
 #[test]
+fn a_client_without_a_rate_gets_one_over_its_control_interface() {
+    let server = server();
+    let running = Running::start(&["--server", &server, "--users", "0..500"]);
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    running.find(|line| line.contains("all users logged in").then_some(()));
+    let (status, _) = get(&control, "/qps?qps=300");
+    assert!(status.contains("200"), "{status}");
+    running.find(|line| (number(line, "offered")? == 300).then_some(()));
+}
+
+#[test]
+fn a_rate_asked_for_while_users_connect_is_that_of_the_load() {
+    // Three seconds of connecting.
+    let load = ["--users", "0..30", "--rate", "100", "--connect-rate", "10"];
+    let server = server();
+    let running = Running::start(&[&["--server", &server], &load[..]].concat());
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    let (status, _) = get(&control, "/qps?qps=700");
+    assert!(status.contains("200"), "{status}");
+    running.find(|line| line.contains("all users logged in").then_some(()));
+    let first = running.find(|line| number(line, "offered").filter(|offered| *offered > 0));
+    assert_eq!(first, 700);
+}
+
+#[test]
+fn a_closed_load_has_no_rate_to_change() {
+    let server = server();
+    let running = Running::start(&["--server", &server, "--users", "0..50", "--in-flight", "3"]);
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    let refused = || {
+        let (status, body) = get(&control, "/qps?qps=700");
+        assert!(status.contains("409") && body.contains("no open load"), "{status} {body}");
+    };
+    refused();
+    running.find(|line| (number(line, "answered")? > 0).then_some(()));
+    refused();
+}
+
+#[test]
+fn an_interrupt_ends_the_load_and_sums_it_up() {
+    let server = server();
+    let load = ["--server", &server, "--users", "0..200", "--rate", "100"];
+    let running = Running::start(&load);
+    running.find(|line| (number(line, "offered")? == 100).then_some(()));
+    running.interrupt();
+    let (code, said) = running.end();
+    // On a busy machine the load may have been late, which the exit code says.
+    assert!(matches!(code, Some(0 | 4)), "{code:?} {said}");
+    assert_eq!(code == Some(4), said.contains("INVALID"), "{said}");
+    assert_eq!(code == Some(0), said.contains("the load was what was asked for"), "{said}");
+    let count = |what: &str| {
+        let row = |line: &str| number(line, what).filter(|_| line.trim_start().starts_with(what));
+        said.lines().find_map(row).unwrap_or_else(|| panic!("no {what}: {said}"))
+    };
+    assert_eq!((count("sent"), count("lost")), (count("answered"), 0), "{said}");
+    assert!(count("answered") >= 100 && said.contains("latency"), "{said}");
+}
+
+#[test]
+fn an_interrupt_before_the_time_is_over_is_told() {
+    let server = server();
+    let load = ["--server", &server, "--users", "0..20", "--rate", "10", "--seconds", "999"];
+    let running = Running::start(&load);
+    running.find(|line| (number(line, "offered")? == 10).then_some(()));
+    running.interrupt();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("INVALID: the load was ended before its time"), "{said}");
+}
+
+#[test]
+fn a_second_interrupt_does_not_wait_for_answers() {
+    let server = silent_server();
+    let load = ["--users", "0..9", "--rate", "5", "--timeout", "3600000"];
+    let running = Running::start(&[&["--server", &server], &load[..]].concat());
+    running.find(|line| (number(line, "offered")? > 0).then_some(()));
+    running.interrupt();
+    running.find(|line| line.contains("interrupt again").then_some(()));
+    running.interrupt();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("INVALID: the client was stopped before the load had ended"), "{said}");
+}
+
+#[test]
+fn an_interrupt_while_users_connect_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let server = listener.local_addr().expect("bound").to_string();
+    let running = Running::start(&["--server", &server, "--users", "0..9", "--rate", "5"]);
+    running.find(|line| line.contains("online 0").then_some(()));
+    running.interrupt();
+    let (code, said) = running.end();
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("stopped before all users were logged in"), "{said}");
+}
+
+#[test]
+fn users_that_the_server_does_not_have_are_told_of() {
+    // Of 1,000 users.
+    let server = server();
+    let load = ["--server", &server, "--users", "990..1020", "--rate", "5"];
+    let (code, said) = Running::start(&load).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("20 users are not logged in"), "{said}");
+}
+
+#[test]
 fn bad_input_is_told_in_a_sentence() {
     for (arguments, words) in [
         (["--users", "9..3"], "9..3"),
         (["--rate", "fast"], "fast"),
         (["--server", "nowhere"], "nowhere"),
         (["--pacing", "odd"], "odd"),
+        (["--chat", "1e9"], "between 0 and 10000000 a second"),
+        (["--chat", "-1"], "--chat"),
+        (["--creates", "nan"], "rate NaN"),
+        (["--seconds", "18446744073709551615"], "--seconds"),
     ] {
         let output = run(&mut client(&arguments));
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));

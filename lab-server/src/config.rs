@@ -96,6 +96,9 @@ pub enum ConfigError {
     /// No user could log in.
     #[error("--users 0: a server needs at least one user")]
     NoUsers,
+    /// More users than there are numbers for their connections.
+    #[error("--users {0}: at most {MOST_USERS} are possible")]
+    TooManyUsers(u32),
     /// Shards of which some would have no SET.
     #[error("--sets {sets} is less than the {shards} shards, of which each needs a SET of its own")]
     TooFewSets {
@@ -158,6 +161,12 @@ pub struct Resolved {
     pub steering: Steering,
 }
 
+/// The most users: connections for them, and a few more, are counted in 32 bits.
+const MOST_USERS: u32 = (u32::MAX - CONNECTIONS_SPARE) / 17 * 16;
+
+/// Connections beyond a sixteenth more than the users, unless told otherwise.
+const CONNECTIONS_SPARE: u32 = 1024;
+
 /// Connections that one shard can hold with `shards` executors in one process: a ring costs a
 /// descriptor and holds as many sockets as the limit allows descriptors.
 fn shard_capacity(limits: DescriptorLimits, shards: usize) -> u32 {
@@ -179,11 +188,15 @@ impl Config {
         if self.users == 0 {
             return Err(ConfigError::NoUsers);
         }
+        if self.users > MOST_USERS {
+            return Err(ConfigError::TooManyUsers(self.users));
+        }
         let cpus = self.cpus.clone().unwrap_or_else(|| allowed.to_vec());
         if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(ConfigError::Cpu { cpu: *cpu, allowed: allowed.to_vec() });
         }
-        let connections = self.connections.unwrap_or(self.users + self.users / 16 + 1024);
+        let connections =
+            self.connections.unwrap_or(self.users + self.users / 16 + CONNECTIONS_SPARE);
         let spare = limits.soft.saturating_sub(DESCRIPTORS_SPARE + 1);
         let most =
             usize::try_from(spare / DESCRIPTORS_PER_EXECUTOR).unwrap_or(usize::MAX).min(1024);
@@ -267,6 +280,9 @@ mod tests {
         let base = Config::default;
         for (config, soft, words) in [
             (Config { users: 0, ..base() }, 20_000, "--users 0"),
+            (Config { users: u32::MAX, ..base() }, 20_000, "--users 4294967295: at most 4042"),
+            // The most that get as far as the descriptors.
+            (Config { users: MOST_USERS, ..base() }, 300, "raise ulimit -n"),
             (Config { sets: 1, ..base() }, 20_000, "--sets 1 is less than the 2 shards"),
             (Config { sets: 1 << 17, ..base() }, 20_000, "at most 65536"),
             (Config { shards: Some(0), ..base() }, 20_000, "between 1 and 1024"),

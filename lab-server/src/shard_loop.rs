@@ -138,7 +138,8 @@ impl ShardLoop {
         }
     }
 
-    fn report_second(&mut self, net: &Net) {
+    /// Reports what happened since the last report. Returns whether there was room for it.
+    fn report_second(&mut self, net: &Net) -> bool {
         self.count_sockets(net);
         let counters = *self.logic.counters();
         let times = self.schedstat.read();
@@ -155,11 +156,13 @@ impl ShardLoop {
         };
         // A full inbox means that the control thread stands still. Nothing is lost: the next sample
         // that finds room carries what this one would have.
-        if self.reports.post(0, Report::Second(sample)).is_ok() {
+        let found_room = self.reports.post(0, Report::Second(sample)).is_ok();
+        if found_room {
             self.reported = counters;
             self.reported_times = times;
         }
         self.report_slowness(net.now_ns());
+        found_room
     }
 
     /// Hands on what faults on purpose did; what finds no room goes with the next second's.
@@ -241,9 +244,12 @@ impl ShardLoop {
     /// The last sample, when the loop has ended.
     pub(crate) fn end(&mut self, net: &mut Net) {
         net.read_clock();
-        self.report_second(net);
+        // Waits while the control thread is behind: this is the last word, and no later sample
+        // would carry what the books at the end need.
+        while !self.report_second(net) {
+            std::thread::yield_now();
+        }
         while !self.logic.slowness_mut().is_empty() {
-            // Waits while the control thread is behind: this is the last word.
             self.report_slowness(u64::MAX);
             std::thread::yield_now();
         }
@@ -306,5 +312,63 @@ impl Handler for ShardLoop {
         }
         let due_ns = due_ns.into_iter().chain(retry_ns).fold(self.second_ends_ns, u64::min);
         Next::By(due_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shard::Limits;
+    use wire::MAX_FRAME;
+
+    use super::*;
+    use crate::logic::{Notices, Rules};
+    use crate::overload::Budget;
+    use crate::sets::new_online;
+
+    /// A shard of its own with one SET, and its sockets.
+    fn shard_loop(reports: &Mail<Report>) -> (ShardLoop, Net) {
+        let mut net = Net::new(Limits::new(1, 3, MAX_FRAME), None).expect("epoll");
+        let rules = Rules {
+            users: 1,
+            notices: Notices::Push,
+            packet_life_ns: NANOS_PER_SECOND,
+            queue_bound: 1,
+            packets_bound: 1,
+            seed: 1,
+        };
+        let (budget, now_ns) = (Budget::new(None), net.read_clock());
+        let logic = Logic::new(0, 1, Arc::new(rules), new_online(1), budget, now_ns);
+        let mail = Mail::new(1, 4).expect("eventfd");
+        let quiet = Arc::new(Quiet::default());
+        (ShardLoop::new(0, logic, mail, reports.clone(), Clock::read(), quiet), net)
+    }
+
+    #[test]
+    fn the_last_sample_waits_for_a_control_thread_that_is_behind() {
+        let reports = Mail::new(1, 2).expect("eventfd");
+        let (mut shard, mut net) = shard_loop(&reports);
+        shard.with_world(&mut net, |logic, world| {
+            logic.mail(world, Message::Packet { set: 0, packet: 1, amount: 50 });
+        });
+        while reports.post(0, Report::Started(0, Ok(()))).is_ok() {}
+        let control = std::thread::spawn(move || {
+            // So far behind is this control thread; the shard has ended long before.
+            std::thread::sleep(Duration::from_millis(50));
+            let (mut created, mut ended) = (None, false);
+            while !ended {
+                reports.take(0, 1, |report| match report {
+                    Report::Second(sample) => created = Some(sample.ledger.created),
+                    Report::Started(..) => {}
+                    _ => ended = true,
+                });
+            }
+            created
+        });
+        shard.end(&mut net);
+        while shard.reports.post(0, Report::Ended(0, Ok(()))).is_err() {}
+        let created = control.join().expect("no panic").expect("a last sample");
+        assert_eq!((created.count, created.amount), (1, 50));
     }
 }

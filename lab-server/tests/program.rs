@@ -207,6 +207,7 @@ fn bad_arguments_are_refused_in_a_sentence() {
         (&["--packets-per-second", "0"], "--packets-per-second"),
         (&["--packets-per-second", "9999999"], "--packets-per-second"),
         (&["--users", "0"], "--users 0"),
+        (&["--users", "4294967295"], "--users 4294967295"),
         (&["--shards", "0"], "--shards 0"),
         (&["--sets", "0"], "--sets 0"),
         (&["--sets", "99999999"], "--sets 99999999"),
@@ -301,6 +302,8 @@ fn bad_requests_are_refused_in_a_sentence() {
         ("{\"start_generator\":{}}", "rate"),
         ("{\"start_generator\":{\"rate\":1,\"speed\":2}}", "speed"),
         ("{\"start_generator\":{\"rate\":0}}", "rate 0"),
+        ("{\"start_generator\":{\"rate\":5,\"from\":99999999999999}}", "from 99999999999999"),
+        ("{\"start_generator\":{\"rate\":5,\"until\":18446744073709551615}}", "a Unix second"),
         ("{\"start_generator\":{\"rate\":9,\"users\":[5,2]}}", "users 5..2"),
         ("{\"start_generator\":{\"rate\":9,\"users\":[0,10001]}}", "users 0..10001"),
         ("{\"start_generator\":{\"rate\":9,\"users\":[5,7]}}", "three different users"),
@@ -310,6 +313,7 @@ fn bad_requests_are_refused_in_a_sentence() {
         ("{\"send_packet\":{\"amount\":1,\"recipients\":[1,2]}}", "amount 1"),
         ("{\"start_pushes\":{\"bytes\":9999,\"every_s\":1}}", "bytes 9999"),
         ("{\"start_pushes\":{\"bytes\":9,\"every_s\":-1}}", "every_s -1"),
+        ("{\"start_pushes\":{\"bytes\":9,\"every_s\":1,\"from\":9999999999}}", "from 9999999999"),
     ] {
         program.refused("POST", "/command", body, words);
     }

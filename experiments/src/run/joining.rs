@@ -233,8 +233,8 @@ mod tests {
             fn request(&self, _: SocketAddrV4, _: u64) -> Option<ebpf::Request> {
                 None
             }
-            fn waited(&self, _: &ebpf::Request, _: u64, _: u64) -> ebpf::CpuWait {
-                ebpf::CpuWait::default()
+            fn waited(&self, _: &ebpf::Request, _: u64, _: u64) -> ebpf::WaitedBetween {
+                ebpf::WaitedBetween::default()
             }
             fn thread(&self, _: u16) -> Option<lab_client::witness::SeenThread> {
                 None

@@ -65,7 +65,7 @@ impl Crowd {
             Frame::Push { sequence, due_ns, .. } => {
                 self.pushed(net.now_ns(), user, sequence, due_ns);
             }
-            Frame::Error { code, .. } => self.told_error(user, code),
+            Frame::Error { code, .. } => self.told_error(net.now_ns(), user, code),
             Frame::LoginRequest { .. }
             | Frame::ShakeRequest { .. }
             | Frame::ClaimRequest { .. }
@@ -143,14 +143,14 @@ impl Crowd {
         self.recorder.record(phase, Segment::Push, now_ns.saturating_sub(due_ns));
     }
 
-    fn told_error(&mut self, user: u32, code: u32) {
+    fn told_error(&mut self, now_ns: u64, user: u32, code: u32) {
         self.tally.errors += 1;
         if code == ErrorCode::Replaced as u32 {
             self.tally.replaced += 1;
             if self.users[user as usize].state == State::Online {
                 self.lose(user);
             }
-            self.users[user as usize].state = State::Out;
+            self.leave_out(now_ns, user);
         }
     }
 }

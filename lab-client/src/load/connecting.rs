@@ -43,7 +43,9 @@ pub(super) struct Connecting {
     /// Users whose back-off is over.
     again: VecDeque<u32>,
     under_way: usize,
-    /// The phase whose users are all logged in has been reported.
+    /// Users who are not going to be logged in any more.
+    out: u32,
+    /// That all users of the phase are logged in, or cannot be, has been reported.
     reported: bool,
 }
 
@@ -69,7 +71,8 @@ impl Connecting {
         match self.rate {
             None => 0,
             Some(rate) => {
-                self.start_ns + (self.begun as f64 / rate * NANOS_PER_SECOND as f64) as u64
+                let ahead_ns = (self.begun as f64 / rate * NANOS_PER_SECOND as f64) as u64;
+                self.start_ns.saturating_add(ahead_ns)
             }
         }
     }
@@ -160,17 +163,33 @@ impl Crowd {
         if result == LoginResult::Busy as u32 {
             self.back_off(net.now_ns(), user);
         } else {
-            self.users[user as usize].state = State::Out;
+            self.leave_out(net.now_ns(), user);
         }
     }
 
-    /// Reports once when all users of a phase are logged in.
-    pub(super) fn note_established(&mut self, now_ns: u64) {
-        let at = &mut self.connecting;
-        if !at.reported && self.online >= at.target {
-            at.reported = true;
-            self.events.push(Event::Established { phase: at.phase, at_ns: now_ns });
+    /// The user does not come back.
+    pub(super) fn leave_out(&mut self, now_ns: u64, user: u32) {
+        let at = &mut self.users[user as usize];
+        if at.state != State::Out {
+            at.state = State::Out;
+            self.connecting.out += 1;
+            self.note_established(now_ns);
         }
+    }
+
+    /// Reports once when all users of a phase are logged in, or all but those who cannot be.
+    pub(super) fn note_established(&mut self, now_ns: u64) {
+        let (at, online) = (&mut self.connecting, self.online);
+        let phase = at.phase;
+        if at.reported || online.saturating_add(at.out) < at.target {
+            return;
+        }
+        at.reported = true;
+        self.events.push(if online >= at.target {
+            Event::Established { phase, at_ns: now_ns }
+        } else {
+            Event::LeftOut { phase, users: at.target - online }
+        });
     }
 
     pub(super) fn handshake_late(&mut self, net: &mut impl Transport, user: u32, conn: ConnId) {
@@ -223,8 +242,7 @@ impl Crowd {
         let (tries, ports) = (at.tries, at.ports);
         *at = User { tries: tries.saturating_add(1), ports, ..User::default() };
         if !self.rules.reconnect {
-            at.state = State::Out;
-            return;
+            return self.leave_out(now_ns, user);
         }
         at.state = State::BackingOff;
         let mean = (BACK_OFF_NS << tries.min(10)).min(LONGEST_BACK_OFF_NS);

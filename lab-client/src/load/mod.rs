@@ -149,6 +149,14 @@ pub enum Event {
         /// When, on the monotonic clock in nanoseconds.
         at_ns: u64,
     },
+    /// Nobody is left to connect, but not all users that a phase was to log in are logged in: the
+    /// others were refused for good, or another connection took their place.
+    LeftOut {
+        /// The phase.
+        phase: u16,
+        /// How many.
+        users: u32,
+    },
     /// A phase has ended and nothing of it is under way any more.
     Settled {
         /// The phase.
@@ -173,6 +181,9 @@ pub struct Crowd {
     /// are waited for.
     settling: Vec<(u16, u64)>,
     pacer: Option<Pacer>,
+    /// The rate asked for last and the Unix second from which it counts: a phase that begins in
+    /// between needs it, too.
+    asked_rate: Option<(u64, u32)>,
     closed: Option<Closed>,
     connecting: Connecting,
     social: Social,
@@ -210,6 +221,7 @@ impl Crowd {
             running: None,
             settling: Vec::new(),
             pacer: None,
+            asked_rate: None,
             closed: None,
             connecting: Connecting::default(),
             social: Social::default(),
@@ -312,6 +324,7 @@ impl Crowd {
         if let Some(pacer) = &mut self.pacer {
             pacer.change_rate(from, rate);
         }
+        self.asked_rate = Some((from, rate));
     }
 
     /// Everything that happened was handled: does what is due by now. Returns when there is
@@ -322,7 +335,7 @@ impl Crowd {
         self.expire(net, now_ns);
         self.connect_due(net);
         let behind = self.shake_due(net);
-        self.socialize(net);
+        let behind = self.socialize(net) || behind;
         self.settle(now_ns);
         if behind {
             return Some(net.now_ns());
@@ -387,7 +400,10 @@ impl Crowd {
             Load::None => {}
             Load::Open { rate, pacing } => {
                 let (share, clock, seed) = (self.share, self.clock, self.rules.seed);
-                self.pacer = Some(Pacer::new(share, clock, seed, rate, pacing, phase.start, end));
+                let mut pacer = Pacer::new(share, clock, seed, rate, pacing, phase.start, end);
+                let asked = self.asked_rate.take().filter(|(from, _)| *from >= phase.start);
+                asked.into_iter().for_each(|(from, rate)| pacer.change_rate(from, rate));
+                self.pacer = Some(pacer);
             }
             Load::Closed { in_flight } => {
                 let order = crate::permutation::mix(self.rules.seed ^ u64::from(phase.index));

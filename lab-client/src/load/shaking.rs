@@ -102,6 +102,10 @@ impl Crowd {
         }
         at.due_ns = due_ns;
         at.phase = phase;
+        // Under a closed load it is due when it leaves; under an open one, how late it is becomes
+        // known when it has left.
+        at.lag_us = 0;
+        at.slept_us = 0;
         net.send(at.conn, &Frame::ShakeRequest { user: self.share.global(user) });
         self.timeouts.push_back((due_ns, user));
         true

@@ -23,6 +23,9 @@ const RECIPIENTS: u32 = 3;
 /// Cents of a created packet, as the prototype draws them.
 const AMOUNTS: std::ops::RangeInclusive<u32> = 10..=309;
 
+/// Texts of one turn, and packets, so that answers are read and shakes are sent in between.
+const EACH_PER_TURN: usize = 256;
+
 /// Users asked at random before an event is given up: with half of them online, all but one of 2^16
 /// events find somebody.
 const ATTEMPTS: usize = 16;
@@ -37,7 +40,8 @@ struct Even {
 
 impl Even {
     fn next_ns(&self) -> Option<u64> {
-        (self.per_second > 0.0).then(|| self.start_ns + nth_ns(self.done, self.per_second))
+        (self.per_second > 0.0)
+            .then(|| self.start_ns.saturating_add(nth_ns(self.done, self.per_second)))
     }
 
     fn take(&mut self, now_ns: u64) -> bool {
@@ -74,20 +78,27 @@ impl Social {
 }
 
 impl Crowd {
-    /// Sends the texts and creates the packets that are due by now.
-    pub(super) fn socialize(&mut self, net: &mut impl Transport) {
+    /// Sends the texts and creates the packets that are due by now. Returns whether there is more.
+    pub(super) fn socialize(&mut self, net: &mut impl Transport) -> bool {
         let now_ns = net.now_ns();
-        while self.social.chats.take(now_ns) {
+        for _ in 0..EACH_PER_TURN {
+            if !self.social.chats.take(now_ns) {
+                break;
+            }
             let to = self.random.random_range(0..self.share.total_users);
             if let Some(conn) = self.somebody_online() {
                 self.send_chat(net, conn, to, ASKS);
             }
         }
-        while self.social.creates.take(now_ns) {
+        for _ in 0..EACH_PER_TURN {
+            if !self.social.creates.take(now_ns) {
+                break;
+            }
             if let Some(conn) = self.somebody_online() {
                 self.create_packet(net, conn);
             }
         }
+        self.social.next_ns().is_some_and(|next| next <= now_ns)
     }
 
     fn somebody_online(&mut self) -> Option<ConnId> {

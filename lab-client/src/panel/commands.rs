@@ -6,7 +6,7 @@ use shard::SlowOrder;
 
 use super::hub::Hub;
 use crate::message::Message;
-use crate::phase::{Load, Phase};
+use crate::phase::Phase;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,9 @@ pub enum CommandError {
     /// A value that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// A rate and nothing that has one.
+    #[error("no open load is under way whose rate could be changed")]
+    NoOpenLoad,
     /// An inbox is full.
     #[error("shard {0} has too much mail waiting; try again")]
     Busy(usize),
@@ -58,45 +61,18 @@ impl Command {
     pub fn carry_out(self, hub: &Hub) -> Result<(), CommandError> {
         match self {
             Command::Phase(phase) => {
-                check(&phase)?;
+                phase.check().map_err(CommandError::Invalid)?;
                 hub.begin(&phase);
                 hub.post_all(|| Message::Phase(phase.clone()))
             }
-            Command::EndPhase { index, end } => hub.post_all(|| Message::EndPhase { index, end }),
-            Command::Rate { qps } => {
-                let from = hub.next_second();
-                hub.post_all(|| Message::Rate { from, rate: qps })
+            Command::EndPhase { index, end } => {
+                hub.end(index, end);
+                hub.post_all(|| Message::EndPhase { index, end })
             }
+            Command::Rate { qps } => hub.change_rate(qps),
             Command::Slow(order) => hub.post_all(|| Message::Slow(Box::new(order))),
             Command::EndSlow { id, until_ns } => hub.post_all(|| Message::EndSlow { id, until_ns }),
             Command::Stop {} => hub.post_all(|| Message::Stop),
         }
     }
-}
-
-fn check(phase: &Phase) -> Result<(), CommandError> {
-    let invalid = |why: String| Err(CommandError::Invalid(why));
-    let positive = |what: &str, value: f64| {
-        if value.is_finite() && value >= 0.0 {
-            Ok(())
-        } else {
-            invalid(format!("{what} {value}: a number that is not negative"))
-        }
-    };
-    if let Some(rate) = phase.connect.and_then(|connect| connect.rate) {
-        positive("connect rate", rate)?;
-        if rate == 0.0 {
-            return invalid("connect rate 0: nobody would ever connect".to_owned());
-        }
-    }
-    if let Some(chat) = phase.chat {
-        positive("chat rate", chat.rate)?;
-    }
-    if let Some(creates) = phase.creates {
-        positive("creates rate", creates.rate)?;
-    }
-    if phase.load == (Load::Closed { in_flight: 0 }) {
-        return invalid("closed load with 0 in flight: nothing would ever be sent".to_owned());
-    }
-    Ok(())
 }

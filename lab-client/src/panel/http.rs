@@ -2,7 +2,7 @@
 //!
 //! | request | does |
 //! | --- | --- |
-//! | `GET /qps?qps=60000` | changes the rate from the next second on, as the prototype has it |
+//! | `GET /qps?qps=60000` | changes the rate from the next second on; 409 without an open load |
 //! | `GET /counters` | what all shards counted, and each, as JSON |
 //! | `GET /metrics` | everything as OpenMetrics |
 //! | `POST /command` | a [`Command`] as JSON |
@@ -42,6 +42,7 @@ fn carry_out(hub: &Hub, command: Command) -> Response {
     match command.carry_out(hub) {
         Ok(()) => Json(json!({})).into_response(),
         Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
+        Err(why @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, why),
         Err(why @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }

@@ -18,7 +18,7 @@ use crate::joined::Sampled;
 use crate::latency::{Encoded, Segment};
 use crate::load::Event;
 use crate::message::Message;
-use crate::phase::Phase;
+use crate::phase::{Load, Phase};
 use crate::report::{Report, Sample};
 use crate::slow::SlowRequest;
 use crate::tally::Tally;
@@ -153,6 +153,10 @@ struct Gathered {
     established_ns: u64,
     settled: usize,
     tally: Tally,
+    /// Shards of which nobody is left to connect, and their users who are not logged in.
+    left_out: (usize, u32),
+    /// The Unix seconds in which it offers an open load: the first, and the first behind them.
+    open: (u64, u64),
 }
 
 struct State {
@@ -160,6 +164,8 @@ struct State {
     reports: Mail<Report>,
     clock: Clock,
     phases: Mutex<HashMap<u16, Gathered>>,
+    /// The rate of an open load that will begin at a time that nobody knows yet.
+    expected: Mutex<Option<u32>>,
     /// What the shards counted since they began, and their last samples.
     totals: Mutex<Vec<(Tally, Option<Sample>)>>,
     books: Mutex<Books>,
@@ -185,6 +191,7 @@ impl Hub {
             reports: client.reports().clone(),
             clock: client.clock(),
             phases: Mutex::default(),
+            expected: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
             books: Mutex::default(),
             ended: AtomicUsize::new(0),
@@ -204,7 +211,51 @@ impl Hub {
 
     pub(super) fn begin(&self, phase: &Phase) {
         let start_ns = self.0.clock.start_of(phase.start);
-        locked(&self.0.phases).insert(phase.index, Gathered { start_ns, ..Gathered::default() });
+        let end = phase.seconds.map_or(u64::MAX, |seconds| phase.start.saturating_add(seconds));
+        let open = match phase.load {
+            Load::Open { .. } => (phase.start, end),
+            Load::None | Load::Closed { .. } => (0, 0),
+        };
+        let mut phases = locked(&self.0.phases);
+        // The one before ends at the latest when this one starts.
+        phases.values_mut().for_each(|before| before.open.1 = before.open.1.min(phase.start));
+        phases.insert(phase.index, Gathered { start_ns, open, ..Gathered::default() });
+    }
+
+    pub(super) fn end(&self, index: u16, end: u64) {
+        let mut phases = locked(&self.0.phases);
+        phases.get_mut(&index).into_iter().for_each(|it| it.open.1 = it.open.1.min(end));
+    }
+
+    /// An open load will begin: until then its rate can be changed like that of one under way.
+    pub fn expect_load(&self, rate: u32) {
+        *locked(&self.0.expected) = Some(rate);
+    }
+
+    /// The load that was expected begins now: its rate, as it may have been changed.
+    pub fn take_expected(&self) -> Option<u32> {
+        locked(&self.0.expected).take()
+    }
+
+    /// Changes the rate of the open load from the next second on.
+    pub(super) fn change_rate(&self, qps: u32) -> Result<(), CommandError> {
+        if let Some(rate) = &mut *locked(&self.0.expected) {
+            *rate = qps;
+            return Ok(());
+        }
+        let from = self.next_second();
+        let is_open = |it: &Gathered| it.open.0 <= from && from < it.open.1;
+        if !locked(&self.0.phases).values().any(is_open) {
+            return Err(CommandError::NoOpenLoad);
+        }
+        self.post_all(|| Message::Rate { from, rate: qps })
+    }
+
+    /// How many users that a phase was to log in cannot be, once nobody is left to connect.
+    pub fn left_out(&self, phase: u16) -> Option<u32> {
+        let phases = locked(&self.0.phases);
+        let Gathered { established, left_out: (shards, users), .. } = phases.get(&phase)?;
+        (*shards > 0 && established + shards == self.shards()).then_some(*users)
     }
 
     /// Posts a message to every shard.
@@ -244,6 +295,11 @@ impl Hub {
                 let seconds = took_ns as f64 / NANOS_PER_SECOND as f64;
                 (gathered.established == self.shards())
                     .then_some(Line::Established { phase, seconds })
+            }
+            Event::LeftOut { phase, users } => {
+                let left_out = &mut phases.entry(phase).or_default().left_out;
+                *left_out = (left_out.0 + 1, left_out.1 + users);
+                None
             }
             Event::Settled { phase, tally } => {
                 let gathered = phases.entry(phase).or_default();

@@ -41,6 +41,12 @@ pub trait Program: Clone + Send + 'static {
     /// Tells the shards to stop. Returns whether all of them were told.
     fn stop(&self) -> bool;
 
+    /// Begins an end in good order, after which the program stops by itself; a second signal does
+    /// not wait for that. Returns whether there is something to be ended first.
+    fn wind_down(&self) -> bool {
+        false
+    }
+
     /// The line that says that something went wrong.
     fn error_line(&self, error: String) -> Self::Line;
 
@@ -87,6 +93,13 @@ async fn until_ended<P: Program>(
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = read_commands(program, lines, pipe) => {}
+    }
+    if program.wind_down() {
+        tokio::select! {
+            ended = &mut reports => return ended,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
     while !program.stop() {
         // An inbox is full; its shard is reading.

@@ -5,6 +5,10 @@ use rustix::time::{ClockId, clock_gettime};
 /// Nanoseconds in a second.
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
+/// The last Unix second with nanoseconds of its own that fit the clocks, in the year 2262. Later
+/// ones, which only a mistake can name, begin at the end of time.
+pub const LAST_SECOND: u64 = i64::MAX as u64 / NANOS_PER_SECOND;
+
 fn read(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     // Both fields of a running clock are non-negative.
@@ -63,7 +67,7 @@ impl Clock {
 
     /// The monotonic instant at which a Unix second begins.
     pub const fn start_of(self, unix_second: u64) -> u64 {
-        (unix_second * NANOS_PER_SECOND).saturating_add_signed(-self.offset_ns)
+        unix_second.saturating_mul(NANOS_PER_SECOND).saturating_add_signed(-self.offset_ns)
     }
 }
 
@@ -79,6 +83,16 @@ mod tests {
             let start = clock.start_of(second);
             assert_eq!(clock.unix_second(start), second);
             assert_eq!(clock.unix_second(start - 1), second - 1);
+        }
+    }
+
+    #[test]
+    fn seconds_that_do_not_fit_begin_at_the_end_of_time() {
+        let clock = Clock::with_offset(1_795_300_000_000_000_000);
+        let last = clock.start_of(LAST_SECOND);
+        assert_eq!(clock.unix_second(last), LAST_SECOND);
+        for second in [99_999_999_999_999, u64::MAX] {
+            assert!(clock.start_of(second) > last, "{second}");
         }
     }
 

@@ -22,7 +22,7 @@ mod slowness;
 mod wheel;
 
 pub use alarm::Alarm;
-pub use clock::{Clock, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
+pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
 pub use connections::Net;
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use drive::{Next, drive};

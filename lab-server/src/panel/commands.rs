@@ -2,7 +2,7 @@
 //! pipe.
 
 use serde::{Deserialize, Serialize};
-use shard::{NANOS_PER_SECOND, SlowOrder};
+use shard::{LAST_SECOND, NANOS_PER_SECOND, SlowOrder};
 use wire::{MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
 use super::hub::Hub;
@@ -135,8 +135,8 @@ impl Command {
                     return invalid(format!("rate {rate}: between 1 and {MAX_PACKET_RATE}"));
                 }
                 let seed = seed.unwrap_or(hub.seed() ^ id);
-                let at = |second: Option<u64>| second.map(|second| hub.start_of(second));
-                let (from_ns, until_ns) = (at(from), at(until));
+                let from_ns = start_of(hub, "from", from)?;
+                let until_ns = start_of(hub, "until", until)?;
                 let order = Order { id, kind, rate, total, seed, from_ns, until_ns };
                 hub.post(0, Message::Start(order))?;
                 Ok(Done { generator: Some(id) })
@@ -161,6 +161,14 @@ impl Command {
             Command::Stop {} => hub.post_all(|| Message::Stop),
         }
     }
+}
+
+/// The instant at which a Unix second begins, if one is given.
+fn start_of(hub: &Hub, what: &str, second: Option<u64>) -> Result<Option<u64>, CommandError> {
+    if let Some(second) = second.filter(|second| *second > LAST_SECOND) {
+        return invalid(format!("{what} {second}: a Unix second, at most {LAST_SECOND}"));
+    }
+    Ok(second.map(|second| hub.start_of(second)))
 }
 
 fn sent_to(hub: &Hub, first: u32, end: u32) -> Result<Kind, CommandError> {
@@ -207,7 +215,7 @@ fn start_pushes(
     hub: &Hub,
     bytes: u32,
     every_s: f64,
-    seconds: [Option<u64>; 2],
+    [from, until]: [Option<u64>; 2],
 ) -> Result<Done, CommandError> {
     if bytes as usize > MAX_PUSH_PAYLOAD {
         return invalid(format!("bytes {bytes}: at most {MAX_PUSH_PAYLOAD}"));
@@ -216,7 +224,8 @@ fn start_pushes(
         return invalid(format!("every_s {every_s}: between 0.001 and 86400 seconds"));
     }
     let every_ns = (every_s * NANOS_PER_SECOND as f64) as u64;
-    let [from_ns, until_ns] = seconds.map(|at| at.map(|second| hub.start_of(second)));
+    let from_ns = start_of(hub, "from", from)?;
+    let until_ns = start_of(hub, "until", until)?;
     let order = PushOrder { bytes, every_ns, from_ns, until_ns };
     hub.post_all(|| Message::Push(Some(order)))
 }
