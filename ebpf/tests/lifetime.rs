@@ -4,25 +4,35 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    env,
+    env, fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use aya::programs::loaded_programs;
-use common::{Reaped, needs, port};
+use aya::programs::{loaded_links, loaded_programs};
+use common::{Reaped, needs, port, wait_until};
 use ebpf::{Options, Probes};
 
 const CHILD: &str = "LAB_TEST_HOLDS_PROBES";
 
-fn programs() -> BTreeSet<u32> {
-    loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect()
+/// The numbers of all programs and links that the kernel has, whosoever they are.
+fn loaded() -> [BTreeSet<u32>; 2] {
+    let programs = loaded_programs().filter_map(Result::ok).map(|program| program.id());
+    [programs.collect(), loaded_links().filter_map(Result::ok).map(|link| link.id()).collect()]
 }
 
-fn links() -> usize {
-    aya::programs::loaded_links().filter_map(Result::ok).count()
+/// The numbers of the programs and links that a process has open.
+fn held_by(pid: u32) -> [BTreeSet<u32>; 2] {
+    let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the child");
+    let files: Vec<String> =
+        files.flatten().filter_map(|file| fs::read_to_string(file.path()).ok()).collect();
+    ["prog_id:", "link_id:"].map(|name| {
+        let lines = files.iter().flat_map(|file| file.lines());
+        let numbers = lines.filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        numbers.collect()
+    })
 }
 
 #[test]
@@ -34,7 +44,6 @@ fn nothing_is_left_after_sigkill() {
         return;
     }
     let Some(_turn) = needs(&["root"]) else { return };
-    let before = (programs(), links());
     let mut child = Command::new(env::current_exe().expect("this test"));
     child.args(["--exact", "nothing_is_left_after_sigkill", "--nocapture"]);
     child.env(CHILD, "1").stdout(Stdio::piped());
@@ -44,15 +53,15 @@ fn nothing_is_left_after_sigkill() {
         .find_map(|line| Some(line.ok()?.split_once("attached ")?.1.to_owned()))
         .expect("the child attaches");
     let attached: usize = attached.trim().parse().expect("a number");
-    let held = (programs(), links());
-    assert_eq!(held.0.difference(&before.0).count(), attached);
-    assert_eq!(held.1, before.1 + attached);
+    let held = held_by(child.0.id());
+    assert_eq!(held.each_ref().map(BTreeSet::len), [attached, attached]);
+    let there = loaded();
+    assert!(held[0].is_subset(&there[0]) && held[1].is_subset(&there[1]), "{held:?} {there:?}");
     child.0.kill().expect("SIGKILL");
     child.0.wait().expect("its end");
-    // Programs are freed a grace period later.
-    let end = Instant::now() + Duration::from_secs(10);
-    while (programs(), links()) != before && Instant::now() < end {
-        thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!((programs(), links()), before);
+    // Programs are freed a grace period later. Numbers go up and are not given again.
+    wait_until("its programs and links are gone", || {
+        let there = loaded();
+        held[0].is_disjoint(&there[0]) && held[1].is_disjoint(&there[1])
+    });
 }

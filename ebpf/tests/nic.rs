@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use common::{CLIENT_ADDRESS, Pair, SERVER_ADDRESS, needs, run};
+use common::{CLIENT_ADDRESS, PATIENCE, Pair, SERVER_ADDRESS, needs, run, wait_until};
 use ebpf::nic::{self, Nic, NicError, NicReading};
 
 const PORT: u16 = 17_301;
@@ -33,6 +33,12 @@ fn quiet_pair(name: &str) -> Pair {
         run("ip", &format!("-n {netns} link set veth0 addrgenmode none"));
         run("ip", &format!("-n {netns} -6 address flush dev veth0"));
         run("ip", &format!("netns exec {netns} sysctl -qw net.ipv6.conf.all.disable_ipv6=1"));
+    }
+    for netns in [&pair.server, &pair.client] {
+        wait_until("the interface is up", || {
+            let shown = run("ip", &format!("-n {netns} -brief link show veth0"));
+            shown.split_whitespace().nth(1) == Some("UP")
+        });
     }
     pair
 }
@@ -61,6 +67,7 @@ fn virtual_interfaces_count_exactly_what_is_sent() {
     let mut client = within(&pair.client, || Nic::open("veth0").expect("the client's end"));
     let receiver =
         within(&pair.server, || UdpSocket::bind((SERVER_ADDRESS, PORT)).expect("the port"));
+    receiver.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let before = (server.read().expect("readable"), client.read().expect("readable"));
     within(&pair.client, || {
         let socket = UdpSocket::bind((CLIENT_ADDRESS, 0)).expect("a port");

@@ -6,10 +6,10 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::{Pair, Reaped, needs, pin};
+use common::{Pair, Reaped, needs, pin, wait_for_end_of, wait_until};
 use ebpf::{
     perf::{ProcessCounters, ThreadCounters},
     proc::ProcReader,
@@ -19,9 +19,16 @@ fn own_tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
 }
 
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
+}
+
+/// Uses so much CPU time, however long that takes on a machine with other work.
 fn spin(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
+    let end = cpu_time() + time;
+    while cpu_time() < end {
         std::hint::spin_loop();
     }
 }
@@ -50,9 +57,8 @@ fn a_threads_counters_count_what_it_does() {
     }
     let grown = counters.read().since(&before);
     println!("{}", serde_json::to_string(&grown).expect("JSON"));
-    // The machine may be busy with other tests: the thread spins for 30 ms of the clock on the
-    // wall, of which it gets its share.
-    assert!(grown.task_clock_ns >= Some(3_000_000), "{grown:?}");
+    // The 30 ms are of another clock of the kernel, which may leave out what interrupts took.
+    assert!(grown.task_clock_ns >= Some(20_000_000), "{grown:?}");
     assert!(grown.context_switches >= Some(SLEEPS), "{grown:?}");
     // Large pages may serve many at once.
     assert!(grown.page_faults >= Some(1), "{grown:?}");
@@ -85,10 +91,10 @@ fn time_on_a_cpu_is_what_the_scheduler_accounts() {
     let before = both();
     // In programs and in the kernel.
     spin(Duration::from_millis(40));
-    let start = Instant::now();
+    let end = cpu_time() + Duration::from_millis(80);
     let mut zeros = std::fs::File::open("/dev/zero").expect("zeros");
     let mut buffer = vec![0; 1 << 20];
-    while start.elapsed() < Duration::from_millis(80) {
+    while cpu_time() < end {
         std::io::Read::read_exact(&mut zeros, &mut buffer).expect("zeros");
     }
     let after = both();
@@ -99,7 +105,7 @@ fn time_on_a_cpu_is_what_the_scheduler_accounts() {
     // The account leaves out interrupts and stolen time; the two are read one after the other.
     assert!(accounted_ns < counted_ns + 3_000_000, "{counted_ns} {accounted_ns}");
     assert!(accounted_ns > counted_ns / 2, "{counted_ns} {accounted_ns}");
-    assert!(counted_ns > 5_000_000, "{counted_ns}");
+    assert!(counted_ns > 100_000_000, "{counted_ns}");
 }
 
 #[test]
@@ -121,8 +127,9 @@ fn threads_come_and_go() {
     assert!(found.threads.contains_key(&tid), "{found:?}");
     go.send(()).expect("the worker");
     worker.join().expect("the worker");
+    wait_for_end_of(tid);
     let last = process.read().expect("this process").since(&found);
-    assert!(last.threads[&tid].task_clock_ns >= Some(2_000_000), "{last:?}");
+    assert!(last.threads[&tid].task_clock_ns >= Some(10_000_000), "{last:?}");
     assert_eq!(last.not_counted, 0);
     let after = process.read().expect("this process");
     assert!(!after.threads.contains_key(&tid), "{after:?}");
@@ -152,9 +159,9 @@ fn protocols_are_those_of_the_processs_namespace() {
     let reader = ProcReader::default();
     // It enters its namespace before it becomes `sleep`.
     let name = format!("/proc/{}/comm", child.0.id());
-    while std::fs::read_to_string(&name).expect("the child").trim() != "sleep" {
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("the child is `sleep`", || {
+        std::fs::read_to_string(&name).expect("the child").trim() == "sleep"
+    });
     let before = reader.network(Some(child.0.id()));
     assert_eq!(before.counter("Tcp", "ActiveOpens"), Some(0), "{before:?}");
     thread::scope(|scope| {

@@ -9,7 +9,7 @@ mod lan;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{assert_adds_up, json, lines, number, wait_until};
+use common::{assert_adds_up, json, lines, number};
 use lan::{Lan, a_moment, children};
 use rustix::process::{Pid, Signal};
 
@@ -127,6 +127,6 @@ fn a_run_that_requires_probes_does_not_start_without_them() {
         assert!(said.contains(&words) && said.contains("the experiment requires probes"), "{said}");
         assert!(said.contains("not allowed to load probes"), "{said}");
         // Nobody works for it any more.
-        wait_until("all are free", || lan.hosts().iter().all(|it| it["beat"]["run"].is_null()));
+        lan.wait_for_hosts(agents.len(), "all are free", |it| it["beat"]["run"].is_null());
     }
 }

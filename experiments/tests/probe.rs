@@ -3,11 +3,14 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
-use common::{assert_exit, can, experiment, json, lab, number, said};
+use common::{assert_exit, can, experiment, json, lab, number, output, said};
 use serde_json::Value;
 
 const NOBODY: u32 = 65_534;
@@ -16,27 +19,53 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A server that answers every 10 bytes with 10, and a client that keeps asking it.
-fn chatter(requests: usize) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("bound").port();
-    std::thread::spawn(move || {
+/// A server that answers every 10 bytes with 10, and a client that keeps asking it until this is
+/// dropped.
+struct Chatter {
+    /// Kept open, so that somebody listens.
+    listener: TcpListener,
+    over: Arc<AtomicBool>,
+    client: Option<JoinHandle<()>>,
+}
+
+impl Chatter {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let over = Arc::new(AtomicBool::new(false));
+        let mut client = TcpStream::connect(address).expect("connects");
         let (mut server, _) = listener.accept().expect("a client");
-        // Kept open, so that somebody listens until the test is over.
-        let _listener = listener;
-        let mut bytes = [0; 10];
-        while server.read_exact(&mut bytes).and_then(|()| server.write_all(&bytes)).is_ok() {}
-    });
-    std::thread::spawn(move || {
-        let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connects");
-        client.set_nodelay(true).expect("a socket");
-        let mut bytes = [7; 10];
-        for _ in 0..requests {
-            client.write_all(&bytes).and_then(|()| client.read_exact(&mut bytes)).expect("echo");
-            std::thread::sleep(std::time::Duration::from_micros(500));
-        }
-    });
-    port
+        std::thread::spawn(move || {
+            let mut bytes = [0; 10];
+            // Ends with the client.
+            while server.read_exact(&mut bytes).and_then(|()| server.write_all(&bytes)).is_ok() {}
+        });
+        let is_over = Arc::clone(&over);
+        let client = std::thread::spawn(move || {
+            client.set_nodelay(true).expect("a socket");
+            let mut bytes = [7; 10];
+            while !is_over.load(Ordering::Relaxed) {
+                client
+                    .write_all(&bytes)
+                    .and_then(|()| client.read_exact(&mut bytes))
+                    .expect("echo");
+                std::thread::sleep(std::time::Duration::from_micros(500));
+            }
+        });
+        Self { listener, over, client: Some(client) }
+    }
+
+    fn port(&self) -> String {
+        self.listener.local_addr().expect("bound").port().to_string()
+    }
+}
+
+impl Drop for Chatter {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Why a client failed has been said by its own panic.
+        let _ = self.client.take().map(JoinHandle::join);
+    }
 }
 
 #[test]
@@ -44,7 +73,8 @@ fn any_server_can_be_watched_and_what_has_no_probe_is_null() {
     if !can("root", is_root()) {
         return;
     }
-    let port = chatter(12_000).to_string();
+    let chatter = Chatter::start();
+    let port = chatter.port();
     let output = lab(&["probe", "--port", &port, "--seconds", "2", "--json"]);
     assert_exit(&output, 0);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -54,9 +84,10 @@ fn any_server_can_be_watched_and_what_has_no_probe_is_null() {
     let second = &lines[1];
     let requests = number(second, "/server_wait_us/count");
     assert!(requests > 50, "{second}");
-    assert!(number(second, "/server_service_us/count").abs_diff(requests) <= 1);
+    // A second begins and ends with a reading, and a CPU's counts are read after another's: at each
+    // end one request may have its wait counted without its service, or the other way round.
+    assert!(number(second, "/server_service_us/count").abs_diff(requests) <= 2, "{second}");
     assert_eq!(number(second, "/retransmits/server/timeout"), 0);
-    // The sleep between two requests is no pacing of the test, only the size of its load.
     let output =
         lab(&["probe", "--port", &port, "--seconds", "1", "--json", "--without", "data_ready"]);
     assert_exit(&output, 0);
@@ -80,13 +111,11 @@ fn what_cannot_be_watched_is_told_in_a_sentence() {
     assert_exit(&lab(&["probe"]), 2);
 
     if can("root", is_root()) {
-        let port = chatter(4_000).to_string();
+        let chatter = Chatter::start();
+        let port = chatter.port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-        let output = command
-            .args(["probe", "--port", &port, "--seconds", "1"])
-            .uid(NOBODY)
-            .output()
-            .expect("lab starts");
+        command.args(["probe", "--port", &port, "--seconds", "1"]).uid(NOBODY);
+        let output = common::output(&mut command);
         assert_exit(&output, 1);
         assert!(said(&output).contains("not allowed to load probes"), "{}", said(&output));
     }
@@ -99,12 +128,13 @@ fn lab_without(directories: &[&str], arguments: &[&str]) -> Output {
         script += &format!("if [ -d {directory} ]; then mount -t tmpfs none {directory}; fi; ");
     }
     script += "exec \"$@\"";
-    Command::new("unshare")
+    // Of util-linux.
+    let mut command = Command::new("unshare");
+    command
         .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
         .arg(env!("CARGO_BIN_EXE_lab"))
-        .args(arguments)
-        .output()
-        .expect("unshare, of util-linux")
+        .args(arguments);
+    output(&mut command)
 }
 
 #[test]
@@ -112,7 +142,8 @@ fn a_kernel_without_btf_is_told_and_one_without_tracefs_is_watched_all_the_same(
     if !can("root", is_root()) {
         return;
     }
-    let port = chatter(20_000).to_string();
+    let chatter = Chatter::start();
+    let port = chatter.port();
     let probe = ["probe", "--port", &port, "--seconds", "1", "--json"];
     let output = lab_without(&["/sys/kernel/btf"], &probe);
     assert_exit(&output, 1);

@@ -5,10 +5,10 @@ mod common;
 use std::hint::black_box;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{assert_exit, can, experiment, lab, lines, number, said};
+use common::{Running, assert_exit, can, experiment, lab, lines, number, output, said, wait_until};
 
 const NOBODY: u32 = 65_534;
 
@@ -149,7 +149,7 @@ fn what_cannot_be_profiled_is_told_in_a_sentence() {
     let pid = std::process::id().to_string();
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-        command.args(arguments).uid(NOBODY).output().expect("lab starts")
+        output(command.args(arguments).uid(NOBODY))
     };
     let directory = tempfile::tempdir().expect("a directory");
     let out = directory.path().join("run");
@@ -164,6 +164,17 @@ fn what_cannot_be_profiled_is_told_in_a_sentence() {
     assert!(!out.exists(), "nothing is begun that cannot be done");
 }
 
+/// A child that is killed when this is dropped.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_process_that_ends_and_never_ran_is_no_error() {
     if !can("root", is_root()) {
@@ -171,13 +182,25 @@ fn a_process_that_ends_and_never_ran_is_no_error() {
     }
     let directory = tempfile::tempdir().expect("a directory");
     let svg = directory.path().join("idle.svg");
-    let mut sleeper = Command::new("sleep").arg("2").spawn().expect("sleep");
-    let pid = sleeper.id().to_string();
-    let output = lab(&["profile", "--pid", &pid, "--seconds", "600", "--out", path(&svg)]);
-    sleeper.wait().expect("our child");
-    assert_exit(&output, 0);
-    let said = said(&output);
-    assert!(said.contains(&format!("process {pid} ended after")), "{said}");
+    let mut sleeper = Reaped(Command::new("sleep").arg("600").spawn().expect("sleep"));
+    let pid = sleeper.0.id().to_string();
+    let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("our child");
+    wait_until("it sleeps", || stat().contains("(sleep) S"));
+    // To end takes it a third of a millisecond of CPU time, which a clock with few ticks misses.
+    let mut arguments = vec!["profile", "--pid", &pid, "--seconds", "600", "--hertz", "1"];
+    arguments.extend(["--out", path(&svg)]);
+    let profile = Running::start(&arguments);
+    wait_until("every CPU is sampled", || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", profile.id())).expect("it runs");
+        let targets = files.flatten().filter_map(|it| std::fs::read_link(it.path()).ok());
+        let sampled = targets.filter(|it| it.as_os_str() == "anon_inode:bpf_link").count();
+        sampled >= std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    });
+    sleeper.0.kill().expect("our child");
+    sleeper.0.wait().expect("our child");
+    profile.wait_for(&format!("process {pid} ended after"));
+    let said = profile.wait_for(&format!("process {pid} did not run"));
     assert!(said.contains("the graph is empty"), "{said}");
+    assert_eq!(profile.exit_code(), Some(0));
     assert_eq!(tooltips(&svg).len(), 1);
 }

@@ -14,7 +14,7 @@ use rand_pcg::Pcg64Mcg;
 use socket2::{Domain, Socket, Type};
 use wire::{Command, ErrorCode, Frame, LoginResult, UserList};
 
-use common::{Bystander, Live, PATIENCE, Peer, Totals, bytes_of, frame_of, small};
+use common::{Bystander, Lateness, Live, PATIENCE, Peer, Totals, bytes_of, frame_of, small};
 
 /// The user who behaves all along.
 const GOOD: u32 = 9_999;
@@ -249,6 +249,7 @@ fn first_frames_that_are_no_login() {
 fn the_newer_login_of_a_user_wins() {
     let (live, bystander) = disturbed(&small());
     const USERS: u32 = 16;
+    let mut took = Vec::new();
     for user in 0..USERS {
         let ours = user % 2 == 0;
         let mut older = Peer::login(live.address(), user);
@@ -258,7 +259,7 @@ fn the_newer_login_of_a_user_wins() {
         let mut newer = Peer::login_ours(live.address(), user);
         let start = Instant::now();
         let said = older.rest();
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        took.push(start.elapsed());
         let error = Frame::Error { code: ErrorCode::Replaced as u32, command: u32::MAX };
         assert_eq!(said.len(), usize::from(ours));
         assert!(said.iter().all(|said| frame_of(said) == error), "{said:?}");
@@ -270,6 +271,9 @@ fn the_newer_login_of_a_user_wins() {
         other.expect(&Frame::ChatReceipt { message: 8, to: user, outcome: wire::chat::DELIVERED });
         newer.shake();
     }
+    // At once; one or the other may have to wait for a CPU.
+    took.sort_unstable();
+    assert!(took[took.len() / 2] < Duration::from_secs(1), "{took:?}");
     let replaced = ("replaced", u64::from(USERS));
     check_end(live, bystander, &[replaced, ("closed_by_peer", 2 * u64::from(USERS))]);
 }
@@ -279,7 +283,8 @@ fn the_newer_login_of_a_user_wins() {
 fn half_a_frame_and_silence_are_closed_within_ten_seconds() {
     let (live, bystander) = disturbed(&small());
     let address = live.address();
-    let start = Instant::now();
+    let (start, lateness) = (Instant::now(), Lateness::watch());
+    let mut closed = Vec::new();
     let shake = bytes_of(&Frame::ShakeRequest { user: 0 });
     // Logged in and silent: that is what most users are most of the time.
     let mut idle = Peer::login(address, 500);
@@ -304,9 +309,11 @@ fn half_a_frame_and_silence_are_closed_within_ten_seconds() {
         let error = told.map(|code| bytes_of(&Frame::Error { code: code as u32, command }));
         let frames: Vec<_> = said.iter().map(|bytes| frame_of(bytes)).collect();
         assert_eq!(frames, error.iter().map(|bytes| frame_of(bytes)).collect::<Vec<_>>());
-        let took = start.elapsed();
-        assert!((5..10).contains(&took.as_secs()), "{took:?}");
+        closed.push(start.elapsed());
     }
+    // Server and test are as late as this machine is.
+    let (least, most) = (Duration::from_secs(5), Duration::from_secs(10) + lateness.end());
+    assert!(closed.iter().all(|took| (least..most).contains(took)), "{closed:?}, {most:?}");
     idle.shake();
     drop(idle);
     // Before login, the login's own clock runs out with the frame's, and either may count.
@@ -321,14 +328,14 @@ fn half_a_frame_and_silence_are_closed_within_ten_seconds() {
 #[test]
 fn a_frame_that_drips_is_closed_within_ten_seconds() {
     let (live, bystander) = disturbed(&small());
-    let start = Instant::now();
+    let (start, lateness) = (Instant::now(), Lateness::watch());
     let mut peer = Peer::login(live.address(), 1);
     peer.stream.set_read_timeout(Some(Duration::from_millis(900))).expect("a timeout");
     let text = [b'x'; 100];
     let chat = bytes_of(&Frame::ChatRequest { message: 1, to: 2, text: &text });
     let mut dripped = 0;
     for byte in &chat {
-        assert!(start.elapsed() < Duration::from_secs(10), "still open after {dripped} bytes");
+        assert!(start.elapsed() < PATIENCE, "still open after {dripped} bytes");
         if peer.stream.write_all(&[*byte]).is_err() {
             break;
         }
@@ -340,7 +347,9 @@ fn a_frame_that_drips_is_closed_within_ten_seconds() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(start.elapsed() >= Duration::from_secs(5) && dripped >= 5, "{dripped} bytes");
+    let (took, late) = (start.elapsed(), lateness.end());
+    assert!(took < Duration::from_secs(10) + late, "closed after {took:?}, {late:?} late");
+    assert!(took >= Duration::from_secs(5) && dripped >= 5, "{dripped} bytes");
     check_end(live, bystander, &[("frame_timeout", 1)]);
 }
 

@@ -1,6 +1,8 @@
 //! The readers against this machine's `/proc`, and against one that lacks everything.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -57,6 +59,13 @@ fn threads_run_wait_and_end() {
     assert!(before.rss_anon_bytes > Some(4096), "{before:?}");
     drop(stop);
     thread.join().expect("the thread");
+    // Who has joined it may still find it here.
+    let task = PathBuf::from(format!("/proc/self/task/{tid}"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while task.exists() {
+        assert!(Instant::now() < deadline, "it is never gone");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let now = reader.threads(pid).since(&before);
     assert!(!now.threads.as_ref().expect("threads").contains_key(&tid));
     assert!(now.ended >= Some(1), "{now:?}");

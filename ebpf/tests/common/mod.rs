@@ -11,6 +11,7 @@ use std::{
     process::{Child, Command},
     sync::{Mutex, MutexGuard},
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
@@ -102,6 +103,24 @@ pub(crate) fn pin(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).expect("a CPU of this machine");
+}
+
+/// Nothing that these tests wait for takes longer, also on a machine that does something else, too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "it never came that {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until a thread of this process is gone: who has joined it may still find it in `/proc`.
+pub(crate) fn wait_for_end_of(tid: u32) {
+    let task = PathBuf::from(format!("/proc/self/task/{tid}"));
+    wait_until("the thread is gone", || !task.exists());
 }
 
 /// A child process that ends with this value.

@@ -46,6 +46,13 @@ pub(crate) struct Setting<'a> {
     pub(crate) namespace: Option<&'a Netns>,
 }
 
+/// Shakes of a whole load.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) offered: u64,
+    pub(crate) answered: u64,
+}
+
 /// What was measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
@@ -57,6 +64,8 @@ pub(crate) struct Measured {
     pub(crate) client_us: f64,
     /// Anonymous memory of server and client with all users logged in, in bytes.
     pub(crate) memory: [u64; 2],
+    /// What the client says of its whole load in the end.
+    pub(crate) totals: Totals,
     /// The client's own line about latency, over the whole load.
     pub(crate) latency: String,
 }
@@ -168,6 +177,7 @@ pub(crate) fn measure(kind: Kind, setting: &Setting<'_>) -> anyhow::Result<Measu
         server_us: f64::NAN,
         client_us: f64::NAN,
         memory: [0; 2],
+        totals: Totals::default(),
         latency: String::new(),
     };
     let started = Instant::now();
@@ -178,6 +188,11 @@ pub(crate) fn measure(kind: Kind, setting: &Setting<'_>) -> anyhow::Result<Measu
         anyhow::ensure!(started.elapsed() < LONGEST, "{} keeps nobody's pace", kind.name());
         if let Some(latency) = line.trim_start().strip_prefix("latency ") {
             measured.latency = latency.trim().to_owned();
+        }
+        if !line.contains("online") {
+            let totals = &mut measured.totals;
+            totals.offered = number(&line, "offered").unwrap_or(totals.offered);
+            totals.answered = number(&line, "answered").unwrap_or(totals.answered);
         }
         let Some(offered) = number(&line, "offered").filter(|_| line.contains("online")) else {
             continue;

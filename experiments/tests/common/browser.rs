@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -51,14 +52,21 @@ impl Browser {
             .stderr(Stdio::piped())
             .spawn()
             .expect("chromium starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("DevTools listening on ").map(str::to_owned))
-            .expect("it says where it listens");
-        // What it writes from now on must go somewhere, or it waits for that.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let (tell, addresses) = channel();
+        // What it writes behind its address must go somewhere, or it waits for that.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("DevTools listening on ") {
+                    // Nobody hears it when the test has given up.
+                    let _ = tell.send(address.to_owned());
+                }
+            }
+        });
+        let Ok(address) = addresses.recv_timeout(PATIENCE) else {
+            let _ = child.kill().and_then(|()| child.wait());
+            panic!("{name:?} does not say where it listens");
+        };
         let (socket, _) = tungstenite::connect(&address).expect("it listens");
         if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
             stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -72,10 +80,17 @@ impl Browser {
         for domain in ["Page.enable", "Runtime.enable", "Log.enable"] {
             it.call(domain, &json!({}));
         }
+        // Durations of the CPU rather than of the clock on the wall.
+        it.call("Performance.enable", &json!({ "timeDomain": "threadTicks" }));
         Some(it)
     }
 
     fn call(&mut self, method: &str, parameters: &Value) -> Value {
+        self.try_call(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The answer, or the error.
+    fn try_call(&mut self, method: &str, parameters: &Value) -> Result<Value, Value> {
         self.last_id += 1;
         let mut request = json!({ "id": self.last_id, "method": method, "params": parameters });
         if let Some(session) = &self.session {
@@ -87,8 +102,10 @@ impl Browser {
             let Message::Text(text) = answer else { continue };
             let mut answer: Value = serde_json::from_str(&text).expect("JSON");
             if answer["id"] == self.last_id {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].take();
+                return match answer["error"].take() {
+                    Value::Null => Ok(answer["result"].take()),
+                    error => Err(error),
+                };
             }
             self.heard(&answer);
         }
@@ -109,16 +126,39 @@ impl Browser {
 
     /// The value of an expression in the page; promises are waited for.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
-        let parameters =
-            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let mut answer = self.call("Runtime.evaluate", &parameters);
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
-        answer["result"]["value"].take()
+        self.try_evaluate(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// Waits until an expression is true.
+    /// The same, or the error when the page went away meanwhile.
+    fn try_evaluate(&mut self, expression: &str) -> Result<Value, Value> {
+        let parameters =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let mut answer = self.try_call("Runtime.evaluate", &parameters)?;
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        Ok(answer["result"]["value"].take())
+    }
+
+    /// Waits until an expression is true. One that a page could not answer because another takes
+    /// its place is not true yet.
     pub(crate) fn wait_for(&mut self, expression: &str) {
-        wait_until(expression, || self.evaluate(expression) == true);
+        wait_until(expression, || match self.try_evaluate(expression) {
+            Ok(value) => value == true,
+            Err(error) => {
+                let why = error["message"].as_str().unwrap_or_default();
+                let on_the_way = ["navigated or closed", "context was destroyed", "find context"];
+                assert!(on_the_way.iter().any(|it| why.contains(it)), "{expression}: {error}");
+                false
+            }
+        });
+    }
+
+    /// CPU time of the page's main thread since it was opened.
+    pub(crate) fn cpu_time(&mut self) -> Duration {
+        let all = self.call("Performance.getMetrics", &json!({}));
+        let mut metrics = all["metrics"].as_array().into_iter().flatten();
+        let tasks = metrics.find(|it| it["name"] == "TaskDuration");
+        let seconds = tasks.and_then(|it| it["value"].as_f64());
+        Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("no TaskDuration in {all}")))
     }
 
     /// A window of this size, in the theme that the reader likes.

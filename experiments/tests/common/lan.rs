@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::common::{can, wait_until};
+use super::common::{can, output, wait_until};
 
 /// Where NATS listens, on the bridge.
 pub(crate) const URL: &str = "nats://10.91.0.1:4222";
@@ -152,10 +152,14 @@ impl Lan {
         self.nats = Some(Process(command.spawn().expect("nats-server")));
         let hub = self.hub();
         wait_until("NATS listens", || {
-            let listens = Command::new("ip")
-                .args(["netns", "exec", &hub, "ss", "-Hltn", "sport = :4222"])
-                .output()
-                .expect("ss");
+            let listens = output(Command::new("ip").args([
+                "netns",
+                "exec",
+                &hub,
+                "ss",
+                "-Hltn",
+                "sport = :4222",
+            ]));
             !listens.stdout.is_empty()
         });
     }
@@ -230,16 +234,31 @@ impl Lan {
         agents
     }
 
-    /// Who is there, as `lab hosts` has it.
-    pub(crate) fn hosts(&self) -> Vec<serde_json::Value> {
-        let output = self.lab(None, &["hosts", "--json", "--nats", URL]).output().expect("lab");
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice(&output.stdout).expect("JSON")
+    /// Who is there, as `lab hosts` has it; `None` when that could not be asked.
+    fn hosts(&self) -> Option<Vec<serde_json::Value>> {
+        let found = output(&mut self.lab(None, &["hosts", "--json", "--nats", URL]));
+        if !found.status.success() {
+            eprintln!("lab hosts: {found:?}");
+            return None;
+        }
+        Some(serde_json::from_slice(&found.stdout).expect("JSON"))
+    }
+
+    /// Waits until so many agents are there, and something is so of each.
+    pub(crate) fn wait_for_hosts(
+        &self,
+        count: usize,
+        what: &str,
+        so: impl Fn(&serde_json::Value) -> bool,
+    ) {
+        wait_until(what, || {
+            self.hosts().is_some_and(|hosts| hosts.len() == count && hosts.iter().all(&so))
+        });
     }
 
     /// Waits until so many agents are there.
     pub(crate) fn wait_for_agents(&self, count: usize) {
-        wait_until("all agents are there", || self.hosts().len() == count);
+        self.wait_for_hosts(count, "all agents are there", |_| true);
     }
 
     /// Starts a run beside NATS; what it says is in `run.log`.

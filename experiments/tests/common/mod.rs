@@ -3,7 +3,7 @@
 // Each test file is a program of its own and uses its part of this.
 #![allow(dead_code)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -13,6 +13,9 @@ use serde_json::Value;
 
 /// Nothing that these tests wait for takes longer, also on a machine that does something else, too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// No program that these tests run to its end takes longer: some carry out several experiments.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// An experiment file of the repository.
 pub(crate) fn experiment(name: &str) -> PathBuf {
@@ -27,7 +30,41 @@ fn command(arguments: &[&str]) -> Command {
 
 /// Runs `lab` to its end.
 pub(crate) fn lab(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("lab starts")
+    output(&mut command(arguments))
+}
+
+/// Runs a program to its end, and kills it when that does not come.
+pub(crate) fn output(command: &mut Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut stderr = child.stderr.take().expect("piped");
+    let read = |stream: &mut dyn Read| {
+        let mut bytes = Vec::new();
+        // What was read until an error is what was said.
+        let _ = stream.read_to_end(&mut bytes);
+        bytes
+    };
+    std::thread::scope(|scope| {
+        let stdout = scope.spawn(move || read(&mut stdout));
+        let stderr = scope.spawn(move || read(&mut stderr));
+        let deadline = Instant::now() + LONGEST;
+        let status = loop {
+            match child.try_wait().expect("our child") {
+                Some(status) => break Some(status),
+                None if Instant::now() > deadline => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        // Its streams end with it.
+        let status = status.ok_or_else(|| child.kill().and_then(|()| child.wait()));
+        let [stdout, stderr] = [stdout, stderr].map(|it| it.join().expect("it reads"));
+        let ended = status.is_ok();
+        let status = status.unwrap_or_else(|killed| killed.expect("killed"));
+        let output = Output { status, stdout, stderr };
+        assert!(ended, "{command:?} did not end in {LONGEST:?}: {}", said(&output));
+        output
+    })
 }
 
 /// The exit code, with everything that was said in case it is the wrong one.

@@ -238,6 +238,36 @@ fn is_gone(kind: ErrorKind) -> bool {
     )
 }
 
+/// How late this machine lets a thread run at worst, for as long as this is there.
+pub(crate) struct Lateness {
+    stop: Sender<()>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Lateness {
+    pub(crate) fn watch() -> Self {
+        let (stop, stopped) = channel();
+        let thread = std::thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            loop {
+                let start = Instant::now();
+                let woken = stopped.recv_timeout(EVERY);
+                worst = worst.max(start.elapsed().saturating_sub(EVERY));
+                if woken != Err(RecvTimeoutError::Timeout) {
+                    return worst;
+                }
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// The worst so far.
+    pub(crate) fn end(self) -> Duration {
+        drop(self.stop);
+        self.thread.join().expect("it sleeps")
+    }
+}
+
 /// A user who behaves, on a thread of its own, and notes how long each answer takes.
 pub(crate) struct Bystander {
     stop: Sender<()>,

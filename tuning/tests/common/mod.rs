@@ -31,10 +31,19 @@ pub(crate) fn in_namespace<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
             unshare();
-            act()
+            (act(), rustix::thread::gettid().as_raw_nonzero())
         });
         match inside.join() {
-            Ok(value) => value,
+            Ok((value, tid)) => {
+                // Who has joined a thread may still find it, and its namespace, in `/proc`.
+                let task = PathBuf::from(format!("/proc/self/task/{tid}"));
+                let deadline = Instant::now() + PATIENCE;
+                while task.exists() {
+                    assert!(Instant::now() < deadline, "the thread is never gone");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                value
+            }
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
@@ -133,6 +142,18 @@ pub(crate) fn sysctl(name: &str) -> String {
 pub(crate) fn set(name: &str, value: &str) {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
     std::fs::write(path, value).unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// What differs between two times at which everything was read. What is there at one of them alone
+/// is no setting that was changed: an interface came, or a module was loaded.
+pub(crate) fn changed<'a>(
+    before: &'a BTreeMap<PathBuf, String>,
+    after: &'a BTreeMap<PathBuf, String>,
+) -> Vec<(&'a Path, &'a str, &'a str)> {
+    let both = before.iter().filter_map(|(path, then)| Some((path, then, after.get(path)?)));
+    both.filter(|(_, then, now)| then != now)
+        .map(|(path, then, now)| (path.as_path(), then.as_str(), now.as_str()))
+        .collect()
 }
 
 /// All settings below `/proc/sys` that can be read, but those that count something or change by
