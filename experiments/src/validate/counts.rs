@@ -93,12 +93,6 @@ impl Counts {
     }
 }
 
-/// The most CPU time that the hypervisor took in a second of the run, in microseconds.
-pub(super) fn most_stolen_us(directory: &Path) -> anyhow::Result<u64> {
-    let samples: Vec<Value> = lines(directory, "samples")?;
-    Ok(samples.iter().filter_map(|line| line["steal_us"].as_u64()).max().unwrap_or(0))
-}
-
 /// Packets dropped by all faults that do that.
 fn injected(events: &[Value]) -> u64 {
     let ends = events.iter().filter(|it| it["event"] == "fault_ends" && it["kind"] == "loss");
@@ -162,7 +156,6 @@ mod tests {
         assert_eq!(counts, expected);
         assert!(counts.hidden(), "one was not seen");
         assert!(!Counts { dropped_seen: 9, ..counts }.hidden(), "more than there were is wrong");
-        assert_eq!(most_stolen_us(directory.path()).expect("a file"), 0);
         assert_eq!(counts.wrong(), ["8 packets were dropped and 7 counted"]);
         let bare = without_evidence(directory.path(), |_| true).expect("a file");
         assert_eq!(bare.len(), 4, "all but the loss: {bare:?}");

@@ -8,6 +8,7 @@
 mod cases;
 mod counts;
 mod expected;
+mod stalls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,9 @@ use serde_json::Value;
 use crate::summary::{Shares, Summary, dominant};
 
 use cases::{Case, PLACES, cases, measuring};
-use counts::{Counts, most_stolen_us, without_evidence};
+use counts::{Counts, without_evidence};
 use expected::{SlowLine, Told, Truth};
+use stalls::Witness;
 
 /// Runs with the right dominant cause, of all runs with faults.
 const RIGHT: f64 = 0.95;
@@ -48,7 +50,7 @@ const LOOKS: usize = 8;
 /// Slow is at least this.
 const LEAST_SLOW_US: u64 = 6_000;
 
-/// Runs of a case in which the kernel hid events from the probes, or the hypervisor took a CPU.
+/// Runs of a case in which the kernel hid events from the probes, or a CPU stood still.
 const TRIES: usize = 4;
 
 /// What to validate.
@@ -83,9 +85,12 @@ struct Outcome {
     verdict: Option<String>,
     /// Drops and retransmissions, where packets were lost on purpose.
     counts: Option<Counts>,
-    /// How often the case was run, since the kernel hid events from the probes, or the hypervisor
-    /// took a CPU for long enough to matter.
+    /// How often the case was run, since the kernel hid events from the probes, or a CPU stood
+    /// still for long enough to matter.
     tries: usize,
+    /// The longest time for which a CPU stood still in the last of these runs, in microseconds;
+    /// null when nobody was allowed to watch.
+    stalled_us: Option<u64>,
     /// What is wrong, in sentences.
     wrong: Vec<String>,
     /// The largest difference of a share.
@@ -185,7 +190,9 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
     loop {
         let directory = tempfile::tempdir()?;
         let name = format!("{number}-{}-{tries}", case.name);
+        let witness = Witness::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
         let out = carry_out(case, &place(directory.path(), keep, &name))?;
+        let stalled_us = witness.longest_us();
         let counts = if case.only_loses() { Some(Counts::read(&out)?) } else { None };
         if counts.is_some_and(|it| it.hidden()) && tries < TRIES {
             tries += 1;
@@ -200,13 +207,13 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
         };
         let bare = without_evidence(&out, blamed)?;
         outcome.wrong.extend(bare);
-        // A CPU that was taken away is nobody's fault here: once more, if that can have mattered.
+        // A machine that stood still is nobody's fault here: once more, if that can have mattered.
         let is_wrong = !outcome.right || !outcome.wrong.is_empty();
-        if is_wrong && most_stolen_us(&out)? >= slow_us / 2 && tries < TRIES {
+        if is_wrong && stalled_us.is_some_and(|it| it >= slow_us / 2) && tries < TRIES {
             tries += 1;
             continue;
         }
-        return Ok(Outcome { counts, tries, ..outcome });
+        return Ok(Outcome { counts, tries, stalled_us, ..outcome });
     }
 }
 
@@ -280,6 +287,7 @@ fn judge(case: &Case, summary: &Summary, truth: &[Truth], slow: &[SlowLine]) -> 
         verdict: attribution.verdict,
         counts: None,
         tries: 1,
+        stalled_us: None,
         wrong,
         off,
         right,
@@ -297,9 +305,17 @@ fn line(it: &Outcome) -> String {
         shares.map_or_else(|| "nothing".to_owned(), percent)
     };
     let mark = if it.right && it.wrong.is_empty() { "right" } else { "WRONG" };
+    let again = match (it.tries, it.stalled_us) {
+        (1, _) => String::new(),
+        (tries, None) => format!(" (run {tries} times)"),
+        (tries, Some(us)) => {
+            let ms = us as f64 / 1000.0;
+            format!(" (run {tries} times; in the last one a CPU stood still for {ms:.1} ms)")
+        }
+    };
     let wrong: String = it.wrong.iter().map(|why| format!("       {why}\n")).collect();
     format!(
-        "{mark}  {}\n       truth:  {}\n       blamed: {}\n{wrong}",
+        "{mark}  {}{again}\n       truth:  {}\n       blamed: {}\n{wrong}",
         it.case,
         shares(it.expected.as_ref()),
         shares(it.blamed.as_ref()),

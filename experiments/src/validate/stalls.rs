@@ -1,0 +1,118 @@
+//! A witness beside the probes: on each CPU a thread of a real-time priority that wants to run once
+//! a millisecond. No other program can keep it from that; when it is late all the same, the machine
+//! stood still, and whatever ran there was late for no cause that anybody injected. A hypervisor
+//! that takes a CPU away need not say so in the kernel's steal time.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, Timespec};
+use shard::monotonic_ns;
+
+/// How often a thread wants to run.
+const STEP_NS: u64 = 1_000_000;
+
+/// Above all other programs, below the kernel's own threads of the highest priority.
+const PRIORITY: libc::c_int = 50;
+
+/// Threads that watch, until [`Witness::longest_us`] is asked.
+pub(super) struct Witness {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<io::Result<u64>>>,
+}
+
+impl Witness {
+    /// Watches these CPUs.
+    pub(super) fn start(cpus: &[usize]) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = cpus.iter().map(|&cpu| {
+            let stop = Arc::clone(&stop);
+            std::thread::Builder::new().name("witness".to_owned()).spawn(move || {
+                pin(cpu)?;
+                take_priority(PRIORITY)?;
+                watch(&stop)
+            })
+        });
+        let threads = threads.collect::<io::Result<_>>()?;
+        Ok(Self { stop, threads })
+    }
+
+    /// The longest time for which a CPU stood still, in microseconds; `None` when a thread was not
+    /// allowed to watch.
+    pub(super) fn longest_us(self) -> Option<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let longest = self.threads.into_iter().map(|thread| thread.join().ok()?.ok());
+        longest.collect::<Option<Vec<u64>>>()?.into_iter().max().map(|ns| ns / 1000)
+    }
+}
+
+/// How late the latest turn was, in nanoseconds.
+fn watch(stop: &AtomicBool) -> io::Result<u64> {
+    let mut next_ns = monotonic_ns() + STEP_NS;
+    let mut longest_ns = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let next = Timespec {
+            tv_sec: (next_ns / 1_000_000_000).cast_signed(),
+            tv_nsec: (next_ns % 1_000_000_000).cast_signed(),
+        };
+        match rustix::thread::clock_nanosleep_absolute(ClockId::Monotonic, &next) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        let now_ns = monotonic_ns();
+        longest_ns = longest_ns.max(now_ns - next_ns);
+        next_ns = now_ns + STEP_NS;
+    }
+    Ok(longest_ns)
+}
+
+fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+fn take_priority(priority: libc::c_int) -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: priority };
+    // SAFETY: of the calling thread, and the kernel only reads the parameter.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_that_stands_still_is_noticed() {
+        let witness = Witness::start(&[0]).expect("a thread");
+        // Only what has a higher priority still is like a machine that stands still.
+        let stall = std::thread::spawn(|| {
+            pin(0)?;
+            take_priority(PRIORITY + 1)?;
+            let end = monotonic_ns() + 20_000_000;
+            while monotonic_ns() < end {
+                std::hint::spin_loop();
+            }
+            io::Result::Ok(())
+        });
+        match stall.join().expect("a thread") {
+            Ok(()) => {
+                let longest_us = witness.longest_us().expect("it may watch");
+                // The witness may have had its turn a step before.
+                assert!(longest_us >= 18_000, "{longest_us}");
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                println!("no real-time priority without root");
+                assert_eq!(witness.longest_us(), None);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
