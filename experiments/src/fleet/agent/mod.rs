@@ -84,6 +84,8 @@ struct Agent {
     /// What is kept of runs, the one under way included.
     kept: BTreeMap<String, Sending>,
     children: tokio::sync::mpsc::UnboundedSender<FromChild>,
+    /// The run that it works for, for its beats.
+    run: tokio::sync::watch::Sender<Option<String>>,
 }
 
 /// Where an agent hears what.
@@ -123,8 +125,9 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
     let wait = Duration::from_secs(args.wait);
     let (work, kept) = (None, BTreeMap::new());
-    let mut agent = Agent { client, context, card, wait, state, work, kept, children };
-    let mut every = tokio::time::interval(Duration::from_secs(1));
+    let run = tokio::sync::watch::Sender::new(None);
+    let beating = tokio::spawn(beat_on(client.clone(), card.clone(), run.subscribe()));
+    let mut agent = Agent { client, context, card, wait, state, work, kept, children, run };
     let [interrupt, terminate] = &mut interrupts;
     loop {
         let next = agent.work.as_ref().map_or_else(far, Work::next);
@@ -137,7 +140,6 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
                     work.heard(said, &agent.kept).await?;
                 }
             }
-            _ = every.tick() => agent.beat().await,
             () = tokio::time::sleep_until(next) => {
                 if let Some(work) = &mut agent.work {
                     work.turn(&agent.kept, agent.wait).await?;
@@ -150,7 +152,16 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
         if agent.work.as_ref().is_some_and(Work::is_over) {
             agent.work = None;
         }
+        let works_for = agent.work.as_ref().map(Work::run);
+        agent.run.send_if_modified(|run| {
+            let other = run.as_deref() != works_for;
+            if other {
+                *run = works_for.map(str::to_owned);
+            }
+            other
+        });
     }
+    beating.abort();
     // Children die with this process.
     Ok(())
 }
@@ -160,6 +171,20 @@ async fn is_taken(client: &Client, name: &str) -> anyhow::Result<bool> {
     let mut beats = client.subscribe(beat(name)).await?;
     client.flush().await?;
     Ok(tokio::time::timeout(TAKEN, beats.next()).await.is_ok())
+}
+
+/// Tells every second that the agent is there, also while it waits for something that takes long.
+async fn beat_on(client: Client, card: Card, run: tokio::sync::watch::Receiver<Option<String>>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        let (session, run) = (card.session.clone(), run.borrow().clone());
+        let beat_now = Beat { session, run, load: host::load() };
+        if let Ok(body) = serde_json::to_vec(&beat_now) {
+            // Without a connection nobody hears it, and that is what it is for.
+            let _ = client.publish(beat(&card.name), body.into()).await;
+        }
+    }
 }
 
 fn far() -> Instant {
@@ -263,18 +288,8 @@ impl Agent {
     }
 
     fn now(&self) -> Beat {
-        Beat {
-            session: self.card.session.clone(),
-            run: self.work.as_ref().map(|work| work.run().to_owned()),
-            load: host::load(),
-        }
-    }
-
-    async fn beat(&self) {
-        if let Ok(body) = serde_json::to_vec(&self.now()) {
-            // Without a connection nobody hears it, and that is what it is for.
-            let _ = self.client.publish(beat(&self.card.name), body.into()).await;
-        }
+        let run = self.work.as_ref().map(|work| work.run().to_owned());
+        Beat { session: self.card.session.clone(), run, load: host::load() }
     }
 
     async fn show(&self, message: Message) {

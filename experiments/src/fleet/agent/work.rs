@@ -288,7 +288,7 @@ impl Work {
             self.end_if_over();
             return if self.over { self.flush(kept) } else { Ok(()) };
         };
-        self.is_ready(who, &line);
+        self.is_ready(who, &line).await;
         if self.ending.is_some()
             && is_last(&line)
             && let Some(program) = self.programs.get_mut(&who)
@@ -313,7 +313,7 @@ impl Work {
     }
 
     /// Looks at a program from when it is ready on.
-    fn is_ready(&mut self, who: Who, line: &str) {
+    async fn is_ready(&mut self, who: Who, line: &str) {
         if !line.starts_with("{\"ready\"") {
             return;
         }
@@ -324,7 +324,8 @@ impl Work {
                 self.make_room(&ready.threads);
                 self.server = ready.listen.parse().ok();
                 if let (Some(address), Some(order)) = (self.server, self.probes.take()) {
-                    if let Err(error) = self.attach(&order, address.port(), Some(ready.pid)) {
+                    let attached = self.attach(&order, address.port(), Some(ready.pid)).await;
+                    if let Err(error) = attached {
                         self.say(Said::Failed { why: format!("{error:#}") });
                     }
                     self.probes = Some(order);
@@ -340,15 +341,24 @@ impl Work {
         }
     }
 
+    /// Attaches the probes in a thread of its own, which takes seconds on a slow machine: beats go
+    /// on meanwhile.
+    ///
     /// # Errors
     /// Only when the run cannot do without the probes.
-    fn attach(
+    async fn attach(
         &mut self,
         order: &ProbeOrder,
         port: u16,
         server_pid: Option<u32>,
     ) -> anyhow::Result<()> {
-        let attached = Probing::attach_as(order, port, server_pid);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let order = order.clone();
+        std::thread::Builder::new().name("attach".to_owned()).spawn(move || {
+            // Nobody listens any more when this process ends.
+            let _ = tell.send(Probing::attach_as(&order, port, server_pid));
+        })?;
+        let attached = told.await?;
         let none = |error: &anyhow::Error| Probing::none(&format!("{error:#}"));
         let (probing, outcome) = match attached {
             Ok(probing) => (probing, Ok(())),
@@ -390,7 +400,7 @@ impl Work {
         self.look_at_network();
         match what {
             What::Start { who, config, probes } => {
-                if let Err(error) = self.start(who, config, probes.map(|it| *it)) {
+                if let Err(error) = self.start(who, config, probes.map(|it| *it)).await {
                     let why = format!("{who} cannot be started: {error:#}");
                     return Ok(Answer::Refused { why });
                 }
@@ -428,7 +438,7 @@ impl Work {
         Ok(Answer::Done {})
     }
 
-    fn start(
+    async fn start(
         &mut self,
         who: Who,
         mut config: Value,
@@ -440,7 +450,7 @@ impl Work {
         {
             // Those of the server's host are attached when it listens.
             if let Some(port) = order.port {
-                self.attach(&order, port, None)?;
+                self.attach(&order, port, None).await?;
             }
             self.probes = Some(order);
         }
