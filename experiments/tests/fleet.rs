@@ -297,6 +297,26 @@ fn a_lost_host_ends_the_run_when_the_experiment_says_so() {
 }
 
 #[test]
+fn a_program_that_hangs_is_told_of() {
+    if !lan::can_be() {
+        return;
+    }
+    let mut fleet = UnderWay::start(2, &[], 60, "");
+    let [pid] = children(fleet.agents[1].id())[..] else { panic!("one client") };
+    let client = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    rustix::process::kill_process(client, Signal::STOP).expect("it is there");
+    fleet.lan.wait_for_event(&fleet.out, "it is missed", |it| {
+        let what = it["what"].as_str().unwrap_or_default();
+        it["event"] == "warning" && it["from"] == "c1" && what.contains("client 0 hangs")
+    });
+    rustix::process::kill_process(client, Signal::CONT).expect("it is there");
+    fleet.run.signal(Signal::INT);
+    assert_eq!(fleet.run.exit_code(), Some(5));
+    // What waits for a client that hung may not have reached it by the end.
+    assert_eq!(json(&fleet.out, "summary.json")["outcome"], "interrupted");
+}
+
+#[test]
 fn agents_without_a_coordinator_end_by_themselves_and_keep_what_they_have() {
     if !lan::can_be() {
         return;

@@ -1,12 +1,13 @@
-//! An agent beside shards: it keeps off their CPUs as long as there is another one.
+//! An agent beside shards: it keeps off their CPUs as long as there is another one, wakes for what
+//! there is to do and no more, and tells of its host every second.
 
 mod common;
 #[path = "common/lan.rs"]
 mod lan;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{json, wait_until};
+use common::{json, lines, wait_until};
 use lan::Lan;
 
 /// Where a thread may run, from its status.
@@ -39,6 +40,17 @@ fn latest_cpus(pid: u32) -> BTreeSet<usize> {
     stat.map(cpu).collect()
 }
 
+/// How often the threads of a process went to sleep so far.
+fn sleeps(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it is there").flatten();
+    let status = tasks.filter_map(|it| std::fs::read_to_string(it.path().join("status")).ok());
+    let count = |status: String| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.expect("a count").trim().parse().expect("a number")
+    };
+    status.map(count).sum()
+}
+
 #[test]
 fn agents_keep_off_the_cpus_of_shards() {
     let two = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
@@ -63,6 +75,8 @@ fn agents_keep_off_the_cpus_of_shards() {
         it["event"] == "phase_starts" && it["phase"] == "load"
     });
     let manifest = json(&out, "manifest.json");
+    let before: Vec<u64> = agents.iter().map(|agent| sleeps(agent.id())).collect();
+    let since = std::time::Instant::now();
     for (agent, of) in agents.iter().zip([&manifest["server"], &manifest["clients"][0]]) {
         let shard = of["threads"][0].as_u64().expect("a thread");
         let status = std::fs::read_to_string(format!("/proc/{shard}/status")).expect("it runs");
@@ -76,5 +90,26 @@ fn agents_keep_off_the_cpus_of_shards() {
             looks == 20
         });
     }
+    for (agent, before) in agents.iter().zip(before) {
+        // A second has a beat, a pulse, a look, and some lines of a program with their way to NATS.
+        let a_second = (sleeps(agent.id()) - before) as f64 / since.elapsed().as_secs_f64();
+        eprintln!("{a_second:.0} times a second awake");
+        assert!(a_second < 200.0, "{a_second} times a second awake");
+    }
     assert_eq!(run.exit_code(), Some(0), "{}", lan.said("run.log"));
+    let load = lines(&out, "samples.jsonl").into_iter().filter(|it| it["phase"] == "load");
+    let mut told: BTreeMap<(String, String), BTreeSet<u64>> = BTreeMap::new();
+    for line in load {
+        let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let second = line["t"].as_u64().expect("a second");
+        told.entry((word("host"), word("source"))).or_default().insert(second);
+    }
+    for host in ["s", "c1"] {
+        for source in ["proc", "nic", "probe"] {
+            let seconds = told.get(&(host.to_owned(), source.to_owned()));
+            let count = seconds.map_or(0, BTreeSet::len);
+            // One may be late by a whole second on a machine that has more to do.
+            assert!(count >= 3, "{count} of 4 seconds of {source} of {host}: {told:?}");
+        }
+    }
 }

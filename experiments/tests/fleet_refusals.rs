@@ -139,6 +139,11 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     on_fleet(&smoke, &[], "nobody can be the server; there is nobody");
     on_fleet(&smoke, &["--set", "hosts={\"Namespaces\":1}"], "network.namespace");
     on_fleet(&experiment("faults"), &["--set", "hosts=\"Local\""], "needs packets that cross");
+    let slow_server = lan.path("slow-server.ron");
+    let text = "(name: \"x\", users: 10, phases: [
+        (name: \"a\", seconds: 1, faults: [Hog(cpus: [0], busy: 0.1)])])";
+    std::fs::write(&slow_server, text).expect("written");
+    on_fleet(&slow_server, &[], "faults on purpose are for one machine");
     let tuned = ["--set", "tuning={\"profile\":\"low-latency\"}"];
     on_fleet(&smoke, &tuned, "tuned one by one");
 

@@ -26,9 +26,6 @@ pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Resul
              experiment (--set tuning=null)",
         );
     }
-    if options.sampling.is_some() {
-        return no("profiles are of one machine: lab profile --pid on the host itself");
-    }
     Ok(())
 }
 

@@ -523,7 +523,7 @@ impl Run {
             self.files.sample(source, of, values)?;
         }
         let link = lines.iter().find(|(source, ..)| *source == "nic").map(|line| &line.2["link"]);
-        if let Some(line) = self.probing.second(t, link) {
+        if let Some(line) = self.probing.second(t, link, true) {
             self.files.sample("probe", &[], &line)?;
         }
         self.profile_phase(self.next_look - 1)?;

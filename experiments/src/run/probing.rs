@@ -186,12 +186,14 @@ impl Probing {
     }
 
     /// What the kernel counted since this was asked the last time; `None` without probes. `link` is
-    /// what the counters of the run's only interface grew by.
-    pub(crate) fn second(&mut self, t: u64, link: Option<&Value>) -> Option<Value> {
+    /// what the counters of the run's only interface grew by; without `machine` only what belongs
+    /// to the programs watched here is told.
+    pub(crate) fn second(&mut self, t: u64, link: Option<&Value>, machine: bool) -> Option<Value> {
         let probes = self.probes.as_ref()?;
         let now = probes.read();
         let grown = now.since(&self.before);
         self.before = now;
+        let grown = if machine { grown } else { of_programs(grown) };
         let delays = [
             ("server", delays(&grown, |program| program == Program::Server)),
             ("client", delays(&grown, |program| matches!(program, Program::Client(_)))),
@@ -211,6 +213,18 @@ impl Probing {
         line.insert("stamped_one_in".to_owned(), probes.one_in().into());
         line.insert("runqueue_delay_buckets_ns".to_owned(), delays.into());
         Some(Value::Object(line))
+    }
+}
+
+/// What belongs to the programs that are watched; all else is the kernel's, and null.
+fn of_programs(it: Counters) -> Counters {
+    Counters {
+        at_ns: it.at_ns,
+        threads: it.threads,
+        server_wait: it.server_wait,
+        server_service: it.server_service,
+        lost: it.lost,
+        ..Counters::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a phase came to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hdrhistogram::Histogram;
 use lab_client::latency::Segment;
@@ -446,15 +446,21 @@ fn cpu(raw: &Raw, start: u64, end: u64, answered: u64) -> Cpu {
 }
 
 fn memory(raw: &Raw, end: u64, connections: u64) -> Memory {
-    // All samples of a kind at the first and at the last second before the end of the phase.
+    // All samples of a kind at the first and at the last second before the end of the phase, host
+    // by host: they need not have begun to tell in the same second.
     let growth = |of: &str, name: &str| {
-        let lines = || raw.proc_lines(of).filter(|it| it.t < end);
-        let at = |t: u64| -> Option<u64> {
-            lines().filter(|it| it.t == t).map(|it| it.number(name)).sum()
+        let all = || raw.proc_lines(of).filter(|it| it.t < end);
+        let of_host = |host: &Option<String>| {
+            let lines = || all().filter(|it| it.host == *host);
+            let at = |t: u64| -> Option<u64> {
+                lines().filter(|it| it.t == t).map(|it| it.number(name)).sum()
+            };
+            let first = lines().map(|it| it.t).min()?;
+            let last = lines().map(|it| it.t).max()?;
+            Some(at(last)? as f64 - at(first)? as f64)
         };
-        let first = lines().map(|it| it.t).min()?;
-        let last = lines().map(|it| it.t).max()?;
-        Some(at(last)? as f64 - at(first)? as f64)
+        let hosts: BTreeSet<&Option<String>> = all().map(|it| &it.host).collect();
+        if hosts.is_empty() { None } else { hosts.into_iter().map(of_host).sum::<Option<f64>>() }
     };
     let each = |of, name, parts: u64| {
         let enough = connections >= ENOUGH_CONNECTIONS;

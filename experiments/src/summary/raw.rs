@@ -64,6 +64,9 @@ fn line_in_words(line: Option<usize>) -> String {
 pub struct SampleLine {
     /// The Unix second.
     pub t: u64,
+    /// Of which host.
+    #[serde(default)]
+    pub host: Option<String>,
     /// What kind of sample.
     pub source: String,
     /// Of which program, for samples of `/proc`.

@@ -27,6 +27,9 @@ const BATCH: usize = 256 << 10;
 /// A line that is longer travels in pieces. Escaping may double it.
 const PIECE: usize = 200 << 10;
 
+/// A program says something every second; one that is silent for this long hangs.
+const HANGS: Duration = Duration::from_secs(4);
+
 /// A coordinator that was not heard for this long is gone.
 const SILENT: Duration = Duration::from_secs(5);
 
@@ -66,6 +69,8 @@ pub(super) struct Work {
     programs: BTreeMap<Who, Program>,
     /// Programs that have not ended.
     alive: usize,
+    /// When each of those that are ready was heard; `None` once its silence was told.
+    latest: BTreeMap<Who, Option<Instant>>,
     /// The number of the last order that was carried out.
     done: u64,
     clock: Clock,
@@ -110,6 +115,7 @@ impl Work {
             children,
             programs: BTreeMap::new(),
             alive: 0,
+            latest: BTreeMap::new(),
             done: 0,
             clock,
             surroundings,
@@ -188,7 +194,7 @@ impl Work {
         wait: Duration,
     ) -> anyhow::Result<()> {
         let now = Instant::now();
-        if now >= self.instant_of(self.next_look) {
+        if monotonic_ns() >= self.clock.start_of(self.next_look) {
             self.look();
         }
         if self.ending.is_none() && now >= self.deserted_at(wait) {
@@ -260,12 +266,30 @@ impl Work {
         if self.programs.is_empty() && !self.looks_at_network {
             return;
         }
+        self.miss_silent();
         for (source, of, values) in self.surroundings.second(t) {
             let of = of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
             self.say(Said::Sample { source: source.to_owned(), of, values });
         }
-        if let Some(values) = self.probing.second(t, None) {
+        // Where agents share a kernel, one tells of it, and each of its own programs.
+        if let Some(values) = self.probing.second(t, None, self.lease.machine) {
             self.say(Said::Sample { source: "probe".to_owned(), of: Vec::new(), values });
+        }
+    }
+
+    /// Tells of programs that have ceased to say anything, once each time.
+    fn miss_silent(&mut self) {
+        let silent: Vec<Who> = self
+            .latest
+            .iter_mut()
+            .filter(|(_, heard)| heard.is_some_and(|at| at.elapsed() > HANGS))
+            .map(|(who, heard)| {
+                *heard = None;
+                *who
+            })
+            .collect();
+        for who in silent {
+            self.warn(format!("{who} hangs: it has said nothing for {} s", HANGS.as_secs()));
         }
     }
 
@@ -284,11 +308,15 @@ impl Work {
         };
         let Some(line) = line else {
             self.alive = self.alive.saturating_sub(1);
+            self.latest.remove(&who);
             self.say(Said::Silence { who });
             self.end_if_over();
             return if self.over { self.flush(kept) } else { Ok(()) };
         };
         self.is_ready(who, &line).await;
+        if let Some(heard) = self.latest.get_mut(&who) {
+            *heard = Some(Instant::now());
+        }
         if self.ending.is_some()
             && is_last(&line)
             && let Some(program) = self.programs.get_mut(&who)
@@ -317,6 +345,7 @@ impl Work {
         if !line.starts_with("{\"ready\"") {
             return;
         }
+        self.latest.insert(who, Some(Instant::now()));
         match who {
             Who::Server => {
                 let Ok(ServerLine::Ready(ready)) = serde_json::from_str(line) else { return };
