@@ -16,7 +16,7 @@ use serde_json::Value;
 
 /// Connects 2,000 users and then has them shake for some seconds: 400 of them in each, so that one
 /// who is held up for four seconds is not yet due again.
-fn experiment(lan: &Lan, seconds: u32, more: &str) -> PathBuf {
+fn experiment(lan: &Lan, seconds: u32, more: &str, next: &str) -> PathBuf {
     let file = lan.path("x.ron");
     let text = format!(
         "(name: \"x\", users: 2000, probes: Off, {more}
@@ -26,6 +26,7 @@ fn experiment(lan: &Lan, seconds: u32, more: &str) -> PathBuf {
             (name: \"connect\", connect: (rate: 2000), until: Established, longest_s: 20),
             (name: \"load\", after: Terminated(\"connect\"), seconds: {seconds},
              shake: Open(rate: Fixed(400)), packets: (rate: 10)),
+            {next}
         ])"
     );
     std::fs::write(&file, text).expect("written");
@@ -48,9 +49,14 @@ struct UnderWay {
 impl UnderWay {
     /// So many hosts, whose agents are started with these arguments, and seconds of load.
     fn start(hosts: u32, arguments: &[&str], seconds: u32, more: &str) -> Self {
+        Self::start_before(hosts, arguments, seconds, more, "")
+    }
+
+    /// The same with another phase after the load.
+    fn start_before(hosts: u32, arguments: &[&str], seconds: u32, more: &str, next: &str) -> Self {
         let lan = Lan::new(hosts);
         let agents = lan.fleet(arguments);
-        let (file, out) = (experiment(&lan, seconds, more), lan.path("out"));
+        let (file, out) = (experiment(&lan, seconds, more, next), lan.path("out"));
         let run = lan.run(&[path(&file), "--out", path(&out)]);
         lan.wait_for_event(&out, "the load starts", |it| {
             it["event"] == "phase_starts" && it["phase"] == "load"
@@ -294,6 +300,39 @@ fn a_lost_host_ends_the_run_when_the_experiment_says_so() {
     let manifest = json(&out, "manifest.json");
     let why = manifest["outcome_because"].as_str().expect("why");
     assert!(why.contains("host c2 was lost"), "{why}");
+}
+
+#[test]
+fn a_host_that_is_cut_off_at_the_turn_of_a_phase_comes_into_the_next_one_late() {
+    if !lan::can_be() {
+        return;
+    }
+    let next = "(name: \"next\", after: Terminated(\"load\"), seconds: 15,
+        shake: Open(rate: Fixed(400)))";
+    let mut fleet = UnderWay::start_before(3, &[], 5, "on_lost_host: Continue,", next);
+    let out = fleet.out.clone();
+    fleet.lan.plugged(2, false);
+    fleet.wait_for("host_lost", "c2");
+    fleet.lan.wait_for_event(&out, "the next phase starts", |it| {
+        it["event"] == "phase_starts" && it["phase"] == "next"
+    });
+    fleet.lan.plugged(2, true);
+    fleet.wait_for("host_back", "c2");
+    let code = fleet.run.exit_code();
+    assert!(matches!(code, Some(0 | 4)), "{code:?}");
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "completed", "{summary}");
+    assert_adds_up(&summary);
+    // What it measured while nobody heard it is there, and what it did once it was back.
+    let samples = lines(&out, "samples.jsonl");
+    let offered = |phase: &str| -> u64 {
+        let of_c2 = samples.iter().filter(|it| it["source"] == "client" && it["host"] == "c2");
+        of_c2.filter(|it| it["phase"] == phase).map(|it| number(it, "/offered")).sum()
+    };
+    assert_eq!(offered("load"), 1000, "half of 400/s for 5 s");
+    let next = offered("next");
+    assert!(next > 0 && next <= 3000, "{next}: each of 1,000 users once in 5 s, if not skipped");
+    seconds_of_load(&out);
 }
 
 #[test]
