@@ -78,7 +78,8 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     let expected = answered / u64::from(ebpf::JOINED_ONE_IN);
     // Five standard deviations of such a sample are 96.
     assert!((explained + mixed).abs_diff(expected) < 100, "{explained} of {answered}");
-    assert_eq!((incomplete, mixed), (0, 0), "all were joined");
+    // What the kernel hides from probes leaves an instant out, or the next request mixed.
+    assert!((incomplete + mixed) * 100 <= explained, "{incomplete}, {mixed} of {explained}");
     assert_eq!(number(load, "/unsampled_requests"), left_out);
     let tail = &load["attribution"]["tail"];
     let busy = tail["shares"]["server_busy"].as_f64().expect("a share");
@@ -87,7 +88,11 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     assert!(verdict.contains("server_busy") && verdict.contains("from a sample"), "{verdict}");
     let raw = experiments::summary::Raw::read(&out).expect("the files of a run");
     for segment in ["network", "server_wait", "server_service", "client_receive_lag"] {
-        assert_eq!(raw.histograms[&format!("load:{segment}")].len(), explained, "{segment}");
+        assert_eq!(
+            raw.histograms[&format!("load:{segment}")].len(),
+            explained - incomplete,
+            "{segment}"
+        );
         assert!(load["segments_us"][segment]["p50"].is_u64(), "{segment}");
     }
     // The slowest are looked up, sample or not.

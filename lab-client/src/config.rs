@@ -173,7 +173,7 @@ impl Config {
             // The kernel chooses the address by its route; ports are ours to choose all the same.
             None => vec![Ipv4Addr::UNSPECIFIED],
         };
-        let flows_of_machine = Flows { sources, first_port, last_port };
+        let flows_of_machine = Flows { sources, first_port, last_port, but: self.server.port() };
         flows_of_machine.check(flows)?;
         Ok(Resolved {
             shards,

@@ -23,6 +23,10 @@ pub struct Flows {
     pub first_port: u16,
     /// The last port.
     pub last_port: u16,
+    /// A port that nobody comes from, the server's: of a connection from that port nobody who looks
+    /// at ports could tell which end is which. 0 for none.
+    #[serde(default)]
+    pub but: u16,
 }
 
 /// Why users do not fit.
@@ -80,14 +84,22 @@ impl Flows {
     pub fn of(&self, user: u32, tries: u32) -> SocketAddrV4 {
         let sources = self.sources.len() as u32;
         let source = self.sources[(user % sources) as usize];
+        let place = user / sources;
+        let port = match self.port(place, tries) {
+            port if port == self.but => self.port(place, tries + 1),
+            port => port,
+        };
+        SocketAddrV4::new(source, port)
+    }
+
+    fn port(&self, place: u32, tries: u32) -> u16 {
         let port = if tries == 0 {
-            u32::from(self.first_port) + user / sources
+            u32::from(self.first_port) + place
         } else {
             // Users whose ports are taken begin at different spare ones.
-            let spare = (tries - 1 + user / sources) % u32::from(SPARE_PORTS);
-            u32::from(self.last_port) - spare
+            u32::from(self.last_port) - (tries - 1 + place) % u32::from(SPARE_PORTS)
         };
-        SocketAddrV4::new(source, port as u16)
+        port as u16
     }
 }
 
@@ -103,6 +115,7 @@ mod tests {
             sources: loopback_sources(100_000, 2_000, 8_000),
             first_port: 2_000,
             last_port: 8_000,
+            but: 0,
         };
         assert_eq!(flows.check(100_000), Ok(()));
         let all: HashSet<_> = (0..100_000).map(|user| flows.of(user, 0)).collect();
@@ -114,12 +127,29 @@ mod tests {
     }
 
     #[test]
+    fn nobody_comes_from_the_servers_port() {
+        for but in [2_017, 8_000, 7_990] {
+            let sources = loopback_sources(17, 2_000, 8_000);
+            let flows = Flows { sources, first_port: 2_000, last_port: 8_000, but };
+            for tries in [0, 1, 11, 256, 257] {
+                let all: HashSet<_> = (0..3_400).map(|user| flows.of(user, tries)).collect();
+                assert!(all.iter().all(|flow| flow.port() != but), "{but} at {tries}");
+                assert!(tries > 0 || all.len() == 3_400, "{but}");
+            }
+        }
+    }
+
+    #[test]
     fn seventeen_addresses_carry_a_million_with_all_ports_and_more_are_taken_when_needed() {
         assert_eq!(loopback_sources(1_000_000, 1_024, 65_535).len(), 17);
         assert_eq!(loopback_sources(1_000_000, 32_768, 60_999).len(), 36);
         assert_eq!(loopback_sources(10, 32_768, 60_999).len(), 17);
-        let one =
-            Flows { sources: vec![Ipv4Addr::LOCALHOST], first_port: 32_768, last_port: 60_999 };
+        let one = Flows {
+            sources: vec![Ipv4Addr::LOCALHOST],
+            first_port: 32_768,
+            last_port: 60_999,
+            but: 0,
+        };
         let said = one.check(60_000).expect_err("too many").to_string();
         assert!(said.contains("60000 users need 3 source addresses"), "{said}");
         let none = Flows { first_port: 9, last_port: 3, ..one };

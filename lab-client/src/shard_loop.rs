@@ -305,7 +305,7 @@ mod tests {
             late_ns: 1,
             notices: Notices::Push,
             own_commands: false,
-            flows: Flows { sources, first_port: 1024, last_port: 60_000 },
+            flows: Flows { sources, first_port: 1024, last_port: 60_000, but: 0 },
             first_flow: 0,
             reconnect: true,
             slow_kept: 1,

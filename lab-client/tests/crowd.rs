@@ -72,7 +72,7 @@ impl Shard {
             late_ns: MILLISECOND,
             notices: Notices::Push,
             own_commands: true,
-            flows: Flows { sources, first_port: 1024, last_port: 60_000 },
+            flows: Flows { sources, first_port: 1024, last_port: 60_000, but: 0 },
             first_flow: 0,
             reconnect: true,
             slow_kept: 8,

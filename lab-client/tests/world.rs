@@ -230,8 +230,12 @@ impl World {
         let (total, from_ns, until_ns) = (None, None, None);
         let order = Order { id: 1, kind: Kind::Shaken, rate: 50, total, seed, from_ns, until_ns };
         cluster.tell(0, Message::Start(order));
-        let flows =
-            Flows { sources: vec![Ipv4Addr::LOCALHOST], first_port: 1024, last_port: 60_000 };
+        let flows = Flows {
+            sources: vec![Ipv4Addr::LOCALHOST],
+            first_port: 1024,
+            last_port: 60_000,
+            but: 0,
+        };
         let rules = Arc::new(Rules {
             seed,
             timeout_ns: 5 * NANOS_PER_SECOND,
