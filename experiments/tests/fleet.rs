@@ -58,9 +58,7 @@ impl UnderWay {
         let agents = lan.fleet(arguments);
         let (file, out) = (experiment(&lan, seconds, more, next), lan.path("out"));
         let run = lan.run(&[path(&file), "--out", path(&out)]);
-        lan.wait_for_event(&out, "the load starts", |it| {
-            it["event"] == "phase_starts" && it["phase"] == "load"
-        });
+        lan.wait_for_phase(&out, "load");
         Self { run, agents, file, out, lan }
     }
 
@@ -313,9 +311,7 @@ fn a_host_that_is_cut_off_at_the_turn_of_a_phase_comes_into_the_next_one_late() 
     let out = fleet.out.clone();
     fleet.lan.plugged(2, false);
     fleet.wait_for("host_lost", "c2");
-    fleet.lan.wait_for_event(&out, "the next phase starts", |it| {
-        it["event"] == "phase_starts" && it["phase"] == "next"
-    });
+    fleet.lan.wait_for_phase(&out, "next");
     fleet.lan.plugged(2, true);
     fleet.wait_for("host_back", "c2");
     let code = fleet.run.exit_code();

@@ -59,7 +59,6 @@ fn agents_keep_off_the_cpus_of_shards() {
     }
     let lan = Lan::new(2);
     let agents = lan.fleet(&[]);
-    let (file, out) = (lan.path("x.ron"), lan.path("out"));
     let text = "(name: \"x\", users: 400,
         server: (shards: 1), client: (shards: 1),
         validity: (late_share: 1.0, client_busy_share: 1.0, because: \"CPUs are looked at\"),
@@ -68,12 +67,8 @@ fn agents_keep_off_the_cpus_of_shards() {
             (name: \"load\", after: Terminated(\"connect\"), seconds: 4,
              shake: Open(rate: Fixed(400))),
         ])";
-    std::fs::write(&file, text).expect("written");
-    let (file, directory) = (file.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
-    let mut run = lan.run(&[file, "--out", directory]);
-    lan.wait_for_event(&out, "the load starts", |it| {
-        it["event"] == "phase_starts" && it["phase"] == "load"
-    });
+    let (mut run, out) = lan.run_text(text);
+    lan.wait_for_phase(&out, "load");
     let manifest = json(&out, "manifest.json");
     let before: Vec<u64> = agents.iter().map(|agent| sleeps(agent.id())).collect();
     let since = std::time::Instant::now();

@@ -42,7 +42,6 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     let client = ["--role", "client", "--role", "probe"];
     let _clients = [lan.agent_elsewhere(1, "c1", &client), lan.agent_elsewhere(2, "c2", &client)];
     lan.wait_for_agents(3);
-    let (file, out) = (lan.path("x.ron"), lan.path("out"));
     let text = "(name: \"x\", users: 3000, probes: Required,
         server: (shards: 1), client: (shards: 1, timeout_s: 5.0),
         validity: (late_share: 1.0, client_busy_share: 1.0, because: \"a fault is looked for\"),
@@ -51,12 +50,8 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
             (name: \"load\", after: Terminated(\"connect\"), seconds: 8,
              shake: Open(rate: Fixed(3000))),
         ])";
-    std::fs::write(&file, text).expect("written");
-    let (file, directory) = (file.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
-    let mut run = lan.run(&[file, "--out", directory]);
-    lan.wait_for_event(&out, "the load starts", |it| {
-        it["event"] == "phase_starts" && it["phase"] == "load"
-    });
+    let (mut run, out) = lan.run_text(text);
+    lan.wait_for_phase(&out, "load");
     a_moment();
     // The server stands still for as long as most users want something of it.
     let of_agent: Vec<u32> = children(server.id());
@@ -120,12 +115,9 @@ fn a_run_that_requires_probes_does_not_start_without_them() {
             }
         });
         lan.wait_for_agents(agents.len());
-        let (file, out) = (lan.path("x.ron"), lan.path("out"));
         let text = "(name: \"x\", users: 100, probes: Required, phases: [
             (name: \"connect\", connect: (rate: 1000), until: Established, longest_s: 20)])";
-        std::fs::write(&file, text).expect("written");
-        let (file, directory) = (file.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
-        let code = lan.run(&[file, "--out", directory]).exit_code();
+        let code = lan.run_text(text).0.exit_code();
         assert!(code.is_some_and(|code| code != 0), "{code:?}");
         let said = lan.said("run.log");
         let words = format!("{of}: ");

@@ -270,6 +270,21 @@ impl Lan {
         Process(command.spawn().expect("lab starts"))
     }
 
+    /// Starts a run of an experiment with this text; where its files go.
+    pub(crate) fn run_text(&self, text: &str) -> (Process, PathBuf) {
+        let (file, out) = (self.path("x.ron"), self.path("out"));
+        std::fs::write(&file, text).expect("written");
+        let [file, directory] = [&file, &out].map(|it| it.to_str().expect("a path in UTF-8"));
+        (self.run(&[file, "--out", directory]), out)
+    }
+
+    /// Waits until a phase of a run starts.
+    pub(crate) fn wait_for_phase(&self, out: &Path, name: &str) {
+        self.wait_for_event(out, &format!("{name} starts"), |it| {
+            it["event"] == "phase_starts" && it["phase"] == name
+        });
+    }
+
     /// What a log has.
     pub(crate) fn said(&self, log: &str) -> String {
         std::fs::read_to_string(self.path(log)).unwrap_or_default()
