@@ -2,7 +2,7 @@
 //! how often a difference of known size is found, how often the interval holds the truth. All of it
 //! seeded; rates are held with their own uncertainty (Clopper and Pearson, Biometrika 26, 1934).
 
-use crate::stats::{Difference, Estimate, Scale, compare, holm};
+use analysis::stats::{Difference, Estimate, Scale, compare, holm};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use statrs::distribution::{Beta, ContinuousCDF};
