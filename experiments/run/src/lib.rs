@@ -249,7 +249,7 @@ impl Run {
             heard,
             interrupts,
             seconds: Seconds::default(),
-            surroundings: Surroundings::new(),
+            surroundings: Surroundings::of_machine(),
             probing: Probing::none("the server was not ready"),
             profiling,
             faults,
