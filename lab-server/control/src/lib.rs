@@ -11,5 +11,5 @@ mod money;
 mod serve;
 
 pub use cpus::CpuList;
-pub use money::Money;
+pub use money::{Money, undelivered};
 pub use serve::{Lines, Program, serve};
