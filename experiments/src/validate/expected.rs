@@ -90,7 +90,7 @@ impl Spans {
     }
 }
 
-/// A hog that is away for less was interrupted; for more, and whoever waited for its CPU had it.
+/// A hog that is away for less was interrupted; for more, and what waited for its CPU had it.
 const GAP_NS: u64 = 50_000;
 
 /// Who spun has requests from before to answer, and may spin again over one of them: 0.03 ms each,
@@ -109,7 +109,7 @@ struct End {
 
 impl End {
     fn new(hog: (Cause, Spans), (spinning, spin): (Cause, Spans)) -> Self {
-        // While a hog had the CPU, whoever spun there did not.
+        // While a hog had the CPU, what spun there did not.
         let spin = (spinning, spin.without(&hog.1));
         let both = Spans::new(hog.1.0.iter().chain(&spin.1.0).copied().collect());
         Self { hog, spin, both }
