@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::client::Client;
-use crate::config::{Config, Notices};
+use crate::config::{Config, Notices, SLOW_KEPT};
 use crate::panel::{Hub, Line, Ready, router};
 use crate::phase::{Chat, Connect, Creates, Load, Phase, check_rate};
 use crate::schedule::{Pacing, Rate};
@@ -164,7 +164,7 @@ impl Args {
             timer_slack: Duration::from_micros(self.timer_slack),
             congestion: self.congestion.clone(),
             reconnect: true,
-            slow_kept: crate::slow::KEPT,
+            slow_kept: SLOW_KEPT,
             join: false,
             clock_ahead_ns: 0,
             probes: None,

@@ -15,7 +15,7 @@ use crate::message::Message;
 use crate::report::Report;
 use crate::shard_loop::{ShardLoop, report};
 use crate::share::Share;
-use crate::witness::{KernelWitness, Witness};
+use crate::traces::{KernelTraces, TraceReader};
 
 /// Messages in a shard's inbox: commands are few; histograms come back a few a second.
 const INBOX: usize = 256;
@@ -61,7 +61,7 @@ struct Seedling {
     mail: Mail<Message>,
     reports: Mail<Report>,
     clock: Clock,
-    witness: Option<Arc<dyn Witness>>,
+    traces: Option<Arc<dyn TraceReader>>,
 }
 
 impl Client {
@@ -77,8 +77,8 @@ impl Client {
         let ports = port_range().map_err(system("ask which ports may be used"))?;
         let resolved = config.resolve(&allowed, limits, ports)?;
         let shards = resolved.shards;
-        let witness = config.probes.as_ref().map(KernelWitness::take).transpose();
-        let witness = witness.map_err(system("map the arrays of the probes"))?;
+        let traces = config.probes.as_ref().map(KernelTraces::map).transpose();
+        let traces = traces.map_err(system("map the arrays of the probes"))?;
         let eventfd = |errno: rustix::io::Errno| system("make event descriptors")(errno.into());
         let mail = Mail::new(shards, INBOX).map_err(eventfd)?;
         let reports = Mail::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
@@ -105,7 +105,7 @@ impl Client {
             mail: mail.clone(),
             reports: reports.clone(),
             clock,
-            witness,
+            traces,
         };
         let threads = shard::spawn("lab-client", shards, &resolved.placement, move |context| {
             let seedling = seedling.clone();
@@ -171,7 +171,7 @@ impl Seedling {
         };
         report(&reports, Report::Started(shard, Ok(())));
         let mut crowd = Crowd::new(share, self.rules, self.clock, net.read_clock());
-        crowd.set_witness(self.witness);
+        crowd.set_traces(self.traces);
         let Config { server, congestion, .. } = self.config;
         let mut handler =
             ShardLoop::new(shard, crowd, server, congestion, self.mail, self.reports, self.clock);

@@ -1,8 +1,8 @@
 //! What the control thread tells shards.
 
+use attribution::Latencies;
 use shard::SlowOrder;
 
-use crate::latency::Latencies;
 use crate::phase::Phase;
 
 /// A message to a shard.

@@ -1,38 +1,10 @@
 //! What shards tell the control thread.
 
-use serde::{Deserialize, Serialize};
-
+use attribution::{CauseRows, Sample, Sampled, SegmentHistogram, SlowRequest};
 use shard::Spins;
 
 use crate::books::Books;
-use crate::causes::CauseRows;
-use crate::joined::Sampled;
-use crate::latency::Filled;
 use crate::load::Event;
-use crate::slow::SlowRequest;
-use crate::tally::Tally;
-
-/// One second of one shard. Counters are what they grew by in that second.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// The Unix second.
-    pub t: u64,
-    /// Which shard.
-    pub shard: usize,
-    /// Users logged in at the end of the second.
-    pub online: u32,
-    /// Connections at the end of the second.
-    pub connections: u32,
-    /// Shakes under way at the end of the second.
-    pub in_flight: u64,
-    /// CPU time that the shard's thread used, in microseconds.
-    pub cpu_us: Option<u64>,
-    /// Time that it waited for a CPU, in microseconds.
-    pub wait_us: Option<u64>,
-    /// What the counters grew by.
-    #[serde(flatten)]
-    pub tally: Tally,
-}
 
 /// A message to the control thread.
 #[derive(Debug)]
@@ -43,7 +15,7 @@ pub enum Report {
     /// A second has passed.
     Second(Sample),
     /// A histogram of a second of a shard.
-    Filled(u64, usize, Filled),
+    Filled(u64, usize, SegmentHistogram),
     /// Why the requests of a second of a shard took their time, by phase.
     Causes(u64, usize, u16, Box<CauseRows>),
     /// The slowest requests of a second of a shard.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 
+use attribution::{Sample, Tally};
 use shard::{
     Clock, Closed, ConnId, ConnectOptions, Handler, Mail, Net, Next, SchedStat, Slowness, Spin,
     ThreadTimes, monotonic_ns,
@@ -12,8 +13,7 @@ use wire::Frame;
 use crate::load::Crowd;
 use crate::message::Message;
 use crate::outbox::Outbox;
-use crate::report::{Report, Sample};
-use crate::tally::Tally;
+use crate::report::Report;
 use crate::transport::Transport;
 
 /// Messages read before the sockets get their turn again.
@@ -280,14 +280,13 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
+    use attribution::{Attributed, Seconds, Segment};
     use shard::Limits;
     use wire::MAX_FRAME;
 
     use super::*;
-    use crate::causes::Explained;
     use crate::config::Notices;
     use crate::flows::Flows;
-    use crate::latency::Segment;
     use crate::load::Rules;
     use crate::share::Share;
 
@@ -323,7 +322,8 @@ mod tests {
         for _ in 0..times {
             shard.crowd.tally_mut().offered += 1;
             shard.crowd.recorder().record(0, Segment::Latency, 1_000);
-            shard.crowd.causes().enter(0, 1_000, &Explained::not(1_000), (1, 1));
+            let seconds = Seconds { due: 1, over: 1 };
+            shard.crowd.causes().enter(0, 1_000, &Attributed::unexplained(1_000), seconds);
         }
     }
 

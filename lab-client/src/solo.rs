@@ -2,15 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use attribution::{Latencies, Sample, Segment, Tally, empty};
 use control::{Lines, Program};
 use shard::Mail;
 
-use crate::latency::{Latencies, Segment, empty};
 use crate::panel::{Command, Hub, Line};
 use crate::phase::{Connect, Load, Phase};
-use crate::report::{Report, Sample};
+use crate::report::Report;
 use crate::schedule::Rate;
-use crate::tally::Tally;
 
 /// More than this share of late sends makes a measurement worthless: one in a thousand.
 pub const LATE_SHARE: f64 = 0.001;

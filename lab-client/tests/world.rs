@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use attribution::Tally;
 use control::Money;
 use lab_client::books::Books;
 use lab_client::config::Notices;
@@ -16,7 +17,7 @@ use lab_client::load::{Crowd, Event, Rules};
 use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
-use lab_client::tally::Tally;
+
 use lab_client::transport::Transport;
 use lab_server::counters::Counters;
 use lab_server::directory::Address;

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use lab_client::tally::Tally;
+use attribution::Tally;
 
 use crate::experiment::Abort;
 use crate::record::Second;
@@ -149,7 +149,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::latency::{Segment, empty};
+    use attribution::{Segment, empty};
 
     use super::*;
     use crate::experiment::Share;

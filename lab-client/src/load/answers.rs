@@ -1,11 +1,11 @@
 //! What the server sends, and what a user makes of it.
 
+use attribution::Segment;
 use shard::ConnId;
 use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
 
 use super::{Crowd, State};
 use crate::config::Notices;
-use crate::latency::Segment;
 use crate::transport::Transport;
 
 impl Crowd {
@@ -123,7 +123,7 @@ impl Crowd {
             tally.noticed += u64::from(answer == Answer::Noticed);
         }
         self.recorder.record(phase, Segment::Latency, latency_ns);
-        self.explain_answer(user, due_ns, latency_ns);
+        self.attribute_answer(user, due_ns, latency_ns);
         let global = self.share.global(user);
         for slowness in &mut self.slowness {
             slowness.handle(global, now_ns, |ns| net.spin(ns));

@@ -4,31 +4,27 @@
 //! it acts through [`Transport`].
 
 mod answers;
+mod attributing;
 mod connecting;
-mod explaining;
 mod shaking;
 mod social;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, Slowness, Wheel};
 
 use crate::books::Books;
-use crate::causes::Causes;
 use crate::config::Notices;
 use crate::flows::Flows;
-use crate::joined::Sampled;
-use crate::latency::Recorder;
 use crate::pacer::Pacer;
 use crate::phase::{Load, Phase};
 use crate::share::Share;
-use crate::slow::{Slow, SlowRequest};
-use crate::tally::Tally;
+use crate::traces::TraceReader;
 use crate::transport::Transport;
-use crate::witness::Witness;
 
 use connecting::Connecting;
 use shaking::Closed;
@@ -190,13 +186,13 @@ pub struct Crowd {
     /// Shakes under way, by the instant they were due: when each times out.
     timeouts: VecDeque<(u64, u32)>,
     wheel: Wheel<Timer>,
-    recorder: Recorder,
-    slow: Slow,
-    causes: Causes,
+    recorder: SegmentRecorder,
+    slow: Slowest,
+    causes: CauseRecorder,
     /// Requests of the second under way that are to be joined with the server's ends.
     sampled: Vec<Sampled>,
-    /// Who saw what happened to requests, if anybody looks.
-    witness: Option<Arc<dyn Witness>>,
+    /// What the kernel saw of requests, where it is traced.
+    traces: Option<Arc<dyn TraceReader>>,
     tally: Tally,
     /// Tallies by phase; shakes count in the phase in which they were due.
     tallies: Vec<Tally>,
@@ -227,11 +223,11 @@ impl Crowd {
             social: Social::default(),
             timeouts: VecDeque::new(),
             wheel: Wheel::new(TICK_NS, now_ns),
-            recorder: Recorder::default(),
-            slow: Slow::new(rules.slow_kept),
-            causes: Causes::default(),
+            recorder: SegmentRecorder::default(),
+            slow: Slowest::new(rules.slow_kept),
+            causes: CauseRecorder::default(),
             sampled: Vec::new(),
-            witness: None,
+            traces: None,
             tally: Tally::default(),
             tallies: Vec::new(),
             books: Books::default(),
@@ -242,9 +238,9 @@ impl Crowd {
         }
     }
 
-    /// Asks a witness about every answer from here on.
-    pub fn set_witness(&mut self, witness: Option<Arc<dyn Witness>>) {
-        self.witness = witness;
+    /// Attributes the time of every answer by these traces from here on.
+    pub fn set_traces(&mut self, traces: Option<Arc<dyn TraceReader>>) {
+        self.traces = traces;
     }
 
     /// Faults on purpose under way.
@@ -253,7 +249,7 @@ impl Crowd {
     }
 
     /// Why requests took their time, in the second under way.
-    pub fn causes(&mut self) -> &mut Causes {
+    pub fn causes(&mut self) -> &mut CauseRecorder {
         &mut self.causes
     }
 
@@ -278,13 +274,13 @@ impl Crowd {
     }
 
     /// The histograms of the second under way.
-    pub fn recorder(&mut self) -> &mut Recorder {
+    pub fn recorder(&mut self) -> &mut SegmentRecorder {
         &mut self.recorder
     }
 
     /// The slowest requests of the second under way.
     pub fn take_slow(&mut self) -> Vec<SlowRequest> {
-        self.slow.take(self.witness.as_deref())
+        self.slow.take(|slot| self.traces.as_ref()?.thread(slot))
     }
 
     /// The requests of the second under way that are to be joined with the server's ends.

@@ -1,10 +1,10 @@
 //! Shakes: sent when they are due, timed out when they are not answered.
 
+use attribution::Segment;
 use shard::NANOS_PER_SECOND;
 use wire::Frame;
 
 use super::{Crowd, State};
-use crate::latency::Segment;
 use crate::pacer::Pacer;
 use crate::permutation::Permutation;
 use crate::share::Share;
@@ -172,7 +172,7 @@ impl Crowd {
         self.tally.timed_out += 1;
         self.tallies[usize::from(phase)].timed_out += 1;
         self.recorder.record(phase, Segment::Latency, self.rules.timeout_ns);
-        self.explain_timeout(user, due_ns);
+        self.attribute_timeout(user, due_ns);
         self.closed_load_freed(phase);
     }
 }

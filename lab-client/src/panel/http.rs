@@ -7,6 +7,7 @@
 //! | `GET /metrics` | everything as OpenMetrics |
 //! | `POST /command` | a [`Command`] as JSON |
 
+use attribution::Tally;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -20,7 +21,6 @@ use serde_json::{Value, json};
 
 use super::commands::{Command, CommandError};
 use super::hub::Hub;
-use crate::tally::Tally;
 
 /// The routes.
 pub fn router(hub: Hub) -> Router {

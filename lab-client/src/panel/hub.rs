@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use attribution::{CauseRows, Encoded, Sample, Sampled, Segment, SlowRequest, Tally};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use control::{Lines, Program};
@@ -12,16 +13,11 @@ use shard::{Clock, Mail, NANOS_PER_SECOND, Spins, monotonic_ns};
 
 use super::commands::{Command, CommandError};
 use crate::books::Books;
-use crate::causes::CauseRows;
 use crate::client::Client;
-use crate::joined::Sampled;
-use crate::latency::{Encoded, Segment};
 use crate::load::Event;
 use crate::message::Message;
 use crate::phase::{Load, Phase};
-use crate::report::{Report, Sample};
-use crate::slow::SlowRequest;
-use crate::tally::Tally;
+use crate::report::Report;
 
 /// A changed rate must reach all shards before the second in which it counts, and before they work
 /// that second out.

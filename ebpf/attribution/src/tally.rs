@@ -1,6 +1,8 @@
 //! What became of the shakes: counters by second and by phase, with their identities.
 
-control::counters! {
+use serde::{Deserialize, Serialize};
+
+accounting::counters! {
     /// What a shard of the client counted. Of a shake, `offered`, `sent` and `skipped_*` count when
     /// it was due, the rest when it happened.
     Tally {
@@ -110,4 +112,26 @@ impl Tally {
             && self.answered == self.granted + self.empty + self.overloaded
             && self.in_flight().is_some()
     }
+}
+
+/// One second of one shard. Counters are what they grew by in that second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The Unix second.
+    pub t: u64,
+    /// Which shard.
+    pub shard: usize,
+    /// Users logged in at the end of the second.
+    pub online: u32,
+    /// Connections at the end of the second.
+    pub connections: u32,
+    /// Shakes under way at the end of the second.
+    pub in_flight: u64,
+    /// CPU time that the shard's thread used, in microseconds.
+    pub cpu_us: Option<u64>,
+    /// Time that it waited for a CPU, in microseconds.
+    pub wait_us: Option<u64>,
+    /// What the counters grew by.
+    #[serde(flatten)]
+    pub tally: Tally,
 }
