@@ -22,7 +22,7 @@ pub struct Args {
     /// The server
     #[arg(long, default_value = "127.0.0.1:1025", value_name = "ADDR:PORT")]
     pub server: SocketAddrV4,
-    /// Users of this client, such as 0..1000000: the first, and the first behind them
+    /// Users of this client, such as 0..1000000: the first, and the exclusive end
     #[arg(long, default_value = "0..1000", value_name = "FIRST..END", value_parser = parse_range)]
     pub users: (u32, u32),
     /// Users of all clients are 0 to N-1 [default: the end of --users]

@@ -10,7 +10,7 @@ use shard::{
 use wire::MAX_FRAME;
 
 use crate::config::{Config, ConfigError, Resolved, port_range};
-use crate::load::{Crowd, Rules};
+use crate::load::{LoadGenerator, Rules};
 use crate::message::Message;
 use crate::report::Report;
 use crate::shard_loop::{ShardLoop, report};
@@ -54,7 +54,7 @@ pub struct Client {
 
 /// What a shard needs to start, the same for all.
 #[derive(Clone)]
-struct Seedling {
+struct ShardSetup {
     config: Config,
     per_ring: u32,
     rules: Arc<Rules>,
@@ -65,7 +65,7 @@ struct Seedling {
 }
 
 impl Client {
-    /// Starts the shards; nobody connects before a phase says so.
+    /// Starts the shards; users connect when a phase says so.
     ///
     /// # Errors
     /// [`StartError`].
@@ -98,7 +98,7 @@ impl Client {
             join: config.join,
         };
         let clock = Clock::read_ahead(config.clock_ahead_ns);
-        let seedling = Seedling {
+        let setup = ShardSetup {
             config: config.clone(),
             per_ring: resolved.per_ring,
             rules: Arc::new(rules),
@@ -108,8 +108,8 @@ impl Client {
             traces,
         };
         let threads = shard::spawn("lab-client", shards, &resolved.placement, move |context| {
-            let seedling = seedling.clone();
-            async move { seedling.run(context).await }
+            let setup = setup.clone();
+            async move { setup.run(context).await }
         })?;
         Ok(Self { resolved, mail, reports, threads, clock })
     }
@@ -149,7 +149,7 @@ impl Client {
     }
 }
 
-impl Seedling {
+impl ShardSetup {
     async fn run(self, context: ShardContext) {
         let (shard, reports) = (context.shard, self.reports.clone());
         let share = Share {
@@ -170,11 +170,18 @@ impl Seedling {
             }
         };
         report(&reports, Report::Started(shard, Ok(())));
-        let mut crowd = Crowd::new(share, self.rules, self.clock, net.read_clock());
-        crowd.set_traces(self.traces);
+        let mut generator = LoadGenerator::new(share, self.rules, self.clock, net.read_clock());
+        generator.set_traces(self.traces);
         let Config { server, congestion, .. } = self.config;
-        let mut handler =
-            ShardLoop::new(shard, crowd, server, congestion, self.mail, self.reports, self.clock);
+        let mut handler = ShardLoop::new(
+            shard,
+            generator,
+            server,
+            congestion,
+            self.mail,
+            self.reports,
+            self.clock,
+        );
         let ended = drive(&mut net, &mut handler).await;
         handler.end(&mut net, ended);
     }

@@ -31,7 +31,7 @@ pub struct Config {
     pub total_users: u32,
     /// The first user of this client.
     pub first_user: u32,
-    /// The first user behind those of this client.
+    /// The exclusive end of the users of this client.
     pub end_user: u32,
     /// The first user of this machine: flows are numbered from here, so that several clients on one
     /// machine share its addresses and ports.
@@ -111,7 +111,7 @@ pub enum ConfigError {
     Users {
         /// The first.
         first: u32,
-        /// The first behind them.
+        /// Their exclusive end.
         end: u32,
         /// All users.
         total: u32,

@@ -1,13 +1,12 @@
 //! The load: a million users in one process or several, who shake on an open-loop schedule.
 //!
-//! Read it from the inside out: [`permutation`], [`schedule`], [`share`], [`flows`], [`books`],
+//! Read it from the inside out: [`permutation`], [`schedule`], [`share`], [`flows`], [`receipts`],
 //! and the crate [`attribution`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it,
 //! still without a socket; `shard_loop` puts them on sockets; [`client`] runs the shards and
 //! [`panel`] listens to people.
 
 #![forbid(unsafe_code)]
 
-pub mod books;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -19,6 +18,7 @@ pub mod pacer;
 pub mod panel;
 pub mod permutation;
 pub mod phase;
+pub mod receipts;
 pub mod report;
 pub mod schedule;
 mod shard_loop;

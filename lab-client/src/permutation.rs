@@ -30,7 +30,7 @@ pub fn mix(mut value: u64) -> u64 {
 impl Permutation {
     /// The permutation of `0..len` that belongs to `seed`. `len` must not be 0.
     pub fn new(len: u32, seed: u64) -> Self {
-        assert!(len > 0, "nobody to put in order");
+        assert!(len > 0, "nothing to put in order");
         let bits = (u32::BITS - (len - 1).leading_zeros()).max(2);
         let mut keys = [0; ROUNDS];
         for (round, key) in keys.iter_mut().enumerate() {
@@ -39,7 +39,7 @@ impl Permutation {
         Self { len, left_bits: bits / 2, right_bits: bits - bits / 2, keys }
     }
 
-    /// Who is in this place. `place` must be below the length.
+    /// The number in this place. `place` must be below the length.
     pub fn at(&self, place: u32) -> u32 {
         debug_assert!(place < self.len);
         let mut value = self.round_trip(place);
@@ -71,7 +71,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_has_one_place(len in 1u32..5_000, seed in any::<u64>()) {
+        fn each_has_one_place(len in 1u32..5_000, seed in any::<u64>()) {
             let order = Permutation::new(len, seed);
             let mut seen = vec![false; len as usize];
             for place in 0..len {

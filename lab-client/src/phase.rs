@@ -86,7 +86,7 @@ impl Phase {
                 return Err(format!("connect rate {rate}: a number that is not negative"));
             }
             if rate == 0.0 {
-                return Err("connect rate 0: nobody would ever connect".to_owned());
+                return Err("connect rate 0: no user would ever connect".to_owned());
             }
         }
         if let Some(chat) = self.chat {
@@ -137,7 +137,7 @@ mod tests {
             (chat(f64::NAN), "chat rate NaN"),
             (chat(10_000_001.0), "between 0 and 10000000 a second"),
             (Phase { creates: Some(Creates { rate: 1e300 }), ..Phase::default() }, "creates rate"),
-            (connect(0.0), "nobody would ever connect"),
+            (connect(0.0), "no user would ever connect"),
             (connect(f64::INFINITY), "connect rate inf"),
             (Phase { load: Load::Closed { in_flight: 0 }, ..Phase::default() }, "0 in flight"),
             (Phase { start: 99_999_999_999, ..Phase::default() }, "start 99999999999"),

@@ -3,8 +3,8 @@
 use attribution::{CauseRows, Sample, Sampled, SegmentHistogram, SlowRequest};
 use shard::Spins;
 
-use crate::books::Books;
 use crate::load::Event;
+use crate::receipts::Receipts;
 
 /// A message to the control thread.
 #[derive(Debug)]
@@ -26,6 +26,6 @@ pub enum Report {
     Spun(usize, Spins),
     /// Something happened on a shard.
     Event(usize, Event),
-    /// The shard has ended in order with these books, or says why it could not go on.
-    Ended(usize, Box<Books>, Result<(), String>),
+    /// The shard has ended in order with these receipts, or says why it could not go on.
+    Ended(usize, Box<Receipts>, Result<(), String>),
 }

@@ -100,7 +100,7 @@ impl Solo {
         std::mem::take(&mut progress.outcome)
     }
 
-    fn see(&self, progress: &mut Progress, line: &Line) {
+    fn on_line(&self, progress: &mut Progress, line: &Line) {
         match line {
             Line::Ready(ready) => eprintln!(
                 "lab-client: users {} to {} on {} shards from {} addresses, control on http://{}",
@@ -133,11 +133,11 @@ impl Solo {
                 progress.outcome.established_s = Some(*seconds);
                 let load = self.load();
                 progress.load_start = Some(load.start);
-                self.must(Command::Phase(Box::new(load)));
+                self.carry_out_or_stop(Command::Phase(Box::new(load)));
             }
             Line::Settled { phase: LOAD, tally } => {
                 progress.outcome.tally = Some(**tally);
-                self.must(Command::Stop {});
+                self.carry_out_or_stop(Command::Stop {});
             }
             Line::Established { .. }
             | Line::Settled { .. }
@@ -149,20 +149,20 @@ impl Solo {
         }
     }
 
-    /// Nobody is left to connect, and these users are not logged in.
+    /// All connections have been tried, and so many users are not logged in.
     fn give_up(&self, users: u32) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         if progress.outcome.failure.is_some() {
             return;
         }
         progress.outcome.failure = Some(format!(
-            "nobody is left to connect, and {users} users are not logged in: the server refused \
+            "no user is left to connect, and {users} users are not logged in: the server refused \
              them for good (does it have so many users?), or others took their place"
         ));
-        self.must(Command::Stop {});
+        self.carry_out_or_stop(Command::Stop {});
     }
 
-    fn must(&self, command: Command) {
+    fn carry_out_or_stop(&self, command: Command) {
         if let Err(error) = self.hub.carry_out(command) {
             eprintln!("lab-client: {error}");
             self.hub.stop();
@@ -327,7 +327,7 @@ impl Program for Solo {
 
     fn show(&self, line: &Line) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        self.see(&mut progress, line);
+        self.on_line(&mut progress, line);
     }
 }
 

@@ -4,11 +4,11 @@ use attribution::Segment;
 use shard::ConnId;
 use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
 
-use super::{Crowd, State};
+use super::{LoadGenerator, State};
 use crate::config::Notices;
 use crate::transport::Transport;
 
-impl Crowd {
+impl LoadGenerator {
     /// Bytes arrived; returns how many were used up, the rest is the beginning of a frame.
     pub fn received(&mut self, net: &mut impl Transport, conn: ConnId, bytes: &[u8]) -> usize {
         let mut used = 0;
@@ -20,7 +20,7 @@ impl Crowd {
                 }
                 Decoded::Incomplete => break,
                 Decoded::Malformed(_) => {
-                    // A server that talks nonsense cannot be talked to.
+                    // What follows a malformed frame cannot be decoded either.
                     self.tally.nonsense += 1;
                     net.close(conn);
                     self.closed(net, conn);
@@ -60,7 +60,7 @@ impl Crowd {
             }
             Frame::PacketRefund { amount, shares, .. } => {
                 self.tally.refunds += 1;
-                self.books.refunded += control::Money::shares(shares, amount);
+                self.receipts.refunded += control::Money::shares(shares, amount);
             }
             Frame::Push { sequence, due_ns, .. } => {
                 self.pushed(net.now_ns(), user, sequence, due_ns);
@@ -85,7 +85,7 @@ impl Crowd {
     ) {
         let answer = match ShakeResult::from_code(result) {
             Some(ShakeResult::Granted) => {
-                self.books.grant(packet, amount);
+                self.receipts.grant(packet, amount);
                 Answer::Granted
             }
             Some(ShakeResult::Overloaded) => Answer::Overloaded,

@@ -7,7 +7,7 @@ use attribution::{
 };
 use shard::ConnId;
 
-use super::Crowd;
+use super::LoadGenerator;
 use crate::traces::{TraceReader, before_send};
 
 /// Requests of a second and shard that are passed on: at one in 64, more than a shard can make.
@@ -46,7 +46,7 @@ impl Over {
     }
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// The client's end of a user's connection.
     fn flow_of(&self, user: u32) -> SocketAddrV4 {
         let flow = self.share.global(user) - self.rules.first_flow;
@@ -54,7 +54,7 @@ impl Crowd {
     }
 
     /// Bytes are there for a connection, and will be read next.
-    pub fn coming(&self, conn: ConnId) {
+    pub fn prefetch(&self, conn: ConnId) {
         if let (Some(traces), Some(user)) = (&self.traces, self.user_of(conn)) {
             traces.prepare(self.flow_of(user));
         }

@@ -6,7 +6,7 @@ use rand::Rng;
 use shard::{ConnId, NANOS_PER_SECOND};
 use wire::{Frame, LoginResult};
 
-use super::{Crowd, Event, NO_CONN, State, Timer, User};
+use super::{Event, LoadGenerator, NO_CONN, State, Timer, User};
 use crate::phase::Connect;
 use crate::share::Share;
 use crate::transport::Transport;
@@ -15,8 +15,8 @@ use crate::transport::Transport;
 /// from the backlog of a listening socket.
 const HANDSHAKES: usize = 256;
 
-/// Connections begun in one turn, so that answers are read in between.
-const CONNECTS_PER_TURN: usize = 32;
+/// Connections begun in one poll, so that answers are read in between.
+const CONNECTS_PER_POLL: usize = 32;
 
 /// A handshake that takes longer than this is given up.
 const HANDSHAKE_NS: u64 = 10 * NANOS_PER_SECOND;
@@ -41,7 +41,7 @@ pub(super) struct Connecting {
     target: u32,
     next_user: u32,
     /// Users whose back-off is over.
-    again: VecDeque<u32>,
+    retries: VecDeque<u32>,
     under_way: usize,
     /// Users who are not going to be logged in any more.
     out: u32,
@@ -59,12 +59,12 @@ impl Connecting {
         self.reported = false;
     }
 
-    pub(super) fn again(&mut self, user: u32) {
-        self.again.push_back(user);
+    pub(super) fn retry(&mut self, user: u32) {
+        self.retries.push_back(user);
     }
 
     fn waits(&self) -> bool {
-        self.next_user < self.target || !self.again.is_empty()
+        self.next_user < self.target || !self.retries.is_empty()
     }
 
     fn due_ns(&self) -> u64 {
@@ -83,15 +83,15 @@ impl Connecting {
     }
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Begins the connections that are due.
     pub(super) fn connect_due(&mut self, net: &mut impl Transport) {
         let now_ns = net.now_ns();
-        for _ in 0..CONNECTS_PER_TURN {
+        for _ in 0..CONNECTS_PER_POLL {
             if self.connecting.next_ns().is_none_or(|due| due > now_ns) {
                 return;
             }
-            let user = self.connecting.again.pop_front().unwrap_or_else(|| {
+            let user = self.connecting.retries.pop_front().unwrap_or_else(|| {
                 self.connecting.next_user += 1;
                 self.connecting.next_user - 1
             });
@@ -152,7 +152,7 @@ impl Crowd {
             at.tries = 0;
             self.online += 1;
             self.tally.logins += 1;
-            self.note_established(net.now_ns());
+            self.report_established(net.now_ns());
             self.keep_closed_load(net, Some(user));
             return;
         }
@@ -173,22 +173,22 @@ impl Crowd {
         if at.state != State::Out {
             at.state = State::Out;
             self.connecting.out += 1;
-            self.note_established(now_ns);
+            self.report_established(now_ns);
         }
     }
 
     /// Reports once when all users of a phase are logged in, or all but those who cannot be.
-    pub(super) fn note_established(&mut self, now_ns: u64) {
-        let (at, online) = (&mut self.connecting, self.online);
-        let phase = at.phase;
-        if at.reported || online.saturating_add(at.out) < at.target {
+    pub(super) fn report_established(&mut self, now_ns: u64) {
+        let (connecting, online) = (&mut self.connecting, self.online);
+        let phase = connecting.phase;
+        if connecting.reported || online.saturating_add(connecting.out) < connecting.target {
             return;
         }
-        at.reported = true;
-        self.events.push(if online >= at.target {
+        connecting.reported = true;
+        self.events.push(if online >= connecting.target {
             Event::Established { phase, at_ns: now_ns }
         } else {
-            Event::LeftOut { phase, users: at.target - online }
+            Event::LeftOut { phase, users: connecting.target - online }
         });
     }
 

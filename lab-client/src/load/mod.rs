@@ -1,6 +1,7 @@
-//! The users of a shard: they log in, shake on schedule, claim, chat, and keep books.
+//! The users of a shard: they log in, shake on schedule, claim, chat, and count what they
+//! receive.
 //!
-//! Owns: users, what is under way, tallies, books. Must not know: sockets, threads, the real clock;
+//! Owns: users, what is under way, tallies, receipts. Must not know: sockets, threads, the real clock;
 //! it acts through [`Transport`].
 
 mod answers;
@@ -17,11 +18,11 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, Slowness, Wheel};
 
-use crate::books::Books;
 use crate::config::Notices;
 use crate::flows::Flows;
 use crate::pacer::Pacer;
 use crate::phase::{Load, Phase};
+use crate::receipts::Receipts;
 use crate::share::Share;
 use crate::traces::TraceReader;
 use crate::transport::Transport;
@@ -130,7 +131,7 @@ enum Timer {
 #[derive(Debug)]
 struct Running {
     phase: Phase,
-    /// When it ends, in nanoseconds; `u64::MAX` while nobody knows.
+    /// When it ends, in nanoseconds; `u64::MAX` while that is not known.
     end_ns: u64,
     ended: bool,
 }
@@ -145,8 +146,8 @@ pub enum Event {
         /// When, on the monotonic clock in nanoseconds.
         at_ns: u64,
     },
-    /// Nobody is left to connect, but not all users that a phase was to log in are logged in: the
-    /// others were refused for good, or another connection took their place.
+    /// All connections of a phase have been tried, and some of its users are not logged in: they
+    /// were refused for good, or another connection took their place.
     LeftOut {
         /// The phase.
         phase: u16,
@@ -163,7 +164,7 @@ pub enum Event {
 }
 
 /// The users of a shard.
-pub struct Crowd {
+pub struct LoadGenerator {
     share: Share,
     rules: Arc<Rules>,
     clock: Clock,
@@ -196,14 +197,14 @@ pub struct Crowd {
     tally: Tally,
     /// Tallies by phase; shakes count in the phase in which they were due.
     tallies: Vec<Tally>,
-    books: Books,
+    receipts: Receipts,
     events: Vec<Event>,
     random: Pcg64Mcg,
     /// Faults on purpose; empty in all runs that ask for none.
     slowness: Vec<Slowness>,
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Users who are not connected.
     pub fn new(share: Share, rules: Arc<Rules>, clock: Clock, now_ns: u64) -> Self {
         let seed = rules.seed ^ u64::from(share.first) ^ ((share.shard as u64) << 40);
@@ -230,7 +231,7 @@ impl Crowd {
             traces: None,
             tally: Tally::default(),
             tallies: Vec::new(),
-            books: Books::default(),
+            receipts: Receipts::default(),
             events: Vec::new(),
             random: Pcg64Mcg::seed_from_u64(seed),
             slowness: Vec::new(),
@@ -268,9 +269,9 @@ impl Crowd {
         self.online
     }
 
-    /// The books.
-    pub fn books(&self) -> &Books {
-        &self.books
+    /// What the users received.
+    pub fn receipts(&self) -> &Receipts {
+        &self.receipts
     }
 
     /// The histograms of the second under way.
@@ -325,7 +326,7 @@ impl Crowd {
 
     /// Everything that happened was handled: does what is due by now. Returns when there is
     /// something to do next, in nanoseconds.
-    pub fn turned(&mut self, net: &mut impl Transport) -> Option<u64> {
+    pub fn poll(&mut self, net: &mut impl Transport) -> Option<u64> {
         let now_ns = net.now_ns();
         self.change_phase(now_ns);
         self.expire(net, now_ns);
@@ -390,7 +391,7 @@ impl Crowd {
         let end = phase.seconds.map(|seconds| phase.start + seconds);
         if let Some(connect) = phase.connect {
             self.connecting.start(phase.index, &self.share, connect, start_ns);
-            self.note_established(start_ns);
+            self.report_established(start_ns);
         }
         match phase.load {
             Load::None => {}
@@ -430,7 +431,7 @@ impl Crowd {
             for timer in due {
                 match timer {
                     Timer::Handshake(user, conn) => self.handshake_late(net, user, conn),
-                    Timer::Reconnect(user) => self.connecting.again(user),
+                    Timer::Reconnect(user) => self.connecting.retry(user),
                 }
             }
         }

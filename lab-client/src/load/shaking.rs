@@ -4,7 +4,7 @@ use attribution::Segment;
 use shard::NANOS_PER_SECOND;
 use wire::Frame;
 
-use super::{Crowd, State};
+use super::{LoadGenerator, State};
 use crate::pacer::Pacer;
 use crate::permutation::Permutation;
 use crate::share::Share;
@@ -14,8 +14,8 @@ use crate::transport::Transport;
 /// 200 µs behind the first, which its own lag then shows.
 const SENDS_PER_FLUSH: usize = 32;
 
-/// Shakes of one turn, so that answers are read in between.
-const SENDS_PER_TURN: usize = 256;
+/// Shakes of one poll, so that answers are read in between.
+const SENDS_PER_POLL: usize = 256;
 
 /// A load that keeps a number of shakes under way.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Closed {
     }
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Sends what is due by now. Returns whether there is more.
     pub(super) fn shake_due(&mut self, net: &mut impl Transport) -> bool {
         if self.closed.is_some() {
@@ -53,7 +53,7 @@ impl Crowd {
             return false;
         }
         let phase = self.phase_index();
-        for _ in 0..SENDS_PER_TURN / SENDS_PER_FLUSH {
+        for _ in 0..SENDS_PER_POLL / SENDS_PER_FLUSH {
             let now_ns = net.now_ns();
             let mut sent = 0;
             while sent < SENDS_PER_FLUSH {
@@ -68,7 +68,7 @@ impl Crowd {
             if sent == 0 {
                 return false;
             }
-            self.note_lag(net, sent);
+            self.flush_and_record_lag(net, sent);
         }
         true
     }
@@ -111,8 +111,8 @@ impl Crowd {
         true
     }
 
-    /// Puts the last `sent` shakes on the wire and notes how late each left.
-    fn note_lag(&mut self, net: &mut impl Transport, sent: usize) {
+    /// Puts the last `sent` shakes on the wire and records how late each left.
+    fn flush_and_record_lag(&mut self, net: &mut impl Transport, sent: usize) {
         net.flush();
         let left_ns = net.read_clock();
         let (slept_ns, woke_ns) = net.last_sleep_ns();
@@ -136,9 +136,9 @@ impl Crowd {
         let phase = self.phase_index();
         let mut asked = 0;
         while let Some(closed) = self.closed.as_mut().filter(|closed| closed.missing > 0) {
-            // Everybody was asked: the rest is busy or offline, and their turn comes with an
-            // answer.
-            if asked == closed.users.min(SENDS_PER_TURN as u32) {
+            // All users were tried: the rest is busy or offline, and an answer brings them back
+            // here.
+            if asked == closed.users.min(SENDS_PER_POLL as u32) {
                 return;
             }
             asked += 1;

@@ -19,7 +19,8 @@ use control::metrics::Family;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::commands::{Command, CommandError};
+use super::commands::Command;
+use super::error::CommandError;
 use super::hub::Hub;
 
 /// The routes.
@@ -38,8 +39,8 @@ struct Qps {
     qps: u32,
 }
 
-fn carry_out(hub: &Hub, command: Command) -> Response {
-    match command.carry_out(hub) {
+fn answer(hub: &Hub, command: Command) -> Response {
+    match hub.execute(command) {
         Ok(()) => Json(json!({})).into_response(),
         Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
         Err(why @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, why),
@@ -49,7 +50,7 @@ fn carry_out(hub: &Hub, command: Command) -> Response {
 
 async fn qps(State(hub): State<Hub>, asked: Result<Query<Qps>, QueryRejection>) -> Response {
     match asked {
-        Ok(Query(Qps { qps })) => carry_out(&hub, Command::Rate { qps }),
+        Ok(Query(Qps { qps })) => answer(&hub, Command::Rate { qps }),
         Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
     }
 }
@@ -59,7 +60,7 @@ async fn command(
     command: Result<Json<Command>, JsonRejection>,
 ) -> Response {
     match command {
-        Ok(Json(command)) => carry_out(&hub, command),
+        Ok(Json(command)) => answer(&hub, command),
         Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
     }
 }

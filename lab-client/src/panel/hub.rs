@@ -1,147 +1,28 @@
-//! Between the shards and everybody who asks or records.
+//! Between the shards and those who command and record: what all shards together have reported.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use attribution::{CauseRows, Encoded, Sample, Sampled, Segment, SlowRequest, Tally};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use attribution::{Encoded, Sample, Tally};
 use control::{Lines, Program};
-use serde::{Deserialize, Serialize};
-use shard::{Clock, Mail, NANOS_PER_SECOND, Spins, monotonic_ns};
+use shard::{Clock, Mail, NANOS_PER_SECOND, monotonic_ns};
 
-use super::commands::{Command, CommandError};
-use crate::books::Books;
+use super::commands::Command;
+use super::error::CommandError;
+use super::lines::{Audit, Line};
 use crate::client::Client;
 use crate::load::Event;
 use crate::message::Message;
 use crate::phase::{Load, Phase};
+use crate::receipts::Receipts;
 use crate::report::Report;
 
 /// A changed rate must reach all shards before the second in which it counts, and before they work
 /// that second out.
 const RATE_MARGIN_NS: u64 = NANOS_PER_SECOND / 5;
 
-/// What a client says about itself when it is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ready {
-    /// Where its own control interface listens.
-    pub control: String,
-    /// Its process.
-    pub pid: u32,
-    /// The threads of its shards.
-    pub threads: Vec<i32>,
-    /// Its users: the first, and the first behind them.
-    pub users: (u32, u32),
-    /// The addresses that they come from.
-    pub sources: Vec<String>,
-}
-
-/// What the users received, for whoever compares it with the server's books.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Audit {
-    /// The sums.
-    pub books: Books,
-    /// A bit for each packet granted, little-endian words in base64.
-    pub seen: String,
-}
-
-impl Audit {
-    /// The books of all users of a client.
-    pub fn of(books: &Books) -> Self {
-        let bytes: Vec<u8> = books.seen().iter().flat_map(|word| word.to_le_bytes()).collect();
-        Self { books: books.clone(), seen: STANDARD.encode(bytes) }
-    }
-
-    /// The books, packets included.
-    ///
-    /// # Errors
-    /// When the packets are no base64.
-    pub fn into_books(self) -> Result<Books, base64::DecodeError> {
-        let bytes = STANDARD.decode(&self.seen)?;
-        let words: Vec<u64> =
-            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        let mut books = self.books;
-        books.add_seen(&words);
-        Ok(books)
-    }
-}
-
-/// A line of JSON for a recorder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Line {
-    /// The client is ready for phases.
-    Ready(Ready),
-    /// A second of a shard.
-    Sample(Box<Sample>),
-    /// A histogram of a second of a shard.
-    Histogram {
-        /// The Unix second.
-        t: u64,
-        /// The phase whose shakes it has.
-        phase: u16,
-        /// What was measured.
-        segment: Segment,
-        /// The values in microseconds.
-        values: Encoded,
-    },
-    /// Why the requests of a second of a shard took their time.
-    Causes {
-        /// The Unix second.
-        t: u64,
-        /// The shard.
-        shard: usize,
-        /// The phase in which they were due.
-        phase: u16,
-        /// Their sums.
-        #[serde(flatten)]
-        rows: Box<CauseRows>,
-    },
-    /// The slowest requests of a second of a shard.
-    Slow {
-        /// The Unix second.
-        t: u64,
-        /// The requests.
-        requests: Vec<SlowRequest>,
-    },
-    /// The requests of a second of a shard that are to be joined with the server's ends.
-    Sampled {
-        /// The Unix second.
-        t: u64,
-        /// The requests.
-        requests: Vec<Sampled>,
-    },
-    /// All users that a phase was to log in are logged in.
-    Established {
-        /// The phase.
-        phase: u16,
-        /// Seconds since the phase began.
-        seconds: f64,
-    },
-    /// A phase has ended and nothing of it is under way any more.
-    Settled {
-        /// The phase.
-        phase: u16,
-        /// What became of its shakes.
-        tally: Box<Tally>,
-    },
-    /// What a fault on purpose did in a second of a shard.
-    Spun {
-        /// The shard.
-        shard: usize,
-        /// What it did.
-        #[serde(flatten)]
-        spins: Spins,
-    },
-    /// A command failed, or a shard could not go on.
-    Error(String),
-    /// The client has ended.
-    Ended(Audit),
-}
-
-/// What the shards said so far about a phase.
+/// What the shards have reported of a phase.
 #[derive(Debug, Default)]
 struct Gathered {
     start_ns: u64,
@@ -149,9 +30,9 @@ struct Gathered {
     established_ns: u64,
     settled: usize,
     tally: Tally,
-    /// Shards of which nobody is left to connect, and their users who are not logged in.
+    /// Shards that have tried all connections, and their users who are not logged in.
     left_out: (usize, u32),
-    /// The Unix seconds in which it offers an open load: the first, and the first behind them.
+    /// The Unix seconds in which it offers an open load: the first, and the exclusive end.
     open: (u64, u64),
 }
 
@@ -160,11 +41,11 @@ struct State {
     reports: Mail<Report>,
     clock: Clock,
     phases: Mutex<HashMap<u16, Gathered>>,
-    /// The rate of an open load that will begin at a time that nobody knows yet.
+    /// The rate of an open load that will begin at a time that is not known yet.
     expected: Mutex<Option<u32>>,
     /// What the shards counted since they began, and their last samples.
     totals: Mutex<Vec<(Tally, Option<Sample>)>>,
-    books: Mutex<Books>,
+    receipts: Mutex<Receipts>,
     ended: AtomicUsize,
     failed: Mutex<Vec<String>>,
 }
@@ -189,7 +70,7 @@ impl Hub {
             phases: Mutex::default(),
             expected: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
-            books: Mutex::default(),
+            receipts: Mutex::default(),
             ended: AtomicUsize::new(0),
             failed: Mutex::default(),
         }))
@@ -205,7 +86,31 @@ impl Hub {
         self.0.clock.unix_second(monotonic_ns() + RATE_MARGIN_NS) + 1
     }
 
-    pub(super) fn begin(&self, phase: &Phase) {
+    /// Checks a command and carries it out.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn execute(&self, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::Phase(phase) => {
+                phase.check().map_err(CommandError::Invalid)?;
+                self.begin(&phase);
+                self.post_all(|| Message::Phase(phase.clone()))
+            }
+            Command::EndPhase { index, end } => {
+                self.end(index, end);
+                self.post_all(|| Message::EndPhase { index, end })
+            }
+            Command::Rate { qps } => self.change_rate(qps),
+            Command::Slow(order) => self.post_all(|| Message::Slow(Box::new(order))),
+            Command::EndSlow { id, until_ns } => {
+                self.post_all(|| Message::EndSlow { id, until_ns })
+            }
+            Command::Stop {} => self.post_all(|| Message::Stop),
+        }
+    }
+
+    fn begin(&self, phase: &Phase) {
         let start_ns = self.0.clock.start_of(phase.start);
         let end = phase.seconds.map_or(u64::MAX, |seconds| phase.start.saturating_add(seconds));
         let open = match phase.load {
@@ -218,7 +123,7 @@ impl Hub {
         phases.insert(phase.index, Gathered { start_ns, open, ..Gathered::default() });
     }
 
-    pub(super) fn end(&self, index: u16, end: u64) {
+    fn end(&self, index: u16, end: u64) {
         let mut phases = locked(&self.0.phases);
         phases.get_mut(&index).into_iter().for_each(|it| it.open.1 = it.open.1.min(end));
     }
@@ -234,7 +139,7 @@ impl Hub {
     }
 
     /// Changes the rate of the open load from the next second on.
-    pub(super) fn change_rate(&self, qps: u32) -> Result<(), CommandError> {
+    fn change_rate(&self, qps: u32) -> Result<(), CommandError> {
         if let Some(rate) = &mut *locked(&self.0.expected) {
             *rate = qps;
             return Ok(());
@@ -247,7 +152,7 @@ impl Hub {
         self.post_all(|| Message::Rate { from, rate: qps })
     }
 
-    /// How many users that a phase was to log in cannot be, once nobody is left to connect.
+    /// How many users that a phase was to log in cannot be, once all connections have been tried.
     pub fn left_out(&self, phase: u16) -> Option<u32> {
         let phases = locked(&self.0.phases);
         let Gathered { established, left_out: (shards, users), .. } = phases.get(&phase)?;
@@ -270,17 +175,17 @@ impl Hub {
         locked(&self.0.totals).clone()
     }
 
-    /// The books of the shards that have ended.
+    /// What the users of the shards that have ended received.
     pub fn audit(&self) -> Audit {
-        Audit::of(&locked(&self.0.books))
+        Audit::of(&locked(&self.0.receipts))
     }
 
-    /// What shards that could not go on said.
+    /// The errors of shards that could not go on.
     pub fn failures(&self) -> Vec<String> {
         std::mem::take(&mut *locked(&self.0.failed))
     }
 
-    fn happened(&self, event: Event) -> Option<Line> {
+    fn on_event(&self, event: Event) -> Option<Line> {
         let mut phases = locked(&self.0.phases);
         match event {
             Event::Established { phase, at_ns } => {
@@ -326,7 +231,7 @@ impl Program for Hub {
     }
 
     fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        // Nobody may be listening to the lines; the books are kept all the same.
+        // A recorder may be gone, so lines may be refused; the receipts are kept all the same.
         let line = match report {
             Report::Started(_, Ok(())) => None,
             Report::Started(shard, Err(reason)) => {
@@ -350,10 +255,10 @@ impl Program for Hub {
             Report::Spun(shard, spins) => Some(Line::Spun { shard, spins }),
             Report::Sampled(t, requests) => Some(Line::Sampled { t, requests }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
-            Report::Event(_, event) => self.happened(event),
-            Report::Ended(shard, books, ended) => {
+            Report::Event(_, event) => self.on_event(event),
+            Report::Ended(shard, receipts, ended) => {
                 self.0.ended.fetch_add(1, Ordering::Relaxed);
-                locked(&self.0.books).add(&books);
+                locked(&self.0.receipts).add(&receipts);
                 if let Err(reason) = ended {
                     self.failed(shard, &reason, lines);
                 }
@@ -367,7 +272,7 @@ impl Program for Hub {
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
-        command.carry_out(self).map_err(|error| error.to_string())
+        self.execute(command).map_err(|error| error.to_string())
     }
 
     fn stop(&self) -> bool {
