@@ -130,7 +130,8 @@ const MOST_SECONDS: u64 = 1_000_000_000;
 
 fn per_second(text: &str) -> Result<f64, String> {
     let rate = text.parse().map_err(|_| format!("'{text}' is no number"))?;
-    check_rate("rate", rate).map(|()| rate)
+    check_rate("rate", rate).map_err(|error| error.to_string())?;
+    Ok(rate)
 }
 
 impl Args {
@@ -226,9 +227,9 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
         let solo = Solo::new(hub.clone(), args.plan());
         solo.start().map_err(anyhow::Error::msg)?;
         runtime.block_on(control::serve(&solo, listener, routes, false, ready, last))?;
-        let came = outcome.insert(solo.outcome());
-        if came.failure.is_none() {
-            came.print();
+        let outcome = outcome.insert(solo.outcome());
+        if outcome.failure.is_none() {
+            outcome.print();
         }
     }
     // A thread of the runtime may still wait for input that never comes.
@@ -236,9 +237,10 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     client.join()?;
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    match outcome.as_ref().and_then(|it| it.failure.clone()) {
-        Some(failure) => anyhow::bail!(failure),
-        None => Ok(outcome.is_none_or(|it| it.invalid_because().is_none())),
+    let Some(outcome) = outcome else { return Ok(true) };
+    match &outcome.failure {
+        Some(failure) => anyhow::bail!(failure.clone()),
+        None => Ok(outcome.check().is_ok()),
     }
 }
 

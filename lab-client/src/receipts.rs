@@ -1,6 +1,6 @@
 //! What users received, counted by the client: every cent, independent of the server's ledger.
 
-use control::Money;
+use accounting::Money;
 use serde::{Deserialize, Serialize};
 
 /// Ids of shaken packets begin here, in the prototype and in our server.

@@ -15,9 +15,25 @@ pub enum Report {
     /// A second has passed.
     Second(Sample),
     /// A histogram of a second of a shard.
-    Filled(u64, usize, SegmentHistogram),
-    /// Why the requests of a second of a shard took their time, by phase.
-    Causes(u64, usize, u16, Box<CauseRows>),
+    Histogram {
+        /// The Unix second.
+        t: u64,
+        /// The shard.
+        shard: usize,
+        /// The values.
+        histogram: SegmentHistogram,
+    },
+    /// Why the requests of a second of a shard took their time.
+    Causes {
+        /// The Unix second.
+        t: u64,
+        /// The shard.
+        shard: usize,
+        /// The phase in which they were due.
+        phase: u16,
+        /// Their sums.
+        rows: Box<CauseRows>,
+    },
     /// The slowest requests of a second of a shard.
     Slow(u64, Vec<SlowRequest>),
     /// The requests of a second of a shard that are to be joined with the server's ends.

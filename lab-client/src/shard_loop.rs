@@ -164,22 +164,24 @@ impl ShardLoop {
             tally: tally.since(&self.reported),
         };
         self.outbox.post(Report::Second(sample));
+        let (t, shard) = (sample.t, sample.shard);
         self.reported = tally;
         self.reported_times = times;
-        for filled in self.generator.recorder().take() {
-            self.outbox.post(Report::Filled(sample.t, self.me, filled));
+        for histogram in self.generator.recorder().take() {
+            self.outbox.post(Report::Histogram { t, shard, histogram });
         }
         for (phase, rows) in self.generator.causes().take() {
-            self.outbox.post(Report::Causes(sample.t, self.me, phase, Box::new(rows)));
+            let rows = Box::new(rows);
+            self.outbox.post(Report::Causes { t, shard, phase, rows });
         }
         let sampled = self.generator.take_sampled();
         if !sampled.is_empty() {
-            self.outbox.post(Report::Sampled(sample.t, sampled));
+            self.outbox.post(Report::Sampled(t, sampled));
         }
         self.report_slowness(net.now_ns());
         let slow = self.generator.take_slow();
         if !slow.is_empty() {
-            self.outbox.post(Report::Slow(sample.t, slow));
+            self.outbox.post(Report::Slow(t, slow));
         }
     }
 
@@ -331,8 +333,8 @@ mod tests {
     fn add(found: &mut [u64; 3], report: Report) {
         match report {
             Report::Second(sample) => found[0] += sample.tally.offered,
-            Report::Filled(_, _, filled) => found[1] += filled.values.len(),
-            Report::Causes(_, _, _, rows) => found[2] += rows.requests,
+            Report::Histogram { histogram, .. } => found[1] += histogram.values.len(),
+            Report::Causes { rows, .. } => found[2] += rows.requests,
             _ => {}
         }
     }

@@ -12,7 +12,7 @@ use crate::report::Report;
 use crate::schedule::Rate;
 
 /// More than this share of late sends makes a measurement worthless: one in a thousand.
-pub const LATE_SHARE: f64 = 0.001;
+const LATE_SHARE: f64 = 0.001;
 
 /// What a solo client is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,27 @@ pub struct Outcome {
     pub failure: Option<String>,
     latency: Option<Latencies>,
     send_lag: Option<Latencies>,
+}
+
+/// Why a load was not what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum Invalid {
+    /// It never began.
+    #[error("the client was stopped before all users were logged in")]
+    StoppedBeforeLogins,
+    /// It never ended.
+    #[error("the client was stopped before the load had ended and its answers had come")]
+    StoppedBeforeAnswers,
+    /// A signal ended it.
+    #[error("the load was ended before its time")]
+    CutShort,
+    /// Too large a share of the sends was late.
+    #[error(
+        "{:.2}% of the shakes left late by the client's own doing (more than {}%)",
+        .0 * 100.0,
+        LATE_SHARE * 100.0
+    )]
+    Late(f64),
 }
 
 #[derive(Default)]
@@ -78,7 +99,7 @@ impl Solo {
             connect: Some(self.plan.connect),
             ..Phase::default()
         };
-        self.plan.load.check()?;
+        self.plan.load.check().map_err(|error| error.to_string())?;
         if let Load::Open { rate: Rate::Fixed(rate), .. } = self.plan.load.load {
             self.hub.expect_load(rate);
         }
@@ -216,34 +237,30 @@ impl Progress {
 }
 
 impl Outcome {
-    /// Whether the load was what was asked for; a sentence if it was not.
-    pub fn invalid_because(&self) -> Option<String> {
+    /// Whether the load was what was asked for.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it was not.
+    pub fn check(&self) -> Result<(), Invalid> {
         let Some(tally) = &self.tally else {
-            let before = match self.established_s {
-                None => "all users were logged in",
-                Some(_) => "the load had ended and its answers had come",
-            };
-            return Some(format!("the client was stopped before {before}"));
+            return Err(match self.established_s {
+                None => Invalid::StoppedBeforeLogins,
+                Some(_) => Invalid::StoppedBeforeAnswers,
+            });
         };
         if self.cut_short {
-            return Some("the load was ended before its time".to_owned());
+            return Err(Invalid::CutShort);
         }
         let late = tally.late_sends as f64 / tally.sent.max(1) as f64;
-        (late > LATE_SHARE).then(|| {
-            format!(
-                "{:.2}% of the shakes left late by the client's own doing (more than {}%)",
-                late * 100.0,
-                LATE_SHARE * 100.0
-            )
-        })
+        if late > LATE_SHARE { Err(Invalid::Late(late)) } else { Ok(()) }
     }
 
     /// Prints a table, and whether the load was what was asked for.
     pub fn print(&self) {
         self.tally.iter().for_each(|tally| self.print_table(tally));
-        match self.invalid_because() {
-            None => println!("the load was what was asked for"),
-            Some(why) => println!("INVALID: {why}"),
+        match self.check() {
+            Ok(()) => println!("the load was what was asked for"),
+            Err(invalid) => println!("INVALID: {invalid}"),
         }
     }
 

@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use accounting::Money;
 use attribution::Tally;
-use control::Money;
 use lab_client::config::Notices;
 use lab_client::flows::Flows;
 use lab_client::load::{Event, LoadGenerator, Rules};

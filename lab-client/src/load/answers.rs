@@ -4,7 +4,7 @@ use attribution::Segment;
 use shard::ConnId;
 use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
 
-use super::{LoadGenerator, State};
+use super::{LoadGenerator, UserState};
 use crate::config::Notices;
 use crate::transport::Transport;
 
@@ -60,7 +60,7 @@ impl LoadGenerator {
             }
             Frame::PacketRefund { amount, shares, .. } => {
                 self.tally.refunds += 1;
-                self.receipts.refunded += control::Money::shares(shares, amount);
+                self.receipts.refunded += accounting::Money::shares(shares, amount);
             }
             Frame::Push { sequence, due_ns, .. } => {
                 self.pushed(net.now_ns(), user, sequence, due_ns);
@@ -147,7 +147,7 @@ impl LoadGenerator {
         self.tally.errors += 1;
         if code == ErrorCode::Replaced as u32 {
             self.tally.replaced += 1;
-            if self.users[user as usize].state == State::Online {
+            if self.users[user as usize].state == UserState::Online {
                 self.lose(user);
             }
             self.leave_out(now_ns, user);

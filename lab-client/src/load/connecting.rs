@@ -6,7 +6,7 @@ use rand::Rng;
 use shard::{ConnId, NANOS_PER_SECOND};
 use wire::{Frame, LoginResult};
 
-use super::{Event, LoadGenerator, NO_CONN, State, Timer, User};
+use super::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
 use crate::phase::Connect;
 use crate::share::Share;
 use crate::transport::Transport;
@@ -125,7 +125,7 @@ impl LoadGenerator {
         self.by_slot[slot] = user;
         let at = &mut self.users[user as usize];
         at.conn = conn;
-        at.state = State::Handshake;
+        at.state = UserState::Handshake;
         self.tally.connects += 1;
         self.connecting.under_way += 1;
         self.wheel.insert(net.now_ns() + HANDSHAKE_NS, Timer::Handshake(user, conn));
@@ -142,13 +142,13 @@ impl LoadGenerator {
 
     pub(super) fn logged_in(&mut self, net: &mut impl Transport, user: u32, result: u32) {
         let at = &mut self.users[user as usize];
-        if at.state != State::Handshake {
+        if at.state != UserState::Handshake {
             self.tally.nonsense += 1;
             return;
         }
         self.connecting.under_way -= 1;
         if result == LoginResult::Ok as u32 {
-            at.state = State::Online;
+            at.state = UserState::Online;
             at.tries = 0;
             self.online += 1;
             self.tally.logins += 1;
@@ -170,8 +170,8 @@ impl LoadGenerator {
     /// The user does not come back.
     pub(super) fn leave_out(&mut self, now_ns: u64, user: u32) {
         let at = &mut self.users[user as usize];
-        if at.state != State::Out {
-            at.state = State::Out;
+        if at.state != UserState::Out {
+            at.state = UserState::Out;
             self.connecting.out += 1;
             self.report_established(now_ns);
         }
@@ -194,7 +194,7 @@ impl LoadGenerator {
 
     pub(super) fn handshake_late(&mut self, net: &mut impl Transport, user: u32, conn: ConnId) {
         let at = &self.users[user as usize];
-        if at.conn == conn && at.state == State::Handshake {
+        if at.conn == conn && at.state == UserState::Handshake {
             net.close(conn);
             self.handshake_failed(net.now_ns(), user);
         }
@@ -210,15 +210,15 @@ impl LoadGenerator {
     pub fn closed(&mut self, net: &mut impl Transport, conn: ConnId) {
         let Some(user) = self.user_of(conn) else { return };
         match self.users[user as usize].state {
-            State::Handshake => self.handshake_failed(net.now_ns(), user),
-            State::Online => {
+            UserState::Handshake => self.handshake_failed(net.now_ns(), user),
+            UserState::Online => {
                 self.tally.connections_lost += 1;
                 self.lose(user);
                 self.back_off(net.now_ns(), user);
                 self.keep_closed_load(net, None);
             }
             // Replaced: the server closes the connection after it has said so.
-            State::Idle | State::BackingOff | State::Out => {
+            UserState::Idle | UserState::BackingOff | UserState::Out => {
                 self.users[user as usize].conn = NO_CONN;
             }
         }
@@ -244,7 +244,7 @@ impl LoadGenerator {
         if !self.rules.reconnect {
             return self.leave_out(now_ns, user);
         }
-        at.state = State::BackingOff;
+        at.state = UserState::BackingOff;
         let mean = (BACK_OFF_NS << tries.min(10)).min(LONGEST_BACK_OFF_NS);
         let wait = self.random.random_range(mean / 2..mean + mean / 2);
         self.wheel.insert(now_ns + wait, Timer::Reconnect(user));

@@ -28,7 +28,7 @@ use crate::traces::TraceReader;
 use crate::transport::Transport;
 
 use connecting::Connecting;
-use shaking::Closed;
+use shaking::ClosedLoad;
 use social::Social;
 
 /// Granularity of back-off times and handshake deadlines.
@@ -64,7 +64,7 @@ pub struct Rules {
 
 /// Where a user is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum UserState {
     /// Not asked to connect.
     #[default]
     Idle,
@@ -89,7 +89,7 @@ struct User {
     pushes: u32,
     /// The phase of the shake under way.
     phase: u16,
-    state: State,
+    state: UserState,
     /// Shakes that timed out and whose answers may still come, before that of the one under way.
     owed: u8,
     /// Attempts to connect without success.
@@ -110,7 +110,7 @@ impl Default for User {
             lag_us: 0,
             pushes: 0,
             phase: 0,
-            state: State::Idle,
+            state: UserState::Idle,
             owed: 0,
             tries: 0,
             ports: 0,
@@ -181,7 +181,7 @@ pub struct LoadGenerator {
     /// The rate asked for last and the Unix second from which it counts: a phase that begins in
     /// between needs it, too.
     asked_rate: Option<(u64, u32)>,
-    closed: Option<Closed>,
+    closed: Option<ClosedLoad>,
     connecting: Connecting,
     social: Social,
     /// Shakes under way, by the instant they were due: when each times out.
@@ -404,7 +404,7 @@ impl LoadGenerator {
             }
             Load::Closed { in_flight } => {
                 let order = crate::permutation::mix(self.rules.seed ^ u64::from(phase.index));
-                self.closed = Closed::new(&self.share, in_flight, order);
+                self.closed = ClosedLoad::new(&self.share, in_flight, order);
             }
         }
         self.social = Social::new(&self.share, &phase, start_ns);

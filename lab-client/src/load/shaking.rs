@@ -4,7 +4,7 @@ use attribution::Segment;
 use shard::NANOS_PER_SECOND;
 use wire::Frame;
 
-use super::{LoadGenerator, State};
+use super::{LoadGenerator, UserState};
 use crate::pacer::Pacer;
 use crate::permutation::Permutation;
 use crate::share::Share;
@@ -19,7 +19,7 @@ const SENDS_PER_POLL: usize = 256;
 
 /// A load that keeps a number of shakes under way.
 #[derive(Debug)]
-pub(super) struct Closed {
+pub(super) struct ClosedLoad {
     /// Shakes that should be under way and are not.
     missing: u32,
     order: Permutation,
@@ -27,7 +27,7 @@ pub(super) struct Closed {
     users: u32,
 }
 
-impl Closed {
+impl ClosedLoad {
     pub(super) fn new(share: &Share, in_flight: u32, order: u64) -> Option<Self> {
         let users = share.len();
         (users > 0).then(|| Self {
@@ -90,7 +90,7 @@ impl LoadGenerator {
     fn shake(&mut self, net: &mut impl Transport, phase: u16, user: u32, due_ns: u64) -> bool {
         let tallies = [&mut self.tally, &mut self.tallies[usize::from(phase)]];
         let at = &mut self.users[user as usize];
-        let (online, waiting) = (at.state == State::Online, at.due_ns != 0);
+        let (online, waiting) = (at.state == UserState::Online, at.due_ns != 0);
         for tally in tallies {
             tally.offered += 1;
             tally.skipped_offline += u64::from(!online);
@@ -144,7 +144,7 @@ impl LoadGenerator {
             asked += 1;
             let next = user.filter(|_| asked == 1).unwrap_or_else(|| closed.next_user());
             let at = &self.users[next as usize];
-            if at.state == State::Online && at.due_ns == 0 {
+            if at.state == UserState::Online && at.due_ns == 0 {
                 closed.missing -= 1;
                 let now_ns = net.now_ns();
                 self.shake(net, phase, next, now_ns);

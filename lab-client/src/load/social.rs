@@ -5,7 +5,7 @@ use shard::ConnId;
 use wire::{Frame, MAX_CHAT_TEXT, UserList};
 
 use super::shaking::nth_ns;
-use super::{LoadGenerator, State};
+use super::{LoadGenerator, UserState};
 use crate::phase::Phase;
 use crate::share::Share;
 use crate::transport::Transport;
@@ -108,7 +108,7 @@ impl LoadGenerator {
         (0..ATTEMPTS)
             .map(|_| self.random.random_range(0..self.users.len()))
             .map(|user| &self.users[user])
-            .find(|user| user.state == State::Online)
+            .find(|user| user.state == UserState::Online)
             .map(|user| user.conn)
     }
 
@@ -158,7 +158,7 @@ impl LoadGenerator {
     pub(super) fn create_answered(&mut self, request: u32, created: bool) {
         if created {
             self.tally.created += 1;
-            self.receipts.created += control::Money::shares(request & 0xff, request >> 8);
+            self.receipts.created += accounting::Money::shares(request & 0xff, request >> 8);
         } else {
             self.tally.creates_refused += 1;
         }
@@ -182,7 +182,7 @@ impl LoadGenerator {
             self.tally.claims_refused += 1;
         } else {
             self.tally.claims_granted += 1;
-            self.receipts.claimed += control::Money::share(amount);
+            self.receipts.claimed += accounting::Money::share(amount);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Why a command was not carried out.
 
+use crate::phase::PhaseError;
+
 /// Why a command was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CommandError {
-    /// A value that is not allowed.
-    #[error("{0}")]
-    Invalid(String),
+    /// A phase that cannot be carried out.
+    #[error(transparent)]
+    Phase(#[from] PhaseError),
     /// A rate and nothing that has one.
     #[error("no open load is under way whose rate could be changed")]
     NoOpenLoad,

@@ -42,16 +42,16 @@ struct Qps {
 fn answer(hub: &Hub, command: Command) -> Response {
     match hub.execute(command) {
         Ok(()) => Json(json!({})).into_response(),
-        Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
-        Err(why @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, why),
-        Err(why @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(refused @ CommandError::Phase(_)) => error(StatusCode::BAD_REQUEST, refused),
+        Err(refused @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, refused),
+        Err(refused @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, refused),
     }
 }
 
 async fn qps(State(hub): State<Hub>, asked: Result<Query<Qps>, QueryRejection>) -> Response {
     match asked {
         Ok(Query(Qps { qps })) => answer(&hub, Command::Rate { qps }),
-        Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
+        Err(refused) => error(StatusCode::BAD_REQUEST, refused.body_text()),
     }
 }
 
@@ -61,7 +61,7 @@ async fn command(
 ) -> Response {
     match command {
         Ok(Json(command)) => answer(&hub, command),
-        Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
+        Err(refused) => error(StatusCode::BAD_REQUEST, refused.body_text()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use attribution::{Encoded, Sample, Tally};
+use attribution::{Encoded, Sample, SegmentHistogram, Tally};
 use control::{Lines, Program};
 use shard::{Clock, Mail, NANOS_PER_SECOND, monotonic_ns};
 
@@ -93,7 +93,7 @@ impl Hub {
     pub fn execute(&self, command: Command) -> Result<(), CommandError> {
         match command {
             Command::Phase(phase) => {
-                phase.check().map_err(CommandError::Invalid)?;
+                phase.check()?;
                 self.begin(&phase);
                 self.post_all(|| Message::Phase(phase.clone()))
             }
@@ -245,13 +245,16 @@ impl Program for Hub {
                 total.1 = Some(sample);
                 Some(Line::Sample(Box::new(sample)))
             }
-            Report::Filled(t, shard, filled) => {
-                let values = Encoded(filled.values.clone());
+            Report::Histogram { t, shard, histogram } => {
+                let SegmentHistogram { phase, segment, values } = histogram;
+                let encoded = Encoded(values.clone());
                 // An inbox that is full gets its histogram back another time, made anew.
-                let _ = self.0.mail.post(shard, Message::Spare(filled.values));
-                Some(Line::Histogram { t, phase: filled.phase, segment: filled.segment, values })
+                let _ = self.0.mail.post(shard, Message::Spare(values));
+                Some(Line::Histogram { t, phase, segment, values: encoded })
             }
-            Report::Causes(t, shard, phase, rows) => Some(Line::Causes { t, shard, phase, rows }),
+            Report::Causes { t, shard, phase, rows } => {
+                Some(Line::Causes { t, shard, phase, rows })
+            }
             Report::Spun(shard, spins) => Some(Line::Spun { shard, spins }),
             Report::Sampled(t, requests) => Some(Line::Sampled { t, requests }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
