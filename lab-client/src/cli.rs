@@ -139,7 +139,7 @@ impl Args {
     ///
     /// # Errors
     /// JSON that is no configuration.
-    pub fn config(&self) -> anyhow::Result<Config> {
+    fn config(&self) -> anyhow::Result<Config> {
         if let Some(json) = &self.config {
             return serde_json::from_str(json).context("--config");
         }
@@ -173,7 +173,7 @@ impl Args {
     }
 
     /// What a client on its own is to do.
-    pub fn plan(&self) -> Plan {
+    fn plan(&self) -> Plan {
         let pacing = match self.pacing {
             PacingArg::Even => Pacing::Even,
             PacingArg::Poisson => Pacing::Poisson,

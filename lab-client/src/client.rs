@@ -25,7 +25,7 @@ const REPORTS_PER_SHARD: usize = 64;
 
 /// Why a client did not start. Nothing of it is running then.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The configuration is impossible here.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -44,7 +44,7 @@ pub enum StartError {
 
 /// A running client. It goes on when this is dropped, until its shards are told to stop.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     resolved: Resolved,
     mail: Mail<Message>,
     reports: Mail<Report>,
@@ -69,7 +69,7 @@ impl Client {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let limits = DescriptorLimits::raise()
             .map_err(|errno| system("raise the limit on descriptors")(errno.into()))?;
@@ -115,27 +115,27 @@ impl Client {
     }
 
     /// What its configuration came to.
-    pub fn resolved(&self) -> &Resolved {
+    pub(crate) fn resolved(&self) -> &Resolved {
         &self.resolved
     }
 
     /// The clock that its seconds are named by.
-    pub fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         self.clock
     }
 
     /// The threads of its shards.
-    pub fn threads(&self) -> &[rustix::thread::Pid] {
+    pub(crate) fn threads(&self) -> &[rustix::thread::Pid] {
         self.threads.threads()
     }
 
     /// The way to its shards.
-    pub fn mail(&self) -> &Mail<Message> {
+    pub(crate) fn mail(&self) -> &Mail<Message> {
         &self.mail
     }
 
     /// What its shards report.
-    pub fn reports(&self) -> &Mail<Report> {
+    pub(crate) fn reports(&self) -> &Mail<Report> {
         &self.reports
     }
 
@@ -143,7 +143,7 @@ impl Client {
     ///
     /// # Errors
     /// A shard that panicked.
-    pub fn join(self) -> anyhow::Result<()> {
+    pub(crate) fn join(self) -> anyhow::Result<()> {
         self.threads.join().map_err(|error| anyhow::anyhow!("a shard panicked: {error}"))?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const SPARE_PORTS: u16 = 256;
 
 /// The articles' number of client machines, and the least number of addresses on this one.
-pub const ARTICLE_SOURCES: u32 = 17;
+const ARTICLE_SOURCES: u32 = 17;
 
 /// The addresses and ports that users come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

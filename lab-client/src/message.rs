@@ -7,7 +7,7 @@ use crate::phase::Phase;
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// A phase to be carried out when its second comes.
     Phase(Box<Phase>),
     /// End a phase before a Unix second.

@@ -9,7 +9,7 @@ use crate::receipts::Receipts;
 /// A message to the control thread.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a box would allocate on the shard every second")]
-pub enum Report {
+pub(crate) enum Report {
     /// The shard runs, or says why it cannot.
     Started(usize, Result<(), String>),
     /// A second has passed.
@@ -41,7 +41,7 @@ pub enum Report {
     /// What faults on purpose did in a second of a shard.
     Spun(usize, Spins),
     /// Something happened on a shard.
-    Event(usize, Event),
+    Event(Event),
     /// The shard has ended in order with these receipts, or says why it could not go on.
     Ended(usize, Box<Receipts>, Result<(), String>),
 }

@@ -212,7 +212,7 @@ impl ShardLoop {
 
     fn report_events(&mut self) {
         for event in self.generator.take_events() {
-            self.outbox.post(Report::Event(self.me, event));
+            self.outbox.post(Report::Event(event));
         }
     }
 

@@ -16,30 +16,30 @@ const LATE_SHARE: f64 = 0.001;
 
 /// What a solo client is to do.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Users to be logged in.
-    pub connect: Connect,
+    pub(crate) connect: Connect,
     /// What follows: no shakes, with [`Load::None`].
-    pub load: Phase,
+    pub(crate) load: Phase,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     established_s: Option<f64>,
     /// Tallies of the load; `None` when it did not get that far.
-    pub tally: Option<Tally>,
+    pub(crate) tally: Option<Tally>,
     /// A signal ended the load before its time.
     cut_short: bool,
     /// Why the plan could not be carried out.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
     latency: Option<Latencies>,
     send_lag: Option<Latencies>,
 }
 
 /// Why a load was not what was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-pub enum Invalid {
+pub(crate) enum Invalid {
     /// It never began.
     #[error("the client was stopped before all users were logged in")]
     StoppedBeforeLogins,
@@ -71,7 +71,7 @@ struct Progress {
 
 /// A hub with a plan.
 #[derive(Clone)]
-pub struct Solo {
+pub(crate) struct Solo {
     hub: Hub,
     plan: Arc<Plan>,
     progress: Arc<Mutex<Progress>>,
@@ -82,7 +82,7 @@ const LOAD: u16 = 1;
 
 impl Solo {
     /// A client that carries out a plan.
-    pub fn new(hub: Hub, plan: Plan) -> Self {
+    pub(crate) fn new(hub: Hub, plan: Plan) -> Self {
         Self { hub, plan: Arc::new(plan), progress: Arc::default() }
     }
 
@@ -90,7 +90,7 @@ impl Solo {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn start(&self) -> Result<(), String> {
+    pub(crate) fn start(&self) -> Result<(), String> {
         let start = self.hub.next_second();
         let connect = Phase {
             index: CONNECT,
@@ -116,7 +116,7 @@ impl Solo {
     }
 
     /// What came of the plan; for when it has ended.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut progress.outcome)
     }
@@ -241,7 +241,7 @@ impl Outcome {
     ///
     /// # Errors
     /// [`Invalid`] if it was not.
-    pub fn check(&self) -> Result<(), Invalid> {
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
         let Some(tally) = &self.tally else {
             return Err(match self.established_s {
                 None => Invalid::StoppedBeforeLogins,
@@ -256,7 +256,7 @@ impl Outcome {
     }
 
     /// Prints a table, and whether the load was what was asked for.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         self.tally.iter().for_each(|tally| self.print_table(tally));
         match self.check() {
             Ok(()) => println!("the load was what was asked for"),
@@ -349,6 +349,6 @@ impl Program for Solo {
 }
 
 /// The load of a plan.
-pub fn load_phase(load: Load, seconds: Option<u64>) -> Phase {
+pub(crate) fn load_phase(load: Load, seconds: Option<u64>) -> Phase {
     Phase { index: LOAD, name: "load".to_owned(), load, seconds, ..Phase::default() }
 }

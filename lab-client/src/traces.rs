@@ -11,7 +11,7 @@ use ebpf::{FlowTable, SampleTable, ThreadTable};
 const WORTH_A_LOOK_NS: u64 = 100_000;
 
 /// Reads traces of requests, on the request path: must not block.
-pub trait TraceReader: Send + Sync {
+pub(crate) trait TraceReader: Send + Sync {
     /// Whether there are traces of the requests of a connection that were due at an instant: beyond
     /// some rate, a sample of the connections is traced.
     fn has(&self, from: SocketAddrV4, due_ns: u64) -> bool;
@@ -57,7 +57,7 @@ pub(crate) fn before_send(
 }
 
 /// The arrays of the probes, mapped into this process.
-pub struct KernelTraces {
+pub(crate) struct KernelTraces {
     flows: FlowTable,
     threads: ThreadTable,
     sample: SampleTable,
@@ -68,7 +68,7 @@ impl KernelTraces {
     ///
     /// # Errors
     /// When they are no such arrays.
-    pub fn map(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn TraceReader>> {
+    pub(crate) fn map(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn TraceReader>> {
         let (flows, threads, sample) = handover.take()?;
         Ok(Arc::new(Self { flows, threads, sample }))
     }

@@ -100,7 +100,7 @@ impl Shard {
         assert_eq!(used, bytes.len());
     }
 
-    /// Everybody connects, and their logins are answered with this.
+    /// All users connect, and their logins are answered with this.
     fn log_in(&mut self, result: impl Fn(u32) -> LoginResult) {
         self.turn_at(0);
         for slot in 0..self.network.opened {
@@ -156,7 +156,7 @@ fn a_closed_load_after_an_open_one_does_not_take_over_its_lag() {
 }
 
 #[test]
-fn users_refused_for_good_are_told_of_once_nobody_is_left_to_connect() {
+fn users_refused_for_good_are_reported_once_all_others_are_connected() {
     let mut shard = Shard::new(5, []);
     shard.log_in(|user| match user {
         0..3 => LoginResult::Ok,
@@ -189,7 +189,7 @@ fn texts_and_packets_that_are_overdue_do_not_hold_up_a_turn() {
     loop {
         let next_ns = shard.turn_at(late_ns);
         let sent = std::mem::take(&mut shard.network.sent).len();
-        assert!(sent <= 512, "{sent} frames in one turn");
+        assert!(sent <= 512, "{sent} frames in one poll");
         all += sent;
         turns += 1;
         assert!(turns < 1_000, "there is no end to it");

@@ -519,7 +519,7 @@ fn run(seed: u64) -> (Tally, Counters) {
     let settled: u64 = world.settled.iter().map(|tally| tally.sent).sum();
     assert_eq!(settled, tally.sent, "all shakes were due in the one phase");
     let online: u32 = world.generators.iter().map(LoadGenerator::online).sum();
-    assert_eq!(online, USERS, "everybody is back");
+    assert_eq!(online, USERS, "all are back");
     assert_eq!(world.cluster.users_online(), u64::from(USERS));
     world.check_receipts();
     (tally, world.cluster.counters())

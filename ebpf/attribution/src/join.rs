@@ -121,10 +121,13 @@ mod tests {
             let side = ServerSide { ready_ns, read_ns, answered_ns, ..ANSWERED };
             let whole = half.with_server_side(&side);
             assert!(!whole.mixed);
-            let it = whole.segments().expect("all instants");
+            let segments = whole.segments().expect("all instants");
             // 900 ns away from the client, 500 of them at the server.
-            assert_eq!((it.network_ns, it.server_wait_ns, it.server_service_ns), (400, 150, 350));
-            assert_eq!(it.client_receive_lag_ns, 100);
+            assert_eq!(
+                (segments.network_ns, segments.server_wait_ns, segments.server_service_ns),
+                (400, 150, 350)
+            );
+            assert_eq!(segments.client_receive_lag_ns, 100);
             assert_eq!(whole.server_ready_ns, Some(1_200));
         }
         let unanswered = ServerSide { answered_ns: None, ..ANSWERED };

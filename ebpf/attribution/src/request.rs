@@ -8,7 +8,7 @@ use crate::segments::Segments;
 /// Time a thread waited for a CPU, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuWait {
-    /// While a thread of another program, or nobody, held it.
+    /// While it was idle, or held by a thread of another program.
     pub foreign_ns: u64,
     /// While a thread of its own program held it.
     pub own_ns: u64,
@@ -35,7 +35,7 @@ pub struct WaitedBetween {
 pub struct Request {
     /// The request's first byte in the stream.
     pub sequence: u32,
-    /// The first byte behind it.
+    /// Its exclusive end in the stream.
     pub end: u32,
     /// The answer's first byte.
     pub answer: u32,
@@ -62,9 +62,9 @@ pub struct Request {
     /// The request shared its stretch of the stream with something else, as far as the kernel can
     /// tell; two frames in one send, it cannot.
     pub mixed: bool,
-    /// The slots of the threads, for [`crate::threads::ThreadTable`]; 0 for none.
+    /// The slot of the client's thread among the watched threads; 0 for none.
     pub client_slot: u16,
-    /// The server's thread.
+    /// The same of the server's thread.
     pub server_slot: u16,
     /// Totals of the client's thread at T5, while T6 is not there: as `sent_totals`.
     pub ready_totals: Option<(u32, u32)>,
@@ -112,8 +112,8 @@ impl Request {
         })
     }
 
-    /// Enters T6, by the client's own account: when its thread had read the answer, and the
-    /// thread's totals then ([`crate::ThreadTable::own_totals`]).
+    /// Enters T6 as the client measured it: when its thread had read the answer, and the thread's
+    /// totals then, lower 32 bits of nanoseconds: (foreign, own).
     pub fn read_at(&mut self, now_ns: u64, totals: Option<(u32, u32)>) {
         // Beyond this the lower 32 bits of two totals cannot be told apart.
         const LIMIT_NS: u64 = 1 << 32;
@@ -164,8 +164,8 @@ fn shares_its_stretch(entry: &FlowEntry, same: bool) -> bool {
         let answered = theirs.flags & server::ANSWERED != 0;
         return theirs.end != mine_end || (answered && theirs.answer != mine.answer);
     }
-    // The server read it together with what came before it: its stretch begins earlier and ends
-    // behind our first byte.
+    // The server read it together with what came before it: its stretch begins before our first
+    // byte and ends after it.
     let begins_before = mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0;
     begins_before && theirs.end.wrapping_sub(mine.sequence).cast_signed() > 0
 }

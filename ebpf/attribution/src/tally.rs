@@ -35,7 +35,7 @@ accounting::counters! {
         late_answers,
         /// Answers to nothing.
         unexpected,
-        /// Shakes that left later than allowed behind their instant, by the client's own doing.
+        /// Shakes that left later than allowed after their instant, by the client's own doing.
         late_sends,
         /// Connections begun.
         connects,
@@ -53,7 +53,7 @@ accounting::counters! {
         replaced,
         /// Error frames received.
         errors,
-        /// Frames received that make no sense.
+        /// Frames received that the protocol does not allow.
         nonsense,
         /// Notices of sent packets received.
         notices,
@@ -89,7 +89,7 @@ accounting::counters! {
         bytes_in,
         /// Bytes sent.
         bytes_out,
-        /// Turns of the loop in which something happened.
+        /// Polls of the loop in which something happened.
         turns,
     }
 }

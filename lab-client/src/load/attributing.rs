@@ -54,7 +54,7 @@ impl LoadGenerator {
     }
 
     /// Bytes are there for a connection, and will be read next.
-    pub fn prefetch(&self, conn: ConnId) {
+    pub(crate) fn prefetch(&self, conn: ConnId) {
         if let (Some(traces), Some(user)) = (&self.traces, self.user_of(conn)) {
             traces.prepare(self.flow_of(user));
         }

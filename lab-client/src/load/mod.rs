@@ -240,17 +240,17 @@ impl LoadGenerator {
     }
 
     /// Attributes the time of every answer by these traces from here on.
-    pub fn set_traces(&mut self, traces: Option<Arc<dyn TraceReader>>) {
+    pub(crate) fn set_traces(&mut self, traces: Option<Arc<dyn TraceReader>>) {
         self.traces = traces;
     }
 
     /// Faults on purpose under way.
-    pub fn slowness_mut(&mut self) -> &mut Vec<Slowness> {
+    pub(crate) fn slowness_mut(&mut self) -> &mut Vec<Slowness> {
         &mut self.slowness
     }
 
     /// Why requests took their time, in the second under way.
-    pub fn causes(&mut self) -> &mut CauseRecorder {
+    pub(crate) fn causes(&mut self) -> &mut CauseRecorder {
         &mut self.causes
     }
 
@@ -260,7 +260,7 @@ impl LoadGenerator {
     }
 
     /// The counters, for what only the sockets know.
-    pub fn tally_mut(&mut self) -> &mut Tally {
+    pub(crate) fn tally_mut(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
@@ -275,7 +275,7 @@ impl LoadGenerator {
     }
 
     /// The histograms of the second under way.
-    pub fn recorder(&mut self) -> &mut SegmentRecorder {
+    pub(crate) fn recorder(&mut self) -> &mut SegmentRecorder {
         &mut self.recorder
     }
 
@@ -285,11 +285,11 @@ impl LoadGenerator {
     }
 
     /// The requests of the second under way that are to be joined with the server's ends.
-    pub fn take_sampled(&mut self) -> Vec<Sampled> {
+    pub(crate) fn take_sampled(&mut self) -> Vec<Sampled> {
         std::mem::take(&mut self.sampled)
     }
 
-    /// What happened since this was asked the last time.
+    /// What happened since the last call.
     pub fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
         self.events.drain(..)
     }

@@ -4,7 +4,7 @@ use crate::phase::PhaseError;
 
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// A phase that cannot be carried out.
     #[error(transparent)]
     Phase(#[from] PhaseError),

@@ -24,7 +24,7 @@ use super::error::CommandError;
 use super::hub::Hub;
 
 /// The routes.
-pub fn router(hub: Hub) -> Router {
+pub(crate) fn router(hub: Hub) -> Router {
     Router::new()
         .route("/qps", get(qps))
         .route("/counters", get(counters))

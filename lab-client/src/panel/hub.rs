@@ -57,11 +57,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The control thread's view of a client. A clone is another handle to the same.
 #[derive(Clone)]
-pub struct Hub(Arc<State>);
+pub(crate) struct Hub(Arc<State>);
 
 impl Hub {
     /// A view of a running client.
-    pub fn new(client: &Client) -> Self {
+    pub(crate) fn new(client: &Client) -> Self {
         let shards = client.mail().shards();
         Self(Arc::new(State {
             mail: client.mail().clone(),
@@ -77,12 +77,12 @@ impl Hub {
     }
 
     /// How many shards there are.
-    pub fn shards(&self) -> usize {
+    pub(crate) fn shards(&self) -> usize {
         self.0.mail.shards()
     }
 
     /// The first Unix second from which a changed rate can count on all shards.
-    pub fn next_second(&self) -> u64 {
+    pub(crate) fn next_second(&self) -> u64 {
         self.0.clock.unix_second(monotonic_ns() + RATE_MARGIN_NS) + 1
     }
 
@@ -90,7 +90,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`CommandError`].
-    pub fn execute(&self, command: Command) -> Result<(), CommandError> {
+    pub(crate) fn execute(&self, command: Command) -> Result<(), CommandError> {
         match command {
             Command::Phase(phase) => {
                 phase.check()?;
@@ -129,12 +129,12 @@ impl Hub {
     }
 
     /// An open load will begin: until then its rate can be changed like that of one under way.
-    pub fn expect_load(&self, rate: u32) {
+    pub(crate) fn expect_load(&self, rate: u32) {
         *locked(&self.0.expected) = Some(rate);
     }
 
     /// The load that was expected begins now: its rate, as it may have been changed.
-    pub fn take_expected(&self) -> Option<u32> {
+    pub(crate) fn take_expected(&self) -> Option<u32> {
         locked(&self.0.expected).take()
     }
 
@@ -153,7 +153,7 @@ impl Hub {
     }
 
     /// How many users that a phase was to log in cannot be, once all connections have been tried.
-    pub fn left_out(&self, phase: u16) -> Option<u32> {
+    pub(crate) fn left_out(&self, phase: u16) -> Option<u32> {
         let phases = locked(&self.0.phases);
         let Gathered { established, left_out: (shards, users), .. } = phases.get(&phase)?;
         (*shards > 0 && established + shards == self.shards()).then_some(*users)
@@ -163,7 +163,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`CommandError::Busy`] for the first whose inbox is full.
-    pub fn post_all(&self, message: impl Fn() -> Message) -> Result<(), CommandError> {
+    pub(crate) fn post_all(&self, message: impl Fn() -> Message) -> Result<(), CommandError> {
         for shard in 0..self.shards() {
             self.0.mail.post(shard, message()).map_err(|_| CommandError::Busy(shard))?;
         }
@@ -171,17 +171,17 @@ impl Hub {
     }
 
     /// What each shard counted since it began, with its last sample.
-    pub fn totals(&self) -> Vec<(Tally, Option<Sample>)> {
+    pub(crate) fn totals(&self) -> Vec<(Tally, Option<Sample>)> {
         locked(&self.0.totals).clone()
     }
 
     /// What the users of the shards that have ended received.
-    pub fn audit(&self) -> Audit {
+    pub(crate) fn audit(&self) -> Audit {
         Audit::of(&locked(&self.0.receipts))
     }
 
     /// The errors of shards that could not go on.
-    pub fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         std::mem::take(&mut *locked(&self.0.failed))
     }
 
@@ -258,7 +258,7 @@ impl Program for Hub {
             Report::Spun(shard, spins) => Some(Line::Spun { shard, spins }),
             Report::Sampled(t, requests) => Some(Line::Sampled { t, requests }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
-            Report::Event(_, event) => self.on_event(event),
+            Report::Event(event) => self.on_event(event),
             Report::Ended(shard, receipts, ended) => {
                 self.0.ended.fetch_add(1, Ordering::Relaxed);
                 locked(&self.0.receipts).add(&receipts);

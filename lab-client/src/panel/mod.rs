@@ -10,7 +10,6 @@ mod hub;
 mod lines;
 
 pub use commands::Command;
-pub use error::CommandError;
-pub use http::router;
-pub use hub::Hub;
+pub(crate) use http::router;
+pub(crate) use hub::Hub;
 pub use lines::{Audit, Line, Ready};
