@@ -5,4 +5,4 @@
 mod counters;
 mod money;
 
-pub use money::Money;
+pub use money::{Money, undelivered};

@@ -8,6 +8,6 @@ pub mod http;
 pub mod metrics;
 mod serve;
 
-pub use accounting::{Money, counters};
+pub use accounting::{Money, counters, undelivered};
 pub use cpus::CpuList;
 pub use serve::{Lines, Program, serve};
