@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use attribution::{CauseRows, Tally, Trace};
 use control::Money;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use lab_client::causes::CauseRows;
-use lab_client::slow::Seen;
-use lab_client::tally::Tally;
 use lab_server::counters::Counters;
 use lab_server::ledger::Ledger;
 use serde::Deserialize;
@@ -137,7 +135,7 @@ pub struct SlowLine {
     /// The phase in which it was due.
     pub phase: Option<String>,
     /// What the kernel saw of it.
-    pub seen: Option<Seen>,
+    pub seen: Option<Trace>,
 }
 
 /// A line of `events.jsonl`.

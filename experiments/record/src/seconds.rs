@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::latency::{Encoded, Latencies, Segment, empty};
-use lab_client::report::Sample as ClientSample;
-use lab_client::tally::Tally;
+use attribution::{Encoded, Latencies, Sample as ClientSample, Segment, Tally, empty};
 use lab_server::counters::Counters;
 use lab_server::report::Sample as ServerSample;
 use serde::{Deserialize, Serialize};

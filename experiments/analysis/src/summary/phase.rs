@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
-use lab_client::latency::Segment;
-use lab_client::tally::Tally;
 use lab_server::counters::Counters;
 use serde::{Deserialize, Serialize};
 

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use ebpf::{Request, ServerSide};
 use serde::{Deserialize, Serialize};
 
-use crate::causes::{BeforeSend, Cause, Explained, explain};
-use crate::witness::{SeenThread, Witness};
-
-/// Records of a second and shard unless told otherwise: the worst are kept, so that a bad second
-/// costs no more to record than a good one.
-pub const KEPT: usize = 8;
+use crate::attribute::{Attributed, attribute};
+use crate::causes::Cause;
+use crate::join::ServerSide;
+use crate::request::Request;
+use crate::sampled::ClientSide;
+use crate::segments::PerSegment;
 
 /// Faster requests are never recorded.
 const SLOW_NS: u64 = 1_000_000;
@@ -31,42 +30,42 @@ pub struct SlowRequest {
     pub send_lag_us: u64,
     /// From the intended instant to the answer, in microseconds.
     pub latency_us: u64,
-    /// What the kernel saw of it; null when nobody looked, or when it saw nothing.
-    pub seen: Option<Seen>,
+    /// What the kernel saw of it; null without probes, or when they saw nothing of it.
+    #[serde(rename = "seen")]
+    pub trace: Option<Trace>,
     /// What is needed to join it with the server's end, when that is on another host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub half: Option<Half>,
-}
-
-/// The client's end of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Half {
-    /// What the client's kernel saw.
-    pub request: Request,
-    /// What the client's thread did before it sent it.
-    pub before: BeforeSend,
+    #[serde(rename = "half", default, skip_serializing_if = "Option::is_none")]
+    pub client_side: Option<ClientSide>,
 }
 
 impl SlowRequest {
-    /// Joins it with the server's end of it, by what its time is then explained once more.
+    /// Joins it with the server's end of it, and attributes its time once more.
     pub fn join(&mut self, side: &ServerSide) {
-        let (Some(half), Some(seen)) = (self.half.take(), &mut self.seen) else { return };
+        let (Some(half), Some(trace)) = (self.client_side.take(), &mut self.trace) else { return };
         let request = half.request.with_server_side(side);
         let latency_ns = self.latency_us * 1000;
-        let explained = explain(self.due_ns, latency_ns, Some(&request), half.before);
-        let due_ns = self.due_ns;
-        seen.explain_with(due_ns, &request, &explained);
+        let attributed = attribute(self.due_ns, latency_ns, Some(&request), half.before);
+        trace.set_times(self.due_ns, &request, &attributed);
     }
+}
+
+/// A thread, for the record of a slow request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TracedThread {
+    /// Its number.
+    pub tid: u32,
+    /// The name of the thread that held the CPU during its last long wait.
+    pub held_by: Option<String>,
 }
 
 /// A slow request as the kernel saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct Trace {
     /// T1 to T6 as offsets from T0, the instant at which it was due, in microseconds.
     pub instants_us: [Option<i64>; 6],
     /// Network, server wait, server service and client receive lag, in microseconds; null when an
     /// instant is missing.
-    pub segments_us: Option<[u64; 4]>,
+    pub segments_us: Option<PerSegment<u64>>,
     /// Its time by cause, in microseconds.
     pub causes_us: BTreeMap<Cause, u64>,
     /// The cause that took most.
@@ -79,43 +78,45 @@ pub struct Seen {
     pub client_thread: Option<u32>,
     /// The server's thread.
     pub server_thread: Option<u32>,
-    /// Who held the client's CPU during that thread's last long wait.
+    /// The thread that held the client's CPU during the client's last long wait.
     pub client_held_by: Option<String>,
-    /// Who held the server's.
+    /// The same at the server.
     pub server_held_by: Option<String>,
 }
 
-impl Seen {
-    /// Puts a record together.
-    pub fn of(
+impl Trace {
+    /// Puts a record together; `thread` knows the threads behind the slots of the request.
+    pub fn new(
         due_ns: u64,
         request: &Request,
-        explained: &Explained,
-        witness: &dyn Witness,
+        attributed: &Attributed,
+        thread: impl Fn(u16) -> Option<TracedThread>,
     ) -> Self {
-        let [client, server] =
-            [request.client_slot, request.server_slot].map(|slot| witness.thread(slot));
-        let held_by = |thread: &Option<SeenThread>| thread.as_ref()?.held_by.clone();
-        Self {
-            instants_us: instants_us(due_ns, request),
-            segments_us: explained.segments.map(|it| it.map(|ns| ns / 1000)),
-            causes_us: causes_us(explained),
-            blamed: explained.dominant(),
+        let [client, server] = [request.client_slot, request.server_slot].map(thread);
+        let held_by = |thread: &Option<TracedThread>| thread.as_ref()?.held_by.clone();
+        let mut trace = Self {
+            instants_us: [None; 6],
+            segments_us: None,
+            causes_us: BTreeMap::new(),
+            blamed: Cause::Unexplained,
             losses: request.losses,
             mixed: request.mixed,
             client_held_by: held_by(&client),
             server_held_by: held_by(&server),
             client_thread: client.map(|thread| thread.tid),
             server_thread: server.map(|thread| thread.tid),
-        }
+        };
+        trace.set_times(due_ns, request, attributed);
+        trace
     }
 
-    /// Takes another explanation in the place of what there is.
-    fn explain_with(&mut self, due_ns: u64, request: &Request, explained: &Explained) {
+    /// Enters what depends on the instants of both ends.
+    fn set_times(&mut self, due_ns: u64, request: &Request, attributed: &Attributed) {
         self.instants_us = instants_us(due_ns, request);
-        self.segments_us = explained.segments.map(|it| it.map(|ns| ns / 1000));
-        self.causes_us = causes_us(explained);
-        self.blamed = explained.dominant();
+        self.segments_us = attributed.segments_ns.map(|segments| segments.map(|ns| ns / 1000));
+        self.causes_us =
+            attributed.causes_ns.iter().map(|(cause, ns)| (cause, ns / 1000)).collect();
+        self.blamed = attributed.dominant();
     }
 }
 
@@ -124,22 +125,20 @@ fn instants_us(due_ns: u64, request: &Request) -> [Option<i64>; 6] {
     request.instants_ns().map(|ns| ns.map(offset_us))
 }
 
-fn causes_us(explained: &Explained) -> BTreeMap<Cause, u64> {
-    Cause::ALL.into_iter().zip(explained.causes.map(|ns| ns / 1000)).collect()
-}
+/// A request with what the kernel saw of it. Its [`Trace`] is made when the second ends, since in
+/// a stall every request is slower than the ones before and takes the place of one of them.
+type Kept = (SlowRequest, Option<(Request, Attributed)>);
 
 /// The slowest requests of the second under way.
 #[derive(Debug)]
-pub struct Slow {
-    /// With what the kernel saw of each; the record of that is made when it is taken, since in a
-    /// stall every request is slower than the ones before and takes the place of one of them.
-    kept: Vec<(SlowRequest, Option<(Request, Explained)>)>,
+pub struct Slowest {
+    kept: Vec<Kept>,
     most: usize,
     /// Once all places are taken, the latency of the fastest kept, in nanoseconds.
     least_ns: u64,
 }
 
-impl Slow {
+impl Slowest {
     /// Keeps so many of a second.
     pub fn new(most: usize) -> Self {
         Self { kept: Vec::with_capacity(most), most, least_ns: 0 }
@@ -151,7 +150,7 @@ impl Slow {
     }
 
     /// Keeps a request in the place of a faster one.
-    pub fn enter(&mut self, request: SlowRequest, seen: Option<(Request, Explained)>) {
+    pub fn enter(&mut self, request: SlowRequest, seen: Option<(Request, Attributed)>) {
         if self.kept.len() < self.most {
             self.kept.push((request, seen));
         } else if let Some(fastest) = self.kept.iter_mut().min_by_key(|kept| kept.0.latency_us) {
@@ -163,16 +162,17 @@ impl Slow {
         }
     }
 
-    /// The requests kept; the next second begins with none.
-    pub fn take(&mut self, witness: Option<&dyn Witness>) -> Vec<SlowRequest> {
+    /// The requests kept; the next second begins with none. `thread` knows the threads behind
+    /// slots.
+    pub fn take(&mut self, thread: impl Fn(u16) -> Option<TracedThread>) -> Vec<SlowRequest> {
         self.least_ns = 0;
-        let with_seen = |(request, seen): (SlowRequest, Option<(Request, Explained)>)| {
-            let seen = seen.zip(witness).map(|((kernel, explained), witness)| {
-                Seen::of(request.due_ns, &kernel, &explained, witness)
+        let with_trace = |(request, seen): Kept| {
+            let trace = seen.map(|(kernel, attributed)| {
+                Trace::new(request.due_ns, &kernel, &attributed, &thread)
             });
-            SlowRequest { seen, ..request }
+            SlowRequest { trace, ..request }
         };
-        self.kept.drain(..).map(with_seen).collect()
+        self.kept.drain(..).map(with_trace).collect()
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_worst_are_kept() {
-        let mut slow = Slow::new(KEPT);
+        let mut slow = Slowest::new(8);
         for latency_us in (0..100).map(|n| 500 + n * 37 % 100 * 100) {
             let request = SlowRequest {
                 user: 1,
@@ -191,14 +191,15 @@ mod tests {
                 due_ns: 0,
                 send_lag_us: 0,
                 latency_us,
-                seen: None,
-                half: None,
+                trace: None,
+                client_side: None,
             };
             if slow.wants(latency_us * 1000) {
                 slow.enter(request, None);
             }
         }
-        let mut kept: Vec<_> = slow.take(None).iter().map(|request| request.latency_us).collect();
+        let mut kept: Vec<_> =
+            slow.take(|_| None).iter().map(|request| request.latency_us).collect();
         kept.sort_unstable();
         assert_eq!(kept, (92..100).map(|n| 500 + n * 100).collect::<Vec<_>>());
         assert!(!slow.wants(999_999) && slow.wants(1_000_000));

@@ -1,23 +1,22 @@
-//! Who saw what happened to a request: the probes' arrays, or somebody in their place.
+//! Reading what the kernel saw of a request: the probes' arrays, or something in their place.
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use ebpf::{CpuWait, FlowTable, Request, SampleTable, ThreadTable, WaitedBetween};
-
-use crate::causes::BeforeSend;
+use attribution::{BeforeSend, CpuWait, Request, TracedThread, WaitedBetween};
+use ebpf::{FlowTable, SampleTable, ThreadTable};
 
 /// Waits for a CPU are looked up only for sends that are later than this, which few are. What an
 /// earlier one has of them (of [`ebpf::LONG_WAIT`] and more, as all that are kept) counts as busy.
 const WORTH_A_LOOK_NS: u64 = 100_000;
 
-/// Somebody who saw requests. Asked on the request path: must not block.
-pub trait Witness: Send + Sync {
-    /// Whether requests of a connection that were due at an instant are looked at: beyond some
-    /// rate, only a sample is.
-    fn looks_at(&self, from: SocketAddrV4, due_ns: u64) -> bool;
+/// Reads traces of requests, on the request path: must not block.
+pub(crate) trait TraceReader: Send + Sync {
+    /// Whether there are traces of the requests of a connection that were due at an instant: beyond
+    /// some rate, a sample of the connections is traced.
+    fn has(&self, from: SocketAddrV4, due_ns: u64) -> bool;
 
-    /// An answer comes in: the request of that connection will be asked for.
+    /// An answer comes in: the request of that connection will be read next.
     fn prepare(&self, from: SocketAddrV4);
 
     /// The latest request of a connection, by the client's end. The calling thread has read its
@@ -27,23 +26,14 @@ pub trait Witness: Send + Sync {
     /// How long the client's thread that sent a request waited for a CPU between two instants.
     fn waited(&self, request: &Request, from_ns: u64, to_ns: u64) -> WaitedBetween;
 
-    /// The thread behind a slot, and who held its CPU when it last waited long.
-    fn thread(&self, slot: u16) -> Option<SeenThread>;
-}
-
-/// A thread, for the record of a slow request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenThread {
-    /// Its number.
-    pub tid: u32,
-    /// The name of the thread that held the CPU during its last long wait.
-    pub held_by: Option<String>,
+    /// The thread behind a slot, and the one that held its CPU when it last waited long.
+    fn thread(&self, slot: u16) -> Option<TracedThread>;
 }
 
 /// What a client's thread did between the instant at which a shake was due and its send; it slept
 /// for `slept_ns` of that, waiting for a CPU at the end of its sleep included.
 pub(crate) fn before_send(
-    witness: &dyn Witness,
+    traces: &dyn TraceReader,
     request: &Request,
     due_ns: u64,
     slept_ns: u64,
@@ -53,8 +43,8 @@ pub(crate) fn before_send(
         return BeforeSend { asleep_ns: slept_ns, ..BeforeSend::default() };
     }
     let woke_ns = due_ns + slept_ns;
-    let first = witness.waited(request, due_ns, woke_ns);
-    let then = witness.waited(request, woke_ns, request.sent_ns);
+    let first = traces.waited(request, due_ns, woke_ns);
+    let then = traces.waited(request, woke_ns, request.sent_ns);
     let of_sleep_ns = first.wait.foreign_ns + first.wait.own_ns + first.unknown_ns;
     BeforeSend {
         asleep_ns: slept_ns.saturating_sub(of_sleep_ns),
@@ -67,25 +57,25 @@ pub(crate) fn before_send(
 }
 
 /// The arrays of the probes, mapped into this process.
-pub struct KernelWitness {
+pub(crate) struct KernelTraces {
     flows: FlowTable,
     threads: ThreadTable,
     sample: SampleTable,
 }
 
-impl KernelWitness {
-    /// The arrays that the process which attached the probes hands over.
+impl KernelTraces {
+    /// Maps the arrays that the process which attached the probes hands over.
     ///
     /// # Errors
     /// When they are no such arrays.
-    pub fn take(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn Witness>> {
+    pub(crate) fn map(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn TraceReader>> {
         let (flows, threads, sample) = handover.take()?;
         Ok(Arc::new(Self { flows, threads, sample }))
     }
 }
 
-impl Witness for KernelWitness {
-    fn looks_at(&self, from: SocketAddrV4, due_ns: u64) -> bool {
+impl TraceReader for KernelTraces {
+    fn has(&self, from: SocketAddrV4, due_ns: u64) -> bool {
         self.sample.contains(from, due_ns)
     }
 
@@ -103,29 +93,55 @@ impl Witness for KernelWitness {
 
     fn waited(&self, request: &Request, from_ns: u64, to_ns: u64) -> WaitedBetween {
         let waited = self.threads.waited_between(request.client_slot, from_ns, to_ns);
-        // Of a thread that nobody watches, or whose entry is being written, nothing is known.
+        // Of a thread that is not watched, or whose entry is being written, nothing is known.
         let unknown_ns = to_ns.saturating_sub(from_ns);
         waited.unwrap_or(WaitedBetween { wait: CpuWait::default(), unknown_ns })
     }
 
-    fn thread(&self, slot: u16) -> Option<SeenThread> {
+    fn thread(&self, slot: u16) -> Option<TracedThread> {
         let thread = self.threads.thread(slot, shard::monotonic_ns())?;
         let held_by = self.threads.long_waits(slot).pop().map(|wait| wait.holder);
-        Some(SeenThread { tid: thread.tid, held_by })
+        Some(TracedThread { tid: thread.tid, held_by })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use attribution::{Cause, attribute};
+
     use super::*;
-    use crate::causes::tests::{DUE, request};
-    use crate::causes::{Cause, explain};
 
-    /// A witness who has seen waits of a fixed length, and forgotten others.
-    struct Forgetful(WaitedBetween);
+    const DUE: u64 = 1_000_000;
 
-    impl Witness for Forgetful {
-        fn looks_at(&self, _: SocketAddrV4, _: u64) -> bool {
+    /// 100 µs before its send, 20 on the way, 50 at the server, 40 until its answer is read.
+    const REQUEST: Request = Request {
+        sequence: 1,
+        end: 21,
+        answer: 1,
+        sent_ns: DUE + 100_000,
+        server_ready_ns: Some(DUE + 110_000),
+        server_read_ns: Some(DUE + 130_000),
+        answered_ns: Some(DUE + 160_000),
+        ready_ns: Some(DUE + 170_000),
+        read_ns: Some(DUE + 210_000),
+        server_wait: Some(NO_WAIT),
+        server_service: Some(NO_WAIT),
+        client_receive: Some(NO_WAIT),
+        losses: 0,
+        mixed: false,
+        client_slot: 1,
+        server_slot: 2,
+        ready_totals: None,
+        sent_totals: None,
+    };
+
+    const NO_WAIT: CpuWait = CpuWait { foreign_ns: 0, own_ns: 0 };
+
+    /// Traces of waits of a fixed length, in which others are overwritten.
+    struct Overwritten(WaitedBetween);
+
+    impl TraceReader for Overwritten {
+        fn has(&self, _: SocketAddrV4, _: u64) -> bool {
             true
         }
 
@@ -139,27 +155,27 @@ mod tests {
             if from_ns == to_ns { WaitedBetween::default() } else { self.0 }
         }
 
-        fn thread(&self, _: u16) -> Option<SeenThread> {
+        fn thread(&self, _: u16) -> Option<TracedThread> {
             None
         }
     }
 
     #[test]
-    fn what_the_witness_does_not_know_is_nobodys_fault() {
+    fn what_the_traces_do_not_have_is_unexplained() {
         let wait = CpuWait { foreign_ns: 40_000, own_ns: 0 };
         // Of the 100 µs before the send: busy, and unexplained.
         for (unknown_ns, slept_ns, busy_us, unexplained_us) in [
             (0, 0, 60, 0),
             (30_000, 0, 30, 30),
             (60_000, 0, 0, 60),
-            // All of 50 µs of sleep and all of the 50 behind it are waits, or not known.
+            // All of 50 µs of sleep and all of the 50 after it are waits, or not known.
             (10_000, 50_000, 0, 20),
             (0, 50_000, 10, 10),
         ] {
-            let witness = Forgetful(WaitedBetween { wait, unknown_ns });
-            let before = before_send(&witness, &request(), DUE, slept_ns);
-            let explained = explain(DUE, 210_000, Some(&request()), before);
-            let of = |cause: Cause| explained.causes[cause as usize] / 1000;
+            let traces = Overwritten(WaitedBetween { wait, unknown_ns });
+            let before = before_send(&traces, &REQUEST, DUE, slept_ns);
+            let attributed = attribute(DUE, 210_000, Some(&REQUEST), before);
+            let of = |cause: Cause| attributed.causes_ns[cause] / 1000;
             // The 40 µs at the end are those of a busy client.
             let found = (of(Cause::ClientBusy), of(Cause::Unexplained));
             assert_eq!(found, (busy_us + 40, unexplained_us), "{unknown_ns} {slept_ns}");

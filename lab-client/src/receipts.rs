@@ -1,6 +1,6 @@
-//! The clients' own books: every cent received, independent of what the server says.
+//! What users received, counted by the client: every cent, independent of the server's ledger.
 
-use control::Money;
+use accounting::Money;
 use serde::{Deserialize, Serialize};
 
 /// Ids of shaken packets begin here, in the prototype and in our server.
@@ -11,7 +11,7 @@ const AUDITED: u32 = 1 << 26;
 
 /// What the users of a shard received.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Books {
+pub struct Receipts {
     /// Packets that shakes brought.
     pub granted: Money,
     /// Shares that claims brought.
@@ -29,7 +29,7 @@ pub struct Books {
     seen: Vec<u64>,
 }
 
-impl Books {
+impl Receipts {
     /// A packet came.
     pub fn grant(&mut self, packet: u32, amount: u32) {
         self.granted += Money::share(amount);
@@ -51,8 +51,8 @@ impl Books {
         &self.seen
     }
 
-    /// Adds the books of another shard or client; packets that both received are double grants.
-    pub fn add(&mut self, other: &Books) {
+    /// Adds the receipts of another shard or client; packets that both received are double grants.
+    pub fn add(&mut self, other: &Receipts) {
         self.granted += other.granted;
         self.claimed += other.claimed;
         self.created += other.created;
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_packet_granted_twice_is_found_within_a_shard_and_between_shards() {
-        let mut one = Books::default();
-        let mut other = Books::default();
+        let mut one = Receipts::default();
+        let mut other = Receipts::default();
         for packet in [0, 1, 63, 64, 1_000] {
             one.grant(FIRST_SHAKEN + packet, 10);
         }

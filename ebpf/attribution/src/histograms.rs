@@ -1,10 +1,12 @@
-//! Histograms of a shard, second by second and phase by phase.
+//! Histograms of durations, second by second and phase by phase.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer as _, V2Serializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::segments::{PerSegment, Segment};
 
 /// The longest latency that is told apart, in microseconds: a minute. Longer ones count as that.
 const MOST_US: u64 = 60_000_000;
@@ -16,48 +18,12 @@ const DIGITS: u8 = 3;
 /// begins.
 const SPARE: usize = 14;
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Segment {
-    /// From the intended instant of a shake to its answer; a timed-out one counts as its timeout.
-    Latency,
-    /// From the intended instant to the send.
-    SendLag,
-    /// On the way, both ways: (T5 − T1) − (T4 − T2).
-    Network,
-    /// From ready to received, at the server: T3 − T2.
-    ServerWait,
-    /// From received to answered, at the server: T4 − T3.
-    ServerService,
-    /// From ready to received, at the client: T6 − T5.
-    ClientReceiveLag,
-    /// From the intended instant of a push, on the server's clock, to its arrival: meaningful where
-    /// both run on one machine.
-    Push,
-}
-
-impl Segment {
-    /// Its name in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Segment::Latency => "latency",
-            Segment::SendLag => "send_lag",
-            Segment::Network => "network",
-            Segment::ServerWait => "server_wait",
-            Segment::ServerService => "server_service",
-            Segment::ClientReceiveLag => "client_receive_lag",
-            Segment::Push => "push",
-        }
-    }
-}
-
 /// A histogram in microseconds.
 pub type Latencies = Histogram<u32>;
 
 /// An empty histogram.
 pub fn empty() -> Latencies {
-    // The bounds are constants of which the crate approves.
+    // The crate accepts these constant bounds.
     Histogram::new_with_bounds(1, MOST_US, DIGITS).unwrap_or_else(|_| unreachable!())
 }
 
@@ -84,9 +50,9 @@ impl<'de> Deserialize<'de> for Encoded {
     }
 }
 
-/// A histogram that was filled.
+/// The histogram of a segment in a second of a phase.
 #[derive(Debug)]
-pub struct Filled {
+pub struct SegmentHistogram {
     /// The phase whose shakes it has.
     pub phase: u16,
     /// What was measured.
@@ -97,41 +63,35 @@ pub struct Filled {
 
 /// The histograms of the second under way.
 #[derive(Debug, Default)]
-pub struct Recorder {
-    open: Vec<Filled>,
+pub struct SegmentRecorder {
+    open: Vec<SegmentHistogram>,
     /// Emptied ones to be used again, so that a second that begins allocates nothing.
     spare: Vec<Latencies>,
 }
 
-impl Recorder {
+impl SegmentRecorder {
     /// Enters a duration.
     pub fn record(&mut self, phase: u16, segment: Segment, duration_ns: u64) {
         let place =
             self.open.iter().position(|open| open.phase == phase && open.segment == segment);
         let place = place.unwrap_or_else(|| {
             let values = self.spare.pop().unwrap_or_else(empty);
-            self.open.push(Filled { phase, segment, values });
+            self.open.push(SegmentHistogram { phase, segment, values });
             self.open.len() - 1
         });
         // Rounded up: what took 1 ns did not take nothing.
         self.open[place].values.saturating_record(duration_ns.div_ceil(1000));
     }
 
-    /// Enters the segments of a request but the first, in nanoseconds, as
-    /// [`crate::causes::Explained`] has them.
-    pub fn record_segments(&mut self, phase: u16, [network, wait, service, receive]: [u64; 4]) {
-        for (segment, ns) in [
-            (Segment::Network, network),
-            (Segment::ServerWait, wait),
-            (Segment::ServerService, service),
-            (Segment::ClientReceiveLag, receive),
-        ] {
+    /// Enters the segments of a request from T1 on, in nanoseconds.
+    pub fn record_segments(&mut self, phase: u16, segments_ns: PerSegment<u64>) {
+        for (segment, ns) in segments_ns.named() {
             self.record(phase, segment, ns);
         }
     }
 
     /// The histograms of the second that ends.
-    pub fn take(&mut self) -> std::vec::Drain<'_, Filled> {
+    pub fn take(&mut self) -> std::vec::Drain<'_, SegmentHistogram> {
         self.open.drain(..)
     }
 
@@ -162,7 +122,7 @@ mod tests {
 
     #[test]
     fn phases_and_segments_are_kept_apart() {
-        let mut recorder = Recorder::default();
+        let mut recorder = SegmentRecorder::default();
         recorder.record(1, Segment::Latency, 1);
         recorder.record(1, Segment::Latency, 2_000_000);
         recorder.record(2, Segment::Latency, u64::MAX);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lab_client::config::Notices;
 use lab_client::flows::Flows;
-use lab_client::load::{Crowd, Event, Rules};
+use lab_client::load::{Event, LoadGenerator, Rules};
 use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
@@ -58,7 +58,7 @@ impl Transport for Network {
 
 /// A shard with so many users, all of those that there are.
 struct Shard {
-    crowd: Crowd,
+    generator: LoadGenerator,
     network: Network,
 }
 
@@ -80,31 +80,31 @@ impl Shard {
         };
         let network = Network { now_ns: START * NANOS_PER_SECOND, ..Network::default() };
         let clock = Clock::with_offset(0);
-        let mut crowd = Crowd::new(share, Arc::new(rules), clock, network.now_ns);
+        let mut generator = LoadGenerator::new(share, Arc::new(rules), clock, network.now_ns);
         let connect = Some(Connect { users, rate: None });
-        crowd.add_phase(Phase { start: START, seconds: Some(1), connect, ..Phase::default() });
-        phases.into_iter().for_each(|phase| crowd.add_phase(phase));
-        Self { crowd, network }
+        generator.add_phase(Phase { start: START, seconds: Some(1), connect, ..Phase::default() });
+        phases.into_iter().for_each(|phase| generator.add_phase(phase));
+        Self { generator, network }
     }
 
     /// What is due at an instant after the start is done, once.
     fn turn_at(&mut self, ns: u64) -> Option<u64> {
         self.network.now_ns = START * NANOS_PER_SECOND + ns;
-        self.crowd.turned(&mut self.network)
+        self.generator.poll(&mut self.network)
     }
 
     fn receive(&mut self, conn: ConnId, frame: &Frame<'_>) {
         let mut bytes = vec![0; frame.encoded_len()];
         frame.encode(0, &mut bytes).expect("fits");
-        let used = self.crowd.received(&mut self.network, conn, &bytes);
+        let used = self.generator.received(&mut self.network, conn, &bytes);
         assert_eq!(used, bytes.len());
     }
 
-    /// Everybody connects, and their logins are answered with this.
+    /// All users connect, and their logins are answered with this.
     fn log_in(&mut self, result: impl Fn(u32) -> LoginResult) {
         self.turn_at(0);
         for slot in 0..self.network.opened {
-            self.crowd.connected(&mut self.network, ConnId { slot, generation: 0 });
+            self.generator.connected(&mut self.network, ConnId { slot, generation: 0 });
         }
         for (conn, bytes) in std::mem::take(&mut self.network.sent) {
             if let Decoded::Frame { frame: Frame::LoginRequest { user }, .. } = decode(&bytes) {
@@ -147,7 +147,7 @@ fn a_closed_load_after_an_open_one_does_not_take_over_its_lag() {
     shard.turn_at(2_000 * MILLISECOND);
     assert_eq!(shard.answer_after(5 * MILLISECOND), 1);
     let lags: Vec<_> = shard
-        .crowd
+        .generator
         .take_slow()
         .iter()
         .map(|it| (it.phase, it.send_lag_us, it.latency_us))
@@ -156,20 +156,20 @@ fn a_closed_load_after_an_open_one_does_not_take_over_its_lag() {
 }
 
 #[test]
-fn users_refused_for_good_are_told_of_once_nobody_is_left_to_connect() {
+fn users_refused_for_good_are_reported_once_all_others_are_connected() {
     let mut shard = Shard::new(5, []);
     shard.log_in(|user| match user {
         0..3 => LoginResult::Ok,
         _ => LoginResult::UserOutOfRange,
     });
-    let events: Vec<_> = shard.crowd.take_events().collect();
+    let events: Vec<_> = shard.generator.take_events().collect();
     assert_eq!(events, [Event::LeftOut { phase: 0, users: 2 }]);
-    assert_eq!((shard.crowd.online(), shard.crowd.tally().login_refused), (3, 2));
+    assert_eq!((shard.generator.online(), shard.generator.tally().login_refused), (3, 2));
 
     // The server is busy: they are still to come.
     let mut shard = Shard::new(5, []);
     shard.log_in(|user| if user < 3 { LoginResult::Ok } else { LoginResult::Busy });
-    assert_eq!(shard.crowd.take_events().count(), 0);
+    assert_eq!(shard.generator.take_events().count(), 0);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn texts_and_packets_that_are_overdue_do_not_hold_up_a_turn() {
     loop {
         let next_ns = shard.turn_at(late_ns);
         let sent = std::mem::take(&mut shard.network.sent).len();
-        assert!(sent <= 512, "{sent} frames in one turn");
+        assert!(sent <= 512, "{sent} frames in one poll");
         all += sent;
         turns += 1;
         assert!(turns < 1_000, "there is no end to it");
@@ -205,12 +205,12 @@ fn texts_and_packets_that_are_overdue_do_not_hold_up_a_turn() {
 fn a_rate_that_is_asked_for_just_before_the_load_begins_counts() {
     let mut shard = Shard::new(100, [open(1, START + 1, 0)]);
     shard.log_in(|_| LoginResult::Ok);
-    shard.crowd.change_rate(START + 1, 50);
+    shard.generator.change_rate(START + 1, 50);
     for step in 0..200 {
         shard.turn_at(NANOS_PER_SECOND + step * 10 * MILLISECOND);
         shard.answer_after(0);
     }
-    assert_eq!(shard.crowd.tally().offered, 100, "two seconds of it");
+    assert_eq!(shard.generator.tally().offered, 100, "two seconds of it");
 }
 
 #[test]
@@ -219,10 +219,10 @@ fn a_rate_of_an_earlier_load_is_not_that_of_the_next() {
     let mut shard = Shard::new(100, [first, open(2, START + 3, 0)]);
     shard.log_in(|_| LoginResult::Ok);
     shard.turn_at(NANOS_PER_SECOND);
-    shard.crowd.change_rate(START + 2, 50);
+    shard.generator.change_rate(START + 2, 50);
     for step in 0..300 {
         shard.turn_at(NANOS_PER_SECOND + step * 10 * MILLISECOND);
         shard.answer_after(0);
     }
-    assert_eq!(shard.crowd.tally().offered, 50, "the second from START + 2 on");
+    assert_eq!(shard.generator.tally().offered, 50, "the second from START + 2 on");
 }

@@ -1,6 +1,8 @@
 //! What became of the shakes: counters by second and by phase, with their identities.
 
-control::counters! {
+use serde::{Deserialize, Serialize};
+
+accounting::counters! {
     /// What a shard of the client counted. Of a shake, `offered`, `sent` and `skipped_*` count when
     /// it was due, the rest when it happened.
     Tally {
@@ -33,7 +35,7 @@ control::counters! {
         late_answers,
         /// Answers to nothing.
         unexpected,
-        /// Shakes that left later than allowed behind their instant, by the client's own doing.
+        /// Shakes that left later than allowed after their instant, by the client's own doing.
         late_sends,
         /// Connections begun.
         connects,
@@ -51,7 +53,7 @@ control::counters! {
         replaced,
         /// Error frames received.
         errors,
-        /// Frames received that make no sense.
+        /// Frames received that the protocol does not allow.
         nonsense,
         /// Notices of sent packets received.
         notices,
@@ -87,7 +89,7 @@ control::counters! {
         bytes_in,
         /// Bytes sent.
         bytes_out,
-        /// Turns of the loop in which something happened.
+        /// Polls of the loop in which something happened.
         turns,
     }
 }
@@ -110,4 +112,26 @@ impl Tally {
             && self.answered == self.granted + self.empty + self.overloaded
             && self.in_flight().is_some()
     }
+}
+
+/// One second of one shard. Counters are what they grew by in that second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The Unix second.
+    pub t: u64,
+    /// Which shard.
+    pub shard: usize,
+    /// Users logged in at the end of the second.
+    pub online: u32,
+    /// Connections at the end of the second.
+    pub connections: u32,
+    /// Shakes under way at the end of the second.
+    pub in_flight: u64,
+    /// CPU time that the shard's thread used, in microseconds.
+    pub cpu_us: Option<u64>,
+    /// Time that it waited for a CPU, in microseconds.
+    pub wait_us: Option<u64>,
+    /// What the counters grew by.
+    #[serde(flatten)]
+    pub tally: Tally,
 }
