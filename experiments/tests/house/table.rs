@@ -1,0 +1,232 @@
+//! The table of allowed dependencies: which crate of the workspace may use which others, and which
+//! crates from outside it must do without. Only normal dependencies count; tests may use more.
+//!
+//! Each crate may use crates above it in the table alone, so that no circle can be written down.
+
+use std::collections::BTreeSet;
+
+use crate::packages::Package;
+
+/// A row of the table.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// The crates of the workspace it may use.
+    pub(crate) may_use: &'static [&'static str],
+    pub(crate) outside: Outside,
+}
+
+/// What a crate may use from outside. `arrow` stands for `arrow-json` and the like as well.
+#[derive(Clone, Copy)]
+pub(crate) enum Outside {
+    /// These and no others.
+    Only(&'static [&'static str]),
+    /// Any but these: those of `direct` not in its own manifest, those of `behind` not in the
+    /// manifest of any crate of the workspace that it reaches either.
+    Never { direct: &'static [&'static str], behind: &'static [&'static str] },
+}
+
+/// What only reports and fleets need.
+const HEAVY: &[&str] = &["arrow", "async-nats", "blazesym", "parquet"];
+
+/// The crates of the workspace, bottom up.
+pub(crate) const TABLE: &[Row] = &[
+    row("events", &[], Outside::Only(&[])),
+    row("wire", &[], Outside::Only(&["thiserror"])),
+    row("text", &[], Outside::Only(&[])),
+    row(
+        "attribution",
+        &[],
+        never(&[], &["arrow", "async-nats", "aya", "glommio", "io-uring", "parquet", "tokio"]),
+    ),
+    row("shard", &[], never(&["aya", "axum", "serde_json", "tokio"], HEAVY)),
+    row("tuning", &[], never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"])),
+    row("ebpf", &["attribution", "events"], never(&["glommio", "tokio"], HEAVY)),
+    row("control", &["shard"], never(&["aya"], HEAVY)),
+    row("lab-server", &["control", "shard", "wire"], never(&[], &HEAVY_OR_AYA)),
+    row("lab-client", &["attribution", "control", "ebpf", "shard", "wire"], never(&[], HEAVY)),
+    row(
+        "spec",
+        &["attribution", "control", "lab-client", "lab-server", "shard", "text", "tuning", "wire"],
+        never(&["axum", "aya", "glommio", "tokio"], HEAVY),
+    ),
+    row(
+        "record",
+        &["attribution", "control", "lab-client", "lab-server", "spec", "text"],
+        never(&["aya", "axum", "glommio", "tokio"], &["async-nats", "blazesym"]),
+    ),
+    row(
+        "host",
+        &["attribution", "ebpf", "lab-client", "lab-server", "shard", "spec", "text", "tuning"],
+        never(&["axum", "statrs"], &["arrow", "async-nats", "parquet"]),
+    ),
+    row(
+        "analysis",
+        &["attribution", "control", "lab-client", "lab-server", "record", "spec", "text"],
+        never(&["libc", "rustix"], &["async-nats", "aya", "blazesym", "glommio", "tokio"]),
+    ),
+    row(
+        "fleet",
+        &["control", "ebpf", "host", "lab-client", "lab-server", "shard", "spec", "text"],
+        never(&["axum", "hdrhistogram", "statrs"], &["arrow", "parquet"]),
+    ),
+    row(
+        "report",
+        &[
+            "analysis",
+            "attribution",
+            "control",
+            "lab-client",
+            "lab-server",
+            "record",
+            "spec",
+            "text",
+            "wire",
+        ],
+        never(&["arrow", "aya", "glommio", "parquet"], &["async-nats", "blazesym"]),
+    ),
+    row(
+        "run",
+        &[
+            "attribution",
+            "control",
+            "ebpf",
+            "fleet",
+            "host",
+            "lab-client",
+            "lab-server",
+            "record",
+            "report",
+            "shard",
+            "spec",
+            "text",
+            "tuning",
+            "wire",
+        ],
+        never(&["arrow", "aya", "glommio", "parquet", "statrs"], &[]),
+    ),
+    row(
+        "experiments",
+        &[
+            "analysis",
+            "attribution",
+            "control",
+            "ebpf",
+            "fleet",
+            "host",
+            "lab-client",
+            "lab-server",
+            "record",
+            "report",
+            "run",
+            "shard",
+            "spec",
+            "text",
+            "tuning",
+        ],
+        never(&["arrow", "async-nats", "aya", "glommio", "parquet"], &[]),
+    ),
+];
+
+const HEAVY_OR_AYA: [&str; 5] = ["arrow", "async-nats", "aya", "blazesym", "parquet"];
+
+const fn row(name: &'static str, may_use: &'static [&'static str], outside: Outside) -> Row {
+    Row { name, may_use, outside }
+}
+
+const fn never(direct: &'static [&'static str], behind: &'static [&'static str]) -> Outside {
+    Outside::Never { direct, behind }
+}
+
+/// Rows that use crates which do not stand above them, one sentence each.
+pub(crate) fn order_faults(table: &[Row]) -> Vec<String> {
+    let mut above = BTreeSet::new();
+    let mut faults = Vec::new();
+    for row in table {
+        for name in row.may_use.iter().filter(|name| !above.contains(**name)) {
+            let row = row.name;
+            faults.push(format!(
+                "the table lets {row} use {name}, which does not stand above: take the arrow out, \
+                 or move {name} up"
+            ));
+        }
+        above.insert(row.name);
+    }
+    faults
+}
+
+/// Dependencies that the table does not allow, one sentence each.
+pub(crate) fn faults(table: &[Row], packages: &[Package]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for package in packages {
+        let name = &package.name;
+        let Some(row) = table.iter().find(|row| row.name == name) else {
+            faults.push(format!("{name}: not in the table: say in the table what it may use"));
+            continue;
+        };
+        for used in &package.normal {
+            let ours = packages.iter().any(|other| other.name == *used);
+            if ours && !row.may_use.contains(&used.as_str()) {
+                faults.push(format!(
+                    "{name} uses {used}, which the table does not allow: move what it needs to a \
+                     crate below both"
+                ));
+            }
+            let allowed = match row.outside {
+                Outside::Only(names) => is_one_of(used, names),
+                Outside::Never { direct, behind } => {
+                    !is_one_of(used, direct) && !is_one_of(used, behind)
+                }
+            };
+            if !ours && !allowed {
+                faults.push(format!(
+                    "{name} uses {used}, which the table keeps from it: move that code to a crate \
+                     that may"
+                ));
+            }
+        }
+        if let Outside::Never { behind, .. } = row.outside {
+            for chain in chains(package, packages, behind) {
+                let chain = chain.join(" -> ");
+                faults.push(format!(
+                    "{name} reaches a crate that the table keeps from it: {chain}: cut the chain"
+                ));
+            }
+        }
+    }
+    for row in table.iter().filter(|row| packages.iter().all(|package| package.name != row.name)) {
+        faults.push(format!("{}: in the table and not in the workspace: take it out", row.name));
+    }
+    faults
+}
+
+/// For each unwanted crate behind the crates that a package uses, the shortest way to it.
+fn chains<'a>(start: &'a Package, packages: &'a [Package], unwanted: &[&str]) -> Vec<Vec<&'a str>> {
+    let mut seen = BTreeSet::from([start.name.as_str()]);
+    let mut found: Vec<Vec<&str>> = Vec::new();
+    let mut open = vec![vec![start.name.as_str()]];
+    while !open.is_empty() {
+        let mut next = Vec::new();
+        for way in &open {
+            let last = way.last().expect("never empty");
+            let package = packages.iter().find(|package| package.name == **last);
+            for used in package.into_iter().flat_map(|package| &package.normal) {
+                let way = [&way[..], &[used]].concat();
+                if packages.iter().any(|package| package.name == *used) {
+                    if seen.insert(used) {
+                        next.push(way);
+                    }
+                } else if way.len() > 2 && is_one_of(used, unwanted) && seen.insert(used) {
+                    found.push(way);
+                }
+            }
+        }
+        open = next;
+    }
+    found
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|one| {
+        name.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
+}
