@@ -118,3 +118,63 @@ fn sentence(root: &str, circle: &BTreeSet<&str>, arrows: &Arrows<'_>) -> String 
         ties.join("; "),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(texts: &[(&str, &str)]) -> Vec<String> {
+        let named = |(name, text): &(&str, &str)| (format!("a/src/{name}"), (*text).to_owned());
+        let texts: Vec<(String, String)> = texts.iter().map(named).collect();
+        let (files, unread) = crate::sources::parse(&texts);
+        assert_eq!(unread, Vec::<String>::new());
+        faults("a/src/lib.rs", &files)
+    }
+
+    #[test]
+    fn a_circle_by_way_of_a_re_export_is_seen() {
+        let seen = found(&[
+            ("lib.rs", "mod b;\nmod c;\npub(crate) use c::Low;"),
+            ("b.rs", "use crate::Low;\npub(crate) struct High(Low);"),
+            ("c.rs", "pub(crate) struct Low;\nfn f() { println!(\"{}\", crate::b::High::new()) }"),
+        ]);
+        let expected = "a/src: 2 files import each other in a circle: b.rs -> c.rs (Low); c.rs -> \
+                        b.rs (High): move what one arrow names to a file below both";
+        assert_eq!(seen, [expected]);
+    }
+
+    #[test]
+    fn a_circle_of_three_with_parent_and_glob_is_seen() {
+        let seen = found(&[
+            ("lib.rs", "mod b;\npub(crate) const TOP: u8 = 0;\nfn f() { b::run(); }"),
+            ("b/mod.rs", "mod c;\nuse c::*;\npub(crate) fn run() { step() }"),
+            ("b/c.rs", "pub(super) fn step() { use super::super::TOP; }"),
+        ]);
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        assert!(
+            seen[0].contains("3 files") && seen[0].contains("b/c.rs -> lib.rs (TOP)"),
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn what_ties_no_files_is_no_arrow() {
+        let seen = found(&[
+            // Declares, re-exports and is imported by its children.
+            ("lib.rs", "mod b;\npub mod c;\npub use b::High;\npub const TOP: u8 = 0;"),
+            ("b.rs", "use super::TOP;\nuse crate::c;\npub struct High([c::Low; TOP]);"),
+            // Tests may look up, and words in comments and strings are no code.
+            (
+                "c.rs",
+                "//! crate::b::High\nuse std::fmt::Debug;\npub struct Low;\n#[cfg(test)]\nmod tests {\n\
+                 use crate::b::High;\n}",
+            ),
+        ]);
+        assert_eq!(seen, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_is_seen() {
+        assert_eq!(found(&[]).len(), 1);
+    }
+}

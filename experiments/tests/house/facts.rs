@@ -52,6 +52,8 @@ pub(crate) struct Module {
     pub(crate) paths: BTreeSet<Vec<String>>,
     /// The identifiers of its code, imports aside.
     pub(crate) identifiers: Names,
+    /// The identifiers of macro calls beside its items: they may declare what is not seen.
+    pub(crate) macro_calls: Names,
     pub(crate) modules: Vec<Module>,
 }
 
@@ -148,6 +150,11 @@ impl Module {
                 Syntax::Mod(module) => self.module(module),
                 Syntax::Impl(block) => self.implementation(block),
                 item => {
+                    if let Syntax::Macro(call) = item
+                        && call.ident.is_none()
+                    {
+                        self.macro_calls.extend(words(&call.mac));
+                    }
                     self.items.extend(declared(item));
                     self.scan(item.to_token_stream());
                 }

@@ -8,6 +8,7 @@ mod arrows;
 mod facts;
 mod modules;
 mod packages;
+mod public;
 mod sources;
 mod style;
 mod table;
@@ -17,7 +18,8 @@ use sources::repository;
 
 #[track_caller]
 fn check(faults: impl IntoIterator<Item = String>) {
-    let faults: Vec<String> = faults.into_iter().collect();
+    let mut faults: Vec<String> = faults.into_iter().collect();
+    faults.sort();
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
@@ -43,6 +45,11 @@ fn no_crate_uses_what_the_table_does_not_allow() {
 }
 
 #[test]
+fn no_dependency_is_unused() {
+    check(table::unused(&packages::all(), &repository().files));
+}
+
+#[test]
 fn the_table_itself_has_no_upward_arrow() {
     check(table::order_faults(table::TABLE));
 }
@@ -52,4 +59,10 @@ fn no_files_import_each_other_in_a_circle() {
     let packages = packages::all();
     let roots = packages.iter().flat_map(|one| one.library.iter().chain(&one.programs));
     check(roots.flat_map(|root| arrows::faults(root, &repository().files)));
+}
+
+#[test]
+fn every_public_item_has_a_user_outside_its_crate() {
+    let packages = packages::all();
+    check(public::faults(&packages, &repository().files, public::KEPT));
 }

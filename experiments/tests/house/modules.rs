@@ -26,7 +26,6 @@ pub(crate) struct Tree<'a> {
 pub(crate) struct Placed<'a> {
     pub(crate) file: &'a str,
     pub(crate) module: &'a Module,
-    pub(crate) public: bool,
 }
 
 /// Where a path leads.
@@ -44,7 +43,7 @@ impl<'a> Tree<'a> {
     pub(crate) fn new(root: &str, files: &'a Files) -> Option<Self> {
         let (file, facts) = files.get_key_value(root)?;
         let mut tree = Self { modules: BTreeMap::new() };
-        let placed = Placed { file, module: &facts.root, public: true };
+        let placed = Placed { file, module: &facts.root };
         tree.add(Vec::new(), placed, folder(root), files);
         Some(tree)
     }
@@ -56,14 +55,13 @@ impl<'a> Tree<'a> {
 
     /// Adds a module and those below; `inside` is the folder where the files of its modules are.
     fn add(&mut self, path: ModulePath, placed: Placed<'a>, inside: &str, files: &'a Files) {
-        let Placed { file, module, .. } = placed;
+        let Placed { file, module } = placed;
         let top_of_file = std::ptr::eq(module, &raw const files[file].root);
-        self.modules.insert(path.clone(), placed);
         for child in &module.modules {
             let below = [&path[..], std::slice::from_ref(&child.name)].concat();
             let named = join(inside, &child.name);
             if child.inline {
-                let placed = Placed { file, module: child, public: child.public };
+                let placed = Placed { file, module: child };
                 self.add(below, placed, &named, files);
                 continue;
             }
@@ -74,10 +72,11 @@ impl<'a> Tree<'a> {
             };
             let found = candidates.iter().find_map(|name| files.get_key_value(name));
             if let Some((file, facts)) = found {
-                let placed = Placed { file, module: &facts.root, public: child.public };
+                let placed = Placed { file, module: &facts.root };
                 self.add(below, placed, &inside, files);
             }
         }
+        self.modules.insert(path, placed);
     }
 
     /// Where a path that stands in module `scope` leads.
@@ -171,4 +170,64 @@ fn join(folder: &str, path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> Files {
+        let texts = [
+            ("a/src/lib.rs", "mod b;\nmod d;\n#[path = \"other/e.rs\"]\nmod e;\npub use b::*;\n"),
+            ("a/src/b/mod.rs", "mod c;\npub use self::c::{Deep as Shallow, f};\nuse wire::Frame;"),
+            ("a/src/b/c.rs", "pub struct Deep;\npub fn f() {}\npub mod inner { pub struct In; }"),
+            ("a/src/d.rs", "mod inline { mod x; }\nuse crate::Shallow;\nuse d::d;"),
+            ("a/src/d/inline/x.rs", "pub(crate) static X: u8 = 0;"),
+            ("a/src/other/e.rs", "mod g;"),
+            ("a/src/other/g.rs", ""),
+        ];
+        let texts = texts.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        let (files, unread) = crate::sources::parse(&texts);
+        assert_eq!(unread, Vec::<String>::new());
+        files
+    }
+
+    #[test]
+    fn modules_are_found_in_their_files() {
+        let files = files();
+        let tree = Tree::new("a/src/lib.rs", &files).expect("a root");
+        let file = |path: &str| tree.file(&Target::Module(segments(path)));
+        assert_eq!(file("b::c::inner"), Some("a/src/b/c.rs"));
+        assert_eq!(file("d::inline::x"), Some("a/src/d/inline/x.rs"));
+        assert_eq!(file("e::g"), Some("a/src/other/g.rs"));
+        assert_eq!(file("h"), None);
+        assert_eq!(tree.modules.len(), 9);
+    }
+
+    #[test]
+    fn paths_lead_to_the_declaring_module() {
+        let files = files();
+        let tree = Tree::new("a/src/lib.rs", &files).expect("a root");
+        for (scope, path, expected) in [
+            ("", "b::Shallow", Some(("b::c", "Deep"))),
+            ("d", "Shallow", Some(("b::c", "Deep"))),
+            ("d", "crate::f", Some(("b::c", "f"))),
+            ("d::inline", "super::super::b::Shallow::new", Some(("b::c", "Deep"))),
+            ("b::c", "inner::In", Some(("b::c::inner", "In"))),
+            ("b::c", "super::declared_by_a_macro", Some(("b", "declared_by_a_macro"))),
+            ("b", "Frame::Login", None),
+            ("d", "d::d", None),
+            ("d", "std::fs", None),
+        ] {
+            let found = tree.resolve(&segments(scope), &segments(path));
+            let expected = expected.map_or(Target::External, |(module, name)| {
+                Target::Item(segments(module), name.to_owned())
+            });
+            assert_eq!(found, expected, "{path} in {scope}");
+        }
+    }
+
+    fn segments(path: &str) -> Vec<String> {
+        path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
 }

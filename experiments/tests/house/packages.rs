@@ -27,6 +27,21 @@ pub(crate) fn all() -> Vec<Package> {
     ["Cargo.toml", "ebpf/probes/Cargo.toml"].iter().flat_map(|manifest| asked(manifest)).collect()
 }
 
+impl Package {
+    /// Whether it uses another package by itself, its tests included.
+    pub(crate) fn depends_on(&self, name: &str) -> bool {
+        self.normal.iter().chain(&self.others).any(|used| used == name)
+    }
+}
+
+/// The package in whose folder a file is.
+pub(crate) fn owner<'a>(file: &str, packages: &'a [Package]) -> Option<&'a Package> {
+    let inside = |package: &&Package| {
+        file.strip_prefix(&package.folder).is_some_and(|rest| rest.starts_with('/'))
+    };
+    packages.iter().filter(inside).max_by_key(|package| package.folder.len())
+}
+
 /// The packages of the workspace.
 pub(crate) fn of_the_workspace() -> Vec<Package> {
     asked("Cargo.toml")

@@ -2,10 +2,12 @@
 //! crates from outside it must do without. Only normal dependencies count; tests may use more.
 //!
 //! Each crate may use crates above it in the table alone, so that no circle can be written down.
+//! What crates from outside use in their turn is not looked at.
 
 use std::collections::BTreeSet;
 
-use crate::packages::Package;
+use crate::modules::Files;
+use crate::packages::{Package, owner};
 
 /// A row of the table.
 pub(crate) struct Row {
@@ -199,6 +201,26 @@ pub(crate) fn faults(table: &[Row], packages: &[Package]) -> Vec<String> {
     faults
 }
 
+/// Normal dependencies that no file of the package names, one sentence each.
+pub(crate) fn unused(packages: &[Package], files: &Files) -> Vec<String> {
+    let mut faults = Vec::new();
+    for package in packages {
+        let own = files.iter().filter(|(file, _)| {
+            let owner = owner(file, packages);
+            owner.is_some_and(|owner| owner.name == package.name)
+        });
+        let own: Vec<_> = own.collect();
+        for used in &package.normal {
+            let word = used.replace('-', "_");
+            if own.iter().all(|(_, facts)| !facts.identifiers.contains(&word)) {
+                let name = &package.name;
+                faults.push(format!("{name} does not name {used}: take it out of its Cargo.toml"));
+            }
+        }
+    }
+    faults
+}
+
 /// For each unwanted crate behind the crates that a package uses, the shortest way to it.
 fn chains<'a>(start: &'a Package, packages: &'a [Package], unwanted: &[&str]) -> Vec<Vec<&'a str>> {
     let mut seen = BTreeSet::from([start.name.as_str()]);
@@ -229,4 +251,79 @@ fn is_one_of(name: &str, names: &[&str]) -> bool {
     names.iter().any(|one| {
         name.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &[Row] = &[
+        row("low", &[], Outside::Only(&["thiserror"])),
+        row("middle", &["low"], never(&["tokio"], &[])),
+        row("high", &["low", "middle"], never(&[], &["arrow", "glommio"])),
+    ];
+
+    fn package(name: &str, normal: &[&str]) -> Package {
+        Package {
+            name: name.to_owned(),
+            normal: normal.iter().map(|&name| name.to_owned()).collect(),
+            others: vec!["proptest".to_owned(), "high".to_owned()],
+            ..Package::default()
+        }
+    }
+
+    #[test]
+    fn what_the_table_allows_is_no_fault() {
+        let packages = [
+            package("low", &["thiserror"]),
+            package("middle", &["low", "serde"]),
+            package("high", &["low", "middle", "tokio", "arrows"]),
+        ];
+        assert_eq!(faults(SMALL, &packages), Vec::<String>::new());
+        assert_eq!(order_faults(SMALL), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_table_does_not_allow_is_seen() {
+        for (low, middle, high, expected) in [
+            (&["middle"][..], &[][..], &[][..], "low uses middle, which the table does not allow"),
+            (&["serde"], &[], &[], "low uses serde, which the table keeps from it"),
+            (&[], &["tokio"], &[], "middle uses tokio, which the table keeps from it"),
+            (&[], &[], &["arrow-json"], "high uses arrow-json, which the table keeps from it"),
+            (&[], &["glommio"], &["middle"], "high -> middle -> glommio: cut the chain"),
+        ] {
+            let packages = [package("low", low), package("middle", middle), package("high", high)];
+            let seen = faults(SMALL, &packages);
+            assert!(seen.len() == 1 && seen[0].contains(expected), "{expected}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn crates_without_a_row_and_rows_without_a_crate_are_seen() {
+        let packages = [package("low", &[]), package("middle", &[]), package("new", &[])];
+        let seen = faults(SMALL, &packages);
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert!(seen[0].starts_with("new: not in the table"), "{seen:?}");
+        assert!(seen[1].starts_with("high: in the table"), "{seen:?}");
+    }
+
+    #[test]
+    fn a_dependency_that_no_file_names_is_seen() {
+        let texts = [("low/src/lib.rs".to_owned(), "use this_error::Error; // serde".to_owned())];
+        let (files, _) = crate::sources::parse(&texts);
+        let package =
+            Package { folder: "low".to_owned(), ..package("low", &["this-error", "serde"]) };
+        assert_eq!(
+            unused(&[package], &files),
+            ["low does not name serde: take it out of its Cargo.toml"]
+        );
+    }
+
+    #[test]
+    fn a_circle_in_the_table_is_seen() {
+        let table =
+            [row("low", &["high"], Outside::Only(&[])), row("high", &["low"], Outside::Only(&[]))];
+        let seen = order_faults(&table);
+        assert!(seen.len() == 1 && seen[0].contains("low use high"), "{seen:?}");
+    }
 }

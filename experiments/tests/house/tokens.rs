@@ -81,3 +81,19 @@ fn is_colon(tree: &TokenTree) -> bool {
 fn is_semicolon(tree: &TokenTree) -> bool {
     matches!(tree, TokenTree::Punct(punct) if punct.as_char() == ';')
 }
+
+#[test]
+fn paths_are_found_in_code_macros_and_strings() {
+    let code = r##"
+        #[serde(with = "text::seconds")] // not::this
+        fn f() { use super::{a, b::c}; println!("{width:.1} {} {{", <T as One>::two(r#type::x)); }
+    "##;
+    let (mut paths, mut imports) = (Vec::new(), 0);
+    let mut record = |path: Vec<String>| paths.push(path.join("::"));
+    walk(code.parse().expect("tokens"), &mut record, &mut |_| imports += 1);
+    for expected in ["text::seconds", "width", "One", "two", "type::x"] {
+        assert!(paths.iter().any(|path| path == expected), "{expected}: {paths:?}");
+    }
+    assert!(paths.iter().all(|path| !path.contains("not")), "{paths:?}");
+    assert_eq!(imports, 1);
+}
