@@ -166,8 +166,8 @@ mod tests {
             // Tests may look up, and words in comments and strings are no code.
             (
                 "c.rs",
-                "//! crate::b::High\nuse std::fmt::Debug;\npub struct Low;\n#[cfg(test)]\nmod tests {\n\
-                 use crate::b::High;\n}",
+                "//! crate::b::High\npub struct Low;\n\
+                 #[cfg(test)]\nmod tests { use crate::b::High; }",
             ),
         ]);
         assert_eq!(seen, Vec::<String>::new());

@@ -71,8 +71,7 @@ pub(crate) struct Item {
 /// An `impl` block.
 #[derive(Debug)]
 pub(crate) struct Implementation {
-    /// The name of the type.
-    pub(crate) of: String,
+    pub(crate) type_name: String,
     /// The identifiers of its header, and for a trait those of its associated types.
     pub(crate) header: Names,
     /// The public functions of an inherent block.
@@ -184,8 +183,9 @@ impl Module {
             _ => true,
         });
         self.scan(block.to_token_stream());
-        let syn::Type::Path(of) = &*block.self_ty else { return };
-        let Some(of) = of.path.segments.last().map(|segment| plain(&segment.ident)) else { return };
+        let syn::Type::Path(path) = &*block.self_ty else { return };
+        let Some(last) = path.path.segments.last() else { return };
+        let type_name = plain(&last.ident);
         let mut header = words(&block.self_ty);
         header.extend(words(&block.generics));
         let mut methods = Vec::new();
@@ -195,13 +195,13 @@ impl Module {
         for item in &block.items {
             match item {
                 syn::ImplItem::Type(associated) => header.extend(words(associated)),
-                syn::ImplItem::Fn(function) => methods.extend(method(&of, function)),
-                syn::ImplItem::Const(constant) => methods.extend(constant_of(&of, constant)),
+                syn::ImplItem::Fn(function) => methods.extend(method(&type_name, function)),
+                syn::ImplItem::Const(constant) => methods.extend(constant_of(&type_name, constant)),
                 _ => {}
             }
         }
         let header = header.into_iter().collect();
-        self.implementations.push(Implementation { of, header, methods });
+        self.implementations.push(Implementation { type_name, header, methods });
     }
 
     fn import(&mut self, import: &syn::ItemUse) {
@@ -308,23 +308,23 @@ fn declared(item: &Syntax) -> Option<Item> {
     })
 }
 
-fn method(of: &str, function: &syn::ImplItemFn) -> Option<Item> {
+fn method(type_name: &str, function: &syn::ImplItemFn) -> Option<Item> {
     is_public(&function.vis).then(|| Item {
         name: plain(&function.sig.ident),
         kind: "fn",
         public: true,
         line: function.sig.ident.span().start().line,
-        signature: words(&function.sig).into_iter().filter(|word| word != of).collect(),
+        signature: words(&function.sig).into_iter().filter(|word| word != type_name).collect(),
     })
 }
 
-fn constant_of(of: &str, constant: &syn::ImplItemConst) -> Option<Item> {
+fn constant_of(type_name: &str, constant: &syn::ImplItemConst) -> Option<Item> {
     is_public(&constant.vis).then(|| Item {
         name: plain(&constant.ident),
         kind: "const",
         public: true,
         line: constant.ident.span().start().line,
-        signature: words(&constant.ty).into_iter().filter(|word| word != of).collect(),
+        signature: words(&constant.ty).into_iter().filter(|word| word != type_name).collect(),
     })
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Package {
 
 /// The packages of the workspace, and the probes, which are built for the kernel and apart.
 pub(crate) fn all() -> Vec<Package> {
-    ["Cargo.toml", "ebpf/probes/Cargo.toml"].iter().flat_map(|manifest| asked(manifest)).collect()
+    ["Cargo.toml", "ebpf/probes/Cargo.toml"].iter().flat_map(|manifest| query(manifest)).collect()
 }
 
 impl Package {
@@ -44,10 +44,10 @@ pub(crate) fn owner<'a>(file: &str, packages: &'a [Package]) -> Option<&'a Packa
 
 /// The packages of the workspace.
 pub(crate) fn of_the_workspace() -> Vec<Package> {
-    asked("Cargo.toml")
+    query("Cargo.toml")
 }
 
-fn asked(manifest: &str) -> Vec<Package> {
+fn query(manifest: &str) -> Vec<Package> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let answer = Command::new(cargo)
         .args(["metadata", "--no-deps", "--offline", "--format-version=1", "--manifest-path"])
@@ -63,10 +63,10 @@ fn asked(manifest: &str) -> Vec<Package> {
 /// The packages in what `cargo metadata` answers; `top` is the folder of the workspace.
 fn read(answer: &Value, top: &str) -> Vec<Package> {
     let packages = answer["packages"].as_array().expect("packages");
-    packages.iter().map(|package| one(package, top)).collect()
+    packages.iter().map(|package| read_package(package, top)).collect()
 }
 
-fn one(package: &Value, top: &str) -> Package {
+fn read_package(package: &Value, top: &str) -> Package {
     let relative = |path: &Value| {
         let path = path.as_str().expect("a path");
         path.strip_prefix(top).unwrap_or(path).trim_start_matches('/').to_owned()

@@ -8,8 +8,7 @@
 //! count, unless [`KEPT`] gives a reason. An entry for a type holds for the methods its tests call.
 //!
 //! Names are compared, not types: an unused item with a name that others use stays unseen, and so
-//! does what macros declare. A method that is found has no caller outside for certain: the name does
-//! not occur there. So methods are checked as well.
+//! does what macros declare. What is found has no user for certain, as its name does not occur.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +29,7 @@ struct Offer<'a> {
     /// The declaring module, and the name there.
     item: (ModulePath, String),
     /// The type that has this method.
-    of: Option<(ModulePath, String)>,
+    of_type: Option<(ModulePath, String)>,
     signature: Vec<&'a Names>,
 }
 
@@ -38,9 +37,9 @@ struct Offer<'a> {
 #[derive(Default)]
 struct Uses<'a> {
     /// In what depends on it.
-    near: BTreeSet<&'a str>,
+    dependents: BTreeSet<&'a str>,
     /// In what reaches it, through other packages as well.
-    far: BTreeSet<&'a str>,
+    reaching: BTreeSet<&'a str>,
     /// In the tests of its package.
     tests: BTreeSet<&'a str>,
 }
@@ -52,19 +51,19 @@ pub(crate) fn faults(packages: &[Package], files: &Files, kept: &[(&str, &str)])
     for package in packages {
         let root = package.library.as_deref();
         let Some(tree) = root.and_then(|root| Tree::new(root, files)) else { continue };
-        let of = &package.name;
+        let library = &package.name;
         let offers = offers(&tree);
         let mut uses = uses(package, &tree, packages, files);
-        let of_themselves = used(&offers, &tree, &uses, &BTreeSet::new());
-        let full = |offer: &Offer<'_>| format!("{of}::{}", offer.name);
-        let is_kept = |offer: &Offer<'_>| kept.iter().any(|(name, _)| *name == full(offer));
+        let without_kept = used(&offers, &tree, &uses, &BTreeSet::new());
+        let full_name = |offer: &Offer<'_>| format!("{library}::{}", offer.name);
+        let is_kept = |offer: &Offer<'_>| kept.iter().any(|(name, _)| *name == full_name(offer));
         let excused = offers.iter().enumerate().filter(|(_, offer)| is_kept(offer));
         let excused: BTreeSet<usize> =
-            excused.map(|(at, _)| at).filter(|at| !of_themselves.contains(at)).collect();
-        needed.extend(excused.iter().map(|at| full(&offers[*at])));
+            excused.map(|(at, _)| at).filter(|at| !without_kept.contains(at)).collect();
+        needed.extend(excused.iter().map(|at| full_name(&offers[*at])));
         let used = used(&offers, &tree, &uses, &excused);
-        uses.near.extend(&uses.tests);
-        uses.far.extend(&uses.tests);
+        uses.dependents.extend(&uses.tests);
+        uses.reaching.extend(&uses.tests);
         let tested = self::used(&offers, &tree, &uses, &excused);
         for (at, offer) in offers.iter().enumerate().filter(|(at, _)| !used.contains(at)) {
             let (name, place, kind) = (&offer.name, &offer.place, offer.kind);
@@ -74,11 +73,11 @@ pub(crate) fn faults(packages: &[Package], files: &Files, kept: &[(&str, &str)])
             }
             faults.push(if tested.contains(&at) {
                 format!(
-                    "{place}: pub {kind} {name}: only the tests of {of} use it: {way_out}, or \
+                    "{place}: pub {kind} {name}: only the tests of {library} use it: {way_out}, or \
                      give the reason in KEPT (experiments/tests/house/public.rs)"
                 )
             } else {
-                format!("{place}: pub {kind} {name}: no user outside {of}: {way_out}")
+                format!("{place}: pub {kind} {name}: no user outside {library}: {way_out}")
             });
         }
     }
@@ -90,8 +89,9 @@ pub(crate) fn faults(packages: &[Package], files: &Files, kept: &[(&str, &str)])
 
 /// Whether a method is of a type that has users; a type without any is one fault, not many.
 fn type_is_used(offer: &Offer<'_>, offers: &[Offer<'_>], used: &BTreeSet<usize>) -> bool {
-    let is_type = |other: &Offer<'_>| other.of.is_none() && Some(&other.item) == offer.of.as_ref();
-    offer.of.is_none() || offers.iter().position(is_type).is_some_and(|at| used.contains(&at))
+    let is_type =
+        |other: &Offer<'_>| other.of_type.is_none() && Some(&other.item) == offer.of_type.as_ref();
+    offer.of_type.is_none() || offers.iter().position(is_type).is_some_and(|at| used.contains(&at))
 }
 
 /// The identifiers outside a library.
@@ -117,25 +117,25 @@ fn uses<'a>(
     let programs: BTreeSet<&str> = programs.iter().flat_map(Tree::files).collect();
     let mut uses = Uses::default();
     for (file, facts) in files {
-        let Some(of) = owner(file, packages) else { continue };
+        let Some(holder) = owner(file, packages) else { continue };
         let words = facts.identifiers.iter().map(String::as_str);
-        if of.name != package.name {
-            if of.depends_on(&package.name) {
-                uses.near.extend(words.clone());
+        if holder.name != package.name {
+            if holder.depends_on(&package.name) {
+                uses.dependents.extend(words.clone());
             }
-            if reaching.contains(of.name.as_str()) {
-                uses.far.extend(words);
+            if reaching.contains(holder.name.as_str()) {
+                uses.reaching.extend(words);
             }
             continue;
         }
-        let below = file.strip_prefix(&of.folder).unwrap_or(file);
+        let below = file.strip_prefix(&holder.folder).unwrap_or(file);
         if below.starts_with("/tests/") {
             uses.tests.extend(words);
         } else if !inside.contains(file.as_str())
             && (programs.contains(file.as_str()) || !below.starts_with("/src/"))
         {
-            uses.near.extend(words.clone());
-            uses.far.extend(words);
+            uses.dependents.extend(words.clone());
+            uses.reaching.extend(words);
         }
     }
     uses
@@ -152,24 +152,6 @@ fn offers<'a>(tree: &Tree<'a>) -> Vec<Offer<'a>> {
                 offers.push(offer(placed.file, item, key, None));
             }
         }
-        for block in &placed.module.implementations {
-            let Target::Item(module, name) = tree.resolve(scope, std::slice::from_ref(&block.of))
-            else {
-                continue;
-            };
-            let of = (module, name);
-            if exported.contains(&of) {
-                let methods = block.methods.iter();
-                offers.extend(methods.map(|method| {
-                    let key = (scope.clone(), method.name.clone());
-                    offer(placed.file, method, key, Some(of.clone()))
-                }));
-                let same = |offer: &&mut Offer<'a>| offer.of.is_none() && offer.item == of;
-                if let Some(offer) = offers.iter_mut().find(same) {
-                    offer.signature.push(&block.header);
-                }
-            }
-        }
         let imports = placed.module.imports.iter();
         offers.extend(imports.filter(|_| reexports.contains(scope)).filter_map(|import| {
             let name = import.name.as_deref()?;
@@ -181,10 +163,32 @@ fn offers<'a>(tree: &Tree<'a>) -> Vec<Offer<'a>> {
                 kind: "use",
                 place: format!("{}:{}", placed.file, import.line),
                 item: (scope.clone(), name.to_owned()),
-                of: None,
+                of_type: None,
                 signature: Vec::new(),
             })
         }));
+    }
+    for (scope, placed) in &tree.modules {
+        for block in &placed.module.implementations {
+            let Target::Item(module, name) =
+                tree.resolve(scope, std::slice::from_ref(&block.type_name))
+            else {
+                continue;
+            };
+            let of_type = (module, name);
+            if exported.contains(&of_type) {
+                let methods = block.methods.iter();
+                offers.extend(methods.map(|method| {
+                    let key = (scope.clone(), method.name.clone());
+                    offer(placed.file, method, key, Some(of_type.clone()))
+                }));
+                let same =
+                    |offer: &&mut Offer<'a>| offer.of_type.is_none() && offer.item == of_type;
+                if let Some(offer) = offers.iter_mut().find(same) {
+                    offer.signature.push(&block.header);
+                }
+            }
+        }
     }
     offers
 }
@@ -193,15 +197,16 @@ fn offer<'a>(
     file: &str,
     item: &'a Item,
     key: (ModulePath, String),
-    of: Option<(ModulePath, String)>,
+    of_type: Option<(ModulePath, String)>,
 ) -> Offer<'a> {
+    let name = &item.name;
     Offer {
-        name: of.as_ref().map_or(item.name.clone(), |(_, of)| format!("{of}::{}", item.name)),
+        name: of_type.as_ref().map_or(name.clone(), |(_, of_type)| format!("{of_type}::{name}")),
         word: &item.name,
         kind: item.kind,
         place: format!("{file}:{}", item.line),
         item: key,
-        of,
+        of_type,
         signature: vec![&item.signature],
     }
 }
@@ -243,17 +248,18 @@ fn used(
 ) -> BTreeSet<usize> {
     let calls = tree.modules.values().flat_map(|placed| &placed.module.macro_calls);
     let mut named: BTreeSet<&str> = calls.map(String::as_str).collect();
-    named.extend(&uses.near);
+    named.extend(&uses.dependents);
     let mut used = BTreeSet::new();
     loop {
         let before = used.len();
         for (at, offer) in offers.iter().enumerate() {
-            let has_user = match &offer.of {
+            let has_user = match &offer.of_type {
                 None => named.contains(offer.word),
                 Some(_) if !type_is_used(offer, offers, &used) => false,
-                Some(of) => {
-                    let of = excused.iter().any(|at| offers[*at].item == *of);
-                    uses.far.contains(offer.word) || of && uses.tests.contains(offer.word)
+                Some(of_type) => {
+                    let excused = excused.iter().any(|at| offers[*at].item == *of_type);
+                    let tested = excused && uses.tests.contains(offer.word);
+                    uses.reaching.contains(offer.word) || tested
                 }
             };
             if (has_user || excused.contains(&at)) && used.insert(at) {

@@ -30,6 +30,8 @@ pub(crate) enum Outside {
 /// What only reports and fleets need.
 const HEAVY: &[&str] = &["arrow", "async-nats", "blazesym", "parquet"];
 
+const HEAVY_OR_AYA: &[&str] = &["arrow", "async-nats", "aya", "blazesym", "parquet"];
+
 /// The crates of the workspace, bottom up.
 pub(crate) const TABLE: &[Row] = &[
     row("events", &[], Outside::Only(&[])),
@@ -44,7 +46,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("tuning", &[], never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"])),
     row("ebpf", &["attribution", "events"], never(&["glommio", "tokio"], HEAVY)),
     row("control", &["shard"], never(&["aya"], HEAVY)),
-    row("lab-server", &["control", "shard", "wire"], never(&[], &HEAVY_OR_AYA)),
+    row("lab-server", &["control", "shard", "wire"], never(&[], HEAVY_OR_AYA)),
     row("lab-client", &["attribution", "control", "ebpf", "shard", "wire"], never(&[], HEAVY)),
     row(
         "spec",
@@ -128,8 +130,6 @@ pub(crate) const TABLE: &[Row] = &[
         never(&["arrow", "async-nats", "aya", "glommio", "parquet"], &[]),
     ),
 ];
-
-const HEAVY_OR_AYA: [&str; 5] = ["arrow", "async-nats", "aya", "blazesym", "parquet"];
 
 const fn row(name: &'static str, may_use: &'static [&'static str], outside: Outside) -> Row {
     Row { name, may_use, outside }
