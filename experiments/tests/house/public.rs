@@ -10,7 +10,7 @@
 //! Names are compared, not types: an unused item with a name that others use stays unseen, and so
 //! does what macros declare. What is found has no user for certain, as its name does not occur.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::{Item, Names, Reach};
 use crate::modules::{Files, ModulePath, Target, Tree};
@@ -19,17 +19,20 @@ use crate::packages::{Package, owner};
 /// Public items that may stay without a user: crate and name, and the reason.
 pub(crate) const KEPT: &[(&str, &str)] = &[];
 
+/// The declaring module of an item, and its name there.
+type Key = (ModulePath, String);
+
 /// Something that a library offers.
 struct Offer<'a> {
     /// As users would name it: `Type::method` for a method.
     name: String,
-    word: &'a str,
+    /// Its own name, and those under which it is re-exported.
+    words: BTreeSet<&'a str>,
     kind: &'static str,
     place: String,
-    /// The declaring module, and the name there.
-    item: (ModulePath, String),
+    item: Key,
     /// The type that has this method.
-    of_type: Option<(ModulePath, String)>,
+    of_type: Option<Key>,
     signature: Vec<&'a Names>,
 }
 
@@ -148,8 +151,11 @@ fn offers<'a>(tree: &Tree<'a>) -> Vec<Offer<'a>> {
     for (scope, placed) in &tree.modules {
         for item in &placed.module.items {
             let key = (scope.clone(), item.name.clone());
-            if exported.contains(&key) || (item.kind == "macro" && item.public) {
-                offers.push(offer(placed.file, item, key, None));
+            let words = exported.get(&key);
+            if words.is_some() || (item.kind == "macro" && item.public) {
+                let mut offer = offer(placed.file, item, key, None);
+                offer.words.extend(words.into_iter().flatten());
+                offers.push(offer);
             }
         }
         let imports = placed.module.imports.iter();
@@ -159,7 +165,7 @@ fn offers<'a>(tree: &Tree<'a>) -> Vec<Offer<'a>> {
                 && tree.resolve(scope, &import.segments) == Target::External;
             external.then(|| Offer {
                 name: name.to_owned(),
-                word: name,
+                words: BTreeSet::from([name]),
                 kind: "use",
                 place: format!("{}:{}", placed.file, import.line),
                 item: (scope.clone(), name.to_owned()),
@@ -176,7 +182,7 @@ fn offers<'a>(tree: &Tree<'a>) -> Vec<Offer<'a>> {
                 continue;
             };
             let of_type = (module, name);
-            if exported.contains(&of_type) {
+            if exported.contains_key(&of_type) {
                 let methods = block.methods.iter();
                 offers.extend(methods.map(|method| {
                     let key = (scope.clone(), method.name.clone());
@@ -193,16 +199,11 @@ fn offers<'a>(tree: &Tree<'a>) -> Vec<Offer<'a>> {
     offers
 }
 
-fn offer<'a>(
-    file: &str,
-    item: &'a Item,
-    key: (ModulePath, String),
-    of_type: Option<(ModulePath, String)>,
-) -> Offer<'a> {
+fn offer<'a>(file: &str, item: &'a Item, key: Key, of_type: Option<Key>) -> Offer<'a> {
     let name = &item.name;
     Offer {
         name: of_type.as_ref().map_or(name.clone(), |(_, of_type)| format!("{of_type}::{name}")),
-        word: &item.name,
+        words: BTreeSet::from([item.name.as_str()]),
         kind: item.kind,
         place: format!("{file}:{}", item.line),
         item: key,
@@ -211,9 +212,9 @@ fn offer<'a>(
     }
 }
 
-/// The items that users can name, by the declaring module, and the modules they can name.
-fn exported(tree: &Tree<'_>) -> (BTreeSet<(ModulePath, String)>, BTreeSet<ModulePath>) {
-    let mut items = BTreeSet::new();
+/// The items that users can name, with the names of their re-exports, and the modules.
+fn exported<'a>(tree: &Tree<'a>) -> (BTreeMap<Key, BTreeSet<&'a str>>, BTreeSet<ModulePath>) {
+    let mut items: BTreeMap<Key, BTreeSet<&'a str>> = BTreeMap::new();
     let mut modules = BTreeSet::new();
     let mut open = vec![Vec::new()];
     while let Some(path) = open.pop() {
@@ -223,14 +224,18 @@ fn exported(tree: &Tree<'_>) -> (BTreeSet<(ModulePath, String)>, BTreeSet<Module
         }
         let module = placed.module;
         let public = module.items.iter().filter(|item| item.public && item.kind != "macro");
-        items.extend(public.map(|item| (path.clone(), item.name.clone())));
+        for item in public {
+            items.entry((path.clone(), item.name.clone())).or_default();
+        }
         let below = module.modules.iter().filter(|below| below.public);
         open.extend(below.map(|below| [&path[..], std::slice::from_ref(&below.name)].concat()));
         let imports = module.imports.iter();
         for import in imports.filter(|import| import.visibility == Reach::Public) {
             match tree.resolve(&path, &import.segments) {
                 Target::Module(module) => open.push(module),
-                Target::Item(module, name) => drop(items.insert((module, name))),
+                Target::Item(module, name) => {
+                    items.entry((module, name)).or_default().extend(import.name.as_deref());
+                }
                 Target::External => {}
             }
         }
@@ -254,12 +259,12 @@ fn used(
         let before = used.len();
         for (at, offer) in offers.iter().enumerate() {
             let has_user = match &offer.of_type {
-                None => named.contains(offer.word),
+                None => !offer.words.is_disjoint(&named),
                 Some(_) if !type_is_used(offer, offers, &used) => false,
                 Some(of_type) => {
                     let excused = excused.iter().any(|at| offers[*at].item == *of_type);
-                    let tested = excused && uses.tests.contains(offer.word);
-                    uses.reaching.contains(offer.word) || tested
+                    let tested = excused && !offer.words.is_disjoint(&uses.tests);
+                    tested || !offer.words.is_disjoint(&uses.reaching)
                 }
             };
             if (has_user || excused.contains(&at)) && used.insert(at) {
@@ -278,7 +283,8 @@ mod tests {
 
     /// What is found in a library with two files, a user and a test of its own.
     fn found(kept: &[(&str, &str)], user: &str, test: &str) -> Vec<String> {
-        let lib = "mod inner;\npub use inner::{Asked, Held, lone};\npub use other::Thing;\n";
+        let lib =
+            "mod inner;\npub use inner::{Asked, Held, lone as alone};\npub use other::Thing;\n";
         let inner = "pub struct Asked { pub held: Held, hidden: Hidden }\n\
                      pub struct Held;\npub(crate) struct Hidden;\npub fn lone() {}\n\
                      pub fn not_exported() {}\n\
@@ -304,17 +310,17 @@ mod tests {
         faults(&[package("low", &[]), package("high", &["low"])], &files, kept)
     }
 
-    const ALL: &str = "use low::{Asked, Thing, lone};\nfn f(a: Asked) { a.ask(); a.forgotten() }";
+    const ALL: &str = "use low::{Asked, Thing, alone};\nfn f(a: Asked) { a.ask(); a.forgotten() }";
 
     #[test]
     fn items_with_users_are_no_faults() {
-        // `Held` is named by no one, but it is the type of a field that users see.
+        // No user names `Held`, but it is the type of a field that users see.
         assert_eq!(found(&[], ALL, ""), Vec::<String>::new());
     }
 
     #[test]
     fn items_without_a_user_are_seen() {
-        let user = "use low::Asked;\nfn f(a: Asked) { a.ask() } // lone, forgotten";
+        let user = "use low::Asked;\nfn f(a: Asked) { a.ask() } // alone, forgotten";
         let seen = found(&[], user, "");
         let expected = [
             "low/src/lib.rs:3: pub use Thing: no user outside low",
@@ -329,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_type_without_a_user_is_one_fault_with_its_methods() {
-        let seen = found(&[], "use low::{Thing, lone};", "");
+        let seen = found(&[], "use low::{Thing, alone};", "");
         assert_eq!(seen.len(), 2, "{seen:?}");
         assert!(seen[0].contains("struct Asked") && seen[1].contains("struct Held"), "{seen:?}");
     }
@@ -337,17 +343,17 @@ mod tests {
     #[test]
     fn a_type_kept_for_a_reason_keeps_what_its_tests_call() {
         let kept = [("low::Asked", "simulated")];
-        let seen = found(&kept, "use low::{Thing, lone};", "fn f() { ask() }");
+        let seen = found(&kept, "use low::{Thing, alone};", "fn f() { ask() }");
         assert!(seen.len() == 1 && seen[0].contains("fn Asked::forgotten"), "{seen:?}");
     }
 
     #[test]
     fn what_only_own_tests_use_needs_a_reason() {
-        let user = ALL.replace("lone", "Held");
-        let seen = found(&[], &user, "fn f() { low::lone() }");
+        let user = ALL.replace("alone", "Held");
+        let seen = found(&[], &user, "fn f() { low::alone() }");
         assert!(seen.len() == 1 && seen[0].contains("only the tests of low use it"), "{seen:?}");
         let kept = [("low::lone", "the tests of others will call it")];
-        assert_eq!(found(&kept, &user, "fn f() { low::lone() }"), Vec::<String>::new());
+        assert_eq!(found(&kept, &user, "fn f() { low::alone() }"), Vec::<String>::new());
         assert_eq!(found(&kept, ALL, "").len(), 1, "the entry is no longer needed");
     }
 }
