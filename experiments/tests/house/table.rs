@@ -37,25 +37,40 @@ pub(crate) const TABLE: &[Row] = &[
     row("events", &[], Outside::Only(&[])),
     row("wire", &[], Outside::Only(&["thiserror"])),
     row("text", &[], Outside::Only(&[])),
+    row("accounting", &[], Outside::Only(&["serde"])),
     row(
         "attribution",
-        &[],
+        &["accounting", "events"],
         never(&[], &["arrow", "async-nats", "aya", "glommio", "io-uring", "parquet", "tokio"]),
     ),
     row("shard", &[], never(&["aya", "axum", "serde_json", "tokio"], HEAVY)),
     row("tuning", &[], never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"])),
     row("ebpf", &["attribution", "events"], never(&["glommio", "tokio"], HEAVY)),
-    row("control", &["shard"], never(&["aya"], HEAVY)),
-    row("lab-server", &["control", "shard", "wire"], never(&[], HEAVY_OR_AYA)),
-    row("lab-client", &["attribution", "control", "ebpf", "shard", "wire"], never(&[], HEAVY)),
+    row("control", &["accounting", "shard"], never(&["aya"], HEAVY)),
+    row("lab-server", &["accounting", "control", "shard", "wire"], never(&[], HEAVY_OR_AYA)),
+    row(
+        "lab-client",
+        &["accounting", "attribution", "control", "ebpf", "shard", "wire"],
+        never(&[], HEAVY),
+    ),
     row(
         "spec",
-        &["attribution", "control", "lab-client", "lab-server", "shard", "text", "tuning", "wire"],
+        &[
+            "accounting",
+            "attribution",
+            "control",
+            "lab-client",
+            "lab-server",
+            "shard",
+            "text",
+            "tuning",
+            "wire",
+        ],
         never(&["axum", "aya", "glommio", "tokio"], HEAVY),
     ),
     row(
         "record",
-        &["attribution", "control", "lab-client", "lab-server", "spec", "text"],
+        &["accounting", "attribution", "control", "lab-client", "lab-server", "spec", "text"],
         never(&["aya", "axum", "glommio", "tokio"], &["async-nats", "blazesym"]),
     ),
     row(
@@ -65,17 +80,37 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(
         "analysis",
-        &["attribution", "control", "lab-client", "lab-server", "record", "spec", "text"],
+        &[
+            "accounting",
+            "attribution",
+            "control",
+            "lab-client",
+            "lab-server",
+            "record",
+            "spec",
+            "text",
+        ],
         never(&["libc", "rustix"], &["async-nats", "aya", "blazesym", "glommio", "tokio"]),
     ),
     row(
         "fleet",
-        &["control", "ebpf", "host", "lab-client", "lab-server", "shard", "spec", "text"],
+        &[
+            "attribution",
+            "control",
+            "ebpf",
+            "host",
+            "lab-client",
+            "lab-server",
+            "shard",
+            "spec",
+            "text",
+        ],
         never(&["axum", "hdrhistogram", "statrs"], &["arrow", "parquet"]),
     ),
     row(
         "report",
         &[
+            "accounting",
             "analysis",
             "attribution",
             "control",
@@ -91,6 +126,7 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         "run",
         &[
+            "accounting",
             "attribution",
             "control",
             "ebpf",
@@ -111,6 +147,7 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         "experiments",
         &[
+            "accounting",
             "analysis",
             "attribution",
             "control",
