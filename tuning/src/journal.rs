@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::namespace::NamespaceId;
 use crate::profile::{Place, Scope};
-use crate::system::At;
+use crate::system::Location;
 
 /// Where journals are unless somebody says otherwise. Root's alone: what stands there is written
 /// into the kernel.
@@ -81,7 +81,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) scope: Scope,
-    pub(crate) at: At,
+    pub(crate) at: Location,
     /// Both normal.
     pub(crate) before: String,
     pub(crate) after: String,
@@ -315,7 +315,7 @@ mod tests {
                 name: "net.core.somaxconn".to_owned(),
                 place: Place { file: "x.ron".to_owned(), line: 4 },
                 scope: Scope::Namespace,
-                at: At::Sysctl("net/core/somaxconn".to_owned()),
+                at: Location::Sysctl("net/core/somaxconn".to_owned()),
                 before: "4096".to_owned(),
                 after: "5".to_owned(),
             }],

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{Place, everything, in_namespace, is_root, set, sysctl};
-use tuning::{Profile, Which};
+use tuning::{Profile, Selection};
 
 /// Runs a script as a shell does that sees the interfaces of this thread's network namespace.
 fn run(script: &Path, state: &Path, what: &str) -> Output {
@@ -74,7 +74,7 @@ fn a_script_does_what_the_program_does() {
         place.apply(&profile).expect("applied");
         let by_program = see();
         let checked = run(&script, &state, "check");
-        assert!(place.revert(Which::All)[0].is_done());
+        assert!(place.revert(Selection::All)[0].is_done());
         well(&checked);
         assert_eq!(see(), before);
 

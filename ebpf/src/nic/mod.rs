@@ -9,9 +9,9 @@
 
 use std::{collections::BTreeMap, io};
 
+use ethtool::{CounterBuffer, Ethtool};
 use serde::Serialize;
 
-mod ethtool;
 mod link;
 mod losses;
 mod names;
@@ -49,7 +49,8 @@ pub struct Nic {
     name: String,
     ifindex: u32,
     links: link::LinkSocket,
-    ethtool: ethtool::Ethtool,
+    ethtool: Ethtool,
+    buffer: CounterBuffer,
 }
 
 /// Counters by name; `None` for one that this kernel does not have or, in a difference, that went
@@ -95,13 +96,19 @@ impl Nic {
     /// When there is none of that name, or sockets cannot be had.
     pub fn open(name: &str) -> Result<Self, NicError> {
         let unreadable = |source| NicError::Unreadable { name: name.to_owned(), source };
-        let ethtool = ethtool::Ethtool::new().map_err(unreadable)?;
+        let ethtool = Ethtool::new().map_err(unreadable)?;
         let ifindex = ethtool.index(name).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => NicError::Missing(name.to_owned()),
             _ => unreadable(error),
         })?;
         let links = link::LinkSocket::new().map_err(unreadable)?;
-        Ok(Self { name: name.to_owned(), ifindex, links, ethtool })
+        Ok(Self {
+            name: name.to_owned(),
+            ifindex,
+            links,
+            ethtool,
+            buffer: CounterBuffer::default(),
+        })
     }
 
     /// The name it was opened by.
@@ -137,7 +144,7 @@ impl Nic {
             Ok(driver) => reading.driver = Some(driver),
             Err(error) => self.absent(&mut reading, "driver", error)?,
         }
-        match self.ethtool.counters(&link.name) {
+        match self.ethtool.counters(&link.name, &mut self.buffer) {
             Ok(raw) => {
                 let (whole, queues) = assign(names::sort(raw));
                 reading.driver_counters = Some(whole);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ron::extensions::Extensions;
 use serde::Deserialize;
 
-use super::{Key, Place, Placed, Profile, Scope, Setting, embedded};
+use super::{Key, Place, PlacedSetting, Profile, Scope, Setting, embedded};
 use crate::value::Relation;
 
 /// Why there is no profile.
@@ -113,7 +113,7 @@ fn read(
     if lines.len() != file.settings.len() {
         return Err(at(1, "the lines of its settings cannot be told".to_owned()));
     }
-    let mut settings: Vec<Placed> = Vec::new();
+    let mut settings: Vec<PlacedSetting> = Vec::new();
     open.push(shown.clone());
     for included in &file.include {
         let directory = match &origin {
@@ -135,7 +135,7 @@ fn read(
         }
         seen.push((setting.key.clone(), line));
         let place = Place { file: shown.clone(), line };
-        settings.push(Placed { place, setting });
+        settings.push(PlacedSetting { place, setting });
     }
     // What a profile says itself counts more than what it includes.
     let mut place = 0;
@@ -378,7 +378,7 @@ mod tests {
             let profile = Profile::load(name).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(profile.name, name);
             assert!(!profile.settings.is_empty());
-            for Placed { place, setting } in profile.settings {
+            for PlacedSetting { place, setting } in profile.settings {
                 assert!(setting.because.split_whitespace().count() >= 4, "{place}: a sentence");
                 assert_eq!(
                     place

@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
+use ethtool::long_name;
+
 use crate::limits::{Limit, limits, limits_d, systemd};
-use crate::profile::{Effect, Key, Placed, Profile, Ring, Setting};
-use crate::system::long_name;
+use crate::profile::{Effect, Key, PlacedSetting, Profile, Ring, Setting};
 use crate::value::{Format, Relation, Rounding, normal};
 
 /// Everything but the settings.
@@ -44,7 +45,7 @@ fn snippets(name: &str, limits: &[Limit]) -> String {
     out
 }
 
-fn add(out: &mut String, placed: &Placed) -> std::fmt::Result {
+fn add(out: &mut String, placed: &PlacedSetting) -> std::fmt::Result {
     let setting = &placed.setting;
     if matches!(setting.key, Key::Limit(_)) {
         return Ok(());
