@@ -19,7 +19,7 @@ mod devices;
 mod live;
 mod system;
 
-pub use live::{Card, Clock, Live};
+pub use live::{Card, Clock, Live, RingError};
 
 /// How well a machine does in one respect; in the order from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

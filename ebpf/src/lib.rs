@@ -11,6 +11,7 @@
 //! What cannot be attached is named with the reason and the kernel that has it
 //! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.
 
+mod absence;
 mod attach;
 mod btf;
 mod catalog;
@@ -37,6 +38,7 @@ mod sampling;
 mod symbols;
 mod threads;
 
+pub use absence::Absence;
 pub use attach::{AttachError, ProbeState, Probes};
 pub use btf::{Btf, BtfError, Field, VMLINUX};
 pub use counters::{

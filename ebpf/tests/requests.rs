@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{ask, connect, listen, needs, port, serve};
-use ebpf::{FlowLayout, Options, Probes, Program};
+use ebpf::{Absence, FlowLayout, Options, Probes, Program};
 
 const SIZE: usize = 24;
 
@@ -117,7 +117,7 @@ fn without_the_newest_tracepoint_sends_are_stamped_when_they_leave_tcp() {
     let states = probes.report();
     let state = |name: &str| states.iter().find(|state| state.name == name).expect("a probe");
     assert!(state("send_queued").attached, "{:?}", state("send_queued"));
-    assert_eq!(state("send_begins").reason.as_deref(), Some("left out on request"));
+    assert_eq!(state("send_begins").reason, Some(Absence::OnRequest));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub enum SettingError {
         since: KernelVersion,
     },
     /// The kernel is newer than the setting.
-    #[error("this kernel ({this}) has it no more: {until} removed it")]
+    #[error("this kernel ({this}) has it no more: {until} took it out")]
     Removed {
         /// The kernel.
         this: String,

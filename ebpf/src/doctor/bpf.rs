@@ -2,9 +2,11 @@
 
 use super::{Doctor, Finding};
 use crate::{
+    absence::{Absence, by_kernel},
     btf::Btf,
     catalog::{PROBES, Spec},
     offsets,
+    perf::CounterError,
 };
 
 /// Capabilities by number (`linux/capability.h`).
@@ -125,7 +127,7 @@ impl Doctor {
         let absent: Vec<String> = PROBES
             .iter()
             .filter(|spec| !root.join(spec.group).join(spec.tracepoint).exists())
-            .map(|spec| format!("{}:{}", spec.group, spec.tracepoint))
+            .map(|spec| spec.place())
             .collect();
         if absent.is_empty() {
             Finding::ok("tracefs", format!("{}, with every tracepoint", root.display()))
@@ -143,18 +145,18 @@ impl Doctor {
             let (Ok(btf), Some(resolved)) = (&types, &resolved) else {
                 return Some("not known without BTF".to_owned());
             };
-            let arguments = match btf.tracepoint_arguments(spec.tracepoint) {
-                None => return Some("the kernel has no such tracepoint".to_owned()),
-                Some(arguments) => arguments,
-            };
-            if arguments < spec.arguments {
-                return Some(format!("{arguments} arguments of the {} needed", spec.arguments));
-            }
-            spec.needs.iter().find_map(|needs| resolved.lacking(needs)).map(str::to_owned)
+            // The finding names the tracepoint and the Linux that has it elsewhere.
+            Some(match by_kernel(spec, btf, resolved).err()? {
+                Absence::NoTracepoint { .. } => "the kernel has no such tracepoint".to_owned(),
+                Absence::TooFewArguments { arguments, needed, .. } => {
+                    format!("{arguments} arguments of the {needed} needed")
+                }
+                other => other.to_string(),
+            })
         };
         let check = |spec: &Spec| {
             let name = format!("probe {}", spec.name);
-            let place = format!("{}:{}", spec.group, spec.tracepoint);
+            let place = spec.place();
             let Some(why) = lacking(spec) else { return Finding::ok(name, place) };
             let found = format!("{place}: {why}");
             let stands_in = PROBES.iter().find(|other| other.instead_of == Some(spec.name));
@@ -207,14 +209,14 @@ impl Doctor {
     pub(super) fn hardware_counters(&self) -> Finding {
         match &self.live.perf_hardware {
             Ok(()) => Finding::ok("hardware counters", "cycles count"),
-            Err(why) => {
-                let way_out = if why.starts_with("not permitted") {
+            Err(error) => {
+                let way_out = if matches!(error, CounterError::NotPermitted) {
                     "see perf_event_paranoid: whether there are any is not known"
                 } else {
                     "use a machine, or a hypervisor setting, with a virtual PMU"
                 };
                 let consequence = "cycles, instructions and cache misses are null";
-                Finding::less("hardware counters", why.clone(), consequence, way_out)
+                Finding::less("hardware counters", error.to_string(), consequence, way_out)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The kernel, its rings, descriptors, memory, CPUs and clock.
 
-use super::{Doctor, Finding, bpf, grouped};
+use super::{Doctor, Finding, RingError, bpf, grouped};
 
 /// The size of run that this lab is about.
 const MILLION: u64 = 1_000_000;
@@ -49,18 +49,18 @@ impl Doctor {
             // Since Linux 6.6.
             Err(_) => "kernel.io_uring_disabled is not known to this kernel".to_owned(),
         };
-        let Err(why) = &self.live.io_uring else {
+        let Err(error) = &self.live.io_uring else {
             return Finding::ok("io_uring", format!("a ring was set up; {found}"));
         };
         let way_out = match disabled {
             Ok(1) => "as root: sysctl -w kernel.io_uring_disabled=0, or run as root",
             Ok(2..) => "as root: sysctl -w kernel.io_uring_disabled=0",
-            _ if why.starts_with("not permitted") => {
+            _ if *error == RingError::NotPermitted => {
                 "let the container's seccomp profile allow io_uring_setup"
             }
             _ => "boot Linux 6.0 or later, built with CONFIG_IO_URING",
         };
-        Finding::missing("io_uring", format!("no ring: {why}; {found}"), consequence, way_out)
+        Finding::missing("io_uring", format!("no ring: {error}; {found}"), consequence, way_out)
     }
 
     /// The soft and hard limit on descriptors; none reads as the largest number.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::{btf::VMLINUX, catalog::PROBES};
+use crate::{btf::VMLINUX, catalog::PROBES, perf::CounterError};
 
 /// A machine in a folder of its own, gone when dropped.
 struct Machine {
@@ -300,7 +300,7 @@ fn each_thing_that_a_file_tells_is_said() {
 
 #[test]
 fn each_thing_that_was_tried_is_said() {
-    let refused = |machine: &mut Machine| machine.live.io_uring = Err("not permitted".to_owned());
+    let refused = |machine: &mut Machine| machine.live.io_uring = Err(RingError::NotPermitted);
     check(&refused, "io_uring", State::Missing, "seccomp");
     let disabled = |machine: &mut Machine| {
         refused(machine);
@@ -308,14 +308,16 @@ fn each_thing_that_was_tried_is_said() {
     };
     check(&disabled, "io_uring", State::Missing, "kernel.io_uring_disabled=0");
     let no_pmu = |machine: &mut Machine| {
-        machine.live.perf_hardware = Err("not supported: no PMU".to_owned());
+        machine.live.perf_hardware = Err(CounterError::NotSupported);
     };
     check(&no_pmu, "hardware counters", State::Less, "virtual PMU");
     let no_leave = |machine: &mut Machine| {
-        machine.live.perf_hardware = Err("not permitted: needs CAP_PERFMON".to_owned());
+        machine.live.perf_hardware = Err(CounterError::NotPermitted);
     };
     check(&no_leave, "hardware counters", State::Less, "whether there are any is not known");
-    let no_perf = |machine: &mut Machine| machine.live.perf_software = Err("refused".to_owned());
+    let no_perf = |machine: &mut Machine| {
+        machine.live.perf_software = Err(CounterError::Other("refused".to_owned()))
+    };
     check(&no_perf, "perf_event_paranoid", State::Missing, "refused");
     let adrift = |machine: &mut Machine| {
         machine.live.clock = Ok(Clock { synchronised: false, estimated_error_us: 0 });
@@ -330,9 +332,9 @@ fn each_thing_that_was_tried_is_said() {
 #[test]
 fn a_machine_without_anything_is_examined_without_a_panic() {
     let live = Live {
-        io_uring: Err("this kernel has none".to_owned()),
-        perf_software: Err("none".to_owned()),
-        perf_hardware: Err("none".to_owned()),
+        io_uring: Err(RingError::NotThere),
+        perf_software: Err(CounterError::Other("none".to_owned())),
+        perf_hardware: Err(CounterError::Other("none".to_owned())),
         clock: Err("none".to_owned()),
         cards: Vec::new(),
     };

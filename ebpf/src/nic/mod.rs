@@ -142,7 +142,10 @@ impl Nic {
         }
         match self.ethtool.driver(&link.name) {
             Ok(driver) => reading.driver = Some(driver),
-            Err(error) => self.absent(&mut reading, "driver", error)?,
+            Err(error) => {
+                let reason = self.reason(error, "the interface has no driver")?;
+                reading.missing.insert("driver", reason);
+            }
         }
         match self.ethtool.counters(&link.name, &mut self.buffer) {
             Ok(raw) => {
@@ -150,7 +153,11 @@ impl Nic {
                 reading.driver_counters = Some(whole);
                 reading.queues = Some(queues);
             }
-            Err(error) => self.absent(&mut reading, "driver_counters", error)?,
+            Err(error) => {
+                let reason = self.reason(error, "the driver has no counters of its own")?;
+                reading.missing.insert("driver_counters", reason.clone());
+                reading.missing.insert("queues", reason);
+            }
         }
         // The commands above go by name: it must have been this interface's all the time.
         let after = self.links.link(ifindex).map_err(|error| self.error(error))?;
@@ -169,24 +176,13 @@ impl Nic {
         }
     }
 
-    /// Notes why something is absent; an error when the interface itself is.
-    fn absent(
-        &self,
-        reading: &mut NicReading,
-        what: &'static str,
-        error: io::Error,
-    ) -> Result<(), NicError> {
-        let why = match error.raw_os_error() {
-            Some(libc::ENODEV) => return Err(self.error(error)),
-            Some(libc::EOPNOTSUPP) if what == "driver" => "the interface has no driver".to_owned(),
-            Some(libc::EOPNOTSUPP) => "the driver has no counters of its own".to_owned(),
-            _ => error.to_string(),
-        };
-        reading.missing.insert(what, why.clone());
-        if what == "driver_counters" {
-            reading.missing.insert("queues", why);
+    /// Why something is absent; an error when the interface itself is.
+    fn reason(&self, error: io::Error, not_supported: &str) -> Result<String, NicError> {
+        match error.raw_os_error() {
+            Some(libc::ENODEV) => Err(self.error(error)),
+            Some(libc::EOPNOTSUPP) => Ok(not_supported.to_owned()),
+            _ => Ok(error.to_string()),
         }
-        Ok(())
     }
 }
 

@@ -164,7 +164,7 @@ impl ThreadCounters {
         let counters = KINDS.map(|(name, event)| {
             open(tid, event).map_err(|error| {
                 gone |= error.raw_os_error() == Some(libc::ESRCH);
-                reason(name, &error)
+                reason(name, &error).to_string()
             })
         });
         if gone { Err(format!("there is no thread {tid}")) } else { Ok(Self { tid, counters }) }
@@ -186,7 +186,7 @@ impl ThreadCounters {
                         });
                     }
                     Err(error) => {
-                        missing.insert(name, reason(name, &error));
+                        missing.insert(name, reason(name, &error).to_string());
                     }
                 },
                 Err(why) => {
@@ -210,34 +210,53 @@ fn open(tid: u32, event: Event) -> io::Result<Counter> {
 }
 
 /// Why a counter cannot be had, and the way out.
-fn reason(name: &str, error: &io::Error) -> String {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CounterError {
+    /// There is no such hardware counter here.
+    #[error("not supported: no such hardware counter, or the hypervisor keeps it to itself")]
+    NotSupported,
+    /// This process may not count it.
+    #[error(
+        "not permitted: needs CAP_PERFMON (Linux 5.8), or kernel.perf_event_paranoid at most 1"
+    )]
+    NotPermitted,
+    /// The kernel cannot count anything.
+    #[error("the kernel was built without CONFIG_PERF_EVENTS")]
+    NoPerfEvents,
+    /// The process has as many files open as it may.
+    #[error("too many open files: raise `ulimit -n`")]
+    TooManyFiles,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why a counter cannot be had.
+fn reason(name: &str, error: &io::Error) -> CounterError {
     let hardware = KINDS[HARDWARE].iter().any(|(hardware, _)| *hardware == name);
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV) if hardware => {
-            "not supported: no such hardware counter, or the hypervisor keeps it to itself"
-                .to_owned()
+            CounterError::NotSupported
         }
-        Some(libc::EACCES | libc::EPERM) => "not permitted: needs CAP_PERFMON (Linux 5.8), or \
-             kernel.perf_event_paranoid at most 1"
-            .to_owned(),
-        Some(libc::ENOSYS) => "the kernel was built without CONFIG_PERF_EVENTS".to_owned(),
-        Some(libc::EMFILE) => "too many open files: raise `ulimit -n`".to_owned(),
-        _ => error.to_string(),
+        Some(libc::EACCES | libc::EPERM) => CounterError::NotPermitted,
+        Some(libc::ENOSYS) => CounterError::NoPerfEvents,
+        Some(libc::EMFILE) => CounterError::TooManyFiles,
+        _ => CounterError::Other(error.to_string()),
     }
 }
 
 /// Whether hardware counters can be had here, or why not.
-pub(crate) fn hardware() -> Result<(), String> {
+pub(crate) fn hardware() -> Result<(), CounterError> {
     try_own(HARDWARE.start)
 }
 
 /// Whether software counters can be had here, or why not.
-pub(crate) fn software() -> Result<(), String> {
+pub(crate) fn software() -> Result<(), CounterError> {
     // Not the time on a CPU, which needs less permission than the others.
     try_own(1)
 }
 
-fn try_own(place: usize) -> Result<(), String> {
+fn try_own(place: usize) -> Result<(), CounterError> {
     let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
     let (name, event) = KINDS[place].clone();
     open(own, event).map(drop).map_err(|error| reason(name, &error))
@@ -367,7 +386,7 @@ mod tests {
     #[test]
     fn reasons_name_the_way_out() {
         let check = |name: &str, errno: i32, part: &str| {
-            let said = reason(name, &io::Error::from_raw_os_error(errno));
+            let said = reason(name, &io::Error::from_raw_os_error(errno)).to_string();
             assert!(said.contains(part), "{said}");
         };
         check("cycles", libc::ENOENT, "not supported");
