@@ -27,7 +27,7 @@ use crate::{
     mapping::SharedArray,
     offsets::{self, Resolved},
     options::Options,
-    reasons::Reasons,
+    reasons::DropReasons,
     sampling::Regulator,
     symbols::Symbols,
     threads::{Program, ThreadTable},
@@ -53,7 +53,7 @@ pub enum AttachError {
     /// No probe at all could be attached.
     #[error("no probe could be attached; the first one: {0}")]
     NoneAttached(String),
-    /// Nothing ticks.
+    /// There is no clock to sample by.
     #[error(
         "cannot sample by the clock of each CPU: {0}; it needs a kernel with CONFIG_PERF_EVENTS, \
          and in a container a seccomp profile that allows perf_event_open"
@@ -93,16 +93,16 @@ pub struct ProbeState {
 /// A type of the kernel side as aya wants it: plain data.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Raw<T: Copy>(pub(crate) T);
+pub(crate) struct KernelData<T: Copy>(pub(crate) T);
 
 // SAFETY: the types of `events` are integers only, without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
+unsafe impl<T: Copy + 'static> Pod for KernelData<T> {}
 
 /// The attached probes. Dropping this detaches all of them.
 pub struct Probes {
     pub(crate) ebpf: Ebpf,
     attached: Attached,
-    pub(crate) reasons: Reasons,
+    pub(crate) reasons: DropReasons,
     pub(crate) symbols: Symbols,
     pub(crate) layout: FlowLayout,
     flows: OwnedFd,
@@ -117,7 +117,7 @@ pub struct Probes {
     processes: SharedArray<TaskRef>,
     pub(crate) counts_server: bool,
     pub(crate) retransmit_tells_error: bool,
-    /// The server, once somebody has said who it is.
+    /// The server, once it is known.
     server_pid: OnceLock<u32>,
     pub(crate) listening: ListenQueue,
 }
@@ -130,9 +130,9 @@ impl Probes {
     pub fn attach(options: &Options) -> Result<Self, AttachError> {
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
-        let reasons = Reasons::of_kernel(&btf);
+        let reasons = DropReasons::of_kernel(&btf);
         let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
-        let config = Raw(Config {
+        let config = KernelData(Config {
             retransmit_tells_error: u32::from(retransmit_tells_error),
             ..configure(options, &resolved, &reasons)
         });
@@ -284,13 +284,13 @@ impl Probes {
     }
 
     /// The drop reasons of this kernel.
-    pub const fn reasons(&self) -> &Reasons {
+    pub const fn reasons(&self) -> &DropReasons {
         &self.reasons
     }
 }
 
 /// The settings as the probes read them.
-fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Config {
+fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> Config {
     let mut config = Config {
         port: options.port,
         flow_capacity: options.flows.entries(),
@@ -322,7 +322,11 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
 }
 
 /// Makes the maps, at the sizes that this machine and the options ask for.
-fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf, AttachError> {
+fn load(
+    options: &Options,
+    config: &KernelData<Config>,
+    btf: &aya::Btf,
+) -> Result<Ebpf, AttachError> {
     let pids = u32::try_from(pid_max()).unwrap_or(u32::MAX);
     EbpfLoader::new()
         .btf(Some(btf))
@@ -418,7 +422,7 @@ fn brief(text: &str) -> String {
     format!("{summary} The verifier: {}", complaint.unwrap_or_default())
 }
 
-/// An error and what is behind it, on one line.
+/// An error and its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

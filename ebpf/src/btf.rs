@@ -250,7 +250,7 @@ const fn kind(info: u32) -> u32 {
     info >> 24 & 0x1f
 }
 
-/// Bytes of a type's record behind its first twelve.
+/// Bytes of a type's record after its first twelve.
 const fn extra_bytes(info: u32) -> usize {
     let members = (info & 0xffff) as usize;
     match kind(info) {

@@ -146,7 +146,7 @@ const fn prefetch(_: *const i8) {}
 /// Time a thread waited for a CPU, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuWait {
-    /// While a thread of another program, or nobody, held it.
+    /// While a thread of another program held it, or it was idle.
     pub foreign_ns: u64,
     /// While a thread of its own program held it.
     pub own_ns: u64,
@@ -163,7 +163,7 @@ impl CpuWait {
 pub struct Request {
     /// The request's first byte in the stream.
     pub sequence: u32,
-    /// The first byte behind it.
+    /// The exclusive end of its bytes.
     pub end: u32,
     /// The answer's first byte.
     pub answer: u32,
@@ -306,7 +306,7 @@ fn shares_its_stretch(entry: &FlowEntry, same: bool) -> bool {
         return theirs.end != mine_end || (answered && theirs.answer != mine.answer);
     }
     // The server read it together with what came before it: its stretch begins earlier and ends
-    // behind our first byte.
+    // after our first byte.
     let begins_before = mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0;
     begins_before && theirs.end.wrapping_sub(mine.sequence).cast_signed() > 0
 }

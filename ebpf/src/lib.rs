@@ -6,7 +6,7 @@
 //!
 //! A kernel may be built to run no tracing program while certain tasks are current, and then a
 //! softirq on top of such a task goes unseen: no probe can know. Where it matters, compare with the
-//! kernel's own books (`RetransSegs`) and with packets that were received but not seen to be sent.
+//! kernel's own counters (`RetransSegs`) and with packets that were received but not seen to be sent.
 //!
 //! What cannot be attached is named with the reason and the kernel that has it
 //! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.
@@ -46,7 +46,9 @@ pub use counters::{
     SoftirqCounters,
 };
 pub use events::JOINED_ONE_IN;
-pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
+pub use faults::{
+    DroppedPacket, PacketFaultCounts, PacketFaultError, PacketFaultInjector, PacketFaultSpec,
+};
 pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
 pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
@@ -54,7 +56,7 @@ pub use join::ServerSide;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::{HASHED_FLOWS, Options};
 pub use profile::{Profile, Profiler, Sample, Stack};
-pub use reasons::Reasons;
+pub use reasons::DropReasons;
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
 pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};

@@ -21,7 +21,7 @@ pub struct Options {
     pub learn_server: bool,
     /// Take a process that reads a connection to the port for a client.
     pub learn_clients: bool,
-    /// Count the server's waits and services in the kernel. For who sees only the server; a client
+    /// Count the server's waits and services in the kernel: for a watcher of the server alone; a client
     /// that reads its requests' instants has them all, and spares the kernel the counting.
     pub server_histograms: bool,
     /// Stamp T6 in the kernel, too. A client that reads its requests' instants knows when it read,

@@ -10,7 +10,7 @@ const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 const PREFIX: &str = "SKB_DROP_REASON_";
 
-/// Reasons that lose nothing: the data had been received before, or the connection was over.
+/// DropReasons that lose nothing: the data had been received before, or the connection was over.
 const HARMLESS: &[&str] = &[
     "TCP_OLD_DATA",
     "TCP_OLD_SEQUENCE",
@@ -21,16 +21,16 @@ const HARMLESS: &[&str] = &[
     "SOCKET_CLOSE",
 ];
 
-/// Reasons of queue disciplines.
+/// DropReasons of queue disciplines.
 const QDISC: &[&str] = &["QDISC_", "FQ_", "CAKE_", "DUALPI2_"];
 
 /// The reasons of the running kernel.
 #[derive(Clone, Debug, Default)]
-pub struct Reasons {
+pub struct DropReasons {
     names: BTreeMap<u32, String>,
 }
 
-impl Reasons {
+impl DropReasons {
     /// From the kernel's BTF, else from tracefs where that is mounted; empty when neither has them
     /// (before Linux 5.17).
     pub(crate) fn of_kernel(btf: &Btf) -> Self {
@@ -99,11 +99,11 @@ mod tests {
     fn names_are_read_from_a_format() {
         let text = r#"print fmt: "reason: %s", __print_symbolic(REC->reason,
             { 2, "NOT_SPECIFIED" }, { 33, "TCP_OLD_DATA" }, { 64, "QDISC_DROP" })"#;
-        let reasons = Reasons { names: from_format(text) };
+        let reasons = DropReasons { names: from_format(text) };
         assert_eq!(reasons.name(2), "NOT_SPECIFIED");
         assert_eq!(reasons.name(5), "reason_5");
         assert_eq!(reasons.name(0x3_0002), "subsystem_3_reason_2");
         assert_eq!(reasons.harmless(), [0, 2, 0, 0, 0, 0, 0, 0]);
-        assert!(Reasons::is_qdisc("QDISC_DROP") && !Reasons::is_qdisc("NETFILTER_DROP"));
+        assert!(DropReasons::is_qdisc("QDISC_DROP") && !DropReasons::is_qdisc("NETFILTER_DROP"));
     }
 }

@@ -79,7 +79,7 @@ impl KernelWitness {
     /// # Errors
     /// When they are no such arrays.
     pub fn take(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn Witness>> {
-        let (flows, threads, sample) = handover.take()?;
+        let (flows, threads, sample) = handover.map()?;
         Ok(Arc::new(Self { flows, threads, sample }))
     }
 }

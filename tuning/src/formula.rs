@@ -66,8 +66,8 @@ impl TryFrom<String> for Template {
             let (inside, tail) = after
                 .split_once('}')
                 .ok_or_else(|| format!("'{{' without '}}' in \"{source}\""))?;
-            let formula =
-                Formula::parse(inside).map_err(|why| format!("formula {{{inside}}}: {why}"))?;
+            let formula = Formula::parse(inside)
+                .map_err(|reason| format!("formula {{{inside}}}: {reason}"))?;
             parts.extend([Part::Literal(before.to_owned()), Part::Formula(formula)]);
             rest = tail;
         }
@@ -107,9 +107,9 @@ impl Template {
             match part {
                 Part::Literal(text) => out += text,
                 Part::Formula(formula) => {
-                    let value = formula
-                        .value(facts)
-                        .map_err(|why| format!("\"{}\" comes to no number: {why}", self.source))?;
+                    let value = formula.value(facts).map_err(|reason| {
+                        format!("\"{}\" comes to no number: {reason}", self.source)
+                    })?;
                     write!(out, "{value}").map_err(|error| error.to_string())?;
                 }
             }
@@ -270,7 +270,7 @@ impl Parser<'_> {
             format!("there is no '{word}', only memory, pages, cores, min(), max() and pow2()")
         })?;
         if self.next_if("(").is_none() {
-            return Err(format!("'(' was expected behind {word}"));
+            return Err(format!("'(' was expected after {word}"));
         }
         let mut arguments = vec![self.sum()?];
         while self.next_if(",").is_some() {
@@ -300,7 +300,7 @@ mod tests {
         let came = Template::try_from(text.to_owned()).and_then(|text| text.on(&facts()));
         match (came, expected) {
             (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{text}"),
-            (Err(why), Err(words)) => assert!(why.contains(words), "{text}: {why}"),
+            (Err(reason), Err(words)) => assert!(reason.contains(words), "{text}: {reason}"),
             (came, expected) => panic!("{text}: {came:?}, not {expected:?}"),
         }
     }

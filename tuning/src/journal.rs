@@ -1,5 +1,5 @@
-//! What was there before: a file for each profile that is applied, safe on disk before the first
-//! change, and a log of the writes beside it. Must not know: profiles.
+//! The journals of original values: a file for each profile that is applied, safe on disk before
+//! the first change, and a log of the writes beside it. Must not know: profiles.
 //!
 //! `0001.json` never changes once it is there: what was set, from which value, to which.
 //! `0001.log` says how far it came: `write 3` before setting 3 is written, `reads 3 "…"` when it
@@ -20,8 +20,8 @@ use crate::namespace::NamespaceId;
 use crate::profile::{Place, Scope};
 use crate::system::Location;
 
-/// Where journals are unless somebody says otherwise. Root's alone: what stands there is written
-/// into the kernel.
+/// The default directory of journals. Only root may write it: its values are written into the
+/// kernel.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/lab-tuning";
 
 /// The directory of journals.
@@ -49,7 +49,7 @@ pub enum JournalError {
         /// What is wrong.
         what: String,
     },
-    /// Somebody else is at work.
+    /// Another process has the lock.
     #[error(
         "{}: another lab is tuning this machine, or a run that tuned it is not over yet: wait \
          for its end", file.display()
@@ -65,12 +65,12 @@ fn failed(file: &Path, what: &'static str) -> impl FnOnce(io::Error) -> JournalE
     move |source| JournalError::File { file, what, source }
 }
 
-/// Who applied a profile.
+/// The owner of an applied profile: the party that reverts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Owner {
-    /// Somebody who reverts it when they like.
+    /// An operator, who reverts it by hand.
     Hand,
-    /// A run, which reverts it at its end. What it leaves is put right by the next start.
+    /// A run, which reverts it at its end; after a kill the next start does.
     Run,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// How far it came.
+/// How far applying it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The settings whose write was begun.
@@ -119,7 +119,7 @@ pub(crate) struct Journal {
     pub(crate) progress: Progress,
 }
 
-/// The right to change something, as long as it lives; it goes with the process that has it.
+/// The right to change settings, while it lives. The kernel drops it with the process.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "it is the open file that counts")] File);
 
@@ -155,10 +155,10 @@ impl Directory {
         self.0.join(format!("{number:04}.log"))
     }
 
-    /// Takes the right to change something.
+    /// Takes the lock.
     ///
     /// # Errors
-    /// When somebody else has it, or the directory cannot be made.
+    /// When another process has it, or the directory cannot be made.
     pub fn lock(&self) -> Result<Lock, JournalError> {
         self.make().map_err(failed(&self.0, "make it"))?;
         let path = self.0.join("lock");

@@ -172,7 +172,7 @@ mod tests {
             expected,
         ) {
             (Ok(came), Ok(expected)) => assert_eq!(came, expected),
-            (Err(why), Err(words)) => assert!(why.contains(words), "{why}"),
+            (Err(reason), Err(words)) => assert!(reason.contains(words), "{reason}"),
             (came, expected) => panic!("{came:?}, not {expected:?}"),
         };
         check(Exactly, "bbr", "cubic", Ok("cubic"));

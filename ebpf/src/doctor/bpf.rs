@@ -100,9 +100,9 @@ impl Doctor {
     pub(super) fn btf(&self) -> Finding {
         match self.types() {
             Ok(_) => Finding::ok("BTF", "the kernel describes its types"),
-            Err(why) => Finding::missing(
+            Err(reason) => Finding::missing(
                 "BTF",
-                why,
+                reason,
                 "no probe can be attached: NIC, /proc and perf figures remain",
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian 11, Ubuntu 20.10, RHEL 8.2 \
                  and later)",
@@ -133,7 +133,7 @@ impl Doctor {
             Finding::ok("tracefs", format!("{}, with every tracepoint", root.display()))
         } else {
             let found = format!("{}, without {}", root.display(), absent.join(", "));
-            Finding::ok("tracefs", found).so("see the probes below")
+            Finding::ok("tracefs", found).with_consequence("see the probes below")
         }
     }
 
@@ -157,13 +157,13 @@ impl Doctor {
         let check = |spec: &Spec| {
             let name = format!("probe {}", spec.name);
             let place = spec.place();
-            let Some(why) = lacking(spec) else { return Finding::ok(name, place) };
-            let found = format!("{place}: {why}");
+            let Some(reason) = lacking(spec) else { return Finding::ok(name, place) };
+            let found = format!("{place}: {reason}");
             let stands_in = PROBES.iter().find(|other| other.instead_of == Some(spec.name));
             if spec.instead_of.is_some_and(|other| {
                 PROBES.iter().any(|spec| spec.name == other && lacking(spec).is_none())
             }) {
-                return Finding::ok(name, found).so("not needed here");
+                return Finding::ok(name, found).with_consequence("not needed here");
             }
             let way_out = match &types {
                 Ok(_) => format!("boot Linux {} or later", spec.since),
@@ -190,16 +190,16 @@ impl Doctor {
                 let way_out = "as root: sysctl -w kernel.perf_event_paranoid=1";
                 return Finding::less(name, level.to_string(), consequence, way_out);
             }
-            Err(why) => {
+            Err(reason) => {
                 let way_out = "boot a kernel with CONFIG_PERF_EVENTS";
-                return Finding::missing(name, why, consequence, way_out);
+                return Finding::missing(name, reason, consequence, way_out);
             }
         };
         match &self.live.perf_software {
             Ok(()) => Finding::ok(name, found),
-            Err(why) => Finding::missing(
+            Err(reason) => Finding::missing(
                 name,
-                format!("{found}, but a counter was refused: {why}"),
+                format!("{found}, but a counter was refused: {reason}"),
                 consequence,
                 "let the container's seccomp profile allow perf_event_open",
             ),
@@ -227,7 +227,7 @@ impl Doctor {
         let consequence = "places of drops and kernel frames of profiles are bare addresses";
         let level = match self.sysctl("kernel.kptr_restrict") {
             Ok(level) => level.to_string(),
-            Err(why) => why,
+            Err(reason) => reason,
         };
         // What counts is what is shown to this process.
         let first = first_line(&self.proc.join("kallsyms"));

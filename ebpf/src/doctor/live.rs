@@ -50,7 +50,7 @@ pub struct Card {
 
 /// The results of what was tried.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct LiveChecks {
     /// Setting up a ring with one submitter.
     pub io_uring: Result<(), RingError>,
     /// Opening a software counter.
@@ -63,7 +63,7 @@ pub struct Live {
     pub cards: Vec<Card>,
 }
 
-impl Live {
+impl LiveChecks {
     /// Tries all of it. Nothing of it lasts.
     pub fn of_this_machine() -> Self {
         Self {

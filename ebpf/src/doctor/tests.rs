@@ -8,7 +8,7 @@ use crate::{btf::VMLINUX, catalog::PROBES, perf::CounterError};
 /// A machine in a folder of its own, gone when dropped.
 struct Machine {
     folder: PathBuf,
-    live: Live,
+    live: LiveChecks,
 }
 
 impl Drop for Machine {
@@ -29,7 +29,7 @@ impl Machine {
             counters: Ok(44),
             known: true,
         };
-        let live = Live {
+        let live = LiveChecks {
             io_uring: Ok(()),
             perf_software: Ok(()),
             perf_hardware: Ok(()),
@@ -316,7 +316,7 @@ fn each_thing_that_was_tried_is_said() {
     };
     check(&no_leave, "hardware counters", State::Less, "whether there are any is not known");
     let no_perf = |machine: &mut Machine| {
-        machine.live.perf_software = Err(CounterError::Other("refused".to_owned()))
+        machine.live.perf_software = Err(CounterError::Other("refused".to_owned()));
     };
     check(&no_perf, "perf_event_paranoid", State::Missing, "refused");
     let adrift = |machine: &mut Machine| {
@@ -331,7 +331,7 @@ fn each_thing_that_was_tried_is_said() {
 
 #[test]
 fn a_machine_without_anything_is_examined_without_a_panic() {
-    let live = Live {
+    let live = LiveChecks {
         io_uring: Err(RingError::NotThere),
         perf_software: Err(CounterError::Other("none".to_owned())),
         perf_hardware: Err(CounterError::Other("none".to_owned())),
@@ -349,7 +349,7 @@ fn a_machine_without_anything_is_examined_without_a_panic() {
 fn the_table_has_a_line_for_each_finding() {
     let findings = [
         Finding::ok("a", "there"),
-        Finding::ok("bcd", "9").so("enough"),
+        Finding::ok("bcd", "9").with_consequence("enough"),
         Finding::missing("ef", "gone", "nothing works", "buy one"),
     ];
     let lines = [

@@ -332,7 +332,7 @@ const VETH_LINK: &[LossName] = &[tx("tx_dropped", "the other end was down, or it
 const ENA: &[LossName] = &[
     rx("rx_bad_desc_num", "more pieces than the device may send"),
     rx("rx_skb_alloc_fail", "no memory to take the frame out of the ring"),
-    rx("rx_bad_req_id", "an answer that nobody asked for"),
+    rx("rx_bad_req_id", "an answer without a request"),
     rx_perhaps("rx_page_alloc_fail", NO_MEMORY),
     rx_perhaps("rx_refil_partial", "the ring could not be filled up"),
     rx_perhaps("rx_empty_rx_ring", "the ring stood empty"),

@@ -37,13 +37,13 @@ const HARDWARE: std::ops::Range<usize> = 4..7;
 
 /// A count, and for how much of the time it was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Raw {
+struct RawCount {
     count: u64,
     enabled_ns: u64,
     running_ns: u64,
 }
 
-impl Raw {
+impl RawCount {
     fn since(self, then: Self) -> Option<Self> {
         Some(Self {
             count: self.count.checked_sub(then.count)?,
@@ -93,21 +93,21 @@ pub struct PerfReading {
     /// Why something above is absent.
     pub missing: BTreeMap<&'static str, String>,
     #[serde(skip)]
-    raw: [Option<Raw>; KINDS.len()],
+    raw: [Option<RawCount>; KINDS.len()],
 }
 
 impl PerfReading {
     fn of(
         tid: u32,
-        raw: [Option<Raw>; KINDS.len()],
+        raw: [Option<RawCount>; KINDS.len()],
         mut missing: BTreeMap<&'static str, String>,
     ) -> Self {
         let mut values = [None; KINDS.len()];
         for (place, (name, _)) in KINDS.iter().enumerate() {
-            values[place] = raw[place].and_then(Raw::scaled);
+            values[place] = raw[place].and_then(RawCount::scaled);
             if values[place].is_none() {
-                let why = "others had the hardware counters all the time";
-                missing.entry(name).or_insert_with(|| why.to_owned());
+                let reason = "others had the hardware counters all the time";
+                missing.entry(name).or_insert_with(|| reason.to_owned());
             }
         }
         let shares = raw[HARDWARE].iter().flatten().filter(|raw| raw.enabled_ns > 0);
@@ -179,7 +179,7 @@ impl ThreadCounters {
             match counter {
                 Ok(counter) => match counter.read_count_and_time() {
                     Ok(found) => {
-                        raw[place] = Some(Raw {
+                        raw[place] = Some(RawCount {
                             count: found.count,
                             enabled_ns: found.time_enabled,
                             running_ns: found.time_running,
@@ -189,8 +189,8 @@ impl ThreadCounters {
                         missing.insert(name, reason(name, &error).to_string());
                     }
                 },
-                Err(why) => {
-                    missing.insert(name, why.clone());
+                Err(reason) => {
+                    missing.insert(name, reason.clone());
                 }
             }
         }
@@ -352,8 +352,8 @@ fn tids(pid: u32) -> Result<Vec<u32>, String> {
 mod tests {
     use super::*;
 
-    fn raw(count: u64, enabled_ns: u64, running_ns: u64) -> Raw {
-        Raw { count, enabled_ns, running_ns }
+    fn raw(count: u64, enabled_ns: u64, running_ns: u64) -> RawCount {
+        RawCount { count, enabled_ns, running_ns }
     }
 
     #[test]
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn differences_are_scaled_by_their_own_time() {
-        let reading = |cycles: Raw| {
+        let reading = |cycles: RawCount| {
             let mut all = [Some(raw(1, 10, 10)); KINDS.len()];
             all[4] = Some(cycles);
             PerfReading::of(7, all, BTreeMap::new())

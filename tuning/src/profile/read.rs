@@ -8,10 +8,10 @@ use serde::Deserialize;
 use super::{Key, Place, PlacedSetting, Profile, Scope, Setting, embedded};
 use crate::value::Relation;
 
-/// Why there is no profile.
+/// Why a profile cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// There is none of the name.
+    /// There is no profile of the name.
     #[error("there is no profile {name}, only: {known}; a file is named with its path or its .ron")]
     Unknown {
         /// The name.
@@ -234,18 +234,18 @@ fn lines_of(text: &str, field: &str) -> Vec<usize> {
             end_of_text(rest)
         } else if c.is_alphanumeric() || c == '_' {
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            let (word, behind) = rest.split_at(end);
-            if word == field && behind.trim_start().starts_with(':') && before != '.' {
+            let (word, tail) = rest.split_at(end);
+            if word == field && tail.trim_start().starts_with(':') && before != '.' {
                 lines.push(line);
             }
             end
         } else {
             c.len_utf8()
         };
-        let (seen, behind) = rest.split_at(skip);
+        let (seen, tail) = rest.split_at(skip);
         line += seen.matches('\n').count();
         before = c;
-        rest = behind;
+        rest = tail;
     }
     lines
 }
@@ -371,7 +371,7 @@ mod tests {
         assert!(error.contains("nowhere.ron: cannot read it"), "{error}");
     }
 
-    /// Whoever reads a profile learns why, and from where.
+    /// Every setting says why it is there, and what its source is.
     #[test]
     fn the_profiles_of_the_program_are_sound() {
         for (name, _) in embedded::EMBEDDED {

@@ -128,8 +128,8 @@ impl System {
         }
     }
 
-    /// Whether it could be written, without writing: `Err` says why not. Of settings that are no
-    /// files only writing can tell.
+    /// Whether it could be written, without writing: `Err` says why not. For a setting that is not a
+    /// file, only writing can tell.
     pub(crate) fn may_write(&self, at: &Location) -> Result<(), NotWritable> {
         let (directory, path) = match at {
             Location::Sysctl(path) => (self.proc(), path.clone()),
