@@ -56,7 +56,7 @@ impl std::fmt::Display for RevertedSetting {
             Outcome::Gone => write!(f, "gone          {name}: nothing is left to restore"),
             Outcome::Changed { now } => write!(
                 f,
-                "left alone    {name}: {now}, which somebody else has set (this lab: {ours}, \
+                "left alone    {name}: {now}, which another program has set (this lab: {ours}, \
                  before: {before})"
             ),
             Outcome::Failed(reason) => {

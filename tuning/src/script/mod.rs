@@ -32,10 +32,10 @@ pub fn script(profile: &Profile) -> String {
         .replace(SETTINGS, &settings)
 }
 
-/// A script cannot raise the limits of others: it says what would.
+/// A script cannot raise the limits of other processes: it has the files that do.
 fn snippets(name: &str, limits: &[Limit]) -> String {
     let mut out =
-        String::from("#\n# Limits are for processes, and stay with whoever sets them:\n#\n");
+        String::from("#\n# A script cannot raise the limits of other processes; these files do:\n#\n");
     for text in [limits_d(name, limits), systemd(name, limits)] {
         for line in text.lines() {
             out += &format!("#   {}\n", line.trim_start_matches("# "));
