@@ -241,17 +241,17 @@ impl Probes {
 
     /// The descriptor of the flow array, for [`FlowTable::map`] in a child that inherits it. It is
     /// closed on exec like every other: duplicate it for the child.
-    pub fn flows_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn flows_fd(&self) -> BorrowedFd<'_> {
         self.flows.as_fd()
     }
 
     /// The descriptor of the thread array, for [`ThreadTable::map`].
-    pub fn threads_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn threads_fd(&self) -> BorrowedFd<'_> {
         self.threads.as_fd()
     }
 
     /// The descriptor of the sampling, for [`crate::SampleTable::map`].
-    pub fn sampling_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn sampling_fd(&self) -> BorrowedFd<'_> {
         self.sampling.as_fd()
     }
 
@@ -281,11 +281,6 @@ impl Probes {
     /// The watched threads, mapped into this process.
     pub const fn threads(&self) -> &ThreadTable {
         &self.thread_table
-    }
-
-    /// The drop reasons of this kernel.
-    pub const fn reasons(&self) -> &DropReasons {
-        &self.reasons
     }
 }
 

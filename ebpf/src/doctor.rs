@@ -19,7 +19,7 @@ mod devices;
 mod live;
 mod system;
 
-pub use live::{Card, Clock, LiveChecks, RingError};
+use live::{Card, LiveChecks, RingError};
 
 /// How well a machine does in one respect; in the order from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -90,7 +90,7 @@ impl Finding {
 
 /// Examines a machine.
 #[derive(Clone, Debug)]
-pub struct Doctor {
+struct Doctor {
     proc: PathBuf,
     sys: PathBuf,
     live: LiveChecks,
@@ -103,12 +103,12 @@ pub fn examine() -> Vec<Finding> {
 
 impl Doctor {
     /// Examines a machine with these files, on which this came of what was tried.
-    pub fn at(proc: impl Into<PathBuf>, sys: impl Into<PathBuf>, live: LiveChecks) -> Self {
+    fn at(proc: impl Into<PathBuf>, sys: impl Into<PathBuf>, live: LiveChecks) -> Self {
         Self { proc: proc.into(), sys: sys.into(), live }
     }
 
     /// One finding for each thing, in the order a reader would ask.
-    pub fn examine(&self) -> Vec<Finding> {
+    fn examine(&self) -> Vec<Finding> {
         let mut findings = vec![self.kernel(), self.io_uring()];
         findings.extend(self.capabilities());
         findings.push(self.btf());

@@ -40,7 +40,7 @@ mod threads;
 
 pub use absence::Absence;
 pub use attach::{AttachError, ProbeState, Probes};
-pub use btf::{Btf, BtfError, Field, VMLINUX};
+pub use btf::BtfError;
 pub use counters::{
     BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
     SoftirqCounters,
@@ -54,9 +54,8 @@ pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
 pub use join::ServerSide;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
-pub use options::{HASHED_FLOWS, Options};
+pub use options::Options;
 pub use profile::{Profile, Profiler, Sample, Stack};
-pub use reasons::DropReasons;
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
 pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};

@@ -4,7 +4,7 @@ use crate::flows::FlowLayout;
 
 /// Entries of a hashed flow array when clients are not known: 32 MiB, and with 10,000 connections
 /// 2% share a place with another.
-pub const HASHED_FLOWS: u32 = 1 << 18;
+pub(crate) const HASHED_FLOWS: u32 = 1 << 18;
 
 /// What to watch.
 #[derive(Clone, Debug)]

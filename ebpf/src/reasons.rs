@@ -10,7 +10,7 @@ const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 const PREFIX: &str = "SKB_DROP_REASON_";
 
-/// DropReasons that lose nothing: the data had been received before, or the connection was over.
+/// Reasons that lose nothing: the data had been received before, or the connection was over.
 const HARMLESS: &[&str] = &[
     "TCP_OLD_DATA",
     "TCP_OLD_SEQUENCE",
@@ -21,12 +21,12 @@ const HARMLESS: &[&str] = &[
     "SOCKET_CLOSE",
 ];
 
-/// DropReasons of queue disciplines.
+/// Reasons of queue disciplines.
 const QDISC: &[&str] = &["QDISC_", "FQ_", "CAKE_", "DUALPI2_"];
 
 /// The reasons of the running kernel.
 #[derive(Clone, Debug, Default)]
-pub struct DropReasons {
+pub(crate) struct DropReasons {
     names: BTreeMap<u32, String>,
 }
 
@@ -47,7 +47,7 @@ impl DropReasons {
     }
 
     /// The name of a reason; its number where the kernel has no name for it.
-    pub fn name(&self, number: u32) -> String {
+    pub(crate) fn name(&self, number: u32) -> String {
         self.names.get(&number).cloned().unwrap_or_else(|| {
             // The upper half names a subsystem with reasons of its own.
             match (number >> 16, number & 0xffff) {
@@ -58,7 +58,7 @@ impl DropReasons {
     }
 
     /// The number of a reason.
-    pub fn number(&self, name: &str) -> Option<u32> {
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
         self.names.iter().find(|(_, own)| *own == name).map(|(number, _)| *number)
     }
 
@@ -74,7 +74,7 @@ impl DropReasons {
     }
 
     /// Whether a reason is a queue discipline's.
-    pub fn is_qdisc(name: &str) -> bool {
+    pub(crate) fn is_qdisc(name: &str) -> bool {
         QDISC.iter().any(|prefix| name.starts_with(prefix))
     }
 }

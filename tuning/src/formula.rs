@@ -93,7 +93,7 @@ impl Template {
     }
 
     /// Whether it is the same on every machine.
-    pub fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
     }
 
@@ -119,7 +119,7 @@ impl Template {
 
     /// As a word of a POSIX shell in double quotes, with `$memory`, `$pages`, `$cores` and
     /// functions of the same names.
-    pub fn to_shell(&self) -> String {
+    pub(crate) fn to_shell(&self) -> String {
         let mut out = String::from("\"");
         for part in &self.parts {
             match part {

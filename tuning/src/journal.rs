@@ -302,6 +302,8 @@ fn progress(log: &str) -> Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::{Resource, Ring};
+    use crate::value::Format;
 
     fn record() -> Record {
         Record {
@@ -343,6 +345,45 @@ mod tests {
         directory.remove(2).expect("removed");
         directory.remove(1).expect("removed");
         assert_eq!(directory.journals().expect("none"), []);
+    }
+
+    /// A journal that an earlier version wrote must still be reverted.
+    #[test]
+    fn the_format_on_disk_stays() {
+        let text = r#"{
+            "format": 1, "profile": "x", "owner": "Hand", "boot": "b",
+            "namespace": {"inode": 1, "cookie": 2}, "written": 3,
+            "entries": [{
+                "name": "net.core.somaxconn", "place": {"file": "x.ron", "line": 4},
+                "scope": "Namespace", "at": {"Sysctl": "net/core/somaxconn"},
+                "before": "4096", "after": "5"
+            }]
+        }"#;
+        let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        assert_eq!(serde_json::to_value(record()).expect("JSON"), value);
+        assert_eq!(serde_json::from_str::<Record>(text).expect("a journal"), record());
+        for (location, text) in [
+            (Location::Irq(7), r#"{"Irq":7}"#),
+            (
+                Location::Sys { path: "p".to_owned(), format: Format::Mask },
+                r#"{"Sys":{"path":"p","format":"Mask"}}"#,
+            ),
+            (
+                Location::Feature { nic: "e".to_owned(), name: "gro".to_owned() },
+                r#"{"Feature":{"nic":"e","name":"gro"}}"#,
+            ),
+            (
+                Location::Ring { nic: "e".to_owned(), ring: Ring::Rx },
+                r#"{"Ring":{"nic":"e","ring":"rx"}}"#,
+            ),
+            (
+                Location::Coalesce { nic: "e".to_owned(), field: "rx-usecs".to_owned() },
+                r#"{"Coalesce":{"nic":"e","field":"rx-usecs"}}"#,
+            ),
+            (Location::Limit(Resource::Nofile), r#"{"Limit":"nofile"}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&location).expect("JSON"), text);
+        }
     }
 
     #[test]

@@ -42,4 +42,4 @@ pub use revert::{Outcome, RevertedProfile, RevertedSetting, Selection, forget, r
 pub use script::script;
 pub use setting_error::SettingError;
 pub use status::{AppliedProfile, AppliedSetting, status};
-pub use value::{Format, Relation, Rounding};
+pub use value::Rounding;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a setting writes its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Format {
+pub(crate) enum Format {
     /// Words between spaces or tabs; numbers decimal, hexadecimal (0x) or octal (0), as the kernel
     /// reads them.
     Words,
@@ -17,7 +17,7 @@ pub enum Format {
 
 /// How a value is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Relation {
+pub(crate) enum Relation {
     /// This one.
     Exactly,
     /// Not less, word by word.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::*;
+use super::{live::Clock, *};
 use crate::{btf::VMLINUX, catalog::PROBES, perf::CounterError};
 
 /// A machine in a folder of its own, gone when dropped.

@@ -140,12 +140,6 @@ impl PerfReading {
         }
         Self::of(self.tid, raw, self.missing.clone())
     }
-
-    /// Instructions per cycle.
-    pub fn instructions_per_cycle(&self) -> Option<f64> {
-        let cycles = self.cycles.filter(|cycles| *cycles > 0)?;
-        Some(self.instructions? as f64 / cycles as f64)
-    }
 }
 
 /// The counters of a thread.
@@ -211,7 +205,7 @@ fn open(tid: u32, event: Event) -> io::Result<Counter> {
 
 /// Why a counter cannot be had, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CounterError {
+pub(crate) enum CounterError {
     /// There is no such hardware counter here.
     #[error("not supported: no such hardware counter, or the hypervisor keeps it to itself")]
     NotSupported,
@@ -377,7 +371,6 @@ mod tests {
         let grown = now.since(&then);
         assert_eq!((grown.cycles, grown.hardware_share), (Some(200), Some(0.5)));
         assert_eq!((grown.context_switches, grown.instructions), (Some(0), Some(0)));
-        assert_eq!(grown.instructions_per_cycle(), Some(0.0));
         let starved = reading(raw(1100, 3000, 1500)).since(&now);
         assert_eq!(starved.cycles, None);
         assert!(starved.missing["cycles"].contains("others"), "{starved:?}");

@@ -214,7 +214,7 @@ pub enum Wanted {
 
 impl Wanted {
     /// How it is meant.
-    pub const fn relation(&self) -> Relation {
+    pub(crate) const fn relation(&self) -> Relation {
         match self {
             Wanted::Exactly(_) => Relation::Exactly,
             Wanted::AtLeast(_) => Relation::AtLeast,

@@ -34,8 +34,9 @@ pub fn script(profile: &Profile) -> String {
 
 /// A script cannot raise the limits of other processes: it has the files that do.
 fn snippets(name: &str, limits: &[Limit]) -> String {
-    let mut out =
-        String::from("#\n# A script cannot raise the limits of other processes; these files do:\n#\n");
+    let mut out = String::from(
+        "#\n# A script cannot raise the limits of other processes; these files do:\n#\n",
+    );
     for text in [limits_d(name, limits), systemd(name, limits)] {
         for line in text.lines() {
             out += &format!("#   {}\n", line.trim_start_matches("# "));

@@ -64,7 +64,8 @@ impl Meddlers {
                     seed: seed ^ ((made.programs.len() as u64) << 48),
                     divert_to,
                 };
-                let program = namespace.run(|| PacketFaultInjector::attach(&interface, &meddling))??;
+                let program =
+                    namespace.run(|| PacketFaultInjector::attach(&interface, &meddling))??;
                 made.programs.push(program);
             }
         }
