@@ -8,6 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
+use attribution::ServerSide;
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::Map,
@@ -21,7 +22,7 @@ use crate::{
     btf::{Btf, BtfError},
     catalog::{PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
-    join::{AnswerTable, KEPT_ANSWERS, ServerSide},
+    join::{AnswerTable, KEPT_ANSWERS},
     kernel,
     listening::ListenQueue,
     mapping::SharedArray,

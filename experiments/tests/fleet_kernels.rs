@@ -81,7 +81,7 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     assert!(busy > 0.9, "{tail}");
     let verdict = load["attribution"]["verdict"].as_str().expect("a sentence");
     assert!(verdict.contains("server_busy") && verdict.contains("from a sample"), "{verdict}");
-    let raw = experiments::summary::Raw::read(&out).expect("the files of a run");
+    let raw = record::Raw::read(&out).expect("the files of a run");
     for segment in ["network", "server_wait", "server_service", "client_receive_lag"] {
         assert_eq!(
             raw.histograms[&format!("load:{segment}")].len(),
@@ -123,7 +123,7 @@ fn a_run_that_requires_probes_does_not_start_without_them() {
         let words = format!("{of}: ");
         assert!(said.contains(&words) && said.contains("the experiment requires probes"), "{said}");
         assert!(said.contains("not allowed to load probes"), "{said}");
-        // Nobody works for it any more.
+        // No host works for it any more.
         lan.wait_for_hosts(agents.len(), "all are free", |it| it["beat"]["run"].is_null());
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ebpf::proc::{ProcReader, ThreadsReading};
-use experiments::namespace::{Netns, enter};
+use host::namespace::{Netns, enter};
 
 /// Connecting a million users takes 22 s, and no load here is longer than a minute.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -185,7 +185,7 @@ pub(crate) fn measure(kind: Kind, setting: &Setting<'_>) -> anyhow::Result<Measu
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         // The client says something every second, also when it gets nowhere.
-        anyhow::ensure!(started.elapsed() < LONGEST, "{} keeps nobody's pace", kind.name());
+        anyhow::ensure!(started.elapsed() < LONGEST, "{} does not end in time", kind.name());
         if let Some(latency) = line.trim_start().strip_prefix("latency ") {
             measured.latency = latency.trim().to_owned();
         }

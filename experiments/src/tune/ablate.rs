@@ -1,5 +1,5 @@
 //! `lab tune ablate`: what each setting of a profile is worth. The experiment is run with the
-//! profile, without it, and with each setting left out, in turns; each is then held against the
+//! profile, without it, and with each setting left out, in turns; each is then compared with the
 //! whole profile. Owns: arms, their order, their runs. Must not know: statistics.
 
 use std::collections::BTreeMap;
@@ -15,10 +15,10 @@ use tuning::profile::Scope;
 use tuning::{Finding, Profile, State};
 
 use super::effects::{self, Ablation};
-use crate::experiment::{Hosts, Shake, Source, TuningSpec};
-use crate::links::Namespaces;
-use crate::machine::Machine;
-use crate::preflight::own_namespace;
+use run::links::Namespaces;
+use spec::machine::Machine;
+use spec::preflight::own_namespace;
+use spec::{Hosts, Shake, Source, TuningSpec};
 
 /// What to ablate.
 #[derive(Clone, Debug, clap::Args)]

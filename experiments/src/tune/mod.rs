@@ -13,11 +13,11 @@ use tuning::{
     Owner, Profile, ProfileError, Selection, State,
 };
 
-use crate::experiment::ReadError;
+use spec::ReadError;
 
 /// What to do about settings of the kernel.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where the journals of what was changed are
     #[arg(long, global = true, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
     journals: PathBuf,
@@ -94,7 +94,7 @@ enum LimitsFor {
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Everything is as it should be.
     Well,
     /// There are differences, or something could not be done; it was said.
@@ -107,7 +107,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// What keeps it from being tried: the machine, the journals.
-pub fn run(args: &Args) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<Ended> {
     match act(args) {
         Err(error) if error.is::<ProfileError>() || error.is::<ReadError>() => {
             eprintln!("lab: {error:#}");

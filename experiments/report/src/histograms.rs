@@ -1,0 +1,213 @@
+//! The lines of `latency.hlog`: percentiles of each second, and of each phase as a curve.
+
+use std::collections::{BTreeMap, HashMap};
+
+use attribution::Segment;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+use super::columns::{Columns, number};
+
+/// Lines of a second come together; those of one so much older stay as they were plotted.
+const OPEN_S: u64 = 4;
+
+/// Points of a curve for each halving of what is above.
+const TICKS: u32 = 5;
+
+/// Percentiles of a second, as columns in microseconds.
+const PERCENTILES: [(&str, f64); 5] = [
+    ("latency.p50", 0.5),
+    ("latency.p90", 0.9),
+    ("latency.p99", 0.99),
+    ("latency.p999", 0.999),
+    ("latency.max", 1.0),
+];
+
+/// The segments of a request, whose means add up to the mean of its latency.
+const SEGMENTS: [Segment; 5] = [
+    Segment::SendLag,
+    Segment::Network,
+    Segment::ServerWait,
+    Segment::ServerService,
+    Segment::ClientReceiveLag,
+];
+
+/// Latencies of a run.
+#[derive(Default)]
+pub(super) struct Histograms {
+    base_s: f64,
+    deserializer: Option<Deserializer>,
+    /// Latencies of the last seconds, over all phases.
+    open: BTreeMap<u64, Histogram<u64>>,
+    /// Sum and count of each segment in the last seconds.
+    means: BTreeMap<(u64, usize), (f64, u64)>,
+    by_phase: HashMap<String, Histogram<u64>>,
+}
+
+impl std::fmt::Debug for Histograms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Histograms").field("phases", &self.by_phase.len()).finish_non_exhaustive()
+    }
+}
+
+impl Histograms {
+    /// Reads a line of the log.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn line(&mut self, line: &[u8], columns: &mut Columns) -> Result<(), String> {
+        let mut whole = line.to_vec();
+        whole.push(b'\n');
+        for entry in IntervalLogIterator::new(&whole) {
+            match entry {
+                Ok(LogEntry::StartTime(since)) => self.base_s = since.as_secs_f64(),
+                Ok(LogEntry::BaseTime(since)) => self.base_s = since.as_secs_f64(),
+                Ok(LogEntry::Interval(interval)) => {
+                    let since = interval.start_timestamp().as_secs_f64();
+                    let tag = interval.tag().map_or("", |tag| tag.as_str());
+                    let bytes = base64::Engine::decode(
+                        &base64::engine::general_purpose::STANDARD,
+                        interval.encoded_histogram(),
+                    )
+                    .map_err(|error| error.to_string())?;
+                    let deserializer = self.deserializer.get_or_insert_default();
+                    let values: Histogram<u64> = deserializer
+                        .deserialize(&mut bytes.as_slice())
+                        .map_err(|error| error.to_string())?;
+                    let t = (self.base_s + since).round() as u64;
+                    self.take(t, tag, &values, columns)?;
+                }
+                Err(_) => return Err("is no line of a histogram log".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        t: u64,
+        tag: &str,
+        values: &Histogram<u64>,
+        columns: &mut Columns,
+    ) -> Result<(), String> {
+        let (phase, segment) = tag.rsplit_once(':').unwrap_or((tag, ""));
+        if segment == Segment::Latency.name() {
+            add(self.by_phase.entry(phase.to_owned()).or_insert_with(empty), values)?;
+            let second = self.open.entry(t).or_insert_with(empty);
+            add(second, values)?;
+            for (name, quantile) in PERCENTILES {
+                columns.set(t, name, second.value_at_quantile(quantile) as f64);
+            }
+            columns.set(t, "latency.mean", second.mean());
+            self.open = self.open.split_off(&t.saturating_sub(OPEN_S));
+        }
+        if let Some(place) = SEGMENTS.iter().position(|it| it.name() == segment) {
+            let (sum, count) = self.means.entry((t, place)).or_default();
+            *sum += values.mean() * values.len() as f64;
+            *count += values.len();
+            if *count > 0 {
+                let mean = *sum / *count as f64;
+                columns.set(t, &format!("segment.{segment}"), mean);
+            }
+            self.means = self.means.split_off(&(t.saturating_sub(OPEN_S), 0));
+        }
+        Ok(())
+    }
+
+    /// The 99th percentile of a phase so far, in microseconds.
+    pub(super) fn p99_us(&self, phase: &str) -> Option<u64> {
+        self.by_phase.get(phase).map(|values| values.value_at_quantile(0.99))
+    }
+
+    /// The curve of a phase in HdrHistogram's own scale, as JSON: `x` is 1/(1−p), `y` µs.
+    pub(super) fn curve(&self, phase: &str) -> Option<String> {
+        let values = self.by_phase.get(phase).filter(|values| !values.is_empty())?;
+        let (mut x, mut y) = (String::new(), String::new());
+        let most = values.len() as f64;
+        for step in values.iter_quantiles(TICKS) {
+            let above = 1.0 - step.quantile_iterated_to();
+            if !x.is_empty() {
+                x.push(',');
+                y.push(',');
+            }
+            // The last step is 100%, which lies nowhere on this scale: it is drawn where the one
+            // slowest of all requests has its place.
+            number(&mut x, if above > 0.0 { (1.0 / above).min(most) } else { most });
+            number(&mut y, step.value_iterated_to() as f64);
+        }
+        Some(format!("{{\"count\":{},\"x\":[{x}],\"y\":[{y}]}}", values.len()))
+    }
+}
+
+fn empty() -> Histogram<u64> {
+    // Two bounds that the crate approves of; it grows with what is added.
+    let mut values = Histogram::new_with_bounds(1, 2, 2).unwrap_or_else(|_| unreachable!());
+    values.auto(true);
+    values
+}
+
+fn add(sum: &mut Histogram<u64>, values: &Histogram<u64>) -> Result<(), String> {
+    if sum.is_empty() && sum.sigfig() != values.sigfig() {
+        *sum = values.clone();
+        sum.auto(true);
+        return Ok(());
+    }
+    sum.add(values).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::serialization::V2DeflateSerializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn log(seconds: &[(u64, &str, &[u64])]) -> Vec<u8> {
+        let mut out = b"#[StartTime: 1000.000 (seconds since epoch)]\n".to_vec();
+        for (t, tag, values) in seconds {
+            let mut all = attribution::empty();
+            values.iter().for_each(|value| all.saturating_record(*value));
+            IntervalLogWriterBuilder::new()
+                .begin_log_with(&mut out, &mut V2DeflateSerializer::new())
+                .expect("begins")
+                .write_histogram(
+                    &all,
+                    Duration::from_secs(*t),
+                    Duration::from_secs(1),
+                    Tag::new(tag),
+                )
+                .expect("writes");
+        }
+        out
+    }
+
+    #[test]
+    fn phases_of_a_second_are_one_and_segments_have_means() {
+        let mut columns = Columns::default();
+        let mut histograms = Histograms::default();
+        let text = log(&[
+            (5, "a:latency", &[100, 200]),
+            (5, "b:latency", &[5000]),
+            (5, "a:network", &[10, 30]),
+            (6, "b:latency", &[70]),
+        ]);
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            histograms.line(line, &mut columns).expect("a line");
+        }
+        let at = |t: u64, name: &str| columns.get(t, name).expect("measured");
+        assert_eq!(at(1005, "latency.p50"), 200.0);
+        assert!((at(1005, "latency.max") - 5000.0).abs() < 50.0);
+        assert_eq!(at(1005, "segment.network"), 20.0);
+        assert_eq!(at(1006, "latency.p99"), 70.0);
+        assert_eq!(columns.get(1006, "segment.network"), None);
+        let curve = histograms.curve("b").expect("a curve");
+        let curve: serde_json::Value = serde_json::from_str(&curve).expect("JSON");
+        assert_eq!(curve["count"], 2);
+        assert_eq!(curve["x"][0], 1);
+        assert!(histograms.curve("c").is_none());
+        assert!(histograms.line(b"Tag=a:latency,1,1,1,????", &mut columns).is_err());
+        assert!(histograms.line(b"nonsense", &mut columns).is_err());
+    }
+}

@@ -1,0 +1,17 @@
+//! Why a command was not carried out.
+
+use crate::phase::PhaseError;
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// A phase that cannot be carried out.
+    #[error(transparent)]
+    Phase(#[from] PhaseError),
+    /// A rate and nothing that has one.
+    #[error("no open load is under way whose rate could be changed")]
+    NoOpenLoad,
+    /// An inbox is full.
+    #[error("the inbox of shard {0} is full; try again")]
+    Busy(usize),
+}
