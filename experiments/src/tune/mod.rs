@@ -2,6 +2,7 @@
 //! written.
 
 mod ablate;
+mod arms;
 mod effects;
 
 use std::path::PathBuf;
