@@ -234,7 +234,7 @@ impl Probes {
         }
     }
 
-    /// Waits need both ends of a wait; who held a CPU needs only the switches.
+    /// Waits need both ends of a wait; the holders of a CPU need only the switches.
     fn add_scheduling(&self, counters: &mut Counters) {
         if !self.is_attached("switched") {
             return;

@@ -79,9 +79,9 @@ impl Regulator {
     ) -> io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let mask = Arc::new(AtomicU32::new(0));
-        let (stopped, told) = (Arc::clone(&stop), Arc::clone(&mask));
+        let (stopped, published) = (Arc::clone(&stop), Arc::clone(&mask));
         let thread = std::thread::Builder::new().name("sampling".to_owned()).spawn(move || {
-            regulate(&cpus, &entry, f64::from(beyond), &stopped, &told);
+            regulate(&cpus, &entry, f64::from(beyond), &stopped, &published);
         })?;
         Ok(Self { stop, mask, thread: Some(thread) })
     }
@@ -108,7 +108,7 @@ fn regulate(
     entry: &SharedArray<Sampling>,
     beyond: f64,
     stop: &(Mutex<bool>, Condvar),
-    told: &AtomicU32,
+    published: &AtomicU32,
 ) {
     let requests = || {
         let all = (0..cpus.len()).filter_map(|cpu| cpus.read(cpu));
@@ -132,7 +132,7 @@ fn regulate(
         if let Some(mask) = state.window(rate) {
             let before = entry.read(0).unwrap_or_default();
             entry.write(0, changed(before, mask, monotonic_ns()));
-            told.store(mask, Ordering::Relaxed);
+            published.store(mask, Ordering::Relaxed);
         }
     }
 }

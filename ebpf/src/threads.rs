@@ -1,4 +1,4 @@
-//! What the watched threads do, and who holds the CPUs.
+//! The times of the watched threads, and the holders of the CPUs.
 //!
 //! Owns: consistent copies of the kernel's entries, and how long a thread waited between two
 //! instants. A client maps the same array as the loader does.
@@ -408,8 +408,8 @@ mod tests {
         let total = WAITS_KEPT + 10;
         let at = |place: usize| wait(if place < 10 { place + WAITS_KEPT } else { place });
         let waited = |from_ns, to_ns| {
-            let it = waited_between(total as u64, from_ns, to_ns, at);
-            (it.wait.foreign_ns, it.wait.own_ns, it.unknown_ns)
+            let waited = waited_between(total as u64, from_ns, to_ns, at);
+            (waited.wait.foreign_ns, waited.wait.own_ns, waited.unknown_ns)
         };
         assert_eq!(waited(20_000, 22_000), (400, 600, 0));
         assert_eq!(waited(20_250, 21_250), (200, 300, 0), "half of each");

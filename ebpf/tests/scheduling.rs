@@ -1,4 +1,5 @@
-//! Waiting for a CPU: who took it, and for how long, against the kernel's own books.
+//! Waiting for a CPU: which thread held it, and for how long, compared with the kernel's own
+//! figures.
 
 mod common;
 
@@ -102,7 +103,7 @@ fn worked(probes: &Probes, milliseconds: u64) -> (Thread, SchedulerTimes, Vec<Lo
     };
     let (before, kernel_before) = books();
     let end = monotonic_ns() + milliseconds * 1_000_000;
-    // Longer than any slice: who waits for the CPU gets it without being let.
+    // Longer than any slice: a thread that waits for the CPU gets it anyway.
     let cpu_end = cpu_ns() + 100_000_000;
     while cpu_ns() < cpu_end {
         std::hint::spin_loop();

@@ -23,7 +23,7 @@ pub struct Finding {
     pub scope: Scope,
     /// The present value; `None` when it cannot be read.
     pub now: Option<String>,
-    /// The value that it must have; `None` when that cannot be told.
+    /// The value that it must have; `None` when it cannot be computed.
     pub target: Option<String>,
     /// The result of the comparison.
     pub state: State,

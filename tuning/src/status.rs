@@ -8,7 +8,7 @@ use crate::system::System;
 pub struct AppliedProfile {
     /// Its name.
     pub profile: String,
-    /// Who applied it.
+    /// Its owner.
     pub owner: Owner,
     /// When, in Unix seconds.
     pub since: u64,

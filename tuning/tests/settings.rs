@@ -111,7 +111,7 @@ fn what_cannot_be_set_is_named() {
             let value = format!("Exactly(\"{value}\")");
             let key = sysctl_of(key);
             let profile = place.profile("wrong", &[PORTS, (&key, &value, more)]);
-            let said = match place.apply(&profile) {
+            let message = match place.apply(&profile) {
                 Err(error @ ApplyError::Refused(_)) => error.to_string(),
                 Ok(applied) => {
                     let rolled_back = applied.rolled_back.expect("rolled back");
@@ -120,8 +120,8 @@ fn what_cannot_be_set_is_named() {
                 }
                 other => panic!("{key}: {other:?}"),
             };
-            assert!(said.contains(words), "{key} {value}: {said}");
-            assert!(said.contains("wrong.ron:3: "), "{said}");
+            assert!(message.contains(words), "{key} {value}: {message}");
+            assert!(message.contains("wrong.ron:3: "), "{message}");
             assert_eq!(everything("net"), before, "{key} {value}");
             assert_eq!(place.files(), Vec::<String>::new(), "{key} {value}");
         }
@@ -135,12 +135,15 @@ fn what_cannot_be_set_is_named() {
         ] {
             let nics = if key.starts_with("Sysctl") { "" } else { "nics: [\"lo\"]" };
             let profile = place.profile("wrong", &[(key, value, nics)]);
-            let said = place.apply(&profile).expect_err(key).to_string();
-            assert!(said.contains(words) && said.contains("wrong.ron:2: "), "{key}: {said}");
+            let message = place.apply(&profile).expect_err(key).to_string();
+            assert!(
+                message.contains(words) && message.contains("wrong.ron:2: "),
+                "{key}: {message}"
+            );
         }
         let nowhere = ("Rps", "Exactly(\"all\")", "nics: [\"nowhere0\"]");
-        let said = place.apply(&place.profile("wrong", &[nowhere])).expect_err("no interface");
-        assert!(said.to_string().contains("there is no interface nowhere0"), "{said}");
+        let message = place.apply(&place.profile("wrong", &[nowhere])).expect_err("no interface");
+        assert!(message.to_string().contains("there is no interface nowhere0"), "{message}");
         assert_eq!(everything("net"), before);
     });
 }
@@ -208,9 +211,12 @@ fn who_may_not_write_is_told_so() {
     in_namespace(|| {
         let profile = place.profile("x", &[SOMAXCONN]);
         become_nobody();
-        let said = place.apply(&profile).expect_err("not root").to_string();
-        assert!(said.contains("x.ron:2: net.core.somaxconn: this process may not write"), "{said}");
-        assert!(said.contains("run as root"), "{said}");
+        let message = place.apply(&profile).expect_err("not root").to_string();
+        assert!(
+            message.contains("x.ron:2: net.core.somaxconn: this process may not write"),
+            "{message}"
+        );
+        assert!(message.contains("run as root"), "{message}");
         assert_eq!(place.files(), Vec::<String>::new());
     });
 }

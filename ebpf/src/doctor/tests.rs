@@ -249,15 +249,15 @@ fn without_a_tracepoint_its_probe_is_named_with_the_kernel_that_has_it() {
     assert_eq!(named(&findings, "probe send_queued").state, State::Ok);
 }
 
-/// Changes a whole machine, and looks for words in what is said of one thing then.
+/// Changes a whole machine, and compares the finding about one thing with a state and a part.
 fn check(change: &dyn Fn(&mut Machine), name: &str, state: State, part: &str) {
     let mut machine = Machine::whole(&format!("each-{}", name.replace(' ', "-")));
     change(&mut machine);
     let findings = machine.examine();
     let finding = named(&findings, name);
     assert_eq!(finding.state, state, "{finding:?}");
-    let said = table(std::slice::from_ref(finding));
-    assert!(said.contains(part), "{part:?} in {said}");
+    let message = table(std::slice::from_ref(finding));
+    assert!(message.contains(part), "{part:?} in {message}");
 }
 
 #[test]

@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn no_such_interface_is_an_error_with_a_way_out() {
         let Err(error) = Nic::open("nosuchif0") else { panic!("there is such an interface") };
-        let said = error.to_string();
-        assert!(said.contains("nosuchif0") && said.contains("ip -brief link"), "{said}");
+        let message = error.to_string();
+        assert!(message.contains("nosuchif0") && message.contains("ip -brief link"), "{message}");
     }
 }

@@ -205,7 +205,7 @@ const IXGBE: &[LossName] = &[
 const I40E: &[LossName] = &[
     rx("rx_dropped", NO_DESCRIPTOR),
     rx("port.rx_dropped", MISSED),
-    rx_perhaps("rx_missed_errors", "discarded for a reason the card does not tell"),
+    rx_perhaps("rx_missed_errors", "discarded for a reason that the card does not give"),
     rx("port.rx_crc_errors", CRC),
     within(&["port.rx_crc_errors"], rx("rx_crc_errors", CRC)),
     rx("port.rx_length_errors", "length wrong"),

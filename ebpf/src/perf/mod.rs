@@ -6,7 +6,7 @@
 //!
 //! Software events count always, each on its own. Crate perf-event makes groups only of counters
 //! of the calling thread, so the three hardware events are opened one by one, too: that many fit
-//! at once on any PMU, and where others use it they are scaled and the share is told.
+//! at once on any PMU, and where others use it they are scaled and the share is given.
 
 use std::{collections::BTreeMap, io};
 
@@ -379,8 +379,8 @@ mod tests {
     #[test]
     fn reasons_name_the_way_out() {
         let check = |name: &str, errno: i32, part: &str| {
-            let said = reason(name, &io::Error::from_raw_os_error(errno)).to_string();
-            assert!(said.contains(part), "{said}");
+            let message = reason(name, &io::Error::from_raw_os_error(errno)).to_string();
+            assert!(message.contains(part), "{message}");
         };
         check("cycles", libc::ENOENT, "not supported");
         check("cycles", libc::EACCES, "perf_event_paranoid at most 1");

@@ -17,7 +17,7 @@ mod text;
 use crate::kernel::{self, monotonic_ns};
 
 /// Counters of protocols by the kernel's own names: `["TcpExt"]["ListenOverflows"]`. In a
-/// difference `None` is what cannot be told; gauges such as `CurrEstab` keep their value.
+/// difference `None` is what cannot be computed; gauges such as `CurrEstab` keep their value.
 pub type Protocols = BTreeMap<String, BTreeMap<String, Option<i64>>>;
 
 /// The queue of a CPU in front of the network stack, counted since boot.
@@ -39,7 +39,7 @@ pub struct SoftnetCpu {
     pub backlog: Option<u32>,
 }
 
-/// What a CPU did since boot, as far as ticks tell (10 ms each with most kernels).
+/// What a CPU did since boot, counted in ticks (10 ms each with most kernels).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CpuTimes {
     /// The CPU.

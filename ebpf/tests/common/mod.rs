@@ -117,7 +117,7 @@ pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a thread of this process is gone: who has joined it may still find it in `/proc`.
+/// Waits until a thread of this process is gone: one that was joined may still be in `/proc`.
 pub(crate) fn wait_for_end_of(tid: u32) {
     let task = PathBuf::from(format!("/proc/self/task/{tid}"));
     wait_until("the thread is gone", || !task.exists());
@@ -139,8 +139,8 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
         .args(arguments.split_whitespace())
         .output()
         .unwrap_or_else(|error| panic!("{program} {arguments}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments}: {said}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {message}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

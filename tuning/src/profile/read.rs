@@ -111,7 +111,7 @@ fn read(
         .map_err(|error| at(error.span.start.line, error.code.to_string()))?;
     let lines = lines_of(&text, "key");
     if lines.len() != file.settings.len() {
-        return Err(at(1, "the lines of its settings cannot be told".to_owned()));
+        return Err(at(1, "the lines of its settings cannot be found".to_owned()));
     }
     let mut settings: Vec<PlacedSetting> = Vec::new();
     open.push(shown.clone());

@@ -129,7 +129,7 @@ impl System {
     }
 
     /// Whether it could be written, without writing: `Err` says why not. For a setting that is not a
-    /// file, only writing can tell.
+    /// file, only writing shows it.
     pub(crate) fn may_write(&self, at: &Location) -> Result<(), NotWritable> {
         let (directory, path) = match at {
             Location::Sysctl(path) => (self.proc(), path.clone()),

@@ -36,7 +36,7 @@ pub(crate) fn in_namespace<T: Send>(act: impl FnOnce() -> T + Send) -> T {
         });
         match inside.join() {
             Ok((value, tid)) => {
-                // Who has joined a thread may still find it, and its namespace, in `/proc`.
+                // A thread that was joined, and its namespace, may still be in `/proc`.
                 let task = PathBuf::from(format!("/proc/self/task/{tid}"));
                 let deadline = Instant::now() + PATIENCE;
                 while task.exists() {
