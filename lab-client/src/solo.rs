@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use control::{Lines, Program};
-use shard::Mail;
+use control::{Lines, Program, Shards};
 
 use crate::latency::{Latencies, Segment, empty};
+use crate::message::Message;
 use crate::panel::{Command, Hub, Line};
 use crate::phase::{Connect, Load, Phase};
 use crate::report::{Report, Sample};
@@ -280,28 +280,28 @@ impl Outcome {
 }
 
 impl Program for Solo {
+    type Message = Message;
     type Report = Report;
     type Command = Command;
     type Line = Line;
 
-    fn reports(&self) -> &Mail<Report> {
-        self.hub.reports()
+    fn shards(&self) -> &Shards<Message, Report> {
+        self.hub.shards()
     }
 
-    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        let ended = self.hub.read(report, lines);
+    fn handle(&self, report: Report, lines: &Lines<Line>) {
+        self.hub.handle(report, lines);
         if let Some(users) = self.hub.left_out(CONNECT) {
             self.give_up(users);
         }
-        ended
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
         self.hub.carry_out(command)
     }
 
-    fn stop(&self) -> bool {
-        self.hub.stop()
+    fn stop_message() -> Message {
+        Message::Stop
     }
 
     fn wind_down(&self) -> bool {

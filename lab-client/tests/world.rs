@@ -1,5 +1,5 @@
 //! The client's users against the server's logic in one simulated world: connections break, answers
-//! take longer than users wait, mail between shards is late. Both sides' books must agree.
+//! take longer than users wait, messages between shards are late. Both sides' books must agree.
 
 #[path = "../../lab-server/tests/sim/mod.rs"]
 mod sim;
@@ -18,14 +18,14 @@ use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
 use lab_client::tally::Tally;
 use lab_client::transport::Transport;
-use lab_server::counters::Counters;
+use accounting::server::Counters;
 use lab_server::directory::Address;
-use lab_server::generator::{Kind, Order};
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, NANOS_PER_SECOND};
-use wire::{Decoded, Frame, ShakeResult, create, decode};
+use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
 use sim::{Cluster, Out, START_NS, rules};
 
@@ -82,7 +82,9 @@ impl Swallowed {
             Frame::ClaimResponse { amount: amount @ 1.., .. } => {
                 self.claimed += Money::share(amount);
             }
-            Frame::CreatePacketResponse { request, result: create::OK, .. } => {
+            Frame::CreatePacketResponse { request, result, .. }
+                if result == CreateResult::Ok.code() =>
+            {
                 self.created += Money::shares(request & 0xff, request >> 8);
             }
             Frame::PacketRefund { amount, shares, .. } => {
@@ -228,7 +230,7 @@ impl World {
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);
-        let order = Order { id: 1, kind: Kind::Shaken, rate: 50, total, seed, from_ns, until_ns };
+        let order = GeneratorSpec { id: 1, kind: PacketKind::Shaken, rate: 50, total, seed, from_ns, until_ns };
         cluster.tell(0, Message::Start(order));
         let flows = Flows {
             sources: vec![Ipv4Addr::LOCALHOST],
@@ -448,7 +450,7 @@ impl World {
 
     /// Both sides' books, when nothing is under way any more.
     fn check_books(&self) {
-        assert_eq!(self.cluster.mail().count(), 0);
+        assert_eq!(self.cluster.messages().count(), 0);
         let (ledger, counters) = (self.cluster.ledger(), self.cluster.counters());
         let swallowed = &self.links.swallowed;
         let mut books = Books::default();

@@ -49,8 +49,8 @@ pub enum CommandError {
     #[error("no open load is under way whose rate could be changed")]
     NoOpenLoad,
     /// An inbox is full.
-    #[error("shard {0} has too much mail waiting; try again")]
-    Busy(usize),
+    #[error(transparent)]
+    InboxFull(#[from] control::InboxFull),
 }
 
 impl Command {

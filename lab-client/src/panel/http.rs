@@ -43,7 +43,7 @@ fn carry_out(hub: &Hub, command: Command) -> Response {
         Ok(()) => Json(json!({})).into_response(),
         Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
         Err(why @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, why),
-        Err(why @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(why @ CommandError::InboxFull(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
