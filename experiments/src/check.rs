@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::experiment::{After, Experiment, Seconds, Until};
-use crate::plan::shakes_offered;
-use crate::preflight::{Preflight, Verdict};
-use crate::run::thousands;
+use spec::configure::shakes_offered;
+use spec::preflight::{Preflight, table};
+use spec::{After, Experiment, Seconds, Until};
+use text::thousands;
 
 /// The experiment with all defaults, its phases in order, and the preflight.
 ///
@@ -36,39 +36,4 @@ pub(crate) fn show(experiment: &Experiment, preflight: &Preflight) -> anyhow::Re
     out.push('\n');
     out += &table(preflight);
     Ok(out)
-}
-
-/// The preflight as a table, with what would fit and the way there.
-pub(crate) fn table(preflight: &Preflight) -> String {
-    let mut out = String::new();
-    let width = |text: fn(&crate::preflight::Item) -> &str| {
-        preflight.items.iter().map(|item| text(item).chars().count()).max().unwrap_or(0)
-    };
-    let (what, needs) = (width(|item| &item.what), width(|item| &item.needs));
-    for item in &preflight.items {
-        let verdict = match item.verdict {
-            Verdict::Fits => "fits",
-            Verdict::Note => "note",
-            Verdict::Refused { .. } => "REFUSED",
-        };
-        let line = format!(
-            "{verdict:<8} {:what$}  needs {:needs$}  has {}",
-            item.what, item.needs, item.has
-        );
-        out += line.trim_end();
-        out.push('\n');
-        if let Verdict::Refused { way_out } = &item.verdict {
-            out += &format!("         way out: {way_out}\n");
-        }
-    }
-    if preflight.is_refused() {
-        out += &match preflight.most_users {
-            Some(most) => format!(
-                "this run does not fit; {} users would: --set users={most}\n",
-                thousands(u64::from(most))
-            ),
-            None => "this run does not fit, with any number of users\n".to_owned(),
-        };
-    }
-    out
 }

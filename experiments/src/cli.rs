@@ -7,23 +7,22 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::check;
-use crate::compare;
-use crate::experiment::{Hosts, Source};
-use crate::fleet::{self, Access};
-use crate::hog;
-use crate::leftover;
-use crate::live;
-use crate::machine::Machine;
-use crate::preflight::Preflight;
-use crate::probe;
-use crate::profile;
-use crate::projection;
-use crate::record;
-use crate::report::{self, Problems};
-use crate::run::{self, Ending, Options, Sampling};
-use crate::summary::{self, Summary};
 use crate::tune;
 use crate::validate;
+use analysis::compare;
+use analysis::projection;
+use analysis::summary::{self, Summary};
+use fleet::Access;
+use host::hog;
+use host::leftover;
+use host::probe;
+use host::profile;
+use record::Problems;
+use report::live;
+use run::{Ending, Options, Sampling};
+use spec::machine::Machine;
+use spec::preflight::{self, Preflight};
+use spec::{Hosts, Source};
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
 /// not.
@@ -93,8 +92,6 @@ enum Command {
     Agent(Box<fleet::agent::Args>),
     /// Say which hosts of a fleet are there, what they can do, and how far their clocks are off
     Hosts(Box<fleet::hosts::Args>),
-    /// Simulate a fleet of many hosts against a real NATS server, and say what that costs
-    SimulateFleet(Box<fleet::simulate::Args>),
     /// Say what differs between two runs, or two directories of repeated runs, and whether it could
     /// be chance
     Compare(compare::Args),
@@ -190,7 +187,6 @@ impl Cli {
             }
             Command::Agent(args) => block_on(fleet::agent::run(&args)),
             Command::Hosts(args) => block_on(fleet::hosts::run(&args)),
-            Command::SimulateFleet(args) => block_on(fleet::simulate::run(&args)),
             Command::Compare(args) => compare(&args),
             Command::Plan(args) => plan(&args),
             Command::Live { directory, listen } => watch_live(&directory, listen),
@@ -248,7 +244,7 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     leftover::wait();
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     if preflight.is_refused() {
-        eprint!("{}", check::table(&preflight));
+        eprint!("{}", preflight::table(&preflight));
         return Ok(Exit::Refused);
     }
     to_its_end(run::run(source, options))

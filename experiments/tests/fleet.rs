@@ -139,7 +139,7 @@ fn assert_whole(out: &Path, hosts: &[&str], seconds: u64) {
 
 /// How many shakes of the phase of load the histograms have.
 fn in_histograms(out: &Path) -> u64 {
-    let raw = experiments::summary::Raw::read(out).expect("the files of a run");
+    let raw = record::Raw::read(out).expect("the files of a run");
     assert!(raw.damage.is_empty(), "{:?}", raw.damage);
     raw.histograms["load:latency"].len()
 }

@@ -81,7 +81,7 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     assert!(busy > 0.9, "{tail}");
     let verdict = load["attribution"]["verdict"].as_str().expect("a sentence");
     assert!(verdict.contains("server_busy") && verdict.contains("from a sample"), "{verdict}");
-    let raw = experiments::summary::Raw::read(&out).expect("the files of a run");
+    let raw = record::Raw::read(&out).expect("the files of a run");
     for segment in ["network", "server_wait", "server_service", "client_receive_lag"] {
         assert_eq!(
             raw.histograms[&format!("load:{segment}")].len(),

@@ -11,11 +11,11 @@ use std::process::Output;
 
 use async_nats::Client;
 use common::{assert_exit, experiment, said};
-use experiments::fleet::protocol::{Answer, Ask, Beat, Card, PROTOCOL, Role, WHO, ask};
-use experiments::machine::Machine;
+use fleet::protocol::{Answer, Ask, Beat, Card, PROTOCOL, Role, WHO, ask};
 use futures_util::StreamExt;
 use lan::{Lan, URL};
 use serde_json::json;
+use spec::machine::Machine;
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -76,7 +76,7 @@ fn card(name: &str, role: Role) -> Card {
     Card {
         name: name.to_owned(),
         session: format!("of {name}"),
-        version: experiments::VERSION.to_owned(),
+        version: host::VERSION.to_owned(),
         protocol: PROTOCOL,
         roles: vec![role],
         labels: std::collections::BTreeMap::new(),

@@ -1,4 +1,4 @@
-//! A simulated fleet, and the same schedule on one machine and on a fleet.
+//! The same schedule on one machine and on a fleet.
 
 mod common;
 #[path = "common/lan.rs"]
@@ -8,46 +8,9 @@ use std::path::Path;
 
 use common::{assert_exit, experiment, json, lab, lines, number, said};
 use lan::{Lan, URL};
-use serde_json::Value;
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
-}
-
-#[test]
-fn eighteen_stubs_start_together_and_nothing_is_lost() {
-    if !lan::can_be() {
-        return;
-    }
-    let arguments = [
-        "simulate-fleet",
-        "--servers",
-        "1",
-        "--clients",
-        "17",
-        "--seconds",
-        "4",
-        "--processes",
-        "2",
-        "--json",
-    ];
-    // What else runs here can only make it worse.
-    let mut spread = f64::INFINITY;
-    for _ in 0..3 {
-        let output = lab(&arguments);
-        assert_exit(&output, 0);
-        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(number(&found, "/registered"), 18);
-        assert_eq!(number(&found, "/started"), 18);
-        assert_eq!(number(&found, "/samples"), 72);
-        assert_eq!(number(&found, "/twice"), 0);
-        spread = spread.min(found["start_spread_ms"].as_f64().expect("a number"));
-        eprintln!("{found:#}");
-        if spread < 5.0 {
-            break;
-        }
-    }
-    assert!(spread < 5.0, "{spread} ms");
 }
 
 /// What the clients say in the end of a phase: how many shakes were due, over all of them. They are

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use browser::Browser;
 use common::{assert_exit, json, lab, lines, said};
-use experiments::report;
+use report;
 use serde_json::Value;
 
 fn path(path: &Path) -> &str {
@@ -237,7 +237,7 @@ fn long_run(times: u64) -> tempfile::TempDir {
 fn a_page_of_150_seconds_is_small() {
     let copy = long_run(8);
     let began = Instant::now();
-    let problems = report::write(copy.path(), report::Problems::default()).expect("a page");
+    let problems = report::write(copy.path(), record::Problems::default()).expect("a page");
     println!("the page of 150 s was made in {:?}, with a test's build", began.elapsed());
     assert!(problems.is_empty());
     let size = std::fs::metadata(copy.path().join(report::NAME)).expect("the page").len();
@@ -396,7 +396,7 @@ fn a_page_with_nothing_says_so_without_an_error() {
 fn an_hour_opens_without_delay() {
     let Some(mut browser) = Browser::start() else { return };
     let copy = long_run(180);
-    report::write(copy.path(), report::Problems::default()).expect("a page");
+    report::write(copy.path(), record::Problems::default()).expect("a page");
     let size = std::fs::metadata(copy.path().join(report::NAME)).expect("the page").len();
     browser.window(1280, 900, false);
     let before = browser.cpu_time();

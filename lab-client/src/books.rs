@@ -1,6 +1,6 @@
 //! The clients' own books: every cent received, independent of what the server says.
 
-use control::Money;
+use accounting::Money;
 use serde::{Deserialize, Serialize};
 
 /// Ids of shaken packets begin here, in the prototype and in our server.

@@ -6,6 +6,7 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
+use shard::splitmix64;
 
 use crate::permutation::Permutation;
 

@@ -1,6 +1,6 @@
 //! What became of the shakes: counters by second and by phase, with their identities.
 
-control::counters! {
+accounting::counters! {
     /// What a shard of the client counted. Of a shake, `offered`, `sent` and `skipped_*` count when
     /// it was due, the rest when it happened.
     Tally {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use control::Money;
+use accounting::Money;
 use lab_client::books::Books;
 use lab_client::config::Notices;
 use lab_client::flows::Flows;

@@ -23,5 +23,3 @@ pub mod server;
 pub mod sets;
 mod shard_loop;
 pub mod split;
-
-pub use accounting::{ledger, server as counters};

@@ -1,8 +1,7 @@
 //! What shards tell the control thread.
 
 use accounting::Ledger;
-pub use accounting::server::Sample;
-use accounting::server::{Counters, Gauges};
+use accounting::server::{Counters, Gauges, Sample};
 use shard::Spins;
 
 /// The state of a shard at an instant. Counters are since it began.

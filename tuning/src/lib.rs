@@ -13,6 +13,7 @@ mod facts;
 mod formula;
 mod journal;
 mod known;
+pub mod leftovers;
 mod limits;
 mod namespace;
 pub mod profile;

@@ -9,11 +9,11 @@ mod twin;
 
 use std::process::{Command, ExitCode};
 
+use analysis::summary::Summary;
 use anyhow::Context;
-use experiments::experiment::{Experiment, Source};
-use experiments::machine::Machine;
-use experiments::namespace::Netns;
-use experiments::summary::Summary;
+use host::namespace::Netns;
+use spec::machine::Machine;
+use spec::{Experiment, Source};
 
 use programs::{Kind, Measured, Setting, Totals, measure};
 

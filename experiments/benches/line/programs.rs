@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ebpf::proc::{ProcReader, ThreadsReading};
-use experiments::namespace::{Netns, enter};
+use host::namespace::{Netns, enter};
 
 /// Connecting a million users takes 22 s, and no load here is longer than a minute.
 const LONGEST: Duration = Duration::from_secs(180);

@@ -8,10 +8,10 @@
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use analysis::summary::Summary;
 use anyhow::Context;
-use experiments::machine::Machine;
-use experiments::summary::Summary;
 use serde_json::Value;
+use spec::machine::Machine;
 
 /// How much is run.
 struct Size {

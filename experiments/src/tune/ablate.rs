@@ -15,10 +15,10 @@ use tuning::profile::Scope;
 use tuning::{Finding, Profile, State};
 
 use super::effects::{self, Ablation};
-use crate::experiment::{Hosts, Shake, Source, TuningSpec};
-use crate::links::Namespaces;
-use crate::machine::Machine;
-use crate::preflight::own_namespace;
+use run::links::Namespaces;
+use spec::machine::Machine;
+use spec::preflight::own_namespace;
+use spec::{Hosts, Shake, Source, TuningSpec};
 
 /// What to ablate.
 #[derive(Clone, Debug, clap::Args)]

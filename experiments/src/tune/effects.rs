@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::ablate::{Arm, WITH, WITHOUT};
-use crate::compare::{self, Compared, Figure, Verdict};
-use crate::stats::{CONFIDENCE, Scale};
+use analysis::compare::{self, Compared, Figure, Verdict};
+use analysis::stats::{CONFIDENCE, Scale};
 
 /// What a setting may be worth something for.
 const FIGURES: [Figure; 5] =
@@ -168,7 +168,7 @@ pub(super) fn table(ablation: &Ablation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{Difference, Scale};
+    use analysis::stats::{Difference, Scale};
 
     fn compared(figure: Figure, estimate: f64, p: f64) -> Compared {
         Compared {

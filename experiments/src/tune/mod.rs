@@ -10,14 +10,14 @@ use clap::{Subcommand, ValueEnum};
 use tuning::profile::{EMBEDDED, Scope};
 use tuning::{
     Applied, ApplyError, Directory, Finding, JournalError, Manner, Outcome, Owner, Profile,
-    ProfileError, Reverted, State, Which,
+    ProfileError, State, Which,
 };
 
-use crate::experiment::ReadError;
+use spec::ReadError;
 
 /// What to do about settings of the kernel.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where the journals of what was changed are
     #[arg(long, global = true, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
     journals: PathBuf,
@@ -94,7 +94,7 @@ enum LimitsFor {
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Everything is as it should be.
     Well,
     /// There are differences, or something could not be done; it was said.
@@ -107,7 +107,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// What keeps it from being tried: the machine, the journals.
-pub fn run(args: &Args) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<Ended> {
     match act(args) {
         Err(error) if error.is::<ProfileError>() || error.is::<ReadError>() => {
             eprintln!("lab: {error:#}");
@@ -211,30 +211,8 @@ fn diff(profile: &Profile) -> anyhow::Result<Ended> {
     Ok(Ended::Well)
 }
 
-/// Takes the lock and puts right what a process that was killed has left.
-pub(crate) fn ready(directory: &Directory) -> anyhow::Result<tuning::Lock> {
-    let lock = directory.lock()?;
-    for reverted in tuning::revert(directory, Which::Leftovers, false, &lock)? {
-        tell(&reverted, "left by a process that was killed");
-    }
-    Ok(lock)
-}
-
-/// Says what became of a profile on the error stream.
-fn tell(reverted: &Reverted, what: &str) {
-    if reverted.rebooted {
-        eprintln!("{}: {what}; the machine was started anew since", reverted.profile);
-        return;
-    }
-    let restored = reverted.settings.iter().filter(|it| it.outcome == Outcome::Restored).count();
-    eprintln!("{}: {what}; {restored} settings were restored", reverted.profile);
-    for setback in reverted.settings.iter().filter(|it| !it.is_done()) {
-        eprintln!("{setback}");
-    }
-}
-
 fn apply(profile: &Profile, directory: &Directory, keep_going: bool) -> anyhow::Result<Ended> {
-    let lock = ready(directory)?;
+    let lock = tuning::leftovers::ready(directory)?;
     let manner = Manner { owner: Owner::Hand, keep_going };
     let applied = match tuning::apply(profile, directory, manner, &lock) {
         Ok(applied) => applied,

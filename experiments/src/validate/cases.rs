@@ -151,7 +151,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::experiment::Source;
+    use spec::Source;
 
     #[test]
     fn every_case_is_an_experiment_and_a_seed_gives_the_same_again() {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::summary::{Shares, Summary, dominant};
+use analysis::summary::{Shares, Summary, dominant};
 
 use cases::{Case, PLACES, cases, measuring};
 use counts::{Counts, without_evidence};
@@ -55,7 +55,7 @@ const TRIES: usize = 4;
 
 /// What to validate.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// What the sizes of the faults come from
     #[arg(long, default_value_t = 2015)]
     seed: u64,
@@ -117,7 +117,7 @@ struct Proof {
 ///
 /// # Errors
 /// What keeps a case from being run.
-pub fn run(args: &Args) -> anyhow::Result<bool> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     let keep = args.keep.as_deref();
     let noise_us = noise(keep)?;
     anyhow::ensure!(

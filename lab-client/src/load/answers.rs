@@ -61,7 +61,7 @@ impl Crowd {
             }
             Frame::PacketRefund { amount, shares, .. } => {
                 self.tally.refunds += 1;
-                self.books.refunded += control::Money::shares(shares, amount);
+                self.books.refunded += accounting::Money::shares(shares, amount);
             }
             Frame::Push { sequence, due_ns, .. } => {
                 self.pushed(net.now_ns(), user, sequence, due_ns);

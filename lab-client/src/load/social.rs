@@ -158,7 +158,7 @@ impl Crowd {
     pub(super) fn create_answered(&mut self, request: u32, created: bool) {
         if created {
             self.tally.created += 1;
-            self.books.created += control::Money::shares(request & 0xff, request >> 8);
+            self.books.created += accounting::Money::shares(request & 0xff, request >> 8);
         } else {
             self.tally.creates_refused += 1;
         }
@@ -182,7 +182,7 @@ impl Crowd {
             self.tally.claims_refused += 1;
         } else {
             self.tally.claims_granted += 1;
-            self.books.claimed += control::Money::share(amount);
+            self.books.claimed += accounting::Money::share(amount);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Must not know: threads, clocks, sockets, who counts.
 
 mod counters;
-pub mod ledger;
+mod ledger;
 mod money;
 pub mod server;
 

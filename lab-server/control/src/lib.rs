@@ -9,7 +9,6 @@ pub mod metrics;
 mod serve;
 mod shards;
 
-pub use accounting::{Money, counters};
 pub use cpus::CpuList;
 pub use serve::{Lines, Program, serve};
 pub use shards::{InboxFull, Shards, locked};

@@ -1,0 +1,226 @@
+//! What is compared: a run, or a directory of repeated runs, read from raw files. Owns: units, the
+//! parts of a set that vary independently. Must not know: statistics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use lab_client::latency::Segment;
+use serde_json::Value;
+
+use super::Mistake;
+use crate::summary::{PhaseSummary, Summary};
+use record::HLOG;
+use record::Raw;
+
+/// A run, as far as comparisons need it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) directory: PathBuf,
+    /// As it stands in the file, with fields of later versions.
+    pub(crate) manifest: Value,
+    pub(crate) raw: Raw,
+    pub(crate) summary: Summary,
+}
+
+impl Run {
+    fn read(directory: &Path) -> Result<Self, Mistake> {
+        let not = |source: anyhow::Error| Mistake::Run { source };
+        let raw = Raw::read(directory).map_err(|error| not(error.into()))?;
+        let summary = Summary::of(&raw).map_err(|error| not(error.into()))?;
+        let text = std::fs::read_to_string(directory.join("manifest.json"));
+        let text = text.map_err(|error| not(error.into()))?;
+        let manifest = serde_json::from_str(&text).map_err(|error| not(error.into()))?;
+        Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
+    }
+
+    pub(crate) fn phase(&self, name: &str) -> Option<&PhaseSummary> {
+        self.summary.phases.iter().find(|phase| phase.name == name)
+    }
+}
+
+/// Reads the run in a directory, or the runs in the directories in it, in the order of their names.
+pub(crate) fn read(directory: &Path) -> Result<Vec<Run>, Mistake> {
+    let is_run = |directory: &Path| directory.join("manifest.json").is_file();
+    if is_run(directory) {
+        return Ok(vec![Run::read(directory)?]);
+    }
+    let entries = std::fs::read_dir(directory)
+        .map_err(|source| Mistake::Directory { directory: directory.to_owned(), source })?;
+    let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    runs.retain(|entry| is_run(entry));
+    runs.sort();
+    if runs.is_empty() {
+        return Err(Mistake::NoRun { directory: directory.to_owned() });
+    }
+    runs.iter().map(|run| Run::read(run)).collect()
+}
+
+/// CPU time of a side, in the seconds in which it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Cpu {
+    pub(crate) us: u64,
+    /// Shakes answered in these seconds.
+    pub(crate) answered: u64,
+}
+
+/// The part of a unit's seconds in which CPU time must be known. A thread that ends takes with it
+/// what it used in its last second.
+const KNOWN: f64 = 0.5;
+
+/// A part of a set that varies independently of the others: a phase of a run, or a batch of its
+/// seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Unit {
+    pub(crate) seconds: f64,
+    pub(crate) answered: u64,
+    /// Shakes answered in its median second; `None` when nobody shook.
+    pub(crate) median_second: Option<f64>,
+    pub(crate) server_cpu: Option<Cpu>,
+    pub(crate) client_cpu: Option<Cpu>,
+    pub(crate) retransmits: Option<u64>,
+    pub(crate) latency: Option<Histogram<u64>>,
+    /// Of whole runs only: memory is what a run has, not a second.
+    pub(crate) server_bytes: Option<f64>,
+    pub(crate) client_bytes: Option<f64>,
+    pub(crate) kernel_bytes: Option<f64>,
+}
+
+impl Unit {
+    /// A phase of a run.
+    pub(crate) fn of_run(run: &Run, name: &str) -> Option<Self> {
+        let phase = run.phase(name)?;
+        let (start, end) = run.raw.phase_time(name)?;
+        let tag = format!("{name}:{}", Segment::Latency.name());
+        Some(
+            Self {
+                seconds: (end - start) as f64,
+                answered: phase.shake.answered,
+                server_bytes: phase.memory.server_user_bytes_per_connection,
+                client_bytes: phase.memory.client_user_bytes_per_connection,
+                kernel_bytes: phase.memory.kernel_bytes_per_socket,
+                latency: run.raw.histograms.get(&tag).cloned(),
+                ..Self::default()
+            }
+            .with_counters(run, start, end),
+        )
+    }
+
+    fn with_counters(mut self, run: &Run, start: u64, end: u64) -> Self {
+        self.median_second = median_second(run, start, end);
+        self.server_cpu = cpu(run, "server", start, end);
+        self.client_cpu = cpu(run, "client", start, end);
+        self.retransmits = run.raw.sum("tcp", "retrans_segs", start, end);
+        self
+    }
+}
+
+/// The median of what was answered in each second.
+fn median_second(run: &Run, start: u64, end: u64) -> Option<f64> {
+    let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
+    for line in run.raw.clients.iter().filter(|line| (start..end).contains(&line.t)) {
+        *seconds.entry(line.t).or_default() += line.tally.answered;
+    }
+    let mut answered: Vec<u64> = seconds.into_values().collect();
+    answered.sort_unstable();
+    let (low, high) =
+        (answered.get((answered.len().max(1) - 1) / 2)?, answered.get(answered.len() / 2)?);
+    let median = f64::midpoint(*low as f64, *high as f64);
+    (median > 0.0).then_some(median)
+}
+
+/// The CPU time of a side from one second to another; `None` when too little of it is known.
+fn cpu(run: &Run, of: &str, start: u64, end: u64) -> Option<Cpu> {
+    // Of several clients, a second is known when it is of all.
+    let mut seconds: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+    for line in run.raw.proc_lines(of).filter(|line| (start..end).contains(&line.t)) {
+        let sum = seconds.entry(line.t).or_insert(Some(0));
+        *sum = (*sum).zip(line.number("cpu_us")).map(|(sum, us)| sum + us);
+    }
+    seconds.retain(|_, us| us.is_some());
+    let enough = seconds.len() as f64 >= KNOWN * (end - start) as f64;
+    let lines = run.raw.clients.iter().filter(|line| seconds.contains_key(&line.t));
+    let answered = lines.map(|line| line.tally.answered).sum();
+    enough.then(|| Cpu { us: seconds.values().flatten().sum(), answered })
+}
+
+/// Batches into which the seconds of a phase are divided: the usual number, so that a batch is long
+/// and their variance still known (Schmeiser, "Batch size effects in the analysis of simulation
+/// output", Operations Research 30, 1982: between 10 and 30).
+const BATCHES: u64 = 10;
+
+/// Fewer batches do not tell how much they vary.
+const FEWEST: u64 = 5;
+
+/// Seconds of a batch at least.
+const SHORTEST_S: u64 = 2;
+
+/// The shortest phase whose variation can be told from itself.
+pub(crate) const SHORTEST_PHASE_S: u64 = FEWEST * SHORTEST_S;
+
+/// The batches of a phase in their order; `None` when it is too short.
+pub(crate) fn batches(run: &Run, name: &str) -> Result<Option<Vec<Unit>>, Mistake> {
+    let Some((start, end)) = run.raw.phase_time(name) else { return Ok(None) };
+    let seconds = end - start;
+    if seconds < SHORTEST_PHASE_S {
+        return Ok(None);
+    }
+    let count = BATCHES.min(seconds / SHORTEST_S);
+    let edge = |batch: u64| start + batch * seconds / count;
+    let mut units: Vec<Unit> = (0..count)
+        .map(|batch| {
+            let (from, to) = (edge(batch), edge(batch + 1));
+            let lines = run.raw.clients.iter().filter(|line| (from..to).contains(&line.t));
+            let answered = lines.map(|line| line.tally.answered).sum();
+            Unit { seconds: (to - from) as f64, answered, ..Unit::default() }
+                .with_counters(run, from, to)
+        })
+        .collect();
+    for (t, values) in latency_by_second(&run.directory, name)? {
+        // What was answered after the end belongs to the last.
+        let batch = (1..count).find(|batch| t < edge(*batch)).unwrap_or(count);
+        match &mut units[batch as usize - 1].latency {
+            Some(sum) => {
+                sum.add(&values).map_err(|error| Mistake::histograms(&run.directory, error))?;
+            }
+            none => *none = Some(values),
+        }
+    }
+    Ok(Some(units))
+}
+
+/// The latencies of a phase by the Unix second in which answers came.
+fn latency_by_second(directory: &Path, phase: &str) -> Result<Vec<(u64, Histogram<u64>)>, Mistake> {
+    let text = std::fs::read_to_string(directory.join(HLOG))
+        .map_err(|error| Mistake::histograms(directory, error))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let wanted = format!("{phase}:{}", Segment::Latency.name());
+    let (mut base, mut deserializer, mut seconds) = (0, Deserializer::new(), Vec::new());
+    for entry in IntervalLogIterator::new(whole.as_bytes()) {
+        let entry =
+            entry.map_err(|error| Mistake::histograms(directory, format!("no log: {error:?}")))?;
+        let interval = match entry {
+            LogEntry::BaseTime(time) => {
+                base = time.as_secs();
+                continue;
+            }
+            LogEntry::Interval(interval) => interval,
+            LogEntry::StartTime(_) => continue,
+        };
+        if interval.tag().is_none_or(|tag| tag.as_str() != wanted) {
+            continue;
+        }
+        let engine = &base64::engine::general_purpose::STANDARD;
+        let bytes = engine
+            .decode(interval.encoded_histogram())
+            .map_err(|error| Mistake::histograms(directory, error))?;
+        let values: Histogram<u64> = deserializer
+            .deserialize(&mut bytes.as_slice())
+            .map_err(|error| Mistake::histograms(directory, format!("{error:?}")))?;
+        seconds.push((base + interval.start_timestamp().as_secs(), values));
+    }
+    Ok(seconds)
+}

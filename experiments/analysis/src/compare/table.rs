@@ -1,0 +1,137 @@
+//! A comparison for people.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::{Compared, Comparison, Differing, Variation, Verdict};
+use crate::stats::Scale;
+use text::thousands;
+
+const HEAD: [&str; 7] = ["phase", "figure", "first", "second", "difference", "95% interval", ""];
+
+/// A field in which sets differ.
+pub(super) fn differing(it: &Differing) -> String {
+    let side = |values: &[Value]| {
+        let value = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            Value::Null => "absent".to_owned(),
+            other => other.to_string(),
+        };
+        values.iter().map(value).collect::<Vec<_>>().join(" or ")
+    };
+    format!("{}: {} and {}", it.field, side(&it.first), side(&it.second))
+}
+
+/// A value with as many digits as matter.
+fn value(value: f64) -> String {
+    match value.abs() {
+        large if large >= 1000.0 => {
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{}", thousands(large.round() as u64))
+        }
+        middle if middle >= 100.0 => format!("{value:.0}"),
+        small if small >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn distance(scale: Scale, distance: f64) -> String {
+    match scale {
+        Scale::Ratio if distance > 9.0 => format!("x {:.1}", distance + 1.0),
+        Scale::Ratio => format!("{:+.2}%", distance * 100.0),
+        Scale::Difference => format!("{distance:+.2}"),
+    }
+}
+
+fn deviation(scale: Scale, deviation: Option<f64>) -> String {
+    let shown = |deviation: f64| match scale {
+        Scale::Ratio => format!(" ±{:.1}%", deviation * 100.0),
+        Scale::Difference => format!(" ±{deviation:.2}"),
+    };
+    deviation.map_or_else(String::new, shown)
+}
+
+fn verdict(it: &Compared) -> String {
+    match it.verdict {
+        Verdict::Shown => "DIFFERENCE SHOWN".to_owned(),
+        Verdict::NotShown if it.difference.is_shown() => {
+            "no difference shown among so many figures".to_owned()
+        }
+        Verdict::NotShown => "no difference shown".to_owned(),
+        Verdict::Unknown => it.because.clone().unwrap_or_default(),
+    }
+}
+
+fn row(phase: &str, it: &Compared) -> [String; 7] {
+    let interval = it.difference.interval.map_or_else(
+        || "-".to_owned(),
+        |(low, high)| format!("{} to {}", distance(it.scale, low), distance(it.scale, high)),
+    );
+    [
+        phase.to_owned(),
+        it.figure.title().to_owned(),
+        value(it.first) + &deviation(it.scale, it.first_deviation),
+        value(it.second) + &deviation(it.scale, it.second_deviation),
+        distance(it.scale, it.difference.estimate),
+        interval,
+        verdict(it),
+    ]
+}
+
+/// The comparison as a table, with what is to be kept in mind below it.
+pub fn table(comparison: &Comparison) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    for phase in &comparison.phases {
+        rows.extend(phase.figures.iter().map(|it| row(&phase.name, it)));
+    }
+    let widths: Vec<usize> = (0..HEAD.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            // Words to the left, figures to the right.
+            let words = matches!(column, 0 | 1 | 6);
+            if words { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+        });
+        out += cells.collect::<Vec<_>>().join("  ").trim_end();
+        out.push('\n');
+    }
+    notes(comparison, &mut out);
+    out
+}
+
+fn notes(comparison: &Comparison, out: &mut String) {
+    // Writing to a string does not fail.
+    let mut say = |line: &str| {
+        let _ = writeln!(out, "{line}");
+    };
+    if comparison.questions == 0 {
+        say("nothing here tells how much the figures vary");
+    } else if !comparison.any_shown() {
+        say("no difference shown");
+    }
+    let deviations = match comparison.variation {
+        Variation::WithinRuns => "± is the deviation of a batch of seconds from the others",
+        _ => "± is the deviation of a run from the others",
+    };
+    say(&format!(
+        "{} figures at once: verdicts are corrected for that (Holm), intervals are each for \
+         itself; {deviations}",
+        comparison.questions
+    ));
+    for phase in comparison.phases.iter().filter(|phase| !phase.missing.is_empty()) {
+        let missing: Vec<&str> = phase.missing.iter().map(|figure| figure.title()).collect();
+        say(&format!("not measured on both sides in {}: {}", phase.name, missing.join(", ")));
+    }
+    for caveat in &comparison.caveats {
+        say(caveat);
+    }
+    for it in &comparison.differing {
+        say(&format!("differs: {}", differing(it)));
+    }
+    for objection in &comparison.objections {
+        say(&format!("forced, although {objection}"));
+    }
+}

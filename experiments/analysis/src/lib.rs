@@ -1,0 +1,9 @@
+//! What runs came to: the summary of one, the statistics of several, their comparison, and the
+//! projection to more machines.
+//!
+//! Owns: every figure that is worked out of recorded runs. Must not know: clocks, processes, probes.
+
+pub mod compare;
+pub mod projection;
+pub mod stats;
+pub mod summary;

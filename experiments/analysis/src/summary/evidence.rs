@@ -1,0 +1,123 @@
+//! What the probes say of a phase: drops, waiting for CPUs, causes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lab_client::causes::Cause;
+
+use super::blame::{Account, Seen};
+use super::phase::{RunQueue, Shakes};
+use record::{Raw, SampleLine};
+
+/// The probes' lines of some seconds.
+fn lines(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &SampleLine> {
+    let lines = raw.others.iter().filter(|line| line.source == "probe");
+    lines.filter(move |line| (start..end).contains(&line.t))
+}
+
+/// Packets of the experiment that were dropped on this host, by reason; `None` when nobody looked.
+pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, u64>> {
+    let mut drops = None;
+    for line in lines(raw, start, end) {
+        let Some(places) = line.values.get("drops_by_place").and_then(|it| it.as_array()) else {
+            continue;
+        };
+        let drops = drops.get_or_insert_with(BTreeMap::new);
+        for place in places {
+            let port = place["port"].as_u64().unwrap_or(0);
+            if let Some(reason) = place["reason"].as_str().filter(|_| port > 0) {
+                *drops.entry(reason.to_owned()).or_default() += port;
+            }
+        }
+    }
+    drops
+}
+
+/// Frames that the interfaces of the run lost, by the card's own counters; `None` when one of them
+/// cannot be read. The same frame may be among [`drops`]: a virtual card's losses are the kernel's.
+pub(super) fn nic_lost(raw: &Raw, start: u64, end: u64) -> Option<u64> {
+    let lines = raw.others.iter().filter(|line| line.source == "nic");
+    let lines = lines.filter(|line| (start..end).contains(&line.t));
+    let each = |line: &SampleLine| Some(line.number("lost_received")? + line.number("lost_sent")?);
+    let all: Vec<Option<u64>> = lines.map(each).collect();
+    if all.is_empty() { None } else { all.into_iter().sum() }
+}
+
+/// How long the threads of a side waited for a CPU, each time.
+pub(super) fn runqueue_delay(raw: &Raw, side: &str, start: u64, end: u64) -> RunQueue {
+    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+    for line in lines(raw, start, end) {
+        let buckets = line.values.get("runqueue_delay_buckets_ns").map(|sides| &sides[side]);
+        for bucket in buckets.and_then(|it| it.as_array()).into_iter().flatten() {
+            if let (Some(ns), Some(count)) = (bucket[0].as_u64(), bucket[1].as_u64()) {
+                *counts.entry(ns).or_default() += count;
+            }
+        }
+    }
+    let total: u64 = counts.values().sum();
+    let at = |share: f64| {
+        let rank = (share * total as f64).ceil() as u64;
+        let mut below = 0;
+        let found = counts.iter().find(|(_, count)| {
+            below += **count;
+            below >= rank.max(1)
+        });
+        found.map(|(ns, _)| ns.div_ceil(1000))
+    };
+    RunQueue { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+}
+
+/// The account of a phase by cause; `None` when nobody looked.
+pub(super) fn account(raw: &Raw, name: &str) -> Option<Account> {
+    let mut account = None;
+    for line in raw.causes.iter().filter(|line| line.phase.as_deref() == Some(name)) {
+        account.get_or_insert_with(Account::default).add(line.t, &line.rows);
+    }
+    account
+}
+
+/// Who held the CPUs that slow requests waited for, by blamed cause: the most frequent.
+pub(super) fn holders(raw: &Raw, name: &str) -> BTreeMap<Cause, String> {
+    let mut counts: BTreeMap<Cause, HashMap<&str, usize>> = BTreeMap::new();
+    for line in raw.slow.iter().filter(|line| line.phase.as_deref() == Some(name)) {
+        let Some(seen) = &line.seen else { continue };
+        let holder = match seen.blamed {
+            Cause::ClientRunqueue => &seen.client_held_by,
+            Cause::ServerRunqueue => &seen.server_held_by,
+            _ => &None,
+        };
+        if let Some(holder) = holder {
+            *counts.entry(seen.blamed).or_default().entry(holder).or_default() += 1;
+        }
+    }
+    let most = |names: HashMap<&str, usize>| {
+        names.into_iter().max_by_key(|(name, count)| (*count, *name)).map(|it| it.0.to_owned())
+    };
+    counts.into_iter().filter_map(|(cause, names)| Some((cause, most(names)?))).collect()
+}
+
+/// What is seen of a phase beside its causes.
+pub(super) fn seen(
+    raw: &Raw,
+    name: &str,
+    (start, end): (u64, u64),
+    (p99_us, late_share): (Option<u64>, Option<f64>),
+    shake: &Shakes,
+) -> Seen {
+    let mut seconds: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    // What is offered without a schedule is never off it.
+    let open = shake.offered_rate.is_some();
+    for line in raw.clients.iter().filter(|line| open && (start..end).contains(&line.t)) {
+        let second = seconds.entry(line.t).or_default();
+        second.0 += line.tally.offered;
+        second.1 += line.tally.answered;
+    }
+    let retransmits = raw.sum("tcp", "retrans_segs", start, end);
+    Seen {
+        seconds: seconds.into_iter().map(|(t, (due, answered))| (t, due, answered)).collect(),
+        p99_us,
+        late_share,
+        holders: holders(raw, name),
+        drops: drops(raw, start, end).map(|drops| drops.values().sum()),
+        retransmits,
+    }
+}

@@ -1,0 +1,182 @@
+//! Sending what an agent keeps of a run: in order, some at a time, again from the first that the
+//! stream has not acknowledged when something goes wrong, and again from the first that the
+//! coordinator has not merged when the stream itself has lost something.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::protocol::{Said, from};
+use crate::spool::Spool;
+
+/// Batches on their way at a time.
+const WINDOW: usize = 64;
+
+/// Before another attempt.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What the stream has and the coordinator has not merged in this time is sent again.
+const UNMERGED: Duration = Duration::from_secs(4);
+
+#[derive(Debug)]
+struct State {
+    spool: Mutex<Spool>,
+    news: Notify,
+}
+
+/// A run's spool, and its way to the stream.
+#[derive(Debug)]
+pub struct Sending {
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+type Acknowledged = BoxFuture<'static, bool>;
+
+impl State {
+    fn spool(&self) -> MutexGuard<'_, Spool> {
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first and the last batch that are there.
+struct Sent {
+    /// The last batch handed to NATS.
+    sent: u64,
+    /// The last batch that the stream has.
+    stored: u64,
+    on_the_way: VecDeque<(u64, Acknowledged)>,
+    /// Since when the first batch that is not merged is the same.
+    unmerged: (u64, Instant),
+}
+
+async fn send_all(context: jetstream::Context, subject: String, state: Arc<State>) {
+    let now = Instant::now();
+    let mut it = Sent { sent: 0, stored: 0, on_the_way: VecDeque::new(), unmerged: (0, now) };
+    loop {
+        let merged = state.spool().first() - 1;
+        if merged != it.unmerged.0 || it.stored <= merged {
+            it.unmerged = (merged, Instant::now());
+        } else if it.unmerged.1.elapsed() > UNMERGED {
+            it.unmerged.1 = Instant::now();
+            (it.sent, it.stored) = (merged, merged);
+            it.on_the_way.clear();
+        }
+        it.stored = it.stored.max(merged);
+        it.sent = it.sent.max(it.stored);
+        while it.on_the_way.len() < WINDOW {
+            let next = it.sent + 1;
+            let Some(batch) = state.spool().read(next) else { break };
+            match context.publish(subject.clone(), batch.into()).await {
+                Ok(ack) => {
+                    let ack = async move { ack.await.is_ok() }.boxed();
+                    it.on_the_way.push_back((next, ack));
+                    it.sent = next;
+                }
+                Err(_) => break,
+            }
+        }
+        let Some((number, ack)) = it.on_the_way.front_mut() else {
+            // Nothing to send, or nobody to send it to; what is merged moves on meanwhile.
+            let _ = tokio::time::timeout(Duration::from_secs(1), state.news.notified()).await;
+            continue;
+        };
+        let number = *number;
+        tokio::select! {
+            stored = ack => {
+                if stored {
+                    it.on_the_way.pop_front();
+                    it.stored = number;
+                } else {
+                    it.on_the_way.clear();
+                    it.sent = it.stored;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+            () = state.news.notified() => {}
+        }
+    }
+}
+
+impl Sending {
+    fn start(context: &jetstream::Context, run: &str, agent: &str, spool: Spool) -> Self {
+        let state = Arc::new(State { spool: Mutex::new(spool), news: Notify::new() });
+        let sending = send_all(context.clone(), from(run, agent), Arc::clone(&state));
+        Self { state, task: tokio::spawn(sending) }
+    }
+
+    /// For a run that begins.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of_new(
+        context: &jetstream::Context,
+        directory: &Path,
+        run: &str,
+        agent: &str,
+    ) -> io::Result<Self> {
+        Ok(Self::start(context, run, agent, Spool::create(directory, run)?))
+    }
+
+    /// For what an earlier process has kept.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of_kept(
+        context: &jetstream::Context,
+        directory: &Path,
+        run: &str,
+        agent: &str,
+        merged: u64,
+    ) -> io::Result<Self> {
+        let mut spool = Spool::open(directory, run)?;
+        spool.merged(merged);
+        Ok(Self::start(context, run, agent, spool))
+    }
+
+    /// Keeps a batch until it is merged, and sends it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn push(&self, said: Vec<Said>) -> io::Result<()> {
+        self.state.spool().push(said)?;
+        self.state.news.notify_one();
+        Ok(())
+    }
+
+    /// The number of the last batch.
+    pub fn written(&self) -> u64 {
+        self.state.spool().written()
+    }
+
+    /// Batches up to this one are merged. Returns whether all are.
+    pub fn merged(&self, number: u64) -> bool {
+        let mut spool = self.state.spool();
+        spool.merged(number);
+        spool.is_empty()
+    }
+
+    /// Forgets all of it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn forget(self) -> io::Result<()> {
+        self.task.abort();
+        self.state.spool().remove()
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

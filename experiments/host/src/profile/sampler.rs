@@ -1,0 +1,263 @@
+//! Sampling of processes, and everything about them that is needed to name their stacks later.
+
+use std::collections::HashMap;
+use std::io;
+
+use ebpf::{AttachError, Profile, Profiler, Stack};
+
+use super::fold::{Frame, Kind, Stacks};
+use super::svg::{Heading, draw};
+use super::symbols::{CodeMap, Symboliser};
+use text::thousands;
+
+/// Frames of a stack that cannot reach back to the beginning of a thread: its start routine, what
+/// it was told to run, and what that called are three.
+const SHALLOW: usize = 2;
+
+/// A process that is sampled.
+#[derive(Clone, Debug)]
+struct Process {
+    pid: u32,
+    /// What it is called in the graph; `None` when it is the only one.
+    label: Option<String>,
+    code: CodeMap,
+    /// Names of its threads, also of those that have ended.
+    threads: HashMap<u32, String>,
+}
+
+impl Process {
+    /// Looks at it again. What cannot be seen any more stays as it was.
+    fn look(&mut self) {
+        // It has ended: what is known of it is all there will be.
+        let _ = self.code.look(self.pid);
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else { return };
+        for thread in threads.flatten() {
+            let Ok(tid) = thread.file_name().to_string_lossy().parse() else { continue };
+            // A thread may end meanwhile, and a name need not be UTF-8.
+            let Ok(name) = std::fs::read(thread.path().join("comm")) else { continue };
+            let name = String::from_utf8_lossy(&name).trim_end().to_owned();
+            self.threads.insert(tid, name);
+        }
+    }
+}
+
+/// Takes samples.
+pub struct Sampler {
+    profiler: Profiler,
+    hertz: u32,
+    processes: Vec<Process>,
+    before: Profile,
+}
+
+/// What was sampled in some time, still without names.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    hertz: u32,
+    profile: Profile,
+    processes: Vec<Process>,
+}
+
+impl Sampler {
+    /// Begins to sample.
+    ///
+    /// # Errors
+    /// When it is not allowed, or the kernel cannot.
+    pub fn start(hertz: u32) -> Result<Self, AttachError> {
+        let profiler = Profiler::start(u64::from(hertz))?;
+        Ok(Self { profiler, hertz, processes: Vec::new(), before: Profile::default() })
+    }
+
+    /// Samples a process, too. `label` tells it from others.
+    pub fn watch(&mut self, pid: u32, label: Option<String>) {
+        let (code, threads) = (CodeMap::default(), HashMap::new());
+        let mut process = Process { pid, label, code, threads };
+        process.look();
+        self.processes.push(process);
+        self.profiler.watch(pid);
+    }
+
+    /// Looks at the processes again: they may have started threads and loaded libraries.
+    pub fn look(&mut self) {
+        self.processes.iter_mut().for_each(Process::look);
+    }
+
+    /// What was sampled since this was asked the last time.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be read.
+    pub fn take(&mut self) -> io::Result<Recording> {
+        self.look();
+        let now = self.profiler.read()?;
+        let profile = now.since(&self.before);
+        self.before = now;
+        Ok(Recording { hertz: self.hertz, profile, processes: self.processes.clone() })
+    }
+}
+
+/// A profile with names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graph {
+    /// The flame graph.
+    pub svg: String,
+    /// The same as lines for other tools.
+    pub folded: String,
+    /// Samples in it.
+    pub samples: u64,
+    /// Samples that are not in it, for want of room.
+    pub lost: u64,
+    /// Samples in it of whose stack a part is missing, for want of room.
+    pub cut: u64,
+}
+
+impl Graph {
+    /// What it has, in words.
+    pub fn counts(&self) -> String {
+        format!(
+            "{} samples, {} lost, {} without their whole stack",
+            thousands(self.samples),
+            thousands(self.lost),
+            thousands(self.cut)
+        )
+    }
+}
+
+impl Recording {
+    /// Names all frames and draws them, `title` above.
+    pub fn draw(&self, title: &str, symbols: &mut Symboliser) -> Graph {
+        let mut stacks = Stacks::default();
+        let (mut cut, mut user, mut shallow) = (0, 0, 0);
+        for sample in &self.profile.samples {
+            let parts = [&sample.kernel, &sample.user];
+            if parts.iter().any(|part| matches!(part, Stack::Lost)) {
+                cut += sample.count;
+            }
+            if let Stack::Known(addresses) = &sample.user {
+                user += sample.count;
+                shallow += if addresses.len() <= SHALLOW { sample.count } else { 0 };
+            }
+            stacks.add(self.stack(sample, symbols), sample.count);
+        }
+        let (samples, lost) = (stacks.samples(), self.profile.lost);
+        let folded = stacks.folded();
+        let mut graph = Graph { svg: String::new(), folded, samples, lost, cut };
+        let seconds = samples as f64 / f64::from(self.hertz);
+        let counts = graph.counts();
+        let mut lines =
+            vec![format!("{} Hz on each CPU: {counts}; {seconds:.2} s of CPU time", self.hertz)];
+        if samples == 0 {
+            lines.push("it did not run at any tick of the clock".to_owned());
+        }
+        if shallow * 2 > user {
+            lines.push(
+                "most stacks end after a frame or two: the program was perhaps built without \
+                 frame pointers"
+                    .to_owned(),
+            );
+        }
+        if symbols.kernel_is_hidden() {
+            lines.push(
+                "kernel frames have no names: the kernel hides its addresses \
+                 (sysctl kernel.kptr_restrict=1 shows them to root)"
+                    .to_owned(),
+            );
+        }
+        graph.svg = draw(&stacks, &Heading { title: title.to_owned(), lines });
+        graph
+    }
+
+    /// The frames of a sample, outermost first: program, thread, its functions, the kernel's.
+    fn stack(&self, sample: &ebpf::Sample, symbols: &mut Symboliser) -> Vec<Frame> {
+        let process = self.processes.iter().find(|process| process.pid == sample.pid);
+        let mut frames = Vec::new();
+        let label = process.and_then(|process| process.label.clone());
+        frames.extend(label.map(|label| Frame::new(label, Kind::Thread)));
+        let thread = process.and_then(|process| process.threads.get(&sample.tid));
+        let thread = thread.cloned().unwrap_or_else(|| format!("thread {}", sample.tid));
+        frames.push(Frame::new(thread, Kind::Thread));
+        let lost = |of: &str| Frame::new(format!("[{of} stack lost]"), Kind::Unknown);
+        match (&sample.user, process) {
+            (Stack::Known(addresses), Some(process)) => {
+                for address in call_sites(addresses) {
+                    frames.extend(symbols.user(&process.code, address).iter().cloned());
+                }
+            }
+            (Stack::Known(_) | Stack::Lost, _) => frames.push(lost("user")),
+            (Stack::None, _) => {}
+        }
+        match &sample.kernel {
+            Stack::Known(addresses) => {
+                frames.extend(call_sites(addresses).map(|address| symbols.kernel(address)));
+            }
+            Stack::Lost => frames.push(lost("kernel")),
+            Stack::None => {}
+        }
+        frames
+    }
+}
+
+/// Where each frame was, outermost first: the innermost at its address, the others at the call
+/// before the address to which it returns, which may already belong to the next function or line.
+fn call_sites(addresses: &[u64]) -> impl Iterator<Item = u64> {
+    let before = |(place, address): (usize, &u64)| match place {
+        0 => *address,
+        _ => address.saturating_sub(1),
+    };
+    addresses.iter().enumerate().map(before).rev()
+}
+
+#[cfg(test)]
+mod tests {
+    use ebpf::Sample;
+
+    use super::*;
+
+    fn recording(samples: Vec<Sample>, lost: u64) -> Recording {
+        let process = Process {
+            pid: 1,
+            label: None,
+            code: CodeMap::default(),
+            threads: HashMap::from([(2, "shard".to_owned())]),
+        };
+        let profile = Profile { samples, lost };
+        Recording { hertz: 99, profile, processes: vec![process] }
+    }
+
+    #[test]
+    fn nothing_of_a_sample_is_dropped() {
+        let user = || Stack::Known(vec![0x20, 0x11]);
+        let kernel = Stack::Known(vec![0x4, 0x3]);
+        let sample = |tid, kernel, user, count| Sample { tid, pid: 1, count, kernel, user };
+        let recording = recording(
+            vec![
+                sample(2, kernel, user(), 1),
+                sample(2, Stack::None, user(), 2),
+                sample(3, Stack::Lost, user(), 3),
+                sample(2, Stack::None, Stack::Lost, 4),
+                sample(2, Stack::None, Stack::None, 5),
+            ],
+            6,
+        );
+        let graph = recording.draw("a phase", &mut Symboliser::default());
+        let expected = "shard 5\n\
+             shard;[user stack lost] 4\n\
+             shard;[unmapped+0x10];[unmapped+0x20] 2\n\
+             shard;[unmapped+0x10];[unmapped+0x20];[kernel+0x2]_[k];[kernel+0x4]_[k] 1\n\
+             thread 3;[unmapped+0x10];[unmapped+0x20];[kernel stack lost] 3\n";
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&graph.folded), sorted(expected));
+        assert_eq!((graph.samples, graph.lost, graph.cut), (15, 6, 7));
+        assert!(graph.svg.contains("15 samples, 6 lost, 7 without their whole stack"));
+        assert!(graph.svg.contains("without frame pointers"));
+    }
+
+    #[test]
+    fn a_phase_without_samples_says_so() {
+        let graph = recording(Vec::new(), 0).draw("quiet", &mut Symboliser::default());
+        assert_eq!((graph.samples, graph.folded.as_str()), (0, ""));
+        assert!(graph.svg.contains("it did not run at any tick of the clock"));
+    }
+}

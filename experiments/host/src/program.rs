@@ -1,0 +1,147 @@
+//! The programs of a run: children of this one, which die with it.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use rustix::fd::{AsFd, OwnedFd};
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tuning::Limit;
+
+use crate::namespace::{Netns, enter};
+
+/// Who says something.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// The server.
+    Server,
+    /// A client process.
+    Client(u32),
+    /// A process that takes the CPU, by the number of its fault.
+    Hog(u32),
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Who::Server => f.write_str("server"),
+            Who::Client(number) => write!(f, "client {number}"),
+            Who::Hog(fault) => write!(f, "hog of fault {fault}"),
+        }
+    }
+}
+
+/// A program.
+#[derive(Debug)]
+pub struct Program {
+    who: Who,
+    child: Box<Child>,
+    /// Its input; `None` once it was closed.
+    input: Option<ChildStdin>,
+}
+
+impl Program {
+    /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace
+    /// if there is one. `take` has each of its lines as it is, and `None` at the end. It inherits
+    /// the descriptors `keep` under their numbers, and its limits are raised as far as they may be.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(
+        who: Who,
+        config: &impl Serialize,
+        namespace: Option<&Netns>,
+        keep: Vec<OwnedFd>,
+        limits: &[Limit],
+        mut take: impl FnMut(Option<String>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let config = serde_json::to_string(config)?;
+        let arguments: &[&str] = match who {
+            Who::Server => &["server", "--pipe", "--control", "127.0.0.1:0"],
+            Who::Client(_) => &["client", "--pipe", "--control", "127.0.0.1:0"],
+            Who::Hog(_) => &["hog"],
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(arguments)
+            .args(["--config", &config])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C at the terminal is for the run, which tells its programs in its own time.
+            .process_group(0)
+            .kill_on_drop(true);
+        let limits = limits.to_vec();
+        let namespace = namespace.map(|it| it.as_fd().try_clone_to_owned());
+        let namespace = namespace.transpose()?;
+        // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
+        unsafe {
+            command.pre_exec(move || {
+                die_with_parent()?;
+                // A limit that may not be raised is no reason not to run.
+                let _ = tuning::raise_limits(&limits);
+                keep.iter().try_for_each(|fd| ebpf::keep_on_exec(fd.as_fd()))?;
+                namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))
+            });
+        }
+        let mut child = command.spawn()?;
+        let input = child.stdin.take();
+        let output = child.stdout.take();
+        tokio::spawn(async move {
+            if let Some(output) = output {
+                let mut lines = BufReader::new(output).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    take(Some(line));
+                }
+            }
+            take(None);
+        });
+        Ok(Self { who, child: Box::new(child), input })
+    }
+
+    /// Tells it something, as a line of JSON.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
+        self.tell_line(serde_json::to_string(command)?).await
+    }
+
+    /// Tells it a line.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub async fn tell_line(&mut self, mut line: String) -> io::Result<()> {
+        let Some(input) = &mut self.input else {
+            return Err(io::Error::other(format!("{} was told to end", self.who)));
+        };
+        line.push('\n');
+        input.write_all(line.as_bytes()).await
+    }
+
+    /// Closes its input, which ends it.
+    pub fn end(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        // It has ended already, or it ends now.
+        drop(self.child.start_kill());
+    }
+}
+
+fn die_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+}

@@ -1,0 +1,324 @@
+//! What a run stands in, second by second: its processes, the kernel's protocols, the machine, the
+//! interfaces. What cannot be read is null.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ebpf::nic::{Nic, NicReading, interfaces};
+use ebpf::perf::{PerfReading, ProcessCounters, ProcessPerf};
+use ebpf::proc::{CpuTimes, MachineReading, NetworkReading, ProcReader, ThreadsReading};
+use serde_json::{Map, Value, json};
+
+use crate::namespace::Netns;
+use crate::program::Who;
+
+/// Interfaces looked at; a machine with more is looked at in part, and a warning says so.
+const INTERFACES: usize = 16;
+
+/// A line of a second: which source, what it is of, and its values.
+pub type Line = (&'static str, Vec<(&'static str, Value)>, Value);
+
+/// A process of the run.
+struct Process {
+    who: Who,
+    pid: u32,
+    before: ThreadsReading,
+    perf: Result<ProcessCounters, String>,
+    perf_before: ProcessPerf,
+}
+
+/// A network namespace of the run.
+struct Network {
+    name: String,
+    /// Which one; `None` for that of this process.
+    namespace: Option<Arc<Netns>>,
+    before: NetworkReading,
+    interfaces: Vec<Interface>,
+}
+
+/// An interface.
+struct Interface {
+    nic: Nic,
+    before: NicReading,
+    /// Why it cannot be read any more.
+    gone: Option<String>,
+}
+
+/// Everything around a run.
+pub struct Surroundings {
+    reader: ProcReader,
+    processes: Vec<Process>,
+    networks: Vec<Network>,
+    /// `None` when somebody else tells of it.
+    machine: Option<MachineReading>,
+}
+
+/// A counter of the kernel's TCP under the name that it has in `samples.jsonl`; summaries and
+/// conditions use these. All others that grew are beside them under their own names.
+const TCP: [(&str, &str, &str); 14] = [
+    ("retrans_segs", "Tcp", "RetransSegs"),
+    ("in_errs", "Tcp", "InErrs"),
+    ("out_rsts", "Tcp", "OutRsts"),
+    ("attempt_fails", "Tcp", "AttemptFails"),
+    ("estab_resets", "Tcp", "EstabResets"),
+    ("listen_overflows", "TcpExt", "ListenOverflows"),
+    ("listen_drops", "TcpExt", "ListenDrops"),
+    ("timeouts", "TcpExt", "TCPTimeouts"),
+    ("lost_retransmit", "TcpExt", "TCPLostRetransmit"),
+    ("fast_retrans", "TcpExt", "TCPFastRetrans"),
+    ("syn_retrans", "TcpExt", "TCPSynRetrans"),
+    ("backlog_drop", "TcpExt", "TCPBacklogDrop"),
+    ("rcvq_drop", "TcpExt", "TCPRcvQDrop"),
+    ("req_qfull_drop", "TcpExt", "TCPReqQFullDrop"),
+];
+
+impl Surroundings {
+    /// The machine, and no process yet.
+    pub fn new() -> Self {
+        let reader = ProcReader::default();
+        let machine = Some(reader.machine());
+        Self { reader, processes: Vec::new(), networks: Vec::new(), machine }
+    }
+
+    /// Nothing yet, and never the machine.
+    pub fn without_machine() -> Self {
+        Self { machine: None, ..Self::new() }
+    }
+
+    /// Looks at a process from here on.
+    pub fn add_process(&mut self, who: Who, pid: u32) {
+        let before = self.reader.threads(pid);
+        let mut perf = ProcessCounters::open(pid);
+        let perf_before = perf.as_mut().ok().and_then(|perf| perf.read().ok()).unwrap_or_default();
+        self.processes.push(Process { who, pid, before, perf, perf_before });
+    }
+
+    /// Looks at the protocols and the interfaces of a network namespace, or of that of this
+    /// process, from here on. Returns what cannot be looked at.
+    pub fn add_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> Vec<String> {
+        let opened = match &namespace {
+            Some(namespace) => namespace.run(open_interfaces).and_then(|opened| opened),
+            None => open_interfaces(),
+        };
+        let (interfaces, not) = opened.unwrap_or_else(|error| {
+            (Vec::new(), vec![format!("the interfaces cannot be read: {error}")])
+        });
+        let before = protocols(&self.reader, namespace.as_deref());
+        self.networks.push(Network { name: name.to_owned(), namespace, before, interfaces });
+        not
+    }
+
+    /// What happened in the second `t`, which has just ended.
+    pub fn second(&mut self, t: u64) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for process in &mut self.processes {
+            process.second(t, &self.reader, &mut lines);
+        }
+        for network in &mut self.networks {
+            network.second(t, &self.reader, &mut lines);
+        }
+        if let Some(before) = &mut self.machine {
+            let now = self.reader.machine();
+            let grown = now.since(before);
+            lines.push(("proc", vec![("of", json!("machine"))], machine_line(t, &grown)));
+            *before = now;
+        }
+        lines
+    }
+}
+
+/// The protocols' counters of a namespace. From within, not through one of its processes: it is
+/// read once more when they have ended.
+fn protocols(reader: &ProcReader, namespace: Option<&Netns>) -> NetworkReading {
+    match namespace {
+        Some(namespace) => namespace.run(|| reader.network(None)).unwrap_or_default(),
+        None => reader.network(None),
+    }
+}
+
+impl Network {
+    fn second(&mut self, t: u64, reader: &ProcReader, lines: &mut Vec<Line>) {
+        let now = protocols(reader, self.namespace.as_deref());
+        let of = vec![("of", json!("tcp")), ("namespace", json!(self.name))];
+        lines.push(("proc", of, network_line(t, &now.since(&self.before))));
+        self.before = now;
+        for interface in &mut self.interfaces {
+            let (source, mut of, values) = interface.second(t);
+            of.push(("namespace", json!(self.name)));
+            lines.push((source, of, values));
+        }
+    }
+}
+
+fn open_interfaces() -> std::io::Result<(Vec<Interface>, Vec<String>)> {
+    let names = interfaces()?;
+    let (mut opened, mut not) = (Vec::new(), Vec::new());
+    if names.len() > INTERFACES {
+        not.push(format!("{} interfaces: only the first {INTERFACES} are read", names.len()));
+    }
+    for name in names.into_iter().take(INTERFACES) {
+        let nic = Nic::open(&name).and_then(|mut nic| Ok((nic.read()?, nic)));
+        match nic {
+            Ok((before, nic)) => opened.push(Interface { nic, before, gone: None }),
+            Err(error) => not.push(error.to_string()),
+        }
+    }
+    Ok((opened, not))
+}
+
+impl Process {
+    fn second(&mut self, t: u64, reader: &ProcReader, lines: &mut Vec<Line>) {
+        let of = match self.who {
+            Who::Server => vec![("of", json!("server")), ("client", Value::Null)],
+            Who::Client(number) => vec![("of", json!("client")), ("client", json!(number))],
+            Who::Hog(fault) => vec![("of", json!("hog")), ("fault", json!(fault))],
+        };
+        let now = reader.threads(self.pid);
+        let grown = now.since(&self.before);
+        // A thread that ended took its waits along: nothing is better than a wrong figure. Its CPU
+        // time stays in the process's account.
+        let whole = grown.threads.as_ref().filter(|_| grown.ended == Some(0));
+        let wait_us =
+            whole.map(|threads| threads.values().map(|it| it.wait_ns).sum::<u64>() / 1000);
+        let threads: Option<Vec<Value>> = grown.threads.as_ref().map(|threads| {
+            let line = |(tid, it): (&u32, &ebpf::proc::ThreadTimes)| {
+                json!({ "tid": tid, "name": it.name, "cpu_us": it.ran_ns / 1000,
+                    "wait_us": it.wait_ns / 1000, "turns": it.turns })
+            };
+            threads.iter().map(line).collect()
+        });
+        let values = json!({
+            "t": t,
+            "rss_anon_bytes": grown.rss_anon_bytes,
+            "cpu_us": grown.cpu_ns.map(|ns| ns / 1000),
+            "wait_us": wait_us,
+            "threads": threads,
+        });
+        lines.push(("proc", of.clone(), values));
+        self.before = now;
+        lines.push(("perf", of, self.perf_line(t)));
+    }
+
+    fn perf_line(&mut self, t: u64) -> Value {
+        let read = self.perf.as_mut().map_err(|why| why.clone()).and_then(ProcessCounters::read);
+        let now = match read {
+            Ok(now) => now,
+            Err(why) => return json!({ "t": t, "threads": null, "missing": why }),
+        };
+        let grown = now.since(&self.perf_before);
+        self.perf_before = now;
+        let mut missing: BTreeMap<&str, &str> = BTreeMap::new();
+        for thread in grown.threads.values() {
+            missing.extend(thread.missing.iter().map(|(what, why)| (*what, why.as_str())));
+        }
+        let sum = |each: fn(&PerfReading) -> Option<u64>| {
+            let values: Option<Vec<u64>> = grown.threads.values().map(each).collect();
+            values.filter(|values| !values.is_empty()).map(|values| values.iter().sum::<u64>())
+        };
+        let threads: Vec<Value> = grown.threads.values().map(thread_line).collect();
+        json!({
+            "t": t,
+            "task_clock_ns": sum(|it| it.task_clock_ns),
+            "context_switches": sum(|it| it.context_switches),
+            "migrations": sum(|it| it.migrations),
+            "page_faults": sum(|it| it.page_faults),
+            "cycles": sum(|it| it.cycles),
+            "instructions": sum(|it| it.instructions),
+            "cache_misses": sum(|it| it.cache_misses),
+            "threads": threads,
+            "missing": missing,
+        })
+    }
+}
+
+fn thread_line(it: &PerfReading) -> Value {
+    json!({
+        "tid": it.tid,
+        "task_clock_ns": it.task_clock_ns,
+        "context_switches": it.context_switches,
+        "migrations": it.migrations,
+        "page_faults": it.page_faults,
+        "cycles": it.cycles,
+        "instructions": it.instructions,
+        "cache_misses": it.cache_misses,
+    })
+}
+
+fn network_line(t: u64, grown: &NetworkReading) -> Value {
+    let mut line = Map::new();
+    line.insert("t".to_owned(), t.into());
+    for (name, protocol, counter) in TCP {
+        line.insert(name.to_owned(), grown.counter(protocol, counter).into());
+    }
+    let mut others = Map::new();
+    for (protocol, counters) in grown.protocols.iter().flatten() {
+        let nonzero = counters.iter().filter(|(_, value)| value.is_some_and(|value| value != 0));
+        others.extend(nonzero.map(|(name, value)| (format!("{protocol}{name}"), json!(value))));
+    }
+    line.insert("grown".to_owned(), others.into());
+    if !grown.missing.is_empty() {
+        line.insert("missing".to_owned(), json!(grown.missing));
+    }
+    Value::Object(line)
+}
+
+fn machine_line(t: u64, grown: &MachineReading) -> Value {
+    let sum = |each: fn(&CpuTimes) -> Option<u64>| {
+        let values: Option<Vec<u64>> = grown.cpus.as_ref()?.iter().map(each).collect();
+        Some(values?.iter().sum::<u64>())
+    };
+    let pressure = |it: Option<ebpf::proc::Pressure>| it.map(|it| it.some.total_us);
+    json!({
+        "t": t,
+        "slab_bytes": grown.slab_bytes,
+        "available_bytes": grown.available_bytes,
+        "idle_us": sum(|cpu| Some(cpu.idle_us)),
+        "steal_us": sum(|cpu| cpu.steal_us),
+        "softirq_us": sum(|cpu| Some(cpu.softirq_us)),
+        "pressure_cpu_us": pressure(grown.pressure_cpu),
+        "pressure_memory_us": pressure(grown.pressure_memory),
+        "pressure_io_us": pressure(grown.pressure_io),
+        "cpus": grown.cpus,
+        "softnet": grown.softnet,
+        "missing": grown.missing,
+    })
+}
+
+impl Interface {
+    fn second(&mut self, t: u64) -> Line {
+        let of = vec![("nic", json!(self.nic.name()))];
+        let read = match &self.gone {
+            Some(why) => Err(why.clone()),
+            None => self.nic.read().map_err(|error| error.to_string()),
+        };
+        let now = match read {
+            Ok(now) => now,
+            Err(why) => {
+                self.gone = Some(why.clone());
+                return ("nic", of, json!({ "t": t, "link": null, "missing": why }));
+            }
+        };
+        let grown = now.since(&self.before);
+        self.before = now;
+        let losses = grown.losses();
+        let nonzero = |counters: &ebpf::nic::NicCounters| -> Map<String, Value> {
+            let counters = counters.iter().filter(|(_, value)| **value != Some(0));
+            counters.map(|(name, value)| (name.to_string(), json!(value))).collect()
+        };
+        let queues: Option<Vec<Value>> = grown.queues.as_ref().map(|queues| {
+            let line = |(queue, it)| json!({ "queue": queue, "counters": nonzero(it) });
+            queues.iter().map(line).collect()
+        });
+        let values = json!({
+            "t": t,
+            "link": grown.link,
+            "driver_counters": grown.driver_counters.as_ref().map(nonzero),
+            "queues": queues,
+            "lost_received": losses.received,
+            "lost_sent": losses.sent,
+            "losses": losses.by_name,
+            "missing": grown.missing,
+        });
+        ("nic", of, values)
+    }
+}

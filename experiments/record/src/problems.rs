@@ -1,0 +1,36 @@
+//! What is wrong with the files of a run. Must not know: who shows it.
+
+/// Problems named; of more, the number.
+const MOST_PROBLEMS: usize = 20;
+
+/// What is wrong with the files of a run, in sentences; a bounded number of them.
+#[derive(Clone, Debug, Default)]
+pub struct Problems {
+    sentences: Vec<String>,
+    more: usize,
+}
+
+impl Problems {
+    /// Adds a sentence.
+    pub fn add(&mut self, sentence: String) {
+        if self.sentences.contains(&sentence) {
+            return;
+        }
+        if self.sentences.len() < MOST_PROBLEMS {
+            self.sentences.push(sentence);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// All of them.
+    pub fn sentences(&self) -> impl Iterator<Item = String> + '_ {
+        let more = (self.more > 0).then(|| format!("and {} more like these", self.more));
+        self.sentences.iter().cloned().chain(more)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sentences.is_empty()
+    }
+}

@@ -1,0 +1,200 @@
+//! Seconds put together from what shards and processes say of them, a little later.
+
+use std::collections::BTreeMap;
+
+use lab_client::latency::{Encoded, Latencies, Segment, empty};
+use lab_client::report::Sample as ClientSample;
+use lab_client::tally::Tally;
+use accounting::server::Counters;
+use accounting::server::Sample as ServerSample;
+use serde::{Deserialize, Serialize};
+
+/// A second is complete when this many have begun after it: shards report when the next one begins.
+const BEHIND: u64 = 2;
+
+/// The same where what shards report crosses a network and a stream.
+const BEHIND_ON_FLEET: u64 = 3;
+
+/// A second over all shards.
+#[derive(Clone, Debug, Default)]
+pub struct Second {
+    /// The Unix second.
+    pub t: u64,
+    /// What the clients counted.
+    pub clients: Tally,
+    /// What the server counted.
+    pub server: Counters,
+    /// Users logged in at its end, as clients see it.
+    pub online: u64,
+    /// Shakes under way at its end.
+    pub in_flight: u64,
+    /// Histograms by phase and segment.
+    pub histograms: Vec<(u16, Segment, Latencies)>,
+    /// Whether it was complete before, and this is what came afterwards, of a host that was cut
+    /// off.
+    pub late: bool,
+}
+
+/// A second that is being put together, as it is kept over the end of a recorder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenSecond {
+    t: u64,
+    clients: Tally,
+    server: Counters,
+    online: u64,
+    in_flight: u64,
+    histograms: Vec<(u16, Segment, Encoded)>,
+}
+
+impl Second {
+    /// All latencies of the second, whatever phase their shakes were due in.
+    pub fn latency(&self) -> Option<Latencies> {
+        let mut all: Option<Latencies> = None;
+        for (_, segment, values) in &self.histograms {
+            if *segment == Segment::Latency {
+                // Histograms of the same bounds always add up.
+                let _ = all.get_or_insert_with(empty).add(values);
+            }
+        }
+        all
+    }
+}
+
+/// Seconds that are being put together.
+#[derive(Debug)]
+pub struct Seconds {
+    open: BTreeMap<u64, Second>,
+    newest: u64,
+    behind: u64,
+    /// The first second that was not complete yet.
+    complete_until: u64,
+}
+
+impl Default for Seconds {
+    fn default() -> Self {
+        Self { open: BTreeMap::new(), newest: 0, behind: BEHIND, complete_until: 0 }
+    }
+}
+
+impl Seconds {
+    /// Seconds of hosts whose word takes a while.
+    pub fn of_fleet() -> Self {
+        Self { behind: BEHIND_ON_FLEET, ..Self::default() }
+    }
+
+    /// Seconds of a fleet, those being put together by an earlier recorder included.
+    pub fn again(open: Vec<OpenSecond>, newest: u64, complete_until: u64) -> Self {
+        let second = |it: OpenSecond| {
+            let OpenSecond { t, clients, server, online, in_flight, histograms } = it;
+            let histograms = histograms.into_iter().map(|(p, s, values)| (p, s, values.0));
+            let histograms = histograms.collect();
+            (t, Second { t, clients, server, online, in_flight, histograms, late: false })
+        };
+        let open = open.into_iter().map(second).collect();
+        Self { open, newest, complete_until, ..Self::of_fleet() }
+    }
+
+    /// The seconds being put together, the newest second, and the first that was not complete.
+    pub fn open(&self) -> (Vec<OpenSecond>, u64, u64) {
+        let second = |it: &Second| OpenSecond {
+            t: it.t,
+            clients: it.clients,
+            server: it.server,
+            online: it.online,
+            in_flight: it.in_flight,
+            histograms: it
+                .histograms
+                .iter()
+                .map(|(phase, segment, values)| (*phase, *segment, Encoded(values.clone())))
+                .collect(),
+        };
+        (self.open.values().map(second).collect(), self.newest, self.complete_until)
+    }
+
+    fn at(&mut self, t: u64) -> &mut Second {
+        self.newest = self.newest.max(t);
+        self.open.entry(t).or_insert_with(|| Second { t, ..Second::default() })
+    }
+
+    /// A second of a shard of a client.
+    pub fn client(&mut self, sample: &ClientSample) {
+        let second = self.at(sample.t);
+        second.clients.add(&sample.tally);
+        second.online += u64::from(sample.online);
+        second.in_flight += sample.in_flight;
+    }
+
+    /// A second of a shard of the server.
+    pub fn server(&mut self, sample: &ServerSample) {
+        self.at(sample.t).server.add(&sample.counters);
+    }
+
+    /// A histogram of a second of a shard.
+    pub fn histogram(&mut self, t: u64, phase: u16, segment: Segment, values: &Latencies) {
+        let histograms = &mut self.at(t).histograms;
+        let known = histograms.iter_mut().find(|(p, s, _)| (*p, *s) == (phase, segment));
+        match known {
+            // Histograms of the same bounds always add up.
+            Some((_, _, sum)) => drop(sum.add(values)),
+            None => histograms.push((phase, segment, values.clone())),
+        }
+    }
+
+    /// The oldest second that is complete, or with `all` the oldest.
+    pub fn next(&mut self, all: bool) -> Option<Second> {
+        let (&t, _) = self.open.first_key_value()?;
+        if !all && t + self.behind > self.newest {
+            return None;
+        }
+        let mut second = self.open.remove(&t)?;
+        second.late = t < self.complete_until;
+        self.complete_until = self.complete_until.max(t + 1);
+        Some(second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_is_complete_when_the_next_but_one_has_begun() {
+        let mut seconds = Seconds::default();
+        let mut values = empty();
+        values.saturating_record(100);
+        seconds.histogram(5, 1, Segment::Latency, &values);
+        seconds.histogram(5, 1, Segment::Latency, &values);
+        seconds.histogram(5, 2, Segment::Latency, &values);
+        seconds.histogram(5, 1, Segment::SendLag, &values);
+        seconds.histogram(6, 1, Segment::Latency, &values);
+        assert!(seconds.next(false).is_none());
+        seconds.histogram(7, 1, Segment::Latency, &values);
+        let second = seconds.next(false).expect("complete");
+        assert_eq!((second.t, second.histograms.len()), (5, 3));
+        assert_eq!(second.latency().map(|all| all.len()), Some(3));
+        assert!(seconds.next(false).is_none());
+        assert_eq!(seconds.next(true).map(|second| second.t), Some(6));
+        assert_eq!(seconds.next(true).map(|second| second.t), Some(7));
+        assert!(seconds.next(true).is_none());
+    }
+
+    #[test]
+    fn what_comes_after_its_second_is_late_and_what_is_open_can_be_kept() {
+        let mut values = empty();
+        values.saturating_record(100);
+        let mut seconds = Seconds::of_fleet();
+        for t in 5..=9 {
+            seconds.histogram(t, 1, Segment::Latency, &values);
+        }
+        assert_eq!(seconds.next(false).map(|it| (it.t, it.late)), Some((5, false)));
+        let (open, newest, complete_until) = seconds.open();
+        let text = serde_json::to_string(&open).expect("JSON");
+        let open = serde_json::from_str(&text).expect("the same");
+        let mut again = Seconds::again(open, newest, complete_until);
+        again.histogram(5, 1, Segment::Latency, &values);
+        assert_eq!(again.next(false).map(|it| (it.t, it.late)), Some((5, true)));
+        let six = again.next(false).expect("complete");
+        assert_eq!((six.t, six.late, six.histograms[0].2.len()), (6, false, 1));
+        assert!(again.next(false).is_none());
+    }
+}

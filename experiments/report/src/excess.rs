@@ -1,0 +1,118 @@
+//! What each cause took of the slow requests of each second, beyond its median in their phase: the
+//! attribution of a phase, second by second.
+
+use std::collections::BTreeMap;
+
+use lab_client::causes::{CauseRows, PerCause};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use analysis::summary::{Account, slow_from};
+
+/// Seconds and phases by their buckets of latency: requests, and the sums of each cause.
+type Sums = BTreeMap<(u64, String), Vec<(u16, u64, PerCause<u64>)>>;
+
+/// The slow requests of a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OfSecond {
+    /// How many there were.
+    pub(super) requests: u64,
+    /// What each cause took of them beyond its median, in microseconds.
+    pub(super) us: PerCause<u64>,
+}
+
+/// Causes by second.
+#[derive(Debug)]
+pub(super) struct Excess {
+    /// Faster requests are never slow, in microseconds.
+    pub(super) slow_us: u64,
+    phases: BTreeMap<String, Account>,
+    sums: Sums,
+}
+
+impl Default for Excess {
+    fn default() -> Self {
+        let slow_us = spec::AttributionSpec::default().slow_us.into();
+        Self { slow_us, phases: BTreeMap::new(), sums: Sums::new() }
+    }
+}
+
+impl Excess {
+    /// Reads a line about causes.
+    pub(super) fn line(&mut self, t: u64, line: Map<String, Value>) -> Result<(), String> {
+        let phase = line.get("phase").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let rows =
+            CauseRows::deserialize(Value::Object(line)).map_err(|error| error.to_string())?;
+        self.phases.entry(phase.clone()).or_default().add(t, &rows);
+        let least = slow_from(self.slow_us, self.slow_us);
+        let slow = rows.sums.into_iter().filter(|(at, ..)| usize::from(*at) >= least);
+        self.sums.entry((t, phase)).or_default().extend(slow);
+        Ok(())
+    }
+
+    /// Whether anybody looked.
+    pub(super) fn is_empty(&self) -> bool {
+        self.phases.is_empty()
+    }
+
+    /// The seconds from `from` on. A request is slow from the 99th percentile of its phase on, as
+    /// `p99_us` knows it, and never below [`Excess::slow_us`].
+    pub(super) fn seconds(
+        &self,
+        from: u64,
+        p99_us: impl Fn(&str) -> Option<u64>,
+    ) -> BTreeMap<u64, OfSecond> {
+        let medians: BTreeMap<&str, (PerCause<u64>, usize)> = self
+            .phases
+            .iter()
+            .map(|(phase, account)| {
+                let from_us = p99_us(phase).unwrap_or(0).max(self.slow_us);
+                (phase.as_str(), (account.medians_us(), slow_from(from_us, self.slow_us)))
+            })
+            .collect();
+        let mut seconds: BTreeMap<u64, OfSecond> = BTreeMap::new();
+        for ((t, phase), sums) in self.sums.range((from, String::new())..) {
+            let second = seconds.entry(*t).or_default();
+            let Some((medians, least)) = medians.get(phase.as_str()) else { continue };
+            for (_, requests, us) in sums.iter().filter(|(at, ..)| usize::from(*at) >= *least) {
+                second.requests += requests;
+                for ((excess, us), median) in second.us.iter_mut().zip(us).zip(medians) {
+                    *excess += us.saturating_sub(median * requests);
+                }
+            }
+        }
+        seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lab_client::causes::{Cause, bucket};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_slow_and_beyond_the_median_counts() {
+        let mut excess = Excess::default();
+        let at = |us: u64| bucket(us) as u16;
+        let mut usual = [0_u64; 7];
+        usual[Cause::ServerBusy as usize] = 100;
+        let mut late = usual;
+        late[Cause::NetworkLoss as usize] = 200_000;
+        let line = json!({
+            "phase": "60k", "requests": 101, "mixed": 0, "incomplete": 0, "moved": [],
+            "sums": [[at(100), 100, usual.map(|us| us * 100)], [at(200_100), 1, late]],
+            "times": [["server_busy", at(100), 101], ["network_loss", 0, 100]],
+        });
+        let Value::Object(line) = line else { unreachable!() };
+        excess.line(7, line).expect("a line");
+        let second = excess.seconds(0, |_| Some(900))[&7];
+        assert_eq!(second.requests, 1);
+        assert_eq!(second.us[Cause::NetworkLoss as usize], 200_000);
+        assert!(second.us[Cause::ServerBusy as usize] < 10, "{second:?}");
+        assert_eq!(excess.seconds(0, |_| Some(10_000_000))[&7], OfSecond::default());
+        assert!(excess.seconds(8, |_| None).is_empty());
+        assert!(excess.line(8, Map::new()).is_err());
+    }
+}

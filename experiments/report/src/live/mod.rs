@@ -1,0 +1,153 @@
+//! The live page of a run: the charts of its report while it goes on, its figures for Prometheus,
+//! and what a person may tell it to do.
+//!
+//! Owns: a thread that reads the files of a run as they grow, and serves them. Must not know: how a
+//! run is carried out; what it is told to do goes to it as an [`Order`]. Nothing of a run waits for
+//! it: it reads what was written, once a second.
+
+mod feed;
+mod http;
+mod metrics;
+mod orders;
+mod socket;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use feed::Feed;
+pub use orders::{Answer, Desk, Given, Order};
+pub use socket::{SOCKET, Socket, listen as take_orders};
+
+/// How often files are read.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long open pages are given to hear of the end.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The page has time: a run next to it has not.
+const NICENESS: i32 = 10;
+
+/// A page that is being served. It ends when this is dropped, after a last look at the files.
+#[derive(Debug)]
+pub struct Live {
+    address: SocketAddr,
+    token: String,
+    /// Whether it is to end.
+    ending: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Takes an address for a page, before anything else is begun.
+///
+/// # Errors
+/// With the address, when somebody else has it or it is none of this machine.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| {
+        format!("the live page cannot listen on {address}: give another --live")
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A secret that nobody can guess.
+fn token() -> anyhow::Result<String> {
+    let mut bytes = [0_u8; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Live {
+    /// Serves the page of the run in a directory; orders go to `desk`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(listener: TcpListener, directory: &Path, desk: Desk) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        let token = token()?;
+        let (ending, ended) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (directory, secret) = (directory.to_owned(), token.clone());
+        let thread = std::thread::Builder::new().name("live".to_owned()).spawn(move || {
+            // On Linux the niceness is the thread's own. Where it cannot be set, it is in the way
+            // a little.
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+            runtime.block_on(serve(listener, directory, secret, desk, ended));
+        })?;
+        Ok(Self { address, token, ending, thread: Some(thread) })
+    }
+
+    /// The address for a person, token included.
+    pub fn address(&self) -> String {
+        format!("http://{}/#token={}", self.address, self.token)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.ending.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say, and a run does not fail for its page.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    directory: PathBuf,
+    token: String,
+    desk: Desk,
+    mut ended: watch::Receiver<bool>,
+) {
+    let feed = Arc::new(Mutex::new(Feed::open(&directory)));
+    let (tick, ticks) = watch::channel(0_u64);
+    let routes = http::router(http::Served::new(Arc::clone(&feed), ticks, token, desk, directory));
+    let mut stop = ended.clone();
+    let server = tokio::spawn(async move {
+        let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+        let stopped = async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        // It ends when it is told to.
+        let _ = axum::serve(listener, routes).with_graceful_shutdown(stopped).await;
+    });
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let last = tokio::select! {
+            _ = every.tick() => false,
+            _ = ended.wait_for(|ended| *ended) => true,
+        };
+        feed::locked(&feed).read();
+        tick.send_modify(|tick| *tick += 1);
+        if last {
+            break;
+        }
+    }
+    // Streams end when there are no more ticks.
+    drop(tick);
+    let _ = tokio::time::timeout(GOODBYE, server).await;
+}
+
+/// Serves the page of a run that another process carries out, or that is over, until somebody
+/// presses Ctrl-C.
+///
+/// # Errors
+/// When there is no run, or the address cannot be taken.
+pub async fn watch(directory: &Path, listen: SocketAddr) -> anyhow::Result<()> {
+    crate::assert_run(directory)?;
+    let live = Live::start(bind(listen)?, directory, Desk::Socket(directory.join(SOCKET)))?;
+    eprintln!("live page: {}", live.address());
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

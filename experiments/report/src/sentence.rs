@@ -1,0 +1,136 @@
+//! Whether a phase held, in sentences for a person.
+
+use serde::Serialize;
+
+use analysis::summary::{PhaseSummary, Summary};
+use text::thousands;
+
+use super::digest::Digest;
+
+/// What is said of a phase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Verdict {
+    /// The phase.
+    phase: String,
+    /// `held`, `did not hold`, `not valid`, or `not run`.
+    state: &'static str,
+    /// Whether it held.
+    held: String,
+    /// Why it did not, as far as somebody looked; or that nobody did.
+    why: Option<String>,
+    /// Why it is not valid.
+    invalid: Vec<String>,
+}
+
+fn ms(us: Option<u64>) -> String {
+    us.map_or_else(|| "not measured".to_owned(), |us| format!("{:.2} ms", us as f64 / 1000.0))
+}
+
+/// A verdict for each phase.
+pub(super) fn verdicts(summary: &Summary, digest: &Digest, off_share: f64) -> Vec<Verdict> {
+    summary.phases.iter().map(|phase| verdict(phase, summary, digest, off_share)).collect()
+}
+
+fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: f64) -> Verdict {
+    let shake = &phase.shake;
+    let connections = &phase.connections;
+    let mut held = Vec::new();
+    let mut good = true;
+    if phase.seconds.is_none() {
+        let held = "It never began.".to_owned();
+        let invalid = phase.invalid_because.clone();
+        return Verdict { phase: phase.name.clone(), state: "not run", held, why: None, invalid };
+    }
+    if let Some(rate) = connections.connect_rate {
+        let (established, target) = (connections.established, connections.target);
+        good &= established >= target;
+        held.push(format!(
+            "{} of {} users were connected, {} a second",
+            thousands(established),
+            thousands(target),
+            thousands(rate.round() as u64)
+        ));
+    }
+    if connections.lost > 0 {
+        good = false;
+        held.push(format!("{} connections were lost", thousands(connections.lost)));
+    }
+    if shake.offered > 0 {
+        let missing = shake.offered - shake.answered.min(shake.offered);
+        good &= missing == 0;
+        held.push(if missing == 0 {
+            format!("all {} shakes were answered", thousands(shake.offered))
+        } else {
+            format!(
+                "{} of {} shakes were not answered{}",
+                thousands(missing),
+                thousands(shake.offered),
+                what_became(phase)
+            )
+        });
+    } else if shake.answered > 0 {
+        held.push(format!("{} shakes were answered", thousands(shake.answered)));
+    }
+    if shake.offered_rate.is_some()
+        && let Some((off, seconds)) = off(phase, digest, off_share)
+    {
+        good &= off == 0;
+        let percent = off_share * 100.0;
+        held.push(if off == 0 {
+            format!("no second of {seconds} was off by more than {percent}%")
+        } else {
+            format!("{off} of {seconds} seconds were off by more than {percent}%")
+        });
+    }
+    if phase.latency_us.p99.is_some() {
+        held.push(format!("p99 was {}", ms(phase.latency_us.p99)));
+    }
+    if held.is_empty() {
+        held.push("nothing was asked of it".to_owned());
+    }
+    let why = phase.attribution.verdict.clone().or_else(|| {
+        let because = summary.missing.get("phases.attribution");
+        because.filter(|_| shake.offered > 0).map(|why| format!("nobody looked why: {why}"))
+    });
+    let state = match (phase.valid, good) {
+        (false, _) => "not valid",
+        (true, true) => "held",
+        (true, false) => "did not hold",
+    };
+    let mut held = held.join("; ") + ".";
+    if let Some(first) = held.get(..1) {
+        held.replace_range(..1, &first.to_uppercase());
+    }
+    Verdict { phase: phase.name.clone(), state, held, why, invalid: phase.invalid_because.clone() }
+}
+
+fn what_became(phase: &PhaseSummary) -> String {
+    let shake = &phase.shake;
+    let parts: Vec<String> = [
+        (shake.skipped, "never sent"),
+        (shake.timed_out, "timed out"),
+        (shake.lost, "lost with their connection"),
+        (shake.in_flight_at_end, "still under way"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{} {what}", thousands(count)))
+    .collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+/// Seconds whose answers differ from what was due by more than a share, and all seconds.
+fn off(phase: &PhaseSummary, digest: &Digest, share: f64) -> Option<(usize, usize)> {
+    let span = digest.incidents.phases.iter().rev().find(|it| it.name == phase.name)?;
+    let (_, last) = digest.columns.span()?;
+    let seconds = span.start..span.end.unwrap_or(last).min(last);
+    let (mut off, mut all) = (0, 0);
+    for t in seconds {
+        let due = digest.columns.get(t, "client.offered");
+        let answered = digest.columns.get(t, "client.answered");
+        let Some((due, answered)) = due.zip(answered) else { continue };
+        all += 1;
+        off += usize::from((answered - due).abs() > share * due);
+    }
+    (all > 0).then_some((off, all))
+}

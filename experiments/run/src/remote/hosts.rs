@@ -1,0 +1,110 @@
+//! What an experiment asks of a fleet, and what its hosts are, before anything is started.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use ebpf::FlowLayout;
+
+use super::checkpoint::Hosts;
+use fleet::Mistake;
+use fleet::assign::Assignment;
+use fleet::protocol::Card;
+use spec::{Count, Experiment, HostSpec, Name, Probing as Wanted, Users};
+
+use crate::Options;
+use host::probing::{ProbeOrder, flow_layout};
+
+/// What a fleet cannot do.
+pub(crate) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
+    let no = |what: &str| Err(Mistake::error(what));
+    if experiment.phases.iter().any(|phase| !phase.faults.is_empty()) {
+        return no("faults on purpose are for one machine: leave --nats out");
+    }
+    if experiment.tuning.is_some() || options.tune_host {
+        return no(
+            "a fleet's hosts are tuned one by one: lab tune apply on each, and no tuning in the \
+             experiment (--set tuning=null)",
+        );
+    }
+    Ok(())
+}
+
+/// The hosts of an experiment as they are, in the words of its file.
+pub(crate) fn as_specs(cards: &[Card], it: &Assignment) -> anyhow::Result<spec::Hosts> {
+    let count = |number: usize| Count::try_from(u32::try_from(number.max(1)).unwrap_or(u32::MAX));
+    let spec = |name: &str, users: Option<(u32, u32)>, addresses: usize| {
+        let card = cards.iter().find(|card| card.name == name).context("a host without a card")?;
+        let descriptors = usize::try_from(card.machine.descriptors).unwrap_or(usize::MAX);
+        let gib = usize::try_from(card.machine.memory_bytes >> 30)?;
+        let of = |what: Result<Count, String>| what.map_err(anyhow::Error::msg);
+        anyhow::Ok(HostSpec {
+            name: Name::try_from(name.to_owned()).map_err(anyhow::Error::msg)?,
+            count: of(count(1))?,
+            cores: of(count(card.machine.cpus.len()))?,
+            memory_gib: of(count(gib))?,
+            users: users
+                .map(|(first, end)| Users::try_from(end - first))
+                .transpose()
+                .map_err(anyhow::Error::msg)?,
+            descriptors: of(count(descriptors))?,
+            ports: card.machine.ports,
+            addresses: of(count(addresses))?,
+            labels: card.labels.clone(),
+            range: users,
+        })
+    };
+    let clients: anyhow::Result<Vec<HostSpec>> = it
+        .clients
+        .iter()
+        .map(|host| {
+            let users = (host.users.start, host.users.end);
+            // On one machine there are as many loopback addresses as it takes.
+            let (first, last) = host.ports;
+            let needed = lab_client::flows::sources_needed(users.1 - users.0, first, last);
+            let addresses = host.sources.as_ref().map_or(needed as usize, Vec::len);
+            spec(&host.agent, Some(users), addresses)
+        })
+        .collect();
+    Ok(spec::Hosts::Fleet { server: spec(&it.server, None, 1)?, clients: clients? })
+}
+
+/// Where the flows of all clients lie, the same on all hosts.
+fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
+    let ports = it.clients.iter().map(|host| host.ports);
+    let port_first = ports.clone().map(|(first, _)| first).min().unwrap_or(1);
+    let port_last = ports.map(|(_, last)| last).max().unwrap_or(u16::MAX);
+    let loopback = |host: &fleet::assign::ClientHost| {
+        let (first, last) = host.ports;
+        lab_client::flows::loopback_sources(host.flows, first, last)
+    };
+    let sources = it.clients.iter();
+    let sources = sources.flat_map(|host| host.sources.clone().unwrap_or_else(|| loopback(host)));
+    flow_layout(sources, (port_first, port_last), experiment.users.get())
+}
+
+/// Which probes the server's host attaches, if any.
+pub(crate) fn probes_of_server(experiment: &Experiment, hosts: &Hosts) -> Option<ProbeOrder> {
+    (experiment.probes != Wanted::Off).then(|| ProbeOrder {
+        required: experiment.probes == Wanted::Required,
+        softirqs: experiment.softirqs,
+        port: None,
+        server_end: true,
+        join: hosts.has_other_kernels(),
+        layout: layout(experiment, &hosts.assignment),
+    })
+}
+
+/// Who tells of a machine, and of a network namespace, when agents share them: the first.
+pub(crate) fn who_tells<'a, K: Ord>(
+    agents: &[&'a str],
+    cards: &'a [Card],
+    key: impl Fn(&'a Card) -> K,
+) -> Vec<&'a str> {
+    let mut first: BTreeMap<K, &str> = BTreeMap::new();
+    for agent in agents {
+        if let Some(card) = cards.iter().find(|card| card.name == *agent) {
+            first.entry(key(card)).or_insert(agent);
+        }
+    }
+    first.into_values().collect()
+}
