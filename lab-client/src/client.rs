@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use shard::{
-    Clock, DescriptorLimits, Limits, Inboxes, Net, ShardContext, ShardThreads, SpawnError,
+    Clock, DescriptorLimits, Inboxes, Limits, Net, ShardContext, ShardThreads, SpawnError,
     cpus_allowed, drive,
 };
 use wire::MAX_FRAME;

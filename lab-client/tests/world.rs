@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use accounting::Money;
+use accounting::server::Counters;
 use lab_client::books::Books;
 use lab_client::config::Notices;
 use lab_client::flows::Flows;
@@ -18,7 +19,6 @@ use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
 use lab_client::tally::Tally;
 use lab_client::transport::Transport;
-use accounting::server::Counters;
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
@@ -230,7 +230,15 @@ impl World {
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);
-        let order = GeneratorSpec { id: 1, kind: PacketKind::Shaken, rate: 50, total, seed, from_ns, until_ns };
+        let order = GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate: 50,
+            total,
+            seed,
+            from_ns,
+            until_ns,
+        };
         cluster.tell(0, Message::Start(order));
         let flows = Flows {
             sources: vec![Ipv4Addr::LOCALHOST],

@@ -166,7 +166,15 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn spec(rate: u32, total: Option<u64>) -> GeneratorSpec {
-        GeneratorSpec { id: 1, kind: PacketKind::Shaken, rate, total, seed: 42, from_ns: None, until_ns: None }
+        GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate,
+            total,
+            seed: 42,
+            from_ns: None,
+            until_ns: None,
+        }
     }
 
     #[test]
@@ -200,8 +208,11 @@ mod tests {
 
     #[test]
     fn a_generator_begins_and_ends_as_specified() {
-        let timed =
-            GeneratorSpec { from_ns: Some(5 * SECOND), until_ns: Some(7 * SECOND), ..spec(3, None) };
+        let timed = GeneratorSpec {
+            from_ns: Some(5 * SECOND),
+            until_ns: Some(7 * SECOND),
+            ..spec(3, None)
+        };
         let mut generator = Generator::new(timed, SECOND);
         assert_eq!(generator.make(5 * SECOND - 1), None);
         let made = std::iter::from_fn(|| generator.make(20 * SECOND)).count();
@@ -212,7 +223,8 @@ mod tests {
     #[test]
     fn amounts_come_from_the_seed_and_stay_in_bounds() {
         let amounts = |seed| {
-            let mut generator = Generator::new(GeneratorSpec { seed, ..spec(1_000_000, Some(10_000)) }, 0);
+            let mut generator =
+                Generator::new(GeneratorSpec { seed, ..spec(1_000_000, Some(10_000)) }, 0);
             std::iter::from_fn(|| generator.make(SECOND)).collect::<Vec<_>>()
         };
         assert_eq!(amounts(1), amounts(1));

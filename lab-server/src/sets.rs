@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use accounting::{Ledger, Money};
 
-
 /// What waits in a SET's queue for its next shake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {

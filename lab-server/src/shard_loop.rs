@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use accounting::server::Counters;
+use accounting::server::{Counters, Sample};
 use shard::{
     Clock, Closed, ConnId, Handler, Inboxes, NANOS_PER_SECOND, Net, Next, SchedStat, Spin,
     ThreadTimes, monotonic_ns,
@@ -14,7 +14,7 @@ use crate::logic::Logic;
 use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::quiescence::Quiescence;
-use crate::report::{Report, Sample, Snapshot};
+use crate::report::{Report, Snapshot};
 
 /// Messages read before the sockets are polled again.
 const MESSAGES_PER_TICK: usize = 1024;

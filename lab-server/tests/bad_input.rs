@@ -7,8 +7,8 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use lab_server::config::Config;
 use accounting::server::Counters;
+use lab_server::config::Config;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use socket2::{Domain, Socket, Type};
@@ -268,7 +268,11 @@ fn the_newer_login_of_a_user_wins() {
         let text: &[u8] = b"which of you?";
         other.send(&Frame::ChatRequest { message: 8, to: user, text });
         newer.expect(&Frame::ChatDelivery { message: 8, from: 100 + user, text });
-        other.expect(&Frame::ChatReceipt { message: 8, to: user, outcome: ChatOutcome::Delivered.code() });
+        other.expect(&Frame::ChatReceipt {
+            message: 8,
+            to: user,
+            outcome: ChatOutcome::Delivered.code(),
+        });
         newer.shake();
     }
     // At once; one or the other may have to wait for a CPU.

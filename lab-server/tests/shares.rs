@@ -179,7 +179,9 @@ fn check_the_rest_works(cluster: &mut Cluster, shaker: Address, user: u32) {
     read(cluster, |at, frame| match frame {
         Frame::LoginResponse { result: 0, .. } => logins += 1,
         Frame::SendPacket { packet, .. } => notices.push((at, *packet)),
-        Frame::ChatReceipt { outcome, .. } if *outcome == ChatOutcome::Delivered.code() => chats += 1,
+        Frame::ChatReceipt { outcome, .. } if *outcome == ChatOutcome::Delivered.code() => {
+            chats += 1
+        }
         _ => {}
     });
     assert_eq!((logins, notices.len(), chats), (3, 3, 1));

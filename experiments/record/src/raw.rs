@@ -4,15 +4,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use accounting::Ledger;
 use accounting::Money;
+use accounting::server::Counters;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use lab_client::causes::CauseRows;
 use lab_client::slow::Seen;
 use lab_client::tally::Tally;
-use accounting::server::Counters;
-use accounting::Ledger;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

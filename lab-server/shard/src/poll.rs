@@ -9,7 +9,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventFlags};
 
 use crate::clock::monotonic_ns;
-use crate::connections::{TIMER, BATCH, NOTIFICATION, CHUNK, LISTENER, Net};
+use crate::connections::{BATCH, CHUNK, LISTENER, NOTIFICATION, Net, TIMER};
 use crate::handler::Handler;
 use crate::limits::Closed;
 use crate::listener::{Accepted, reset};

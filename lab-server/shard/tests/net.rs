@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStr
 use std::time::{Duration, Instant};
 
 use shard::{
-    Closed, ConnId, ConnectOptions, Handler, Limits, ListenOptions, Inboxes, Net, Next, Placement,
+    Closed, ConnId, ConnectOptions, Handler, Inboxes, Limits, ListenOptions, Net, Next, Placement,
     bind_listener, drive, spawn,
 };
 

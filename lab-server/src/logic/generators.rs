@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::generator::{Generator, PacketKind, Spread};
+use crate::generator::{Generator, Spread};
 use crate::message::Message;
 use crate::packets::{Draft, NO_CREATOR};
 use crate::sets::{Online, sets_of, shard_of};

@@ -101,17 +101,17 @@ impl Logic {
         let Some(session) = session.filter(|session| session.user == user) else {
             return self.undeliverable(io, user, parcel);
         };
-        let (ours, set) = (session.ours, session.set);
+        let (extended, set) = (session.extended, session.set);
         match parcel {
-            Parcel::Notice(notice) => self.notice(io, conn, user, set, ours, notice),
+            Parcel::Notice(notice) => self.notice(io, conn, user, set, extended, notice),
             Parcel::Refund { packet, amount, shares } => {
-                if ours {
+                if extended {
                     let refund =
                         Frame::PacketRefund { packet: *packet, amount: *amount, shares: *shares };
                     io.send(conn, &refund);
                 }
             }
-            Parcel::Chat { .. } if !ours => self.undeliverable(io, user, parcel),
+            Parcel::Chat { .. } if !extended => self.undeliverable(io, user, parcel),
             Parcel::Chat { message, from, reply, text } => {
                 io.send(conn, &Frame::ChatDelivery { message: *message, from: *from, text });
                 self.counters.chats_delivered += 1;
@@ -126,7 +126,7 @@ impl Logic {
         conn: ConnId,
         user: u32,
         set: u16,
-        ours: bool,
+        extended: bool,
         notice: &Notice,
     ) {
         let Notice { packet, amount, count, creator, three } = *notice;
@@ -143,7 +143,7 @@ impl Logic {
                 self.counters.notices_pushed += 1;
                 io.send(conn, &Frame::SendPacket { packet, amount, count, users });
             }
-            (_, None) if ours => {
+            (_, None) if extended => {
                 self.counters.notices_pushed += 1;
                 io.send(conn, &Frame::PacketNotice { packet, amount, count, creator });
             }
@@ -163,7 +163,14 @@ impl Logic {
         }
     }
 
-    fn receipt(&mut self, io: &mut impl Io, at: Address, message: u32, to: u32, outcome: ChatOutcome) {
+    fn receipt(
+        &mut self,
+        io: &mut impl Io,
+        at: Address,
+        message: u32,
+        to: u32,
+        outcome: ChatOutcome,
+    ) {
         // A receipt that finds no room is lost: mail_overflow counts it.
         self.post(io, usize::from(at.shard), Message::Receipt { at, message, to, outcome });
     }

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use accounting::Ledger;
 use accounting::server::Counters;
 use lab_server::directory::Address;
 use lab_server::io::Io;
-use accounting::Ledger;
 use lab_server::logic::{Logic, Notices, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
@@ -233,7 +233,8 @@ impl Cluster {
         }
         let chosen = wires.random.random_range(0..waiting);
         let shards = wires.shards;
-        let mut pairs = wires.messages.iter_mut().enumerate().filter(|(_, queue)| !queue.is_empty());
+        let mut pairs =
+            wires.messages.iter_mut().enumerate().filter(|(_, queue)| !queue.is_empty());
         let (pair, queue) = pairs.nth(chosen).expect("counted");
         let message = queue.pop_front().expect("not empty");
         self.at(pair % shards, |logic, port| logic.handle(port, message));

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use lab_server::directory::home_of;
 use accounting::Money;
+use lab_server::directory::home_of;
 use lab_server::message::Message;
 use shard::NANOS_PER_SECOND;
 use wire::Frame;

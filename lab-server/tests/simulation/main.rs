@@ -8,9 +8,9 @@ mod sim;
 
 use std::collections::{HashMap, HashSet};
 
+use accounting::Money;
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
-use accounting::Money;
 use lab_server::logic::Notices;
 use lab_server::message::Message;
 use lab_server::packets::{Draft, NO_CREATOR};

@@ -25,7 +25,10 @@ impl Model {
                     assert_eq!(length, bytes.len());
                     let peer = self.peers.get_mut(&key(at)).expect("sent to an open connection");
                     assert!(!peer.told_error, "{frame:?} behind an error");
-                    assert!(peer.ours || !frame.command().is_extension(), "{frame:?} to a prototype");
+                    assert!(
+                        peer.ours || !frame.command().is_extension(),
+                        "{frame:?} to a prototype"
+                    );
                     self.answer(key(at), &frame);
                 }
             }
@@ -67,7 +70,11 @@ impl Model {
             Frame::ChatReceipt { message, outcome, .. } => {
                 let chat = self.chats.get_mut(&(key, message)).expect("a chat of this peer");
                 assert_eq!(chat.receipt, None, "two receipts");
-                assert_eq!(chat.delivered == 1, outcome == ChatOutcome::Delivered.code(), "{outcome}");
+                assert_eq!(
+                    chat.delivered == 1,
+                    outcome == ChatOutcome::Delivered.code(),
+                    "{outcome}"
+                );
                 chat.receipt = Some(outcome);
             }
             Frame::CreatePacketResponse { request, packet, result } => {
@@ -153,7 +160,11 @@ impl Model {
         } else {
             CreateResult::Ok
         };
-        assert_eq!(CreateResult::from_code(result), Some(expected), "{amount} in {count} for {recipients:?}");
+        assert_eq!(
+            CreateResult::from_code(result),
+            Some(expected),
+            "{amount} in {count} for {recipients:?}"
+        );
         if expected != CreateResult::Ok {
             self.refused += 1;
             return;

@@ -1,8 +1,6 @@
 //! What the frames mean: commands, fields, result codes.
 
-use crate::limits::{
-    FIRST_EXTENSION, HEADER_LEN, MAX_CHAT_TEXT, MAX_PUSH_PAYLOAD, MAX_RECIPIENTS,
-};
+use crate::limits::{FIRST_EXTENSION, HEADER_LEN, MAX_CHAT_TEXT, MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
 /// A command id as it stands in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

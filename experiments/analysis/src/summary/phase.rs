@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use accounting::server::Counters;
 use hdrhistogram::Histogram;
 use lab_client::latency::Segment;
 use lab_client::tally::Tally;
-use accounting::server::Counters;
 use serde::{Deserialize, Serialize};
 
 use super::blame::Attribution;

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lab_client::panel::Audit;
 use accounting::Ledger;
+use lab_client::panel::Audit;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
