@@ -180,7 +180,7 @@ fn check_the_rest_works(cluster: &mut Cluster, shaker: Address, user: u32) {
         Frame::LoginResponse { result: 0, .. } => logins += 1,
         Frame::SendPacket { packet, .. } => notices.push((at, *packet)),
         Frame::ChatReceipt { outcome, .. } if *outcome == ChatOutcome::Delivered.code() => {
-            chats += 1
+            chats += 1;
         }
         _ => {}
     });
