@@ -1,6 +1,6 @@
 //! The server under test: users in SETs with queues of red packets, one glommio shard a core.
 //!
-//! Read it from the inside out: [`split`], [`sets`], [`generator`], [`directory`],
+//! Read it from the inside out: `split`, [`sets`], [`generator`], [`directory`],
 //! [`packets`] and [`overload`] are pure; [`logic`] makes a shard of them, still without a socket;
 //! `shard_loop` puts that on sockets; [`server`] runs the shards and [`panel`] is its control interface.
 
@@ -22,4 +22,4 @@ pub mod report;
 pub mod server;
 pub mod sets;
 mod shard_loop;
-pub mod split;
+mod split;

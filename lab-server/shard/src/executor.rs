@@ -26,7 +26,7 @@ pub enum Placement {
 
 impl Placement {
     /// The CPU of a shard, if it has one of its own choice.
-    pub fn cpu_of(&self, shard: usize) -> Option<usize> {
+    fn cpu_of(&self, shard: usize) -> Option<usize> {
         match self {
             Placement::Pinned(cpus) => cpus.get(shard % cpus.len().max(1)).copied(),
             Placement::Free => None,
