@@ -8,6 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
+use attribution::ServerSide;
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::Map,
@@ -20,7 +21,7 @@ use crate::{
     btf::{Btf, BtfError},
     catalog::{PACKET_PROBES, PROBES, SOFTIRQ_PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
-    join::{AnswerTable, KEPT_ANSWERS, ServerSide},
+    join::{AnswerTable, KEPT_ANSWERS},
     kernel,
     listening::ListenQueue,
     mapping::SharedArray,

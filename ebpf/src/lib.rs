@@ -45,14 +45,13 @@ pub use counters::{
 };
 pub use events::JOINED_ONE_IN;
 pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
-pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
+pub use flows::{FlowLayout, FlowTable};
 pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
-pub use join::ServerSide;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::{HASHED_FLOWS, Options};
 pub use profile::{Profile, Profiler, Sample, Stack};
 pub use reasons::Reasons;
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
-pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};
+pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable};

@@ -5,6 +5,7 @@
 
 use std::{io, os::fd::AsFd};
 
+use attribution::{CpuWait, WaitedBetween};
 use events::{
     CpuEntry, LONG_WAIT_NS, PROGRAM_IDLE, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, ThreadEntry,
     ThreadState, WAITS_KEPT, Wait,
@@ -12,7 +13,6 @@ use events::{
 use serde::Serialize;
 
 use crate::{
-    flows::CpuWait,
     histogram::Durations,
     mapping::{Plain, SharedArray},
 };
@@ -141,16 +141,6 @@ pub struct LongWait {
     pub holder_tid: u32,
     /// Its name.
     pub holder: String,
-}
-
-/// Waiting between two instants, from a thread's long waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct WaitedBetween {
-    /// How long.
-    pub wait: CpuWait,
-    /// How much of that time lies before the oldest wait that is still kept: whether the thread
-    /// waited then is not known any more. Short waits (under 50 µs) are never kept.
-    pub unknown_ns: u64,
 }
 
 /// The watched threads, mapped.

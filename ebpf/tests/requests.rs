@@ -190,7 +190,7 @@ fn two_kernels_that_see_one_end_each_are_joined() {
         assert_eq!(parts, of_client.cast_signed(), "{half:?} {side:?}");
         assert!(it.server_wait_ns >= 0 && it.server_service_ns >= 0, "{side:?}");
     }
-    let split = |half: &ebpf::Request| {
+    let split = |half: &attribution::Request| {
         server_side.server_side(from, half.sequence).is_some_and(|it| it.wait.is_some())
     };
     let unsplit = halves.iter().filter(|half| !split(half)).count();

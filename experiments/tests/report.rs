@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use browser::Browser;
 use common::{assert_exit, json, lab, lines, said};
-use report;
 use serde_json::Value;
 
 fn path(path: &Path) -> &str {

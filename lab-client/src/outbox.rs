@@ -19,7 +19,7 @@ impl Outbox {
         Self { reports, waiting: VecDeque::new() }
     }
 
-    /// Puts a report on its way, behind those that wait.
+    /// Puts a report on its way, after those that wait.
     pub(crate) fn post(&mut self, report: Report) {
         self.waiting.push_back(report);
         self.retry();
@@ -36,7 +36,7 @@ impl Outbox {
         true
     }
 
-    /// Waits until everything is handed on: for a shard's last word only.
+    /// Waits until everything is handed on: for a shard's last reports only.
     pub(crate) fn wait(&mut self) {
         while !self.retry() {
             std::thread::yield_now();

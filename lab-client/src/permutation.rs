@@ -13,7 +13,7 @@ const ROUNDS: usize = 4;
 
 /// A permutation of `0..len`.
 #[derive(Clone, Copy, Debug)]
-pub struct Permutation {
+pub(crate) struct Permutation {
     len: u32,
     left_bits: u32,
     right_bits: u32,
@@ -22,8 +22,8 @@ pub struct Permutation {
 
 impl Permutation {
     /// The permutation of `0..len` that belongs to `seed`. `len` must not be 0.
-    pub fn new(len: u32, seed: u64) -> Self {
-        assert!(len > 0, "nobody to put in order");
+    pub(crate) fn new(len: u32, seed: u64) -> Self {
+        assert!(len > 0, "nothing to put in order");
         let bits = (u32::BITS - (len - 1).leading_zeros()).max(2);
         let mut keys = [0; ROUNDS];
         for (round, key) in keys.iter_mut().enumerate() {
@@ -32,8 +32,8 @@ impl Permutation {
         Self { len, left_bits: bits / 2, right_bits: bits - bits / 2, keys }
     }
 
-    /// Who is in this place. `place` must be below the length.
-    pub fn at(&self, place: u32) -> u32 {
+    /// The number in this place. `place` must be below the length.
+    pub(crate) fn at(&self, place: u32) -> u32 {
         debug_assert!(place < self.len);
         let mut value = self.round_trip(place);
         while value >= self.len {
@@ -64,7 +64,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_has_one_place(len in 1u32..5_000, seed in any::<u64>()) {
+        fn each_has_one_place(len in 1u32..5_000, seed in any::<u64>()) {
             let order = Permutation::new(len, seed);
             let mut seen = vec![false; len as usize];
             for place in 0..len {

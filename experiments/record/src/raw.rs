@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use accounting::Ledger;
 use accounting::Money;
 use accounting::server::Counters;
+use attribution::{CauseRows, Tally, Trace};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use lab_client::causes::CauseRows;
-use lab_client::slow::Seen;
-use lab_client::tally::Tally;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -137,7 +135,7 @@ pub struct SlowLine {
     /// The phase in which it was due.
     pub phase: Option<String>,
     /// What the kernel saw of it.
-    pub seen: Option<Seen>,
+    pub seen: Option<Trace>,
 }
 
 /// A line of `events.jsonl`.

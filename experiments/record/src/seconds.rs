@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use accounting::server::Counters;
 use accounting::server::Sample as ServerSample;
-use lab_client::latency::{Encoded, Latencies, Segment, empty};
-use lab_client::report::Sample as ClientSample;
-use lab_client::tally::Tally;
+use attribution::{Encoded, Latencies, Sample as ClientSample, Segment, Tally, empty};
 use serde::{Deserialize, Serialize};
 
 /// A second is complete when this many have begun after it: shards report when the next one begins.

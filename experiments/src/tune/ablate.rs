@@ -1,5 +1,5 @@
 //! `lab tune ablate`: what each setting of a profile is worth. The experiment is run with the
-//! profile, without it, and with each setting left out, in turns; each is then held against the
+//! profile, without it, and with each setting left out, in turns; each is then compared with the
 //! whole profile. Owns: arms, their order, their runs. Must not know: statistics.
 
 use std::collections::BTreeMap;

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use accounting::server::Counters;
+use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
-use lab_client::latency::Segment;
-use lab_client::tally::Tally;
 use serde::{Deserialize, Serialize};
 
 use super::blame::Attribution;
