@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use shard::{
-    Clock, DescriptorLimits, Limits, Mail, Net, ShardContext, ShardThreads, SpawnError,
+    Clock, DescriptorLimits, Inboxes, Limits, Net, ShardContext, ShardThreads, SpawnError,
     cpus_allowed, drive,
 };
 use wire::MAX_FRAME;
@@ -46,8 +46,8 @@ pub(crate) enum StartError {
 #[derive(Debug)]
 pub(crate) struct Client {
     resolved: Resolved,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    mail: Inboxes<Message>,
+    reports: Inboxes<Report>,
     threads: ShardThreads<()>,
     clock: Clock,
 }
@@ -58,8 +58,8 @@ struct ShardSetup {
     config: Config,
     per_ring: u32,
     rules: Arc<Rules>,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    mail: Inboxes<Message>,
+    reports: Inboxes<Report>,
     clock: Clock,
     traces: Option<Arc<dyn TraceReader>>,
 }
@@ -80,8 +80,8 @@ impl Client {
         let traces = config.probes.as_ref().map(KernelTraces::map).transpose();
         let traces = traces.map_err(system("map the arrays of the probes"))?;
         let eventfd = |errno: rustix::io::Errno| system("make event descriptors")(errno.into());
-        let mail = Mail::new(shards, INBOX).map_err(eventfd)?;
-        let reports = Mail::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
+        let mail = Inboxes::new(shards, INBOX).map_err(eventfd)?;
+        let reports = Inboxes::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
         let nanos = |duration: std::time::Duration| {
             u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
         };
@@ -130,12 +130,12 @@ impl Client {
     }
 
     /// The way to its shards.
-    pub(crate) fn mail(&self) -> &Mail<Message> {
+    pub(crate) fn mail(&self) -> &Inboxes<Message> {
         &self.mail
     }
 
     /// What its shards report.
-    pub(crate) fn reports(&self) -> &Mail<Report> {
+    pub(crate) fn reports(&self) -> &Inboxes<Report> {
         &self.reports
     }
 
@@ -160,9 +160,9 @@ impl ShardSetup {
             shards: context.shards,
         };
         let mut limits = Limits::new(share.len().max(1), self.per_ring, MAX_FRAME);
-        limits.alarm_slack_ns =
+        limits.timer_slack_ns =
             u64::try_from(self.config.timer_slack.as_nanos()).unwrap_or(u64::MAX);
-        let mut net = match Net::new(limits, Some(self.mail.bell(shard))) {
+        let mut net = match Net::new(limits, Some(self.mail.eventfd(shard))) {
             Ok(net) => net,
             Err(error) => {
                 report(&reports, Report::Started(shard, Err(error.to_string())));

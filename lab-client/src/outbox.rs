@@ -3,19 +3,19 @@
 
 use std::collections::VecDeque;
 
-use shard::Mail;
+use shard::Inboxes;
 
 use crate::report::Report;
 
 /// Reports on their way. Bounded by who posts: no further second is reported while one waits.
 pub(crate) struct Outbox {
-    reports: Mail<Report>,
+    reports: Inboxes<Report>,
     /// What found no room, oldest first.
     waiting: VecDeque<Report>,
 }
 
 impl Outbox {
-    pub(crate) fn new(reports: Mail<Report>) -> Self {
+    pub(crate) fn new(reports: Inboxes<Report>) -> Self {
         Self { reports, waiting: VecDeque::new() }
     }
 

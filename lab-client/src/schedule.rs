@@ -6,8 +6,9 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
+use shard::splitmix64;
 
-use crate::permutation::{Permutation, mix};
+use crate::permutation::Permutation;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -134,7 +135,7 @@ impl Schedule {
 
     /// The shakes of a second.
     pub fn arrivals(&self, second: Second) -> Arrivals {
-        let random = Pcg64Mcg::seed_from_u64(mix(self.seed ^ mix(second.of_phase)));
+        let random = Pcg64Mcg::seed_from_u64(splitmix64(self.seed ^ splitmix64(second.of_phase)));
         Arrivals { schedule: *self, second, next: 0, random, elapsed_ns: 0.0 }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use attribution::{Sample, Tally};
 use shard::{
-    Clock, Closed, ConnId, ConnectOptions, Handler, Mail, Net, Next, SchedStat, Slowness, Spin,
+    Clock, Closed, ConnId, ConnectOptions, Handler, Inboxes, Net, Next, SchedStat, Slowness, Spin,
     ThreadTimes, monotonic_ns,
 };
 use wire::Frame;
@@ -25,7 +25,7 @@ pub(crate) struct ShardLoop {
     generator: LoadGenerator,
     server: SocketAddrV4,
     congestion: Option<String>,
-    mail: Mail<Message>,
+    mail: Inboxes<Message>,
     outbox: Outbox,
     clock: Clock,
     /// The second whose sample has not been reported.
@@ -92,8 +92,8 @@ impl ShardLoop {
         generator: LoadGenerator,
         server: SocketAddrV4,
         congestion: Option<String>,
-        mail: Mail<Message>,
-        reports: Mail<Report>,
+        mail: Inboxes<Message>,
+        reports: Inboxes<Report>,
         clock: Clock,
     ) -> Self {
         let second = clock.unix_second(monotonic_ns());
@@ -149,7 +149,7 @@ impl ShardLoop {
         let tally = self.generator.tally_mut();
         tally.bytes_in = sockets.bytes_in;
         tally.bytes_out = sockets.bytes_out;
-        tally.turns = sockets.turns;
+        tally.turns = sockets.polls;
         let tally = *tally;
         let times = self.schedstat.read();
         let both = times.zip(self.reported_times);
@@ -188,7 +188,7 @@ impl ShardLoop {
     fn report_slowness(&mut self, now_ns: u64) {
         let (me, outbox) = (self.me, &mut self.outbox);
         self.generator.slowness_mut().retain_mut(|slowness| {
-            let spins = slowness.take(now_ns);
+            let spins = slowness.drain(now_ns);
             let over = spins.over;
             outbox.post(Report::Spun(me, spins));
             !over
@@ -197,7 +197,7 @@ impl ShardLoop {
 
     fn read_messages(&mut self) {
         let mail = self.mail.clone();
-        mail.take(self.me, MESSAGES_PER_POLL, |message| match message {
+        mail.drain(self.me, MESSAGES_PER_POLL, |message| match message {
             Message::Phase(phase) => self.generator.add_phase(*phase),
             Message::EndPhase { index, end } => self.generator.end_phase(index, end),
             Message::Rate { from, rate } => self.generator.change_rate(from, rate),
@@ -232,7 +232,7 @@ impl ShardLoop {
 }
 
 /// A report of a shard that is not running yet: waits while the control thread is behind.
-pub(crate) fn report(reports: &Mail<Report>, mut report: Report) {
+pub(crate) fn report(reports: &Inboxes<Report>, mut report: Report) {
     while let Err(back) = reports.post(0, report) {
         report = back;
         std::thread::yield_now();
@@ -248,7 +248,7 @@ impl Handler for ShardLoop {
         self.with_sockets(net, |generator, sockets| generator.connected(sockets, id));
     }
 
-    fn coming(&mut self, id: ConnId) {
+    fn prefetch(&mut self, id: ConnId) {
         self.generator.prefetch(id);
     }
 
@@ -260,11 +260,11 @@ impl Handler for ShardLoop {
         self.with_sockets(net, |generator, sockets| generator.closed(sockets, id));
     }
 
-    fn rung(&mut self, _: &mut Net) {
+    fn notified(&mut self, _: &mut Net) {
         self.read_messages();
     }
 
-    fn turned(&mut self, net: &mut Net) -> Next {
+    fn polled(&mut self, net: &mut Net) -> Next {
         if self.stopping {
             return Next::Stop;
         }
@@ -296,7 +296,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A shard with one user, and its sockets.
-    fn shard_loop(reports: &Mail<Report>) -> (ShardLoop, Net) {
+    fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {
         let mut net = Net::new(Limits::new(1, 3, MAX_FRAME), None).expect("epoll");
         let share = Share { total_users: 1, first: 0, end: 1, shard: 0, shards: 1 };
         let sources = vec![Ipv4Addr::LOCALHOST];
@@ -314,7 +314,7 @@ mod tests {
         };
         let generator = LoadGenerator::new(share, Arc::new(rules), Clock::read(), net.read_clock());
         let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-        let mail = Mail::new(1, 4).expect("eventfd");
+        let mail = Inboxes::new(1, 4).expect("eventfd");
         let clock = Clock::read();
         (ShardLoop::new(0, generator, server, None, mail, reports.clone(), clock), net)
     }
@@ -343,7 +343,7 @@ mod tests {
     fn a_recorder_that_stalls_does_not_stop_the_load_and_gets_everything_later() {
         let (tell, told) = channel();
         std::thread::spawn(move || {
-            let reports = Mail::new(1, 2).expect("eventfd");
+            let reports = Inboxes::new(1, 2).expect("eventfd");
             let (mut shard, net) = shard_loop(&reports);
             // A sample and a histogram find room, the causes do not; nor does any second after.
             for _ in 0..5 {
@@ -354,7 +354,7 @@ mod tests {
             let mut read_all = |shard: &mut ShardLoop| {
                 let mut any = true;
                 while std::mem::take(&mut any) {
-                    reports.take(0, 2, |report| {
+                    reports.drain(0, 2, |report| {
                         any = true;
                         seconds += u32::from(matches!(report, Report::Second(_)));
                         add(&mut found, report);
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn the_last_second_waits_for_a_control_thread_that_is_behind() {
-        let reports = Mail::new(1, 2).expect("eventfd");
+        let reports = Inboxes::new(1, 2).expect("eventfd");
         let (mut shard, mut net) = shard_loop(&reports);
         while reports.post(0, Report::Started(0, Ok(()))).is_ok() {}
         // One second that waits for room already, and the last one.
@@ -386,7 +386,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             let (mut found, mut ended) = ([0; 3], false);
             while !ended {
-                reports.take(0, 1, |report| {
+                reports.drain(0, 1, |report| {
                     ended = matches!(report, Report::Ended(..));
                     add(&mut found, report);
                 });

@@ -1,11 +1,11 @@
 //! A client that works on its own: it connects, shakes, and prints what came of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use attribution::{Latencies, Sample, Segment, Tally, empty};
-use control::{Lines, Program};
-use shard::Mail;
+use control::{Lines, Program, Shards, locked};
 
+use crate::message::Message;
 use crate::panel::{Command, Hub, Line};
 use crate::phase::{Connect, Load, Phase};
 use crate::report::Report;
@@ -117,7 +117,7 @@ impl Solo {
 
     /// What came of the plan; for when it has ended.
     pub(crate) fn outcome(&self) -> Outcome {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = locked(&self.progress);
         std::mem::take(&mut progress.outcome)
     }
 
@@ -172,7 +172,7 @@ impl Solo {
 
     /// All connections have been tried, and so many users are not logged in.
     fn give_up(&self, users: u32) {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = locked(&self.progress);
         if progress.outcome.failure.is_some() {
             return;
         }
@@ -296,32 +296,32 @@ impl Outcome {
 }
 
 impl Program for Solo {
+    type Message = Message;
     type Report = Report;
     type Command = Command;
     type Line = Line;
 
-    fn reports(&self) -> &Mail<Report> {
-        self.hub.reports()
+    fn shards(&self) -> &Shards<Message, Report> {
+        self.hub.shards()
     }
 
-    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        let ended = self.hub.read(report, lines);
+    fn handle(&self, report: Report, lines: &Lines<Line>) {
+        self.hub.handle(report, lines);
         if let Some(users) = self.hub.left_out(CONNECT) {
             self.give_up(users);
         }
-        ended
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
         self.hub.carry_out(command)
     }
 
-    fn stop(&self) -> bool {
-        self.hub.stop()
+    fn stop_message() -> Message {
+        Message::Stop
     }
 
     fn wind_down(&self) -> bool {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = locked(&self.progress);
         let Some(start) = progress.load_start else { return false };
         let end = self.hub.next_second();
         let planned = self.plan.load.seconds.map(|seconds| start.saturating_add(seconds));
@@ -343,7 +343,7 @@ impl Program for Solo {
     }
 
     fn show(&self, line: &Line) {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = locked(&self.progress);
         self.on_line(&mut progress, line);
     }
 }

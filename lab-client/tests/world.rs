@@ -18,15 +18,15 @@ use lab_client::receipts::Receipts;
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
 
+use accounting::server::Counters;
 use lab_client::transport::Transport;
-use lab_server::counters::Counters;
 use lab_server::directory::Address;
-use lab_server::generator::{Kind, Order};
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, NANOS_PER_SECOND};
-use wire::{Decoded, Frame, ShakeResult, create, decode};
+use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
 use sim::{Cluster, Out, START_NS, rules};
 
@@ -83,7 +83,9 @@ impl Swallowed {
             Frame::ClaimResponse { amount: amount @ 1.., .. } => {
                 self.claimed += Money::share(amount);
             }
-            Frame::CreatePacketResponse { request, result: create::OK, .. } => {
+            Frame::CreatePacketResponse { request, result, .. }
+                if result == CreateResult::Ok.code() =>
+            {
                 self.created += Money::shares(request & 0xff, request >> 8);
             }
             Frame::PacketRefund { amount, shares, .. } => {
@@ -229,7 +231,15 @@ impl World {
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);
-        let order = Order { id: 1, kind: Kind::Shaken, rate: 50, total, seed, from_ns, until_ns };
+        let order = GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate: 50,
+            total,
+            seed,
+            from_ns,
+            until_ns,
+        };
         cluster.tell(0, Message::Start(order));
         let flows = Flows {
             sources: vec![Ipv4Addr::LOCALHOST],
@@ -453,7 +463,7 @@ impl World {
 
     /// The ledger and the receipts, when nothing is under way any more.
     fn check_receipts(&self) {
-        assert_eq!(self.cluster.mail().count(), 0);
+        assert_eq!(self.cluster.messages().count(), 0);
         let (ledger, counters) = (self.cluster.ledger(), self.cluster.counters());
         let swallowed = &self.links.swallowed;
         let mut receipts = Receipts::default();

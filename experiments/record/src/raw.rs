@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use accounting::Ledger;
+use accounting::Money;
+use accounting::server::Counters;
 use attribution::{CauseRows, Tally, Trace};
-use control::Money;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use lab_server::counters::Counters;
-use lab_server::ledger::Ledger;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

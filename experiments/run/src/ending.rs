@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use accounting::Ledger;
 use anyhow::Context;
 use lab_client::panel::{Audit, Command as ClientCommand};
 use lab_client::receipts::Receipts;
-use lab_server::ledger::Ledger;
 use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use attribution::Segment;
 use shard::ConnId;
-use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
+use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
 
 use super::{LoadGenerator, UserState};
 use crate::config::Notices;
@@ -49,14 +49,14 @@ impl LoadGenerator {
                 self.chat_came(net, conn, message, from, text);
             }
             Frame::ChatReceipt { outcome, .. } => {
-                *match outcome {
-                    chat::DELIVERED => &mut self.tally.chats_delivered,
-                    chat::OFFLINE => &mut self.tally.chats_offline,
-                    _ => &mut self.tally.chats_busy,
+                *match ChatOutcome::from_code(outcome) {
+                    Some(ChatOutcome::Delivered) => &mut self.tally.chats_delivered,
+                    Some(ChatOutcome::Offline) => &mut self.tally.chats_offline,
+                    Some(ChatOutcome::Busy) | None => &mut self.tally.chats_busy,
                 } += 1;
             }
             Frame::CreatePacketResponse { request, result, .. } => {
-                self.create_answered(request, result == create::OK);
+                self.create_answered(request, result == CreateResult::Ok.code());
             }
             Frame::PacketRefund { amount, shares, .. } => {
                 self.tally.refunds += 1;

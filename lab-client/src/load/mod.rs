@@ -403,7 +403,7 @@ impl LoadGenerator {
                 self.pacer = Some(pacer);
             }
             Load::Closed { in_flight } => {
-                let order = crate::permutation::mix(self.rules.seed ^ u64::from(phase.index));
+                let order = shard::splitmix64(self.rules.seed ^ u64::from(phase.index));
                 self.closed = ClosedLoad::new(&self.share, in_flight, order);
             }
         }

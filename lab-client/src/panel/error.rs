@@ -1,5 +1,7 @@
 //! Why a command was not carried out.
 
+use control::InboxFull;
+
 use crate::phase::PhaseError;
 
 /// Why a command was not carried out.
@@ -12,6 +14,6 @@ pub(crate) enum CommandError {
     #[error("no open load is under way whose rate could be changed")]
     NoOpenLoad,
     /// An inbox is full.
-    #[error("the inbox of shard {0} is full; try again")]
-    Busy(usize),
+    #[error(transparent)]
+    InboxFull(#[from] InboxFull),
 }

@@ -44,7 +44,9 @@ fn answer(hub: &Hub, command: Command) -> Response {
         Ok(()) => Json(json!({})).into_response(),
         Err(refused @ CommandError::Phase(_)) => error(StatusCode::BAD_REQUEST, refused),
         Err(refused @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, refused),
-        Err(refused @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, refused),
+        Err(refused @ CommandError::InboxFull(_)) => {
+            error(StatusCode::SERVICE_UNAVAILABLE, refused)
+        }
     }
 }
 

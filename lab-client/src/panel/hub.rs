@@ -1,12 +1,11 @@
 //! Between the shards and those who command and record: what all shards together have reported.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use attribution::{Encoded, Sample, SegmentHistogram, Tally};
-use control::{Lines, Program};
-use shard::{Clock, Mail, NANOS_PER_SECOND, monotonic_ns};
+use control::{Lines, Program, Shards, locked};
+use shard::{Clock, NANOS_PER_SECOND, monotonic_ns};
 
 use super::commands::Command;
 use super::error::CommandError;
@@ -37,8 +36,7 @@ struct Gathered {
 }
 
 struct State {
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    shards: Shards<Message, Report>,
     clock: Clock,
     phases: Mutex<HashMap<u16, Gathered>>,
     /// The rate of an open load that will begin at a time that is not known yet.
@@ -46,13 +44,6 @@ struct State {
     /// What the shards counted since they began, and their last samples.
     totals: Mutex<Vec<(Tally, Option<Sample>)>>,
     receipts: Mutex<Receipts>,
-    ended: AtomicUsize,
-    failed: Mutex<Vec<String>>,
-}
-
-/// A lock that is only ever held between two awaits of the one control thread.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The control thread's view of a client. A clone is another handle to the same.
@@ -64,21 +55,13 @@ impl Hub {
     pub(crate) fn new(client: &Client) -> Self {
         let shards = client.mail().shards();
         Self(Arc::new(State {
-            mail: client.mail().clone(),
-            reports: client.reports().clone(),
+            shards: Shards::new(client.mail().clone(), client.reports().clone()),
             clock: client.clock(),
             phases: Mutex::default(),
             expected: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
             receipts: Mutex::default(),
-            ended: AtomicUsize::new(0),
-            failed: Mutex::default(),
         }))
-    }
-
-    /// How many shards there are.
-    pub(crate) fn shards(&self) -> usize {
-        self.0.mail.shards()
     }
 
     /// The first Unix second from which a changed rate can count on all shards.
@@ -156,18 +139,15 @@ impl Hub {
     pub(crate) fn left_out(&self, phase: u16) -> Option<u32> {
         let phases = locked(&self.0.phases);
         let Gathered { established, left_out: (shards, users), .. } = phases.get(&phase)?;
-        (*shards > 0 && established + shards == self.shards()).then_some(*users)
+        (*shards > 0 && established + shards == self.0.shards.count()).then_some(*users)
     }
 
     /// Posts a message to every shard.
     ///
     /// # Errors
-    /// [`CommandError::Busy`] for the first whose inbox is full.
+    /// [`CommandError::InboxFull`] for the first whose inbox is full.
     pub(crate) fn post_all(&self, message: impl Fn() -> Message) -> Result<(), CommandError> {
-        for shard in 0..self.shards() {
-            self.0.mail.post(shard, message()).map_err(|_| CommandError::Busy(shard))?;
-        }
-        Ok(())
+        Ok(self.0.shards.post_all(message)?)
     }
 
     /// What each shard counted since it began, with its last sample.
@@ -182,7 +162,7 @@ impl Hub {
 
     /// The errors of shards that could not go on.
     pub(crate) fn failures(&self) -> Vec<String> {
-        std::mem::take(&mut *locked(&self.0.failed))
+        self.0.shards.take_failures()
     }
 
     fn on_event(&self, event: Event) -> Option<Line> {
@@ -194,7 +174,7 @@ impl Hub {
                 gathered.established_ns = gathered.established_ns.max(at_ns);
                 let took_ns = gathered.established_ns.saturating_sub(gathered.start_ns);
                 let seconds = took_ns as f64 / NANOS_PER_SECOND as f64;
-                (gathered.established == self.shards())
+                (gathered.established == self.0.shards.count())
                     .then_some(Line::Established { phase, seconds })
             }
             Event::LeftOut { phase, users } => {
@@ -207,36 +187,29 @@ impl Hub {
                 gathered.settled += 1;
                 gathered.tally.add(&tally);
                 let tally = Box::new(gathered.tally);
-                (gathered.settled == self.shards()).then_some(Line::Settled { phase, tally })
+                (gathered.settled == self.0.shards.count())
+                    .then_some(Line::Settled { phase, tally })
             }
         }
-    }
-
-    fn failed(&self, shard: usize, reason: &str, lines: &Lines<Line>) {
-        let failed = format!("shard {shard} ended: {reason}");
-        let _ = lines.send(Line::Error(failed.clone()));
-        locked(&self.0.failed).push(failed);
-        // The others cannot stand in for its users: all end.
-        self.stop();
     }
 }
 
 impl Program for Hub {
+    type Message = Message;
     type Report = Report;
     type Command = Command;
     type Line = Line;
 
-    fn reports(&self) -> &Mail<Report> {
-        &self.0.reports
+    fn shards(&self) -> &Shards<Message, Report> {
+        &self.0.shards
     }
 
-    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
+    fn handle(&self, report: Report, lines: &Lines<Line>) {
         // A recorder may be gone, so lines may be refused; the receipts are kept all the same.
         let line = match report {
             Report::Started(_, Ok(())) => None,
             Report::Started(shard, Err(reason)) => {
-                self.0.ended.fetch_add(1, Ordering::Relaxed);
-                self.failed(shard, &reason, lines);
+                self.shard_ended(shard, Err(reason), lines);
                 None
             }
             Report::Second(sample) => {
@@ -249,7 +222,7 @@ impl Program for Hub {
                 let SegmentHistogram { phase, segment, values } = histogram;
                 let encoded = Encoded(values.clone());
                 // An inbox that is full gets its histogram back another time, made anew.
-                let _ = self.0.mail.post(shard, Message::Spare(values));
+                let _ = self.0.shards.post(shard, Message::Spare(values));
                 Some(Line::Histogram { t, phase, segment, values: encoded })
             }
             Report::Causes { t, shard, phase, rows } => {
@@ -260,26 +233,22 @@ impl Program for Hub {
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
             Report::Event(event) => self.on_event(event),
             Report::Ended(shard, receipts, ended) => {
-                self.0.ended.fetch_add(1, Ordering::Relaxed);
                 locked(&self.0.receipts).add(&receipts);
-                if let Err(reason) = ended {
-                    self.failed(shard, &reason, lines);
-                }
+                self.shard_ended(shard, ended, lines);
                 None
             }
         };
         if let Some(line) = line {
             let _ = lines.send(line);
         }
-        self.0.ended.load(Ordering::Relaxed) == self.shards()
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
         self.execute(command).map_err(|error| error.to_string())
     }
 
-    fn stop(&self) -> bool {
-        self.post_all(|| Message::Stop).is_ok()
+    fn stop_message() -> Message {
+        Message::Stop
     }
 
     fn error_line(&self, error: String) -> Line {

@@ -53,12 +53,3 @@ impl SubAssign for Money {
         *self = *self - other;
     }
 }
-
-/// What of the money granted and claimed no client received: answers that a broken connection
-/// swallowed. `None` when clients received more than was given out.
-pub fn undelivered(given: Money, received: Money) -> Option<Money> {
-    Some(Money {
-        count: given.count.checked_sub(received.count)?,
-        amount: given.amount.checked_sub(received.amount)?,
-    })
-}

@@ -7,7 +7,8 @@ mod cpus;
 pub mod http;
 pub mod metrics;
 mod serve;
+mod shards;
 
-pub use accounting::{Money, counters, undelivered};
 pub use cpus::CpuList;
 pub use serve::{Lines, Program, serve};
+pub use shards::{InboxFull, Shards, locked};

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use accounting::server::Counters;
 use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
-use lab_server::counters::Counters;
 use serde::{Deserialize, Serialize};
 
 use super::blame::Attribution;

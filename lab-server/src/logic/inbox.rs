@@ -1,24 +1,32 @@
 //! Messages from other shards, from the control thread, and from the shard to itself.
 
+use accounting::Money;
 use shard::{ConnId, Slowness};
-use wire::{ErrorCode, Frame, chat};
+use wire::{ChatOutcome, ErrorCode, Frame};
 
-use super::{Logic, Notices, Timer};
 use crate::directory::{Address, home_of};
 use crate::io::Io;
-use crate::ledger::Money;
+use crate::logic::rules::Notices;
+use crate::logic::state::{Logic, Timer};
 use crate::message::{Message, Notice, Parcel};
-use crate::packets::{Draft, NOBODY, Refused};
-use crate::sets::Waiting;
+use crate::packets::{Draft, NO_CREATOR, Refused};
+use crate::sets::Queued;
 
 impl Logic {
-    /// Messages for the shard; what they bring about is done when it returns.
-    pub fn mail(&mut self, io: &mut impl Io, message: Message) {
-        self.read(io, message);
-        self.settle(io);
+    /// A message for the shard; what it brings about is done when this returns.
+    pub fn handle(&mut self, io: &mut impl Io, message: Message) {
+        self.dispatch(io, message);
+        self.handle_local(io);
     }
 
-    pub(super) fn read(&mut self, io: &mut impl Io, message: Message) {
+    /// Handles this shard's messages to itself, and what they bring about, until there are none.
+    pub(super) fn handle_local(&mut self, io: &mut impl Io) {
+        while let Some(message) = self.local.pop_front() {
+            self.dispatch(io, message);
+        }
+    }
+
+    fn dispatch(&mut self, io: &mut impl Io, message: Message) {
         match message {
             Message::Enter { user, at } => {
                 if let Some(older) = self.directory.enter(user, at) {
@@ -29,14 +37,14 @@ impl Logic {
             Message::Replace { at } => {
                 self.refuse(io, at.conn, ErrorCode::Replaced, u32::MAX);
             }
-            Message::PassOn { user, parcel } => match self.directory.find(user) {
+            Message::Forward { user, parcel } => match self.directory.find(user) {
                 Some(at) => self.forward(io, at, user, parcel),
-                None => self.not_there(io, user, &parcel),
+                None => self.undeliverable(io, user, &parcel),
             },
             Message::Deliver { at, user, parcel } => self.deliver(io, at.conn, user, &parcel),
             Message::Receipt { at, message, to, outcome } => {
                 if self.session(at.conn).is_some() {
-                    io.send(at.conn, &Frame::ChatReceipt { message, to, outcome });
+                    io.send(at.conn, &Frame::ChatReceipt { message, to, outcome: outcome.code() });
                 }
             }
             Message::Claim { packet, user, reply } => self.answer_claim(io, packet, user, reply),
@@ -53,25 +61,25 @@ impl Logic {
                 }
             }
             Message::Supply { finished } => self.supply_finished = finished,
-            Message::Start(order) => self.start_generator(io, order),
+            Message::Start(spec) => self.start_generator(io, spec),
             Message::StopGenerator(id) => self.generators.stop(id),
-            Message::Push(order) => self.set_pushes(io, order),
+            Message::Push(spec) => self.set_pushes(io, spec),
             Message::Slow(order) => self.slowness.push(Slowness::new(*order)),
             Message::EndSlow { id, until_ns } => {
-                self.slowness.iter_mut().for_each(|it| it.end_at(id, until_ns));
+                self.slowness.iter_mut().for_each(|slowness| slowness.end_at(id, until_ns));
             }
             // Known to the loop around the logic, which does not pass them on.
             Message::Snapshot { .. } | Message::Stop => {}
         }
     }
 
-    /// Passes a parcel on to the shard that holds the user's connection.
+    /// Forwards a parcel to the shard that holds the user's connection.
     fn forward(&mut self, io: &mut impl Io, at: Address, user: u32, parcel: Parcel) {
         let to = usize::from(at.shard);
         if to == self.me {
             return self.deliver(io, at.conn, user, &parcel);
         }
-        // A chat text that finds no room is answered for; keep what the answer needs.
+        // A chat text that finds no room gets a receipt; keep what the receipt needs.
         let chat = match &parcel {
             Parcel::Chat { message, reply, .. } => Some((*message, *reply)),
             _ => None,
@@ -82,7 +90,7 @@ impl Logic {
         match chat {
             Some((message, reply)) => {
                 self.counters.chats_busy += 1;
-                self.receipt(io, reply, message, user, chat::BUSY);
+                self.receipt(io, reply, message, user, ChatOutcome::Busy);
             }
             None => self.counters.notices_overflow += 1,
         }
@@ -91,23 +99,23 @@ impl Logic {
     fn deliver(&mut self, io: &mut impl Io, conn: ConnId, user: u32, parcel: &Parcel) {
         let session = self.session(conn).filter(|session| session.is_online());
         let Some(session) = session.filter(|session| session.user == user) else {
-            return self.not_there(io, user, parcel);
+            return self.undeliverable(io, user, parcel);
         };
-        let (ours, set) = (session.ours, session.set);
+        let (extended, set) = (session.extended, session.set);
         match parcel {
-            Parcel::Notice(notice) => self.notice(io, conn, user, set, ours, notice),
+            Parcel::Notice(notice) => self.notice(io, conn, user, set, extended, notice),
             Parcel::Refund { packet, amount, shares } => {
-                if ours {
+                if extended {
                     let refund =
                         Frame::PacketRefund { packet: *packet, amount: *amount, shares: *shares };
                     io.send(conn, &refund);
                 }
             }
-            Parcel::Chat { .. } if !ours => self.not_there(io, user, parcel),
+            Parcel::Chat { .. } if !extended => self.undeliverable(io, user, parcel),
             Parcel::Chat { message, from, reply, text } => {
                 io.send(conn, &Frame::ChatDelivery { message: *message, from: *from, text });
                 self.counters.chats_delivered += 1;
-                self.receipt(io, *reply, *message, user, chat::DELIVERED);
+                self.receipt(io, *reply, *message, user, ChatOutcome::Delivered);
             }
         }
     }
@@ -118,13 +126,13 @@ impl Logic {
         conn: ConnId,
         user: u32,
         set: u16,
-        ours: bool,
+        extended: bool,
         notice: &Notice,
     ) {
         let Notice { packet, amount, count, creator, three } = *notice;
         match (self.rules.notices, three) {
             (Notices::Answer, Some(users)) => {
-                let waiting = Waiting::Notice { packet, amount, count, users, named: user };
+                let waiting = Queued::Notice { packet, amount, count, users, named: user };
                 if self.sets.put_notice(set, waiting) {
                     self.counters.notices_queued += 1;
                 } else {
@@ -135,7 +143,7 @@ impl Logic {
                 self.counters.notices_pushed += 1;
                 io.send(conn, &Frame::SendPacket { packet, amount, count, users });
             }
-            (_, None) if ours => {
+            (_, None) if extended => {
                 self.counters.notices_pushed += 1;
                 io.send(conn, &Frame::PacketNotice { packet, amount, count, creator });
             }
@@ -144,18 +152,25 @@ impl Logic {
     }
 
     /// The user of a parcel is not logged in, or cannot read it.
-    fn not_there(&mut self, io: &mut impl Io, user: u32, parcel: &Parcel) {
+    fn undeliverable(&mut self, io: &mut impl Io, user: u32, parcel: &Parcel) {
         match parcel {
             Parcel::Notice(_) => self.counters.notices_offline += 1,
             Parcel::Refund { .. } => {}
             Parcel::Chat { message, reply, .. } => {
                 self.counters.chats_offline += 1;
-                self.receipt(io, *reply, *message, user, chat::OFFLINE);
+                self.receipt(io, *reply, *message, user, ChatOutcome::Offline);
             }
         }
     }
 
-    fn receipt(&mut self, io: &mut impl Io, at: Address, message: u32, to: u32, outcome: u32) {
+    fn receipt(
+        &mut self,
+        io: &mut impl Io,
+        at: Address,
+        message: u32,
+        to: u32,
+        outcome: ChatOutcome,
+    ) {
         // A receipt that finds no room is lost: mail_overflow counts it.
         self.post(io, usize::from(at.shard), Message::Receipt { at, message, to, outcome });
     }
@@ -170,8 +185,8 @@ impl Logic {
         let Draft { amount, count, creator, .. } = *draft;
         let notice = Notice { packet, amount, count, creator, three };
         for user in draft.recipients.iter().copied() {
-            let pass_on = Message::PassOn { user, parcel: Parcel::Notice(notice) };
-            if !self.post(io, home_of(user, self.shards), pass_on) {
+            let forward = Message::Forward { user, parcel: Parcel::Notice(notice) };
+            if !self.post(io, home_of(user, self.shards), forward) {
                 self.counters.notices_overflow += 1;
             }
         }
@@ -214,11 +229,11 @@ impl Logic {
         self.counters.packets_expired += 1;
         let back = Money::shares(expired.shares, expired.amount);
         self.sets.get(expired.set).ledger.refund(back);
-        if expired.creator != NOBODY {
+        if expired.creator != NO_CREATOR {
             let (amount, shares) = (expired.amount, expired.shares);
             let parcel = Parcel::Refund { packet, amount, shares };
             let home = home_of(expired.creator, self.shards);
-            self.post(io, home, Message::PassOn { user: expired.creator, parcel });
+            self.post(io, home, Message::Forward { user: expired.creator, parcel });
         }
     }
 }

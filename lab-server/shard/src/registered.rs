@@ -15,8 +15,8 @@ use std::io;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::fd::{AsRawFd, OwnedFd};
 
-/// Operations that one ring takes at a time. A turn handles at most as many events
-/// ([`crate::connections::BATCH`]), so that a batch rarely needs a second submission.
+/// Operations that one ring takes at a time. A poll handles at most as many events (`BATCH`), so
+/// that a batch rarely needs a second submission.
 const RING_ENTRIES: u32 = 256;
 
 /// A send of part of an arena of bytes.
@@ -34,13 +34,13 @@ struct Ring {
 }
 
 /// Sockets by slot, spread over as many rings as their number needs.
-pub(crate) struct HeldSockets {
+pub(crate) struct RegisteredSockets {
     rings: Vec<Ring>,
     per_ring: u32,
     capacity: u32,
 }
 
-impl HeldSockets {
+impl RegisteredSockets {
     /// Room for slots `0..capacity`, at most `per_ring` in a ring. Rings are made when first
     /// needed.
     pub(crate) fn new(capacity: u32, per_ring: u32) -> Self {
@@ -70,7 +70,7 @@ impl HeldSockets {
     ///
     /// # Errors
     /// What io_uring says; the socket is closed then.
-    pub(crate) fn hold(&mut self, slot: u32, socket: OwnedFd) -> io::Result<()> {
+    pub(crate) fn register(&mut self, slot: u32, socket: OwnedFd) -> io::Result<()> {
         assert!(slot < self.capacity, "slot {slot} of {}", self.capacity);
         let (ring, index) = self.place(slot);
         while self.rings.len() <= ring {
@@ -83,7 +83,7 @@ impl HeldSockets {
     }
 
     /// Closes the socket of a slot.
-    pub(crate) fn release(&mut self, slot: u32) {
+    pub(crate) fn unregister(&mut self, slot: u32) {
         let (ring, index) = self.place(slot);
         let removed = self.rings[ring].ring.submitter().register_files_update(index, &[-1]);
         // Removing an index of a registered table fails only for an index outside of it.

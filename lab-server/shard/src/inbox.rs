@@ -15,26 +15,27 @@ use rustix::io;
 #[derive(Debug)]
 struct Inbox<M> {
     queue: ArrayQueue<M>,
-    bell: OwnedFd,
-    /// The bell was rung and the owner has not looked yet: no need to ring again.
-    rung: AtomicBool,
+    eventfd: OwnedFd,
+    /// The eventfd was written and the owner has not drained since: no need to write again.
+    notified: AtomicBool,
 }
 
 /// The inboxes of all shards; a clone a thread that posts.
 ///
-/// To be made before any shard gets a descriptor table of its own: the bells are rung by number.
+/// To be made before any shard gets a descriptor table of its own: the eventfds are written by
+/// number.
 #[derive(Debug)]
-pub struct Mail<M> {
-    boxes: Arc<[Inbox<M>]>,
+pub struct Inboxes<M> {
+    inboxes: Arc<[Inbox<M>]>,
 }
 
-impl<M> Clone for Mail<M> {
+impl<M> Clone for Inboxes<M> {
     fn clone(&self) -> Self {
-        Self { boxes: Arc::clone(&self.boxes) }
+        Self { inboxes: Arc::clone(&self.inboxes) }
     }
 }
 
-impl<M> Mail<M> {
+impl<M> Inboxes<M> {
     /// Inboxes for `shards` shards, each for at most `capacity` messages.
     ///
     /// # Errors
@@ -43,43 +44,43 @@ impl<M> Mail<M> {
         let inbox = || {
             Ok(Inbox {
                 queue: ArrayQueue::new(capacity),
-                bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-                rung: AtomicBool::new(false),
+                eventfd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+                notified: AtomicBool::new(false),
             })
         };
-        Ok(Self { boxes: (0..shards).map(|_| inbox()).collect::<io::Result<_>>()? })
+        Ok(Self { inboxes: (0..shards).map(|_| inbox()).collect::<io::Result<_>>()? })
     }
 
     /// How many shards there are.
     pub fn shards(&self) -> usize {
-        self.boxes.len()
+        self.inboxes.len()
     }
 
     /// Whether every inbox is empty, each at the instant at which it was looked at.
     pub fn is_empty(&self) -> bool {
-        self.boxes.iter().all(|inbox| inbox.queue.is_empty())
+        self.inboxes.iter().all(|inbox| inbox.queue.is_empty())
     }
 
-    /// Puts a message into the inbox of shard `to` and rings its bell.
+    /// Puts a message into the inbox of shard `to` and notifies it.
     ///
     /// # Errors
     /// The message, when the inbox is full.
     pub fn post(&self, to: usize, message: M) -> Result<(), M> {
-        let inbox = &self.boxes[to];
+        let inbox = &self.inboxes[to];
         inbox.queue.push(message)?;
-        if !inbox.rung.swap(true, Ordering::AcqRel) {
+        if !inbox.notified.swap(true, Ordering::AcqRel) {
             // An eventfd refuses a write only when its count is at 2^64 - 2, or by EINTR never.
-            let _ = rustix::io::write(&inbox.bell, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&inbox.eventfd, &1u64.to_ne_bytes());
         }
         Ok(())
     }
 
-    /// Hands out what lies in the inbox of shard `me`, at most `most` messages, oldest first.
+    /// Hands out what is in the inbox of shard `me`, at most `most` messages, oldest first.
     /// Returns whether there may be more.
-    pub fn take(&self, me: usize, most: usize, mut each: impl FnMut(M)) -> bool {
-        let inbox = &self.boxes[me];
-        // Before the queue is read, so that a message posted behind the last one read rings again.
-        inbox.rung.swap(false, Ordering::AcqRel);
+    pub fn drain(&self, me: usize, most: usize, mut each: impl FnMut(M)) -> bool {
+        let inbox = &self.inboxes[me];
+        // Before the queue is read, so that a message posted after the last one read notifies again.
+        inbox.notified.swap(false, Ordering::AcqRel);
         for _ in 0..most {
             match inbox.queue.pop() {
                 Some(message) => each(message),
@@ -89,9 +90,9 @@ impl<M> Mail<M> {
         true
     }
 
-    /// The descriptor that becomes readable when there is mail for shard `me`.
-    pub fn bell(&self, me: usize) -> BorrowedFd<'_> {
-        self.boxes[me].bell.as_fd()
+    /// The descriptor that becomes readable when there are messages for shard `me`.
+    pub fn eventfd(&self, me: usize) -> BorrowedFd<'_> {
+        self.inboxes[me].eventfd.as_fd()
     }
 }
 
@@ -101,19 +102,19 @@ mod tests {
 
     use super::*;
 
-    /// Two writers, one reader that sleeps on the bell: nothing is lost, nothing is read twice,
+    /// Two writers, one reader that sleeps on the eventfd: nothing is lost, nothing is read twice,
     /// and each writer's messages stay in order.
     #[test]
     fn every_message_arrives_once_and_in_order() {
         const EACH: u64 = 20_000;
-        let mail = Mail::new(1, 64).expect("eventfd");
+        let inboxes = Inboxes::new(1, 64).expect("eventfd");
         let writers: Vec<_> = (0..2u64)
             .map(|writer| {
-                let mail = mail.clone();
+                let inboxes = inboxes.clone();
                 std::thread::spawn(move || {
                     for number in 0..EACH {
                         let mut message = (writer, number);
-                        while let Err(back) = mail.post(0, message) {
+                        while let Err(back) = inboxes.post(0, message) {
                             message = back;
                             std::thread::yield_now();
                         }
@@ -123,11 +124,11 @@ mod tests {
             .collect();
         let mut next = [0u64; 2];
         while next != [EACH; 2] {
-            let mut ready = [PollFd::from_borrowed_fd(mail.bell(0), PollFlags::IN)];
+            let mut ready = [PollFd::from_borrowed_fd(inboxes.eventfd(0), PollFlags::IN)];
             poll(&mut ready, None).expect("poll");
             let mut count = [0; 8];
-            rustix::io::read(mail.bell(0), &mut count).expect("rung");
-            while mail.take(0, 16, |(writer, number)| {
+            rustix::io::read(inboxes.eventfd(0), &mut count).expect("notified");
+            while inboxes.drain(0, 16, |(writer, number)| {
                 assert_eq!(number, next[writer as usize]);
                 next[writer as usize] += 1;
             }) {}
@@ -139,15 +140,15 @@ mod tests {
 
     #[test]
     fn a_full_inbox_gives_the_message_back() {
-        let mail = Mail::new(2, 2).expect("eventfd");
-        assert!(mail.is_empty());
-        assert_eq!(mail.post(1, 'a'), Ok(()));
-        assert!(!mail.is_empty());
-        assert_eq!(mail.post(1, 'b'), Ok(()));
-        assert_eq!(mail.post(1, 'c'), Err('c'));
+        let inboxes = Inboxes::new(2, 2).expect("eventfd");
+        assert!(inboxes.is_empty());
+        assert_eq!(inboxes.post(1, 'a'), Ok(()));
+        assert!(!inboxes.is_empty());
+        assert_eq!(inboxes.post(1, 'b'), Ok(()));
+        assert_eq!(inboxes.post(1, 'c'), Err('c'));
         let mut seen = String::new();
-        assert!(mail.take(1, 1, |message| seen.push(message)));
-        assert!(!mail.take(1, 9, |message| seen.push(message)));
+        assert!(inboxes.drain(1, 1, |message| seen.push(message)));
+        assert!(!inboxes.drain(1, 9, |message| seen.push(message)));
         assert_eq!(seen, "ab");
     }
 }

@@ -1,8 +1,8 @@
-//! The outgoing mail of a shard: what finds an inbox full waits here instead of being lost.
+//! The outgoing messages of a shard: what finds an inbox full waits here instead of being lost.
 
 use std::collections::VecDeque;
 
-use shard::Mail;
+use shard::Inboxes;
 
 use crate::message::Message;
 
@@ -11,7 +11,7 @@ use crate::message::Message;
 pub(crate) const INBOX: usize = 8192;
 
 /// Messages that may wait for full inboxes, over all of them: another second's worth. Beyond that
-/// they are dropped and counted, and whoever asked is told or the money is booked as undelivered.
+/// they are dropped and counted, and the asker is told or the money is booked as undelivered.
 const HELD: usize = 65_536;
 
 /// While messages wait, they are tried again this often.
@@ -19,8 +19,8 @@ const RETRY_NS: u64 = 1_000_000;
 
 /// A shard's way to the others.
 #[derive(Debug)]
-pub(crate) struct Postbox {
-    mail: Mail<Message>,
+pub(crate) struct Outbox {
+    inboxes: Inboxes<Message>,
     /// For each shard what waits for it, oldest first.
     held: Vec<VecDeque<Message>>,
     held_in_all: usize,
@@ -32,17 +32,17 @@ pub(crate) struct Postbox {
     pub(crate) dropped: u64,
 }
 
-impl Postbox {
-    /// A postbox with nothing in it.
-    pub(crate) fn new(mail: Mail<Message>) -> Self {
-        let held = (0..mail.shards()).map(|_| VecDeque::new()).collect();
-        Self { mail, held, held_in_all: 0, sent: 0, waited: 0, dropped: 0 }
+impl Outbox {
+    /// A outbox with nothing in it.
+    pub(crate) fn new(inboxes: Inboxes<Message>) -> Self {
+        let held = (0..inboxes.shards()).map(|_| VecDeque::new()).collect();
+        Self { inboxes, held, held_in_all: 0, sent: 0, waited: 0, dropped: 0 }
     }
 
     /// Puts a message on its way; false when it was dropped.
     pub(crate) fn post(&mut self, to: usize, message: Message) -> bool {
         let refused = if self.held[to].is_empty() {
-            self.mail.post(to, message).err()
+            self.inboxes.post(to, message).err()
         } else {
             Some(message)
         };
@@ -66,7 +66,7 @@ impl Postbox {
         }
         for (to, held) in self.held.iter_mut().enumerate() {
             while let Some(message) = held.pop_front() {
-                if let Err(back) = self.mail.post(to, message) {
+                if let Err(back) = self.inboxes.post(to, message) {
                     held.push_front(back);
                     break;
                 }
@@ -83,25 +83,25 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_waits_and_keeps_its_order() {
-        let mail = Mail::new(2, 2).expect("eventfd");
-        let mut postbox = Postbox::new(mail.clone());
+        let inboxes = Inboxes::new(2, 2).expect("eventfd");
+        let mut outbox = Outbox::new(inboxes.clone());
         let ticket = |ticket| Message::Snapshot { ticket };
         for number in 0..5 {
-            assert!(postbox.post(1, ticket(number)));
+            assert!(outbox.post(1, ticket(number)));
         }
-        assert_eq!((postbox.sent, postbox.waited, postbox.dropped), (5, 3, 0));
+        assert_eq!((outbox.sent, outbox.waited, outbox.dropped), (5, 3, 0));
         let mut seen = Vec::new();
         while seen.len() < 5 {
-            while mail.take(1, 8, |message| seen.push(message)) {}
-            postbox.retry(0);
+            while inboxes.drain(1, 8, |message| seen.push(message)) {}
+            outbox.retry(0);
         }
         assert_eq!(seen, (0..5).map(ticket).collect::<Vec<_>>());
-        assert_eq!(postbox.retry(7), None);
+        assert_eq!(outbox.retry(7), None);
         for _ in 0..HELD + 2 {
-            assert!(postbox.post(0, Message::Stop));
+            assert!(outbox.post(0, Message::Stop));
         }
-        assert!(!postbox.post(0, Message::Stop));
-        assert_eq!(postbox.dropped, 1);
-        assert_eq!(postbox.retry(7), Some(7 + RETRY_NS));
+        assert!(!outbox.post(0, Message::Stop));
+        assert_eq!(outbox.dropped, 1);
+        assert_eq!(outbox.retry(7), Some(7 + RETRY_NS));
     }
 }

@@ -1,7 +1,13 @@
-//! What a shard counts. Every counter has a name, which is the same in samples, in the control
-//! interface's JSON and, with `lab_` before and `_total` behind it, in the metrics.
+//! What a shard of the server counts and holds, and its sample of a second.
+//!
+//! Every counter has a name, which is the same in samples, in the control interface's JSON and, with
+//! `lab_` before and `_total` behind it, in the metrics.
 
-control::counters! {
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::Ledger;
+
+crate::counters! {
     /// Counters of a shard since it began, or what they grew by.
     Counters {
     /// Connections accepted.
@@ -99,4 +105,42 @@ control::counters! {
     /// Turns of the loop in which something happened.
     turns,
     }
+}
+
+/// What a shard holds besides what it counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gauges {
+    /// Users logged in.
+    pub users_online: u64,
+    /// Packets and notices in the queues of its SETs.
+    pub queued: u64,
+    /// Sent packets that have not expired and are not used up.
+    pub packets_open: u64,
+    /// Packets that generators of this shard have made.
+    pub generated: u64,
+    /// Generators that run on this shard.
+    pub generators: u64,
+}
+
+/// One second of one shard. Counters are what they grew by in that second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The Unix second.
+    pub t: u64,
+    /// Which shard.
+    pub shard: usize,
+    /// Connections at the end of the second.
+    pub connections: u32,
+    /// CPU time that the shard's thread used, in microseconds.
+    pub cpu_us: Option<u64>,
+    /// Time that it waited for a CPU, in microseconds.
+    pub wait_us: Option<u64>,
+    /// What the counters grew by.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// What the shard held at the end of the second.
+    #[serde(flatten)]
+    pub gauges: Gauges,
+    /// The books at the end of the second.
+    pub ledger: Ledger,
 }

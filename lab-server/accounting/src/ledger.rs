@@ -5,8 +5,9 @@
 
 use std::ops::AddAssign;
 
-pub use control::Money;
 use serde::{Deserialize, Serialize};
+
+use crate::money::Money;
 
 /// The books of a SET, or the sum of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,16 @@ impl Ledger {
         self.refunded += money;
     }
 
+    /// What of the money granted and claimed no client received: answers that a broken connection
+    /// swallowed. `None` when clients received more than was given out.
+    pub fn undelivered(&self, received: Money) -> Option<Money> {
+        let given = self.granted + self.claimed;
+        Some(Money {
+            count: given.count.checked_sub(received.count)?,
+            amount: given.amount.checked_sub(received.amount)?,
+        })
+    }
+
     /// Whether every share and every cent is somewhere, and only once.
     pub fn is_balanced(&self) -> bool {
         self.created == self.granted + self.claimed + self.refunded + self.remaining
@@ -70,5 +81,20 @@ impl<'a> std::iter::Sum<&'a Ledger> for Ledger {
             sum += ledger;
             sum
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_client_received_is_undelivered() {
+        let money = |count, amount| Money { count, amount };
+        let ledger = Ledger { granted: money(3, 50), claimed: money(2, 9), ..Ledger::default() };
+        assert_eq!(ledger.undelivered(money(4, 57)), Some(money(1, 2)));
+        assert_eq!(ledger.undelivered(money(5, 59)), Some(Money::default()));
+        assert_eq!(ledger.undelivered(money(6, 0)), None, "more shares than were given out");
+        assert_eq!(ledger.undelivered(money(0, 60)), None, "more cents than were given out");
     }
 }
