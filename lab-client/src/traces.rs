@@ -69,7 +69,7 @@ impl KernelTraces {
     /// # Errors
     /// When they are no such arrays.
     pub(crate) fn map(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn TraceReader>> {
-        let (flows, threads, sample) = handover.take()?;
+        let (flows, threads, sample) = handover.map()?;
         Ok(Arc::new(Self { flows, threads, sample }))
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::causes::{Cause, PerCause};
 use crate::request::{CpuWait, Request};
-use crate::segments::{PerSegment, Segments};
+use crate::segments::PerSegment;
 
 /// What the client's thread did between the instant at which a shake was due and its send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,25 +43,23 @@ impl Attributed {
     }
 
     /// The cause that took most.
+    #[inline]
     pub fn dominant(&self) -> Cause {
         let most = Cause::ALL.into_iter().max_by_key(|cause| self.causes_ns[*cause]);
         most.unwrap_or(Cause::Unexplained)
     }
 }
 
-/// A stretch of a request's time, and what of it counts as which cause.
-struct Stretch {
-    length_ns: i64,
-    /// Of the part in which the thread waited for a CPU that its program did not hold.
-    waiting: Cause,
-    /// Of the rest.
-    rest: Cause,
-    /// How long that part was; `None` when it is not known which thread it was.
-    foreign_ns: Option<u64>,
+/// The time of a request as far as it is attributed.
+#[derive(Default)]
+struct Split {
+    causes_ns: PerCause<u64>,
+    total_ns: i64,
 }
 
 /// Splits the time of a request that was due at `due_ns` and took `latency_ns` by the client's own
 /// clock.
+#[inline]
 pub fn attribute(
     due_ns: u64,
     latency_ns: u64,
@@ -75,73 +73,60 @@ pub fn attribute(
     else {
         return Attributed::unexplained(latency_ns);
     };
-    let mut causes_ns = PerCause::default();
-    let send_lag_ns = request.sent_ns - due_ns;
-    attribute_send_lag(&mut causes_ns, send_lag_ns, before);
-    let mut total_ns = send_lag_ns.cast_signed();
-    let segments_ns = stretches(request, &segments).map(|stretch| {
-        total_ns += stretch.length_ns;
-        attribute_stretch(&mut causes_ns, &stretch)
-    });
-    causes_ns[Cause::Unexplained] += (latency_ns.cast_signed() - total_ns).unsigned_abs();
-    Attributed { causes_ns, segments_ns: Some(segments_ns) }
-}
-
-/// From T0 to T1.
-fn attribute_send_lag(causes_ns: &mut PerCause<u64>, send_lag_ns: u64, before: BeforeSend) {
-    let foreign_ns = before.waited.foreign_ns.min(send_lag_ns);
-    let own_ns = before.waited.own_ns.min(send_lag_ns - foreign_ns);
-    let asleep_ns = before.asleep_ns.min(send_lag_ns - foreign_ns - own_ns);
-    let unknown_ns = before.unknown_ns.min(send_lag_ns - foreign_ns - own_ns - asleep_ns);
-    causes_ns[Cause::ClientRunqueue] += foreign_ns;
-    causes_ns[Cause::ClientBusy] += send_lag_ns - foreign_ns - asleep_ns - unknown_ns;
-    causes_ns[Cause::Unexplained] += asleep_ns + unknown_ns;
-}
-
-/// From T1 to T6.
-fn stretches(request: &Request, segments: &Segments) -> PerSegment<Stretch> {
+    let mut split = Split::default();
+    split.add_send_lag(request.sent_ns - due_ns, before);
     let way = if request.losses > 0 { Cause::NetworkLoss } else { Cause::NetworkDelay };
-    let of_thread = |length_ns, wait: Option<CpuWait>, [waiting, rest]: [Cause; 2]| Stretch {
-        length_ns,
-        waiting,
-        rest,
-        foreign_ns: wait.map(|wait| wait.foreign_ns),
-    };
     let server = [Cause::ServerRunqueue, Cause::ServerBusy];
     let client = [Cause::ClientRunqueue, Cause::ClientBusy];
-    PerSegment {
-        network: Stretch {
-            length_ns: segments.network_ns,
-            waiting: way,
-            rest: way,
-            foreign_ns: Some(0),
-        },
-        server_wait: of_thread(segments.server_wait_ns, request.server_wait, server),
-        server_service: of_thread(segments.server_service_ns, request.server_service, server),
-        client_receive_lag: of_thread(
+    let segments_ns = PerSegment {
+        network: split.add(segments.network_ns, Some(CpuWait::default()), [way; 2]),
+        server_wait: split.add(segments.server_wait_ns, request.server_wait, server),
+        server_service: split.add(segments.server_service_ns, request.server_service, server),
+        client_receive_lag: split.add(
             segments.client_receive_lag_ns,
             request.client_receive,
             client,
         ),
-    }
+    };
+    let Split { mut causes_ns, total_ns } = split;
+    causes_ns[Cause::Unexplained] += (latency_ns.cast_signed() - total_ns).unsigned_abs();
+    Attributed { causes_ns, segments_ns: Some(segments_ns) }
 }
 
-/// Returns the length of the stretch in nanoseconds, 0 where instants disagree.
-fn attribute_stretch(causes_ns: &mut PerCause<u64>, stretch: &Stretch) -> u64 {
-    let Ok(length_ns) = u64::try_from(stretch.length_ns) else {
-        causes_ns[Cause::Unexplained] += stretch.length_ns.unsigned_abs();
-        return 0;
-    };
-    match stretch.foreign_ns {
-        Some(foreign_ns) => {
-            let foreign_ns = foreign_ns.min(length_ns);
-            causes_ns[stretch.waiting] += foreign_ns;
-            causes_ns[stretch.rest] += length_ns - foreign_ns;
-        }
-        // Whose thread it was is not known, so neither is what it did.
-        None => causes_ns[Cause::Unexplained] += length_ns,
+impl Split {
+    /// From T0 to T1.
+    #[inline]
+    fn add_send_lag(&mut self, send_lag_ns: u64, before: BeforeSend) {
+        let foreign_ns = before.waited.foreign_ns.min(send_lag_ns);
+        let own_ns = before.waited.own_ns.min(send_lag_ns - foreign_ns);
+        let asleep_ns = before.asleep_ns.min(send_lag_ns - foreign_ns - own_ns);
+        let unknown_ns = before.unknown_ns.min(send_lag_ns - foreign_ns - own_ns - asleep_ns);
+        self.causes_ns[Cause::ClientRunqueue] += foreign_ns;
+        self.causes_ns[Cause::ClientBusy] += send_lag_ns - foreign_ns - asleep_ns - unknown_ns;
+        self.causes_ns[Cause::Unexplained] += asleep_ns + unknown_ns;
+        self.total_ns += send_lag_ns.cast_signed();
     }
-    length_ns
+
+    /// A segment, of which waiting for a CPU that the program did not hold has one cause and the
+    /// rest another. Returns its length, 0 where instants disagree.
+    #[inline]
+    fn add(&mut self, length_ns: i64, wait: Option<CpuWait>, [waiting, rest]: [Cause; 2]) -> u64 {
+        self.total_ns += length_ns;
+        let Ok(length) = u64::try_from(length_ns) else {
+            self.causes_ns[Cause::Unexplained] += length_ns.unsigned_abs();
+            return 0;
+        };
+        match wait {
+            Some(wait) => {
+                let foreign_ns = wait.foreign_ns.min(length);
+                self.causes_ns[waiting] += foreign_ns;
+                self.causes_ns[rest] += length - foreign_ns;
+            }
+            // Whose thread it was is not known, so neither is what it did.
+            None => self.causes_ns[Cause::Unexplained] += length,
+        }
+        length
+    }
 }
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ pub struct SegmentRecorder {
 
 impl SegmentRecorder {
     /// Enters a duration.
+    #[inline]
     pub fn record(&mut self, phase: u16, segment: Segment, duration_ns: u64) {
         let place =
             self.open.iter().position(|open| open.phase == phase && open.segment == segment);
@@ -84,6 +85,7 @@ impl SegmentRecorder {
     }
 
     /// Enters the segments of a request from T1 on, in nanoseconds.
+    #[inline]
     pub fn record_segments(&mut self, phase: u16, segments_ns: PerSegment<u64>) {
         for (segment, ns) in segments_ns.named() {
             self.record(phase, segment, ns);

@@ -145,6 +145,7 @@ impl Slowest {
     }
 
     /// Whether a request with this latency would be kept.
+    #[inline]
     pub fn wants(&self, latency_ns: u64) -> bool {
         self.most > 0 && latency_ns >= SLOW_NS && latency_ns > self.least_ns
     }

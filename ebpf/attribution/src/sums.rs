@@ -15,6 +15,7 @@ const STEPS: u64 = 8;
 pub const BUCKETS: usize = 200;
 
 /// The bucket of a duration in microseconds: exact below 8, then eight to an octave.
+#[inline]
 pub fn bucket(us: u64) -> usize {
     if us < STEPS {
         return us as usize;
@@ -175,6 +176,7 @@ pub struct CauseRecorder {
 }
 
 impl CauseRecorder {
+    #[inline]
     fn of_phase(&mut self, phase: u16) -> &mut PhaseSums {
         let place = self.phases.iter().position(|sums| sums.phase == phase);
         let place = place.unwrap_or_else(|| {
@@ -185,6 +187,7 @@ impl CauseRecorder {
     }
 
     /// Enters a request.
+    #[inline]
     pub fn enter(
         &mut self,
         phase: u16,

@@ -2,18 +2,18 @@
 
 use std::io;
 
+use ethtool::Feature;
 use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::process::{Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::ethtool::Feature;
 use super::{System, read_at, write_at};
 use crate::profile::{Resource, Ring};
 use crate::value::{Format, grouped, normal};
 
 /// Where a setting lives. It is written into journals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum At {
+pub(crate) enum Location {
     /// A file below `/proc/sys`.
     Sysctl(String),
     /// A file of an interrupt below `/proc/irq`: its set of CPUs.
@@ -50,26 +50,26 @@ pub(crate) enum At {
     Limit(Resource),
 }
 
-impl std::fmt::Display for At {
+impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            At::Sysctl(path) => write!(f, "/proc/sys/{path}"),
-            At::Irq(number) => write!(f, "/proc/irq/{number}/smp_affinity"),
-            At::Sys { path, .. } => write!(f, "/sys/{path}"),
-            At::Feature { nic, name } => write!(f, "{nic} feature {name}"),
-            At::Ring { nic, ring } => write!(f, "{nic} ring {}", ring.name()),
-            At::Coalesce { nic, field } => write!(f, "{nic} coalesce {field}"),
-            At::Limit(resource) => write!(f, "limit {}", resource.name()),
+            Location::Sysctl(path) => write!(f, "/proc/sys/{path}"),
+            Location::Irq(number) => write!(f, "/proc/irq/{number}/smp_affinity"),
+            Location::Sys { path, .. } => write!(f, "/sys/{path}"),
+            Location::Feature { nic, name } => write!(f, "{nic} feature {name}"),
+            Location::Ring { nic, ring } => write!(f, "{nic} ring {}", ring.name()),
+            Location::Coalesce { nic, field } => write!(f, "{nic} coalesce {field}"),
+            Location::Limit(resource) => write!(f, "limit {}", resource.name()),
         }
     }
 }
 
-impl At {
+impl Location {
     /// How it writes its value.
     pub(crate) fn format(&self) -> Format {
         match self {
-            At::Irq(_) => Format::Mask,
-            At::Sys { format, .. } => *format,
+            Location::Irq(_) => Format::Mask,
+            Location::Sys { format, .. } => *format,
             _ => Format::Words,
         }
     }
@@ -80,15 +80,17 @@ impl System {
     ///
     /// # Errors
     /// What the kernel says; a setting that is not there is `NotFound`.
-    pub(crate) fn read(&self, at: &At) -> io::Result<String> {
+    pub(crate) fn read(&self, at: &Location) -> io::Result<String> {
         let raw = match at {
-            At::Sysctl(path) => read_at(self.proc()?, path)?,
-            At::Irq(number) => read_at(self.proc()?, &affinity(*number))?,
-            At::Sys { path, .. } => read_at(self.sys()?, path)?,
-            At::Feature { nic, name } => self.ethtool()?.feature(nic, name)?.value(),
-            At::Ring { nic, ring } => self.ethtool()?.ring(nic, *ring == Ring::Rx)?.now.to_string(),
-            At::Coalesce { nic, field } => self.ethtool()?.coalesce(nic, field)?.to_string(),
-            At::Limit(resource) => limit(getrlimit(of(*resource)).maximum).to_string(),
+            Location::Sysctl(path) => read_at(self.proc()?, path)?,
+            Location::Irq(number) => read_at(self.proc()?, &affinity(*number))?,
+            Location::Sys { path, .. } => read_at(self.sys()?, path)?,
+            Location::Feature { nic, name } => self.ethtool()?.feature(nic, name)?.value(),
+            Location::Ring { nic, ring } => {
+                self.ethtool()?.ring(nic, *ring == Ring::Rx)?.now.to_string()
+            }
+            Location::Coalesce { nic, field } => self.ethtool()?.coalesce(nic, field)?.to_string(),
+            Location::Limit(resource) => limit(getrlimit(of(*resource)).maximum).to_string(),
         };
         Ok(normal(at.format(), &raw))
     }
@@ -97,37 +99,46 @@ impl System {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn write(&self, at: &At, value: &str) -> io::Result<()> {
+    pub(crate) fn write(&self, at: &Location, value: &str) -> io::Result<()> {
         let number = || {
             let wrong = |_| io::Error::new(io::ErrorKind::InvalidInput, "it is not a number");
             value.parse::<u32>().map_err(wrong)
         };
         match at {
-            At::Sysctl(path) => write_at(self.proc()?, path, value),
-            At::Irq(number) => write_at(self.proc()?, &affinity(*number), &grouped(value)),
-            At::Sys { path, format: Format::Mask } => write_at(self.sys()?, path, &grouped(value)),
-            At::Sys { path, .. } => write_at(self.sys()?, path, value),
-            At::Feature { nic, name } => {
-                let feature = self.ethtool()?.feature(nic, name)?;
-                self.ethtool()?.set_feature(nic, feature, Feature::asked(value))
+            Location::Sysctl(path) => write_at(self.proc()?, path, value),
+            Location::Irq(number) => write_at(self.proc()?, &affinity(*number), &grouped(value)),
+            Location::Sys { path, format: Format::Mask } => {
+                write_at(self.sys()?, path, &grouped(value))
             }
-            At::Ring { nic, ring } => self.ethtool()?.set_ring(nic, *ring == Ring::Rx, number()?),
-            At::Coalesce { nic, field } => self.ethtool()?.set_coalesce(nic, field, number()?),
-            At::Limit(resource) => {
+            Location::Sys { path, .. } => write_at(self.sys()?, path, value),
+            Location::Feature { nic, name } => {
+                let feature = self.ethtool()?.feature(nic, name)?;
+                self.ethtool()?.set_feature(nic, feature, Feature::requested_by(value))
+            }
+            Location::Ring { nic, ring } => {
+                self.ethtool()?.set_ring(nic, *ring == Ring::Rx, number()?)
+            }
+            Location::Coalesce { nic, field } => {
+                self.ethtool()?.set_coalesce(nic, field, number()?)
+            }
+            Location::Limit(resource) => {
                 let wrong = |_| io::Error::new(io::ErrorKind::InvalidInput, "it is not a number");
                 Ok(raise(*resource, value.parse().map_err(wrong)?)?)
             }
         }
     }
 
-    /// Whether it could be written, without writing: `Err` says why not. Of settings that are no
-    /// files only writing can tell.
-    pub(crate) fn may_write(&self, at: &At) -> Result<(), NotWritable> {
+    /// Whether it could be written, without writing: `Err` says why not. For a setting that is not a
+    /// file, only writing shows it.
+    pub(crate) fn may_write(&self, at: &Location) -> Result<(), NotWritable> {
         let (directory, path) = match at {
-            At::Sysctl(path) => (self.proc(), path.clone()),
-            At::Irq(number) => (self.proc(), affinity(*number)),
-            At::Sys { path, .. } => (self.sys(), path.clone()),
-            At::Feature { .. } | At::Ring { .. } | At::Coalesce { .. } | At::Limit(_) => {
+            Location::Sysctl(path) => (self.proc(), path.clone()),
+            Location::Irq(number) => (self.proc(), affinity(*number)),
+            Location::Sys { path, .. } => (self.sys(), path.clone()),
+            Location::Feature { .. }
+            | Location::Ring { .. }
+            | Location::Coalesce { .. }
+            | Location::Limit(_) => {
                 return Ok(());
             }
         };
@@ -147,9 +158,11 @@ impl System {
     }
 
     /// The most that a ring may have.
-    pub(crate) fn most(&self, at: &At) -> io::Result<Option<u32>> {
+    pub(crate) fn most(&self, at: &Location) -> io::Result<Option<u32>> {
         match at {
-            At::Ring { nic, ring } => Ok(Some(self.ethtool()?.ring(nic, *ring == Ring::Rx)?.most)),
+            Location::Ring { nic, ring } => {
+                Ok(Some(self.ethtool()?.ring(nic, *ring == Ring::Rx)?.most))
+            }
             _ => Ok(None),
         }
     }

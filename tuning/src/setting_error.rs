@@ -1,14 +1,14 @@
-//! Why a setting cannot be had, in a sentence.
+//! Why a setting cannot be read, written or kept. Must not know: what is done about it.
 
 use std::io;
 
 use crate::profile::{KernelVersion, Setting};
-use crate::system::{At, System};
+use crate::system::{Location, NotWritable, System};
 use crate::{facts::Facts, profile::Key};
 
 /// Why a setting cannot be read, written or kept.
 #[derive(Debug, thiserror::Error)]
-pub enum Why {
+pub enum SettingError {
     /// The kernel is older than the setting.
     #[error("this kernel ({this}) does not have it yet: it came with {since}")]
     TooOld {
@@ -17,7 +17,7 @@ pub enum Why {
         /// The first that has it.
         since: KernelVersion,
     },
-    /// The kernel is younger than the setting.
+    /// The kernel is newer than the setting.
     #[error("this kernel ({this}) has it no more: {until} took it out")]
     Removed {
         /// The kernel.
@@ -31,7 +31,7 @@ pub enum Why {
         /// What is known about it.
         what: String,
     },
-    /// Nobody may write it.
+    /// The kernel lets no process write it.
     #[error("it is read-only")]
     ReadOnly,
     /// This process may not read or write it.
@@ -39,7 +39,7 @@ pub enum Why {
     NoPrivilege {
         /// Read or write.
         what: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel does not take the value.
@@ -47,12 +47,12 @@ pub enum Why {
     WrongValue {
         /// The value.
         value: String,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The value makes no sense.
+    /// The value is invalid; the reason.
     #[error("{0}")]
-    Senseless(String),
+    Invalid(String),
     /// It was written, and another value is read back.
     #[error("'{value}' was written, and '{reads}' is read back")]
     NotTaken {
@@ -66,65 +66,90 @@ pub enum Why {
     Failed {
         /// Read or written.
         what: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-impl Why {
+impl From<NotWritable> for SettingError {
+    fn from(reason: NotWritable) -> Self {
+        match reason {
+            NotWritable::ReadOnly => SettingError::ReadOnly,
+            NotWritable::NoPrivilege(source) => SettingError::NoPrivilege { what: "write", source },
+            NotWritable::Other(source) => SettingError::Failed { what: "written", source },
+        }
+    }
+}
+
+impl SettingError {
     /// Whether the machine does not have the setting.
     pub(crate) fn is_missing(&self) -> bool {
-        matches!(self, Why::TooOld { .. } | Why::Removed { .. } | Why::NotThere { .. })
+        matches!(
+            self,
+            SettingError::TooOld { .. }
+                | SettingError::Removed { .. }
+                | SettingError::NotThere { .. }
+        )
     }
 
-    /// From what the kernel said when a setting was read.
+    /// From the kernel's error when a setting was read.
     pub(crate) fn of_read(
         error: io::Error,
         setting: &Setting,
-        at: &At,
+        at: &Location,
         facts: &Facts,
         system: &System,
     ) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => missing(&error, setting, at, facts, system),
-            io::ErrorKind::PermissionDenied => Why::NoPrivilege { what: "read", source: error },
-            _ if error.raw_os_error() == Some(libc::ENODEV) => {
-                Why::NotThere { what: "there is no such interface".to_owned() }
+            io::ErrorKind::PermissionDenied => {
+                SettingError::NoPrivilege { what: "read", source: error }
             }
-            _ => Why::Failed { what: "read", source: error },
+            _ if error.raw_os_error() == Some(libc::ENODEV) => {
+                SettingError::NotThere { what: "there is no such interface".to_owned() }
+            }
+            _ => SettingError::Failed { what: "read", source: error },
         }
     }
 
-    /// From what the kernel said when a value was written.
+    /// From the kernel's error when a value was written.
     pub(crate) fn of_write(error: io::Error, value: &str) -> Self {
         match error.raw_os_error() {
             // Also what the kernel says of a name that it does not know, such as a congestion
             // control's.
             Some(libc::EINVAL | libc::ERANGE | libc::ENOENT | libc::EOPNOTSUPP) => {
-                Why::WrongValue { value: value.to_owned(), source: error }
+                SettingError::WrongValue { value: value.to_owned(), source: error }
             }
             None if error.kind() == io::ErrorKind::InvalidInput => {
-                Why::WrongValue { value: value.to_owned(), source: error }
+                SettingError::WrongValue { value: value.to_owned(), source: error }
             }
-            Some(libc::EROFS) => Why::ReadOnly,
-            Some(libc::EPERM | libc::EACCES) => Why::NoPrivilege { what: "write", source: error },
-            _ => Why::Failed { what: "written", source: error },
+            Some(libc::EROFS) => SettingError::ReadOnly,
+            Some(libc::EPERM | libc::EACCES) => {
+                SettingError::NoPrivilege { what: "write", source: error }
+            }
+            _ => SettingError::Failed { what: "written", source: error },
         }
     }
 }
 
-fn missing(error: &io::Error, setting: &Setting, at: &At, facts: &Facts, system: &System) -> Why {
+fn missing(
+    error: &io::Error,
+    setting: &Setting,
+    at: &Location,
+    facts: &Facts,
+    system: &System,
+) -> SettingError {
     let this = || facts.kernel.clone();
     if facts.kernel_version() < setting.since.numbers {
-        return Why::TooOld { this: this(), since: setting.since.clone() };
+        return SettingError::TooOld { this: this(), since: setting.since.clone() };
     }
     if let Some(until) = &setting.until
         && facts.kernel_version() >= until.numbers
     {
-        return Why::Removed { this: this(), until: until.clone() };
+        return SettingError::Removed { this: this(), until: until.clone() };
     }
     let what = match (&setting.key, at) {
-        (Key::Sysctl(_), At::Sysctl(path)) => {
+        (Key::Sysctl(_), Location::Sysctl(path)) => {
             let name = path.rsplit('/').next().unwrap_or(path);
             let near = system.sysctls_beside(path).into_iter().min_by_key(|it| distance(it, name));
             match near.filter(|near| distance(near, name) <= 1 + name.len() / 5) {
@@ -135,14 +160,14 @@ fn missing(error: &io::Error, setting: &Setting, at: &At, facts: &Facts, system:
                 ),
             }
         }
-        // Words of our own say more than "not found".
+        // An error of this crate says more than "not found".
         _ if error.raw_os_error().is_none() => error.to_string(),
         _ => format!("{at} does not exist"),
     };
-    Why::NotThere { what }
+    SettingError::NotThere { what }
 }
 
-/// Letters to be changed, put in or left out to get from one word to the other.
+/// The edit distance of two words: letters changed, added or left out.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

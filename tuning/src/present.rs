@@ -1,4 +1,5 @@
-//! Every setting that the profiles know, as it is now: what a run writes into its manifest.
+//! The present value of every setting that the profiles name: what a run writes into its manifest.
+//! Changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +13,16 @@ const SOCKET_TABLE: &str = "net.ipv4.tcp_child_ehash_entries";
 
 /// The present values of all settings of the program's profiles and of another one, by name, as
 /// the calling thread's network namespace has them; `None` for what cannot be read here.
-pub fn known(also: Option<&Profile>) -> BTreeMap<String, Option<String>> {
+pub fn present_values(also: Option<&Profile>) -> BTreeMap<String, Option<String>> {
     let system = System::of_this_thread();
-    let mut known = BTreeMap::new();
+    let mut values = BTreeMap::new();
     let embedded: Vec<Profile> = names().filter_map(|name| Profile::load(name).ok()).collect();
     for profile in embedded.iter().chain(also) {
         for finding in check_on(profile, &system).unwrap_or_default() {
-            known.insert(finding.name, finding.now);
+            values.insert(finding.name, finding.now);
         }
     }
-    known
+    values
 }
 
 /// The buckets that a profile gives the table of sockets of new namespaces, on this machine.
@@ -45,10 +46,10 @@ mod tests {
     }
 
     #[test]
-    fn what_every_kernel_has_is_known() {
-        let known = known(None);
-        assert!(known["net.core.somaxconn"].is_some(), "{known:?}");
-        assert!(known["limit.nofile"].is_some(), "{known:?}");
-        assert!(known.contains_key("net.ipv4.tcp_tw_recycle"), "also what a kernel lacks");
+    fn what_every_kernel_has_is_listed() {
+        let values = present_values(None);
+        assert!(values["net.core.somaxconn"].is_some(), "{values:?}");
+        assert!(values["limit.nofile"].is_some(), "{values:?}");
+        assert!(values.contains_key("net.ipv4.tcp_tw_recycle"), "also what a kernel lacks");
     }
 }
