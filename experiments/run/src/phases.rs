@@ -85,7 +85,7 @@ impl Run {
 
     /// The first Unix second that everybody can be told of in time.
     fn soonest(&self) -> u64 {
-        self.clock.unix_second(shard::monotonic_ns() + LEAD.as_nanos() as u64) + 1
+        self.clock.unix_second(platform::monotonic_ns() + LEAD.as_nanos() as u64) + 1
     }
 
     pub(super) async fn tell_clients(&mut self, command: &ClientCommand) -> anyhow::Result<()> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
+use platform::{Clock, monotonic_ns};
 use serde_json::{Value, json};
-use shard::{Clock, monotonic_ns};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -136,7 +136,7 @@ impl Work {
             phase_ends: None,
             ending: None,
             over: false,
-            allowed: shard::cpus_allowed().unwrap_or_default(),
+            allowed: platform::cpus_allowed().unwrap_or_default(),
             shards: BTreeSet::new(),
         }
     }

@@ -11,8 +11,8 @@ use anyhow::Context;
 use async_nats::Client;
 use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
+use platform::Clock;
 use serde_json::json;
-use shard::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
@@ -231,7 +231,7 @@ impl Run {
             profiling: Profiling::default(),
             faults,
             orders,
-            next_look: clock.unix_second(shard::monotonic_ns()) + 1,
+            next_look: clock.unix_second(platform::monotonic_ns()) + 1,
             books: Books::default(),
             progress: Progress::default(),
             happened: VecDeque::new(),
