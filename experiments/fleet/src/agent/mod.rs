@@ -248,9 +248,9 @@ impl Agent {
 
     fn resume(&mut self, run: &str, merged: u64) -> Answer {
         if let Some(work) = self.work.as_mut().filter(|work| work.run() == run)
-            && let Err(why) = work.resume()
+            && let Err(answer) = work.resume()
         {
-            return refused(why);
+            return answer;
         }
         if !self.kept.contains_key(run) {
             let (state, name) = (&self.state, &self.card.name);

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::sender::Sending;
-use crate::protocol::{Answer, Lease, STILL_THERE, Said, What};
+use crate::protocol::{Answer, HostReport, Lease, Said, What};
 use host::probing::{ProbeOrder, Probing};
 use host::program::{Program, Who};
 use host::sock_diag;
@@ -162,12 +162,17 @@ impl Work {
     }
 
     /// Another coordinator takes over.
-    pub(super) fn resume(&mut self) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// The answer to a coordinator that cannot have the run.
+    pub(super) fn resume(&mut self) -> Result<(), Answer> {
+        let run = &self.lease.run;
         if self.heard.elapsed() < FRESH {
-            return Err(format!("the coordinator of run {} {STILL_THERE}", self.lease.run));
+            let why = format!("the coordinator of run {run} is still there");
+            return Err(Answer::StillLed { why });
         }
         if self.ending.is_some() {
-            return Err(format!("run {} is being ended", self.lease.run));
+            return Err(Answer::Refused { why: format!("run {run} is being ended") });
         }
         self.resumed = Instant::now();
         Ok(())
@@ -204,7 +209,7 @@ impl Work {
         }
         if self.ending.is_none() && now >= self.deserted_at(wait) {
             let what = format!("nobody took run {} over; ending it", self.lease.run);
-            self.say(Said::Warning { what });
+            self.say(HostReport::Warning { what });
             self.stop().await;
         }
         if let Some(ending) = self.ending {
@@ -223,11 +228,12 @@ impl Work {
     }
 
     /// Keeps what is to be told until it is worth a message.
-    fn say(&mut self, said: Said) {
+    fn say(&mut self, said: impl Into<Said>) {
+        let said = said.into();
         let length = match &said {
             Said::Line { line, .. } => line.len(),
             Said::Piece { piece, .. } => piece.len(),
-            Said::Sample { .. } => 2_000,
+            Said::Host(HostReport::Sample { .. }) => 2_000,
             _ => 200,
         };
         self.said.push(said);
@@ -246,7 +252,7 @@ impl Work {
             let length = match &said {
                 Said::Line { line, .. } => line.len(),
                 Said::Piece { piece, .. } => piece.len(),
-                Said::Looked { sides, .. } => 300 * sides.len(),
+                Said::Host(HostReport::Looked { sides, .. }) => 300 * sides.len(),
                 _ => 2_000,
             };
             if bytes + length > BATCH && !batch.is_empty() {
@@ -261,7 +267,7 @@ impl Work {
     }
 
     fn warn(&mut self, what: impl Into<String>) {
-        self.say(Said::Warning { what: what.into() });
+        self.say(HostReport::Warning { what: what.into() });
     }
 
     /// What the second that has just ended was like.
@@ -274,11 +280,11 @@ impl Work {
         self.miss_silent();
         for (source, of, values) in self.surroundings.second(t) {
             let of = of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-            self.say(Said::Sample { source: source.to_owned(), of, values });
+            self.say(HostReport::Sample { source: source.to_owned(), of, values });
         }
         // Where agents share a kernel, one tells of it, and each of its own programs.
         if let Some(values) = self.probing.second(t, None, self.lease.machine) {
-            self.say(Said::Sample { source: "probe".to_owned(), of: Vec::new(), values });
+            self.say(HostReport::Sample { source: "probe".to_owned(), of: Vec::new(), values });
         }
     }
 
@@ -360,7 +366,7 @@ impl Work {
                 if let (Some(address), Some(order)) = (self.server, self.probes.take()) {
                     let attached = self.attach(&order, address.port(), Some(ready.pid)).await;
                     if let Err(error) = attached {
-                        self.say(Said::Failed { why: format!("{error:#}") });
+                        self.say(HostReport::Failed { why: format!("{error:#}") });
                     }
                     self.probes = Some(order);
                 }
@@ -400,13 +406,13 @@ impl Work {
         };
         self.probing = probing;
         let probes = self.probing.to_json();
-        self.say(Said::Probes { probes });
+        self.say(HostReport::Probes { probes });
         outcome
     }
 
     fn look_at_network(&mut self) {
         if self.done == 1 {
-            self.say(Said::Settings { sysctls: sysctls() });
+            self.say(HostReport::Settings { sysctls: sysctls() });
         }
         if self.lease.network && !self.looks_at_network {
             self.looks_at_network = true;
@@ -452,7 +458,7 @@ impl Work {
             What::Kernel { wanted } => self.ask_kernel(wanted),
             What::Look { number, requests } => {
                 let sides = self.probing.server_sides(&requests);
-                self.say(Said::Looked { number, sides });
+                self.say(HostReport::Looked { number, sides });
             }
             What::Close { who } => {
                 if let Some(program) = self.programs.get_mut(&who) {
@@ -554,7 +560,7 @@ impl Work {
             Ok(counts) => {
                 let by_address =
                     counts.into_iter().map(|(address, count)| (address.to_string(), count));
-                self.say(Said::Kernel { by_address: by_address.collect(), wanted });
+                self.say(HostReport::Kernel { by_address: by_address.collect(), wanted });
             }
             Err(error) => self.warn(format!("sock_diag: {error}")),
         }
@@ -589,7 +595,7 @@ impl Work {
         if self.ending.is_some() && self.alive == 0 && !self.over {
             self.over = true;
             self.stay_on(&self.allowed.clone());
-            self.say(Said::Over {});
+            self.say(HostReport::Over {});
             self.flush_at = Some(Instant::now());
         }
     }
