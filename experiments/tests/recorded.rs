@@ -1,6 +1,7 @@
-//! Runs recorded before the code was rearranged, read again: `lab report`, `lab compare`, `lab plan`
-//! and the notebooks must make the same figures of them. Owns: what "the same" means. Must not
-//! know: what the figures mean. `recorded/README.md` says how runs and expectations were made.
+//! Runs recorded before the code was rearranged, read again: `lab report`, `lab compare`,
+//! `lab plan` and the notebooks must make the same figures of them. Owns: what "the same" means.
+//! Must not know: what the figures mean. `recorded/README.md` says how runs and expectations were
+//! made.
 //!
 //! With `LAB_RECORDED_WITH=PROGRAM` that `lab` is asked, and its answers become the expectations.
 

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use accounting::Ledger;
 use anyhow::Context;
-use lab_client::books::Books as ClientBooks;
 use lab_client::panel::Audit;
-use lab_server::ledger::Ledger;
+use lab_client::receipts::Receipts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ pub(crate) struct Books {
     /// The server's.
     server: Option<Ledger>,
     /// The clients' together.
-    clients: ClientBooks,
+    clients: Receipts,
     /// Clients that have closed theirs.
     closed: BTreeSet<u32>,
     /// By phase, clients that have logged all of its users in.
@@ -46,7 +46,7 @@ impl Books {
     /// # Errors
     /// When they cannot be read.
     pub(crate) fn close_client(&mut self, client: u32, audit: Audit) -> anyhow::Result<()> {
-        let books = audit.into_books().context("a client's list of packets cannot be read")?;
+        let books = audit.into_receipts().context("a client's list of packets cannot be read")?;
         self.clients.add(&books);
         self.closed.insert(client);
         Ok(())
@@ -99,7 +99,7 @@ impl Books {
     /// When they cannot be read.
     pub(crate) fn restore(saved: SavedBooks) -> anyhow::Result<Self> {
         let SavedBooks { server, clients, closed, established, settled } = saved;
-        let clients = clients.into_books().context("a saved list of packets cannot be read")?;
+        let clients = clients.into_receipts().context("a saved list of packets cannot be read")?;
         Ok(Self { server, clients, closed, established, settled })
     }
 

@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 
+use attribution::Segment;
 use host::program::Who;
-use lab_client::latency::Segment;
 use lab_client::panel::{Command as ClientCommand, Line as ClientLine};
 use lab_server::panel::Line as ServerLine;
 use record::Second;

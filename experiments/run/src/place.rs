@@ -5,9 +5,8 @@
 
 use std::fmt::Debug;
 
+use attribution::{Sampled, SlowRequest};
 use host::program::Who;
-use lab_client::joined::Sampled;
-use lab_client::slow::SlowRequest;
 use serde::{Deserialize, Serialize};
 use shard::Spins;
 use spec::PhaseSpec;

@@ -5,12 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use accounting::server::Sample as ServerSample;
+use attribution::{CauseRows, Sample as ClientSample, SlowRequest, Tally};
 use host::program::Who;
-use lab_client::causes::CauseRows;
-use lab_client::report::Sample as ClientSample;
-use lab_client::slow::SlowRequest;
-use lab_client::tally::Tally;
-use lab_server::report::Sample as ServerSample;
 use record::{Event, Files, Manifest, PhaseTime, Second, Seconds};
 use report::live::Order;
 use serde_json::{Value, json};
@@ -203,7 +200,7 @@ impl Records {
         requests: Vec<SlowRequest>,
     ) -> anyhow::Result<()> {
         for request in requests {
-            let mut request = serde_json::to_value(SlowRequest { half: None, ..request })?;
+            let mut request = serde_json::to_value(SlowRequest { client_side: None, ..request })?;
             request["client"] = client.into();
             add_host(host, &mut request);
             self.files.slow(t, &request)?;

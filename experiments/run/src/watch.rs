@@ -1,6 +1,6 @@
 //! The conditions that abort a run.
 
-use lab_client::tally::Tally;
+use attribution::Tally;
 
 use record::Second;
 use spec::Abort;
@@ -64,7 +64,7 @@ impl AbortWatch {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::latency::{Segment, empty};
+    use attribution::{Segment, empty};
 
     use super::*;
     use spec::Share;

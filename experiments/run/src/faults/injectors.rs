@@ -2,7 +2,7 @@
 //! namespaces.
 
 use anyhow::Context;
-use ebpf::{Hit, Meddled, Meddler, Meddling};
+use ebpf::{DroppedPacket, PacketFaultCounts, PacketFaultInjector, PacketFaultSpec};
 use host::namespace::Netns;
 use spec::{Direction, FaultSpec, Share};
 
@@ -17,7 +17,7 @@ pub(super) fn per_billion(share: Share) -> u32 {
 /// What drops or holds the packets of a fault.
 #[derive(Default)]
 pub(super) struct PacketInjectors {
-    programs: Vec<Meddler>,
+    programs: Vec<PacketFaultInjector>,
     holders: Vec<Holder>,
 }
 
@@ -60,7 +60,7 @@ impl PacketInjectors {
                 made.holders.push(holder);
             }
             for interface in interfaces {
-                let meddling = Meddling {
+                let fault = PacketFaultSpec {
                     port,
                     to_server: direction == Direction::ToServer,
                     all,
@@ -68,7 +68,8 @@ impl PacketInjectors {
                     seed: seed ^ ((made.programs.len() as u64) << 48),
                     divert_to,
                 };
-                let program = namespace.run(|| Meddler::attach(&interface, &meddling))??;
+                let program =
+                    namespace.run(|| PacketFaultInjector::attach(&interface, &fault))??;
                 made.programs.push(program);
             }
         }
@@ -91,16 +92,16 @@ impl PacketInjectors {
     }
 
     /// What was done so far, and what was dropped since this was read the last time.
-    pub(super) fn read(&mut self) -> anyhow::Result<(Meddled, Vec<Hit>)> {
-        let (mut sum, mut hits) = (Meddled::default(), Vec::new());
+    pub(super) fn read(&mut self) -> anyhow::Result<(PacketFaultCounts, Vec<DroppedPacket>)> {
+        let (mut sum, mut dropped) = (PacketFaultCounts::default(), Vec::new());
         for program in &mut self.programs {
-            hits.extend(program.take_hits());
+            dropped.extend(program.take_dropped());
             let counts = program.counts().context("what a fault did cannot be read")?;
             sum.seen += counts.seen;
-            sum.hit += counts.hit;
+            sum.chosen += counts.chosen;
             sum.not_kept += counts.not_kept;
         }
-        Ok((sum, hits))
+        Ok((sum, dropped))
     }
 
     /// Whether packets are held, not dropped.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ebpf::Hit;
+use ebpf::DroppedPacket;
 use host::hog;
 use host::program::Program;
 use serde_json::{Value, json};
@@ -132,12 +132,12 @@ impl Faults {
     /// Takes in what was dropped and held, and ends what is over.
     pub(crate) fn tick(&mut self, now_ns: u64) -> anyhow::Result<()> {
         for id in 0..self.begun.len() {
-            let (hits, held) = self.begun[id].tick(now_ns)?;
+            let (dropped, held) = self.begun[id].tick(now_ns)?;
             let id = u32::try_from(id)?;
-            for hit in hits {
-                let (flow, sequence) = (hit.flow.to_string(), hit.sequence);
+            for packet in dropped {
+                let (flow, sequence) = (packet.flow.to_string(), packet.sequence);
                 let line = json!({
-                    "t": hit.at_ns, "flow": flow, "sequence": sequence, "bytes": hit.payload,
+                    "t": packet.at_ns, "flow": flow, "sequence": sequence, "bytes": packet.payload,
                 });
                 self.write(id, &line)?;
             }
@@ -209,19 +209,19 @@ impl Fault {
     }
 
     /// What was dropped and held since the tick before.
-    fn tick(&mut self, now_ns: u64) -> anyhow::Result<(Vec<Hit>, Vec<Held>)> {
+    fn tick(&mut self, now_ns: u64) -> anyhow::Result<(Vec<DroppedPacket>, Vec<Held>)> {
         let is_loss = !self.packets.holds();
-        let mut hits = Vec::new();
+        let mut dropped = Vec::new();
         if self.packets.are_attached() {
             // Before the reading: what is over now is read to its end.
             let over = self.until_ns.saturating_add(GRACE_NS) <= now_ns;
             let counts;
-            (counts, hits) = self.packets.read()?;
+            (counts, dropped) = self.packets.read()?;
             self.sums.seen = counts.seen;
             if is_loss {
-                (self.sums.count, self.sums.not_kept) = (counts.hit, counts.not_kept);
+                (self.sums.count, self.sums.not_kept) = (counts.chosen, counts.not_kept);
             } else {
-                self.sums.diverted = counts.hit;
+                self.sums.diverted = counts.chosen;
             }
             if over {
                 self.packets.detach();
@@ -241,6 +241,6 @@ impl Fault {
         if self.open == 0 {
             self.packets.drop_holders();
         }
-        Ok((hits, held))
+        Ok((dropped, held))
     }
 }

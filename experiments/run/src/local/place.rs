@@ -2,12 +2,11 @@
 
 use std::io;
 
+use attribution::{Sampled, SlowRequest};
 use host::probing::Probing;
 use host::program::Who;
 use host::sock_diag;
 use host::surroundings::Surroundings;
-use lab_client::joined::Sampled;
-use lab_client::slow::SlowRequest;
 use shard::{Spins, monotonic_ns};
 use spec::PhaseSpec;
 use tokio::sync::mpsc::UnboundedSender;

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use attribution::{Sampled, SlowRequest};
 use fleet::link::{self, HostNews, Link, drop_stream, question};
 use fleet::protocol::{Ask, HostReport, What};
 use host::program::Who;
 use host::usage::own_cpu_us;
-use lab_client::joined::Sampled;
-use lab_client::slow::SlowRequest;
 use serde_json::json;
 use shard::Spins;
 use spec::{OnLostHost, PhaseSpec};
@@ -283,7 +282,7 @@ impl Place for Fleet {
         requests: Vec<SlowRequest>,
         run: &mut Run,
     ) -> anyhow::Result<()> {
-        if requests.iter().all(|request| request.half.is_none()) {
+        if requests.iter().all(|request| request.client_side.is_none()) {
             return run.records.slow(t, self.host_of(Who::Client(client)), client, requests);
         }
         let what = self.lookups.add_slow(t, client, requests, run.schedule.now());
