@@ -12,7 +12,7 @@ use fleet::protocol::Card;
 use spec::{Count, Experiment, HostSpec, Name, Probing as Wanted, Users};
 
 use crate::Options;
-use host::probing::{ProbeOrder, flow_layout};
+use host::probing::{ProbeSpec, flow_layout};
 
 /// What a fleet cannot do.
 pub(crate) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
@@ -83,8 +83,8 @@ fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
 }
 
 /// Which probes the server's host attaches, if any.
-pub(crate) fn probes_of_server(experiment: &Experiment, hosts: &Hosts) -> Option<ProbeOrder> {
-    (experiment.probes != Wanted::Off).then(|| ProbeOrder {
+pub(crate) fn probes_of_server(experiment: &Experiment, hosts: &Hosts) -> Option<ProbeSpec> {
+    (experiment.probes != Wanted::Off).then(|| ProbeSpec {
         required: experiment.probes == Wanted::Required,
         softirqs: experiment.softirqs,
         port: None,

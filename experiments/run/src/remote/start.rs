@@ -45,7 +45,7 @@ use crate::programs::Program;
 use crate::tuned::Tuned;
 use crate::watch::{Progress, Watch};
 use crate::{Options, Run, manifest};
-use host::probing::{ProbeOrder, Probing};
+use host::probing::{ProbeSpec, Probing};
 use host::program::Who;
 use host::surroundings::Surroundings;
 use host::usage::own_cpu_us;
@@ -306,7 +306,7 @@ impl Run {
     fn start_clients(
         &self,
         experiment: &Experiment,
-        probes: Option<&ProbeOrder>,
+        probes: Option<&ProbeSpec>,
     ) -> anyhow::Result<()> {
         let Some(fleet) = &self.fleet else { return Ok(()) };
         let it = &fleet.hosts.assignment;
@@ -324,7 +324,7 @@ impl Run {
             let probes = probes.map(|order| {
                 let port = Some(self.server_address.port());
                 let server_end = fleet.hosts.sees_server(&host.agent);
-                Box::new(ProbeOrder { port, server_end, ..order.clone() })
+                Box::new(ProbeSpec { port, server_end, ..order.clone() })
             });
             let (who, config) = (Who::Client(process), json!(config));
             fleet.link.orders(&host.agent).give(What::Start { who, config, probes });
