@@ -185,7 +185,7 @@ impl Cli {
                     (None, None) => carry_out(&file, options),
                 }
             }
-            Command::Agent(args) => block_on(fleet::agent::run(&args)),
+            Command::Agent(args) => block_on(fleet::agent::run(&args, run::PIPE_PROTOCOL)),
             Command::Hosts(args) => block_on(fleet::hosts::run(&args)),
             Command::Compare(args) => compare(&args),
             Command::Plan(args) => plan(&args),

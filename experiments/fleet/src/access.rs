@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
 
-use super::Mistake;
+use crate::mistake::Mistake;
 
 /// A connection that is silent for three of these is given up, and a new one tried: a host that was
 /// cut off is back this soon after the network is.
@@ -51,6 +51,15 @@ pub struct Access {
     /// The key of that certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+}
+
+/// How to run on a fleet.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where NATS is.
+    pub access: Access,
+    /// Go on whatever the clocks of the hosts say.
+    pub allow_clock_offset: bool,
 }
 
 fn secret(path: &PathBuf) -> anyhow::Result<String> {

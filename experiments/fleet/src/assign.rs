@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistake;
-use super::protocol::{Card, Role};
+use crate::mistake::Mistake;
+use crate::protocol::{Card, Role};
+use spec::places::sources_needed;
 use spec::{Experiment, HostSpec, Hosts, Users};
 
 /// Client processes of one host.
@@ -362,7 +363,7 @@ fn sources(
         )));
     }
     let (first, last) = card.machine.ports;
-    let needed = lab_client::flows::sources_needed(users, first, last) as usize;
+    let needed = sources_needed(users, first, last) as usize;
     if card.addresses.len() < needed {
         return Err(Mistake::error(format!(
             "{users} users on {} need {needed} addresses with ports {first} to {last}, and it \

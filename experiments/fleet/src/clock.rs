@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 
-use super::protocol::{Answer, Ask, ask};
+use crate::protocol::{Answer, Ask, ask};
 
 /// Exchanges with each host: the shortest of eight is close to the shortest there is.
 pub const EXCHANGES: usize = 8;

@@ -8,9 +8,10 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde::Serialize;
 
-use super::clock::{EXCHANGES, MOST, Offset, measure};
-use super::protocol::{Card, PROTOCOL, Role, WHO};
-use super::{Access, Mistake};
+use crate::access::Access;
+use crate::clock::{EXCHANGES, MOST, Offset, measure};
+use crate::mistake::Mistake;
+use crate::protocol::{Card, PROTOCOL, Role, WHO};
 
 /// Nobody answers any more after so long without an answer.
 const QUIET: Duration = Duration::from_millis(700);

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::protocol::{
+use crate::protocol::{
     ALL_BEATS, Answer, Ask, Batch, Beat, HostReport, Order, Pulse, Said, What, ask, from, pulse,
     stream,
 };

@@ -16,7 +16,7 @@ use attribution::ServerSide;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use host::probing::ProbeOrder;
+use host::probing::ProbeSpec;
 use host::program::Who;
 use spec::machine::Machine;
 
@@ -195,7 +195,7 @@ pub enum What {
         /// Its configuration.
         config: Value,
         /// The probes to attach beside it, unless they are attached.
-        probes: Option<Box<ProbeOrder>>,
+        probes: Option<Box<ProbeSpec>>,
     },
     /// Tell a program a line.
     Tell {

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{Batch, Said};
+use crate::protocol::{Batch, Said};
 
 /// The ending of a spool's file.
 const ENDING: &str = "spool";

@@ -17,6 +17,7 @@ mod notices;
 mod options;
 mod outcome;
 mod phases;
+mod pipe;
 mod place;
 mod programs;
 mod records;
@@ -34,6 +35,7 @@ pub use directory::default_directory;
 pub use local::profiles::Sampling;
 pub use options::Options;
 pub use outcome::{Ended, Ending};
+pub use pipe::PIPE_PROTOCOL;
 
 /// Runs an experiment, on this machine or on a fleet. The choice between the two is made here, once.
 ///

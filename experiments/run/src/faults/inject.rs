@@ -145,7 +145,7 @@ pub(crate) async fn end(
         fault.packets.during(fault.from_ns, until_ns)?;
         if let Some(hog) = &mut fault.hog {
             // One that does not listen has ended, and the end of its output is a message.
-            let _ = hog.tell(&until_ns).await;
+            let _ = hog.tell_line(until_ns.to_string()).await;
         }
         let id = u32::try_from(id)?;
         match fault.spec {

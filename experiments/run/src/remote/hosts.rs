@@ -8,7 +8,7 @@ use ebpf::FlowLayout;
 use fleet::Mistake;
 use fleet::assign::Assignment;
 use fleet::protocol::Card;
-use host::probing::{ProbeOrder, flow_layout};
+use host::probing::{ProbeSpec, flow_layout};
 use spec::{Count, Experiment, HostSpec, Name, Probing as Wanted, Users};
 
 use super::roster::Roster;
@@ -83,8 +83,8 @@ fn layout(experiment: &Experiment, assignment: &Assignment) -> FlowLayout {
 }
 
 /// Which probes the server's host attaches, if any.
-pub(super) fn probes_of_server(experiment: &Experiment, roster: &Roster) -> Option<ProbeOrder> {
-    (experiment.probes != Wanted::Off).then(|| ProbeOrder {
+pub(super) fn probes_of_server(experiment: &Experiment, roster: &Roster) -> Option<ProbeSpec> {
+    (experiment.probes != Wanted::Off).then(|| ProbeSpec {
         required: experiment.probes == Wanted::Required,
         softirqs: experiment.softirqs,
         port: None,

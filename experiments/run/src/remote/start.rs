@@ -11,7 +11,7 @@ use fleet::clock::Offset;
 use fleet::link::{HostNews, Nats, Orders, drop_stream, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, What};
 use fleet::{Mistake, hosts};
-use host::probing::ProbeOrder;
+use host::probing::ProbeSpec;
 use host::program::Who;
 use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
@@ -209,7 +209,7 @@ impl Coordinator<Fleet> {
     }
 
     /// Has the server started.
-    fn start_server(&self, probes: Option<&ProbeOrder>) {
+    fn start_server(&self, probes: Option<&ProbeSpec>) {
         let (who, roster) = (Who::Server, &self.place.roster);
         let assignment = &roster.assignment;
         let mut config = server_config(&self.run.schedule.experiment);
@@ -221,7 +221,7 @@ impl Coordinator<Fleet> {
     }
 
     /// Has all clients of a server that listens started.
-    fn start_clients(&self, probes: Option<&ProbeOrder>) -> anyhow::Result<()> {
+    fn start_clients(&self, probes: Option<&ProbeSpec>) -> anyhow::Result<()> {
         let Fleet { link, roster, .. } = &self.place;
         let assignment = &roster.assignment;
         let address = self.run.programs.server_address;
@@ -239,7 +239,7 @@ impl Coordinator<Fleet> {
             let probes = probes.map(|order| {
                 let port = Some(address.port());
                 let server_end = roster.sees_server(&host.agent);
-                Box::new(ProbeOrder { port, server_end, ..order.clone() })
+                Box::new(ProbeSpec { port, server_end, ..order.clone() })
             });
             let (who, config) = (Who::Client(process), json!(config));
             link.orders(&host.agent).give(What::Start { who, config, probes });

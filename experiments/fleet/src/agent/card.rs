@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use async_nats::Client;
 use serde_json::json;
 
-use super::Args;
+use super::args::Args;
 use crate::protocol::{Beat, Card, PROTOCOL, Role};
 use spec::machine::Machine;
 
@@ -33,7 +33,7 @@ pub(super) fn card(args: &Args, client: &Client) -> anyhow::Result<Card> {
     Ok(Card {
         name: args.name.clone(),
         session,
-        version: ::host::VERSION.to_owned(),
+        version: host::VERSION.to_owned(),
         protocol: PROTOCOL,
         roles,
         labels: args.labels.iter().cloned().collect(),
