@@ -14,8 +14,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use shard::{NANOS_PER_SECOND, monotonic_ns};
 
-use crate::links;
-use host::namespace::{Netns, bring_up, write};
+use host::links::{bring_up, index};
+use host::namespace::{Netns, write};
 
 /// Packets held at a time: a second of 60,000. Those beyond go on at once, and are counted.
 const MOST: usize = 65_536;
@@ -143,7 +143,7 @@ fn tun(name: &str) -> io::Result<(File, u32)> {
     write(&format!("net.ipv4.conf.{name}.rp_filter"), "0")?;
     bring_up(name)?;
     rustix::io::ioctl_fionbio(&file, true)?;
-    Ok((file, links::index(name)?))
+    Ok((file, index(name)?))
 }
 
 /// What a packet is about.
