@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use analysis::summary::{PhaseSummary, Summary};
-use text::thousands;
+use text::{milliseconds, thousands};
 
 use super::digest::Digest;
 
@@ -23,7 +23,7 @@ pub(super) struct Verdict {
 }
 
 fn ms(us: Option<u64>) -> String {
-    us.map_or_else(|| "not measured".to_owned(), |us| format!("{:.2} ms", us as f64 / 1000.0))
+    us.map_or_else(|| "not measured".to_owned(), |us| milliseconds(us, 2) + " ms")
 }
 
 /// A verdict for each phase.

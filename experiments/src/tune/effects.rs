@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::ablate::{Arm, WITH, WITHOUT};
 use analysis::compare::{self, Compared, Figure, Verdict};
 use analysis::stats::{CONFIDENCE, Scale};
+use text::{Align, Table};
 
 /// What a setting may be worth something for.
 const FIGURES: [Figure; 5] =
@@ -121,26 +122,15 @@ fn cell(effect: &Effect, figure: Figure) -> String {
 
 /// For people.
 pub(super) fn table(ablation: &Ablation) -> String {
-    let mut rows: Vec<Vec<String>> = vec![
-        std::iter::once("having it, against leaving it out".to_owned())
-            .chain(FIGURES.iter().map(|it| it.title().to_owned()))
-            .collect(),
-    ];
+    let mut table = Table::new([Align::Left; 1 + FIGURES.len()]);
+    let head = "having it, against leaving it out";
+    table.row(std::iter::once(head).chain(FIGURES.map(Figure::title)));
     for effect in &ablation.effects {
         let name = effect.key.clone().unwrap_or_else(|| "the whole profile".to_owned());
         let cells = FIGURES.iter().map(|figure| cell(effect, *figure));
-        rows.push(std::iter::once(name).chain(cells).collect());
+        table.row(std::iter::once(name).chain(cells));
     }
-    let mut out = String::new();
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..=FIGURES.len()).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out += cells.join("  ").trim_end();
-        out.push('\n');
-    }
+    let mut out = table.to_string();
     let list = |names: &[String]| match names {
         [] => "none".to_owned(),
         names => names.join(", "),

@@ -6,9 +6,18 @@ use serde_json::Value;
 
 use super::{Compared, Comparison, Differing, Variation, Verdict};
 use crate::stats::Scale;
-use text::thousands;
+use text::{Align, Table, thousands};
 
-const HEAD: [&str; 7] = ["phase", "figure", "first", "second", "difference", "95% interval", ""];
+/// Words to the left, figures to the right.
+const COLUMNS: [(&str, Align); 7] = [
+    ("phase", Align::Left),
+    ("figure", Align::Left),
+    ("first", Align::Right),
+    ("second", Align::Right),
+    ("difference", Align::Right),
+    ("95% interval", Align::Right),
+    ("", Align::Left),
+];
 
 /// A field in which sets differ.
 pub(super) fn differing(it: &Differing) -> String {
@@ -63,7 +72,7 @@ fn verdict(it: &Compared) -> String {
     }
 }
 
-fn row(phase: &str, it: &Compared) -> [String; 7] {
+fn row(phase: &str, it: &Compared) -> [String; COLUMNS.len()] {
     let interval = it.difference.interval.map_or_else(
         || "-".to_owned(),
         |(low, high)| format!("{} to {}", distance(it.scale, low), distance(it.scale, high)),
@@ -81,23 +90,14 @@ fn row(phase: &str, it: &Compared) -> [String; 7] {
 
 /// The comparison as a table, with what is to be kept in mind below it.
 pub fn table(comparison: &Comparison) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut table = Table::new(COLUMNS.map(|(_, align)| align));
+    table.row(COLUMNS.map(|(head, _)| head));
     for phase in &comparison.phases {
-        rows.extend(phase.figures.iter().map(|it| row(&phase.name, it)));
+        for compared in &phase.figures {
+            table.row(row(&phase.name, compared));
+        }
     }
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            // Words to the left, figures to the right.
-            let words = matches!(column, 0 | 1 | 6);
-            if words { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        out += cells.collect::<Vec<_>>().join("  ").trim_end();
-        out.push('\n');
-    }
+    let mut out = table.to_string();
     notes(comparison, &mut out);
     out
 }
