@@ -4,6 +4,9 @@
 //! Owns: every figure that is worked out of recorded runs. Must not know: clocks, processes, probes.
 
 pub mod compare;
+mod input;
 pub mod projection;
 pub mod stats;
 pub mod summary;
+
+pub use input::InputError;

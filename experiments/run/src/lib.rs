@@ -126,7 +126,7 @@ enum Happened {
     /// Ctrl-C.
     Interrupt,
     /// A person wants the phase to end.
-    EndPhase(tokio::sync::oneshot::Sender<report::live::Answer>),
+    EndPhase(tokio::sync::oneshot::Sender<report::live::CommandResult>),
     /// A host of the fleet was lost, or is there again.
     Host,
     /// The time waited for has come.

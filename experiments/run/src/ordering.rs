@@ -9,20 +9,22 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use record::Event;
-use report::live::{Desk, Given, Live, Order, SOCKET, Socket, bind, take_orders};
+use report::live::{
+    ControlHandle, ControlSocket, Live, PendingCommand, RunCommand, SOCKET, accept_commands, bind,
+};
 use spec::Shake;
 
 use super::{Happened, Run};
 
 /// Where a run hears of orders.
 pub(super) struct Orders {
-    pub(super) given: UnboundedReceiver<Given>,
+    pub(super) given: UnboundedReceiver<PendingCommand>,
     /// Kept, so that waiting for an order never ends for want of somebody who could give one.
-    desk: UnboundedSender<Given>,
+    desk: UnboundedSender<PendingCommand>,
     /// The address of the page, until it is served.
     listener: Option<TcpListener>,
     live: Option<Live>,
-    socket: Option<Socket>,
+    socket: Option<ControlSocket>,
 }
 
 impl Orders {
@@ -39,12 +41,12 @@ impl Orders {
     /// Takes orders for the run in a directory; returns what to tell a person.
     pub(super) fn open(&mut self, directory: &Path) -> anyhow::Result<Vec<String>> {
         let mut said = Vec::new();
-        match take_orders(directory, self.desk.clone()) {
+        match accept_commands(directory, self.desk.clone()) {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => said.push(format!("{SOCKET}: {error}; lab live can only watch this run")),
         }
         if let Some(listener) = self.listener.take() {
-            let live = Live::start(listener, directory, Desk::Run(self.desk.clone()))?;
+            let live = Live::start(listener, directory, ControlHandle::Run(self.desk.clone()))?;
             said.push(format!("live page: {}", live.address()));
             self.live = Some(live);
         }
@@ -61,8 +63,8 @@ impl Orders {
 
 impl Run {
     /// Carries out an order, or hands it on to whoever can.
-    pub(super) async fn obey(&mut self, given: Given) -> anyhow::Result<Option<Happened>> {
-        let Given { order, answer } = given;
+    pub(super) async fn obey(&mut self, given: PendingCommand) -> anyhow::Result<Option<Happened>> {
+        let PendingCommand { command: order, result: answer } = given;
         if self.ending {
             let _ = answer.send(Err("the run is about to be over".to_owned()));
             return Ok(None);
@@ -71,11 +73,11 @@ impl Run {
             let _ = answer.send(Err(why));
             return Ok(None);
         }
-        if order == (Order::EndPhase {}) {
+        if order == (RunCommand::EndPhase {}) {
             return Ok(Some(Happened::EndPhase(answer)));
         }
         let said = match (&order, order.for_server()) {
-            (Order::Rate { qps }, _) => self.set_rate(*qps).await?,
+            (RunCommand::Rate { qps }, _) => self.set_rate(*qps).await?,
             (_, Some(command)) => {
                 self.server.tell(&command).await?;
                 Ok("the server was told; what it refuses stands among the warnings".to_owned())
@@ -103,7 +105,7 @@ impl Run {
     }
 
     /// Records an order that was carried out.
-    pub(super) fn record_order(&mut self, order: &Order) -> anyhow::Result<()> {
+    pub(super) fn record_order(&mut self, order: &RunCommand) -> anyhow::Result<()> {
         let order = serde_json::to_value(order)?;
         self.progress.say(&format!("ordered: {order}"));
         self.files.event(Event::now("ordered", json!({ "order": order })))?;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::remote::Position;
 use host::sock_diag;
 use record::{Event, PhaseTime};
-use report::live::Order;
+use report::live::RunCommand;
 use spec::configure::{client_phase, server_commands, server_commands_after, users_connected};
 use spec::{After, PhaseSpec, Seconds, Until};
 
@@ -175,7 +175,7 @@ impl Run {
                     if current.end.is_none_or(|planned| end < planned) {
                         current.end = Some(end);
                     }
-                    self.record_order(&Order::EndPhase {})?;
+                    self.record_order(&RunCommand::EndPhase {})?;
                     // Whoever gave the order may not wait any more.
                     let _ = answer.send(Ok(format!("phase {} ends with this second", spec.name)));
                 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::ablate::{Arm, WITH, WITHOUT};
-use analysis::compare::{self, Compared, Figure, Verdict};
+use analysis::compare::{self, CompareArgs, ComparedFigure, Figure, Verdict};
 use analysis::stats::{CONFIDENCE, Scale};
 use text::{Align, Table};
 
@@ -21,7 +21,7 @@ pub(super) struct Effect {
     /// The key; `None` for the whole profile.
     key: Option<String>,
     /// Figure by figure: the first value is that without it, the second that with it.
-    figures: Vec<Compared>,
+    figures: Vec<ComparedFigure>,
     /// Figures that the runs do not have.
     missing: Vec<Figure>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Ablation {
 }
 
 impl Ablation {
-    /// Holds the arms below a directory against the one with the whole profile.
+    /// Compares the arms below a directory with the one that has the whole profile.
     pub(super) fn of(
         out: &Path,
         arms: &[Arm],
@@ -59,7 +59,7 @@ impl Ablation {
         let mut objections: Vec<String> = Vec::new();
         let mut rounds = 0;
         for arm in arms.iter().filter(|arm| arm.name != WITH) {
-            let comparison = compare::compare(&compare::Args {
+            let comparison = compare::compare(&CompareArgs {
                 first: out.join(&arm.name),
                 second: out.join(WITH),
                 json: false,
@@ -160,8 +160,8 @@ mod tests {
     use super::*;
     use analysis::stats::{Difference, Scale};
 
-    fn compared(figure: Figure, estimate: f64, p: f64) -> Compared {
-        Compared {
+    fn compared(figure: Figure, estimate: f64, p: f64) -> ComparedFigure {
+        ComparedFigure {
             figure,
             first: 100.0,
             second: 100.0 * (1.0 + estimate),
@@ -195,7 +195,8 @@ mod tests {
         assert_eq!(cell(&effects[2], Figure::P99), "-50.0% (-52.0 to -48.0)");
         assert_eq!(cell(&effects[2], Figure::ServerCpu), "-");
         // Bytes of the kernel a socket can grow less than nothing, and have no ratio.
-        let bytes = Compared { scale: Scale::Difference, ..compared(Figure::P99, 3500.0, 0.9) };
+        let bytes =
+            ComparedFigure { scale: Scale::Difference, ..compared(Figure::P99, 3500.0, 0.9) };
         let effect = Effect { key: None, figures: vec![bytes], missing: Vec::new() };
         assert_eq!(cell(&effect, Figure::P99), "+3500.0 (+3500.0 to +3500.0)");
     }

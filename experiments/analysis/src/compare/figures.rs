@@ -1,10 +1,10 @@
-//! The figures that are compared, and how each comes from units taken together.
+//! The figures that are compared, and how each comes from observations taken together.
 
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::sets::{Cpu, Unit};
+use super::sets::{CpuTime, Observation};
 use crate::stats::{Estimate, Scale};
 
 /// A figure of a phase.
@@ -84,8 +84,9 @@ impl Figure {
         matches!(self, Self::ServerMemory | Self::KernelMemory)
     }
 
-    /// What a unit has of a figure of which each unit has its own value; `None` of another figure.
-    fn own(self) -> Option<fn(&Unit) -> Option<f64>> {
+    /// What an observation has of a figure of which each has its own value; `None` of another
+    /// figure.
+    fn of_observation(self) -> Option<fn(&Observation) -> Option<f64>> {
         match self {
             Self::ServerMemory => Some(|unit| unit.server_bytes),
             Self::KernelMemory => Some(|unit| unit.kernel_bytes),
@@ -104,9 +105,9 @@ impl Figure {
     }
 }
 
-/// Units of a set and their histograms merged: all, and all but one each.
+/// Observations of a set and their histograms merged: all, and all but one each.
 pub(crate) struct Pool<'a> {
-    units: &'a [Unit],
+    observations: &'a [Observation],
     /// Whether they follow each other in one run.
     in_sequence: bool,
     all: Option<Histogram<u64>>,
@@ -114,10 +115,10 @@ pub(crate) struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    /// Takes units together.
-    pub(crate) fn new(units: &'a [Unit], in_sequence: bool) -> Self {
-        let all = merged(units);
-        let without = units.iter().map_while(|unit| {
+    /// Takes observations together.
+    pub(crate) fn new(observations: &'a [Observation], in_sequence: bool) -> Self {
+        let all = merged(observations);
+        let without = observations.iter().map_while(|unit| {
             let mut others = all.clone()?;
             if let Some(own) = &unit.latency {
                 others.subtract(own).ok()?;
@@ -125,7 +126,7 @@ impl<'a> Pool<'a> {
             Some(others)
         });
         let without = without.collect();
-        Self { units, in_sequence, all, without }
+        Self { observations, in_sequence, all, without }
     }
 
     /// A figure of two pools on the scale on which it is compared: as a ratio, unless one of them
@@ -142,19 +143,19 @@ impl<'a> Pool<'a> {
 
     /// A figure; `None` when it was not measured.
     pub(crate) fn estimate(&self, figure: Figure, scale: Scale) -> Option<Estimate> {
-        if let Some(own) = figure.own().filter(|_| !self.in_sequence) {
-            let values: Vec<f64> = self.units.iter().map(own).collect::<Option<_>>()?;
+        if let Some(own) = figure.of_observation().filter(|_| !self.in_sequence) {
+            let values: Vec<f64> = self.observations.iter().map(own).collect::<Option<_>>()?;
             return Estimate::of(&values, scale);
         }
         let of = |left_out| self.value(figure, left_out);
         if self.in_sequence {
-            Estimate::jackknife_in_sequence(self.units.len(), scale, of)
+            Estimate::jackknife_in_sequence(self.observations.len(), scale, of)
         } else {
-            Estimate::jackknife(self.units.len(), scale, of)
+            Estimate::jackknife(self.observations.len(), scale, of)
         }
     }
 
-    /// A figure of all units, or of all but one.
+    /// A figure of all observations, or of all but one.
     pub(crate) fn value(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
         if let Some(quantile) = figure.quantile() {
             let values = match left_out {
@@ -164,16 +165,16 @@ impl<'a> Pool<'a> {
             let values = values.filter(|values| !values.is_empty())?;
             return Some(values.value_at_quantile(quantile) as f64);
         }
-        let kept = || self.units.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
-        let sum = |of: fn(&Unit) -> Option<u64>| -> Option<f64> {
+        let kept = || self.observations.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
+        let sum = |of: fn(&Observation) -> Option<u64>| -> Option<f64> {
             kept().map(|(_, unit)| of(unit)).sum::<Option<u64>>().map(|sum| sum as f64)
         };
-        if let Some(own) = figure.own() {
+        if let Some(own) = figure.of_observation() {
             let sum: f64 = kept().map(|(_, unit)| own(unit)).sum::<Option<f64>>()?;
             return Some(sum / kept().count() as f64);
         }
-        let cpu = |of: fn(&Unit) -> Option<Cpu>| -> Option<f64> {
-            let all: Vec<Cpu> = kept().map(|(_, unit)| of(unit)).collect::<Option<_>>()?;
+        let cpu = |of: fn(&Observation) -> Option<CpuTime>| -> Option<f64> {
+            let all: Vec<CpuTime> = kept().map(|(_, unit)| of(unit)).collect::<Option<_>>()?;
             let us: u64 = all.iter().map(|cpu| cpu.us).sum();
             let answered: u64 = all.iter().map(|cpu| cpu.answered).sum();
             (answered > 0).then(|| us as f64 / answered as f64)
@@ -203,9 +204,9 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn merged(units: &[Unit]) -> Option<Histogram<u64>> {
+fn merged(observations: &[Observation]) -> Option<Histogram<u64>> {
     let mut all: Option<Histogram<u64>> = None;
-    for values in units.iter().filter_map(|unit| unit.latency.as_ref()) {
+    for values in observations.iter().filter_map(|unit| unit.latency.as_ref()) {
         match &mut all {
             // All have the bounds that clients record with.
             Some(all) => all.add(values).ok()?,
@@ -219,20 +220,26 @@ fn merged(units: &[Unit]) -> Option<Histogram<u64>> {
 mod tests {
     use super::*;
 
-    fn unit(seconds: f64, answered: u64, latencies: &[(u64, u64)]) -> Unit {
+    fn unit(seconds: f64, answered: u64, latencies: &[(u64, u64)]) -> Observation {
         let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds");
         for (us, count) in latencies {
             latency.record_n(*us, *count).expect("in bounds");
         }
-        let cpu = Some(Cpu { us: answered * 4, answered });
-        Unit { seconds, answered, latency: Some(latency), server_cpu: cpu, ..Unit::default() }
+        let cpu = Some(CpuTime { us: answered * 4, answered });
+        Observation {
+            seconds,
+            answered,
+            latency: Some(latency),
+            server_cpu: cpu,
+            ..Observation::default()
+        }
     }
 
     /// Percentiles are those of all requests, not means of percentiles; rates are weighed by time.
     #[test]
     fn figures_are_of_units_taken_together() {
-        let units = [unit(10.0, 980, &[(100, 980)]), unit(30.0, 20, &[(5000, 20)])];
-        let pool = Pool::new(&units, false);
+        let observations = [unit(10.0, 980, &[(100, 980)]), unit(30.0, 20, &[(5000, 20)])];
+        let pool = Pool::new(&observations, false);
         assert_eq!(pool.value(Figure::Rate, None), Some(25.0));
         assert_eq!(pool.value(Figure::P50, None), Some(100.0));
         assert_eq!(pool.value(Figure::P99, None).map(|us| us as u64 / 10), Some(500));
@@ -247,7 +254,8 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_compared_as_a_difference() {
-        let retransmits = |n| Unit { seconds: 10.0, retransmits: Some(n), ..Unit::default() };
+        let retransmits =
+            |n| Observation { seconds: 10.0, retransmits: Some(n), ..Observation::default() };
         let first = [retransmits(0), retransmits(0)];
         let second = [retransmits(10), retransmits(30)];
         let (first, second) = (Pool::new(&first, false), Pool::new(&second, false));
@@ -257,7 +265,11 @@ mod tests {
         let retransmissions = scale(Figure::Retransmissions, &first, &second);
         assert_eq!(retransmissions, Some(Scale::Difference));
         assert_eq!(scale(Figure::P99, &first, &second), None);
-        let memory = |bytes| Unit { seconds: 1.0, server_bytes: Some(bytes), ..Unit::default() };
+        let memory = |bytes| Observation {
+            seconds: 1.0,
+            server_bytes: Some(bytes),
+            ..Observation::default()
+        };
         let (shrunk, grown) = ([memory(-3.0)], [memory(7.0)]);
         let (shrunk, grown) = (Pool::new(&shrunk, false), Pool::new(&grown, false));
         let memory = |first, second| scale(Figure::ServerMemory, first, second);

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Answer, Known, Need, Plan, Resource};
+use super::measured::IntervalEstimate;
+use super::plan::{ProjectedServers, Projection, Resource, ResourceShare};
 use text::{Align, Table, bytes, minutes, thousands};
 
 /// Beyond this a rate is called extrapolated.
@@ -12,11 +13,11 @@ fn whole(value: f64) -> String {
     thousands(value.round() as u64)
 }
 
-fn with_margin(it: Known, show: impl Fn(f64) -> String) -> String {
-    let margin = it.interval.map(|(low, high)| (show(low), show(high)));
+fn with_margin(figure: IntervalEstimate, show: impl Fn(f64) -> String) -> String {
+    let margin = figure.interval.map(|(low, high)| (show(low), show(high)));
     match margin {
-        Some((low, high)) if low != high => format!("{} ({low} to {high})", show(it.value)),
-        _ => show(it.value),
+        Some((low, high)) if low != high => format!("{} ({low} to {high})", show(figure.value)),
+        _ => show(figure.value),
     }
 }
 
@@ -24,7 +25,7 @@ fn in_minutes(value: f64) -> String {
     minutes((value * 60.0).round() as u64)
 }
 
-fn needs(needs: &[Need]) -> String {
+fn needs(needs: &[ResourceShare]) -> String {
     let name = |resource| match resource {
         Resource::Cpu => "CPU",
         Resource::Memory => "memory",
@@ -35,20 +36,20 @@ fn needs(needs: &[Need]) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-fn clients(answer: &Answer, servers: f64) -> String {
+fn clients(answer: &ProjectedServers, servers: f64) -> String {
     answer.clients_per_server.map_or_else(
         || "unknown: no client's CPU was measured".to_owned(),
         |each| format!("{} ({each:.2} a server)", whole((each * servers).ceil())),
     )
 }
 
-/// The projection as a table, with what is to be kept in mind below it.
-pub fn table(plan: &Plan) -> String {
+/// The projection as a table, with its caveats below.
+pub fn table(plan: &Projection) -> String {
     let measured = &plan.measured;
     let machine = &plan.machine;
     let mut table = Table::new([Align::Left; 3]);
     table.row(["", "as measured", "by CPU"]);
-    let mut row = |what: String, of: &dyn Fn(&Answer) -> String| {
+    let mut row = |what: String, of: &dyn Fn(&ProjectedServers) -> String| {
         table.row([what, of(&plan.as_measured), of(&plan.by_cpu)]);
     };
     row("shakes/s a server".to_owned(), &|it| with_margin(it.rate, whole));
@@ -90,7 +91,7 @@ pub fn table(plan: &Plan) -> String {
     out
 }
 
-fn notes(plan: &Plan, out: &mut String) {
+fn notes(plan: &Projection, out: &mut String) {
     let measured = &plan.measured;
     let mut say = |line: &str| {
         let _ = writeln!(out, "{line}");

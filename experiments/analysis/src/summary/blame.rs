@@ -1,7 +1,7 @@
-//! Who is to blame: from the sums that clients keep by cause to shares and a sentence.
+//! What is to blame: from the sums that clients keep by cause to shares and a sentence.
 //!
 //! The method is that of the design: of the slow requests of a phase, what each cause took beyond
-//! its median is held against what all took beyond theirs; of the seconds whose answers were off,
+//! its median is compared with what all took beyond theirs; of the seconds whose answers were off,
 //! the requests that were answered in another second than they were due in are counted by their
 //! dominant cause. Below a stated excess there is no verdict.
 
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use lab_client::causes::{BUCKETS, Cause, CauseRows, PerCause, bucket, bucket_floor};
 use serde::{Deserialize, Serialize};
 
+use super::off::SecondsOff;
 use spec::AttributionSpec;
 
 /// A share for each cause.
@@ -164,7 +165,7 @@ impl Account {
             let (over, _) = self.beyond(slow_from(least_us, least_us));
             over as f64 / self.requests as f64
         });
-        let off = seconds_off(spec, seen);
+        let off = SecondsOff::count(seen.seconds.iter().copied(), spec.off_share.get()).off;
         let quiet = late_share < spec.quiet_share.get() && off.is_empty();
         let shares = shares(&excess).filter(|_| !quiet);
         let (moved, jitter_shares) = self.jitter(&off);
@@ -209,13 +210,6 @@ impl Account {
 pub fn slow_from(us: u64, least_us: u64) -> usize {
     let at = bucket(us);
     if bucket_floor(at) < least_us { (at + 1).min(BUCKETS - 1) } else { at }
-}
-
-fn seconds_off(spec: &AttributionSpec, seen: &Seen) -> Vec<u64> {
-    let off =
-        |due: u64, answered: u64| answered.abs_diff(due) as f64 > spec.off_share.get() * due as f64;
-    let seconds = seen.seconds.iter().filter(|(_, due, answered)| *due > 0 && off(*due, *answered));
-    seconds.map(|(t, ..)| *t).collect()
 }
 
 fn shares(parts: &PerCause<u64>) -> Option<Shares> {

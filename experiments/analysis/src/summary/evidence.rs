@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use lab_client::causes::Cause;
 
 use super::blame::{Account, Seen};
-use super::phase::{RunQueue, Shakes};
+use super::figures::{RunQueue, Shakes};
 use record::{Raw, SampleLine};
 
 /// The probes' lines of some seconds.
@@ -14,7 +14,7 @@ fn lines(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &SampleLine> {
     lines.filter(move |line| (start..end).contains(&line.t))
 }
 
-/// Packets of the experiment that were dropped on this host, by reason; `None` when nobody looked.
+/// Packets of the experiment that were dropped on this host, by reason; `None` without probes.
 pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, u64>> {
     let mut drops = None;
     for line in lines(raw, start, end) {
@@ -66,7 +66,7 @@ pub(super) fn runqueue_delay(raw: &Raw, side: &str, start: u64, end: u64) -> Run
     RunQueue { p50: at(0.5), p99: at(0.99), max: at(1.0) }
 }
 
-/// The account of a phase by cause; `None` when nobody looked.
+/// The account of a phase by cause; `None` without probes.
 pub(super) fn account(raw: &Raw, name: &str) -> Option<Account> {
     let mut account = None;
     for line in raw.causes.iter().filter(|line| line.phase.as_deref() == Some(name)) {

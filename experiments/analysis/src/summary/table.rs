@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use control::Money;
 
-use super::{PhaseSummary, Summary};
+use super::figures::PhaseSummary;
+use super::run::Summary;
 use text::{Align, Table, milliseconds, thousands};
 
 /// Milliseconds with as many digits as matter.
