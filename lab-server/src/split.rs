@@ -11,7 +11,7 @@ use rand::Rng;
 /// most of the money to the last claimer.
 ///
 /// `shares` must be at least 1 and `left` at least `shares`.
-pub fn next_share(left: u32, shares: u32, random: &mut impl Rng) -> u32 {
+pub(crate) fn next_share(left: u32, shares: u32, random: &mut impl Rng) -> u32 {
     assert!(shares >= 1 && left >= shares, "{left} cents for {shares} shares");
     if shares == 1 {
         return left;

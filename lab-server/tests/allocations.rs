@@ -116,7 +116,7 @@ fn a_second(logic: &mut Logic, io: &mut Buffer, packet: &mut u32) -> u32 {
         if slot % 2 == 0 {
             let set = *packet % 4;
             *packet += 1;
-            logic.mail(io, Message::Packet { set, packet: *packet, amount: 50 });
+            logic.handle(io, Message::Packet { set, packet: *packet, amount: 50 });
         }
         let len = Frame::ShakeRequest { user: slot }.encode(0, &mut request).expect("fits");
         let conn = ConnId { slot, generation: 0 };
@@ -128,7 +128,7 @@ fn a_second(logic: &mut Logic, io: &mut Buffer, packet: &mut u32) -> u32 {
             other => panic!("{other:?}"),
         }
         io.now_ns += NANOS_PER_SECOND / u64::from(USERS);
-        logic.turned(io);
+        logic.tick(io);
     }
     granted
 }

@@ -7,12 +7,12 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use accounting::server::Counters;
 use lab_server::config::Config;
-use lab_server::counters::Counters;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use socket2::{Domain, Socket, Type};
-use wire::{Command, ErrorCode, Frame, LoginResult, UserList};
+use wire::{ChatOutcome, Command, ErrorCode, Frame, LoginResult, UserList};
 
 use common::{Bystander, Lateness, Live, PATIENCE, Peer, Totals, bytes_of, frame_of, small};
 
@@ -155,7 +155,7 @@ fn offences() -> Vec<Offence> {
         code: ErrorCode::WrongDirection,
         counter: "wrong_direction",
         command: u32::from(frame.command().id()),
-        told: frame.command().is_ours(),
+        told: frame.command().is_extension(),
     }));
     all
 }
@@ -215,7 +215,7 @@ fn first_frames_that_are_no_login() {
         let mut peer = Peer::connect(live.address());
         peer.send(&frame);
         let said = peer.rest();
-        if frame.command().is_ours() {
+        if frame.command().is_extension() {
             let command = u32::from(frame.command().id());
             let error = Frame::Error { code: ErrorCode::NotLoggedIn as u32, command };
             assert_eq!(frame_of(&said[0]), error);
@@ -268,7 +268,11 @@ fn the_newer_login_of_a_user_wins() {
         let text: &[u8] = b"which of you?";
         other.send(&Frame::ChatRequest { message: 8, to: user, text });
         newer.expect(&Frame::ChatDelivery { message: 8, from: 100 + user, text });
-        other.expect(&Frame::ChatReceipt { message: 8, to: user, outcome: wire::chat::DELIVERED });
+        other.expect(&Frame::ChatReceipt {
+            message: 8,
+            to: user,
+            outcome: ChatOutcome::Delivered.code(),
+        });
         newer.shake();
     }
     // At once; one or the other may have to wait for a CPU.

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Instant;
 
-use lab_server::counters::Counters;
-use lab_server::ledger::Ledger;
+use accounting::Ledger;
+use accounting::server::Counters;
 use lab_server::panel::{Line, Ready};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};

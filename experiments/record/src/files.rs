@@ -5,9 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use attribution::{Latencies, Segment};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
-use lab_client::latency::{Latencies, Segment};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

@@ -4,15 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use control::Money;
+use accounting::Ledger;
+use accounting::Money;
+use accounting::server::Counters;
+use attribution::{CauseRows, Tally, Trace};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use lab_client::causes::CauseRows;
-use lab_client::slow::Seen;
-use lab_client::tally::Tally;
-use lab_server::counters::Counters;
-use lab_server::ledger::Ledger;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -137,7 +135,7 @@ pub struct SlowLine {
     /// The phase in which it was due.
     pub phase: Option<String>,
     /// What the kernel saw of it.
-    pub seen: Option<Seen>,
+    pub seen: Option<Trace>,
 }
 
 /// A line of `events.jsonl`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::causes::Cause;
+use attribution::Cause;
 use serde_json::{Map, Value, json};
 
 /// Kept of each second while lines are read. A shard writes down eight of a second at most.

@@ -1,8 +1,9 @@
 //! What an experiment file can say. Every field but names, users and phases has a default, and
 //! `lab check` prints the file with all of them written out.
 //!
-//! Owns: the fields, their defaults, errors with their place in the file, what the programs of a run
-//! are told, and whether a run fits a machine. Must not know: processes, NATS, how a run goes on.
+//! Owns: the fields, their defaults, errors with their place in the file, what the programs of a
+//! run are told, and whether a run fits a machine. Must not know: processes, NATS, how a run goes
+//! on.
 
 pub mod configure;
 mod fault;
@@ -443,7 +444,7 @@ impl Default for ClientSpec {
             timer_slack_us: 100,
             own_commands: None,
             reconnect: true,
-            slow_kept: lab_client::slow::KEPT as u32,
+            slow_kept: lab_client::config::SLOW_KEPT as u32,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The cases of the proof: which faults, of which seeded sizes, and what must be blamed for them.
 
-use lab_client::causes::Cause;
+use attribution::Cause;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 

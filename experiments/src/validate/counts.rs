@@ -102,9 +102,9 @@ fn injected(events: &[Value]) -> u64 {
 /// Which of the causes blamed for a part of the excess have nothing in the counters to show for it.
 pub(super) fn without_evidence(
     directory: &Path,
-    blamed: impl Fn(lab_client::causes::Cause) -> bool,
+    blamed: impl Fn(attribution::Cause) -> bool,
 ) -> anyhow::Result<Vec<String>> {
-    use lab_client::causes::Cause;
+    use attribution::Cause;
     let samples: Vec<Value> = lines(directory, "samples")?;
     let probes = || samples.iter().filter(|line| line["source"] == "probe");
     let of_threads = |server: bool, field: &str| -> u64 {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
-use lab_client::causes::{Cause, PerCause};
+use attribution::{Cause, PerCause};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -260,12 +260,9 @@ fn judge(case: &Case, summary: &Summary, truth: &[Truth], slow: &[SlowLine]) -> 
         }
         (Some(blamed), Some(expected)) => {
             let share = |cause: Cause| blamed.get(&cause).copied().unwrap_or(0.0);
-            let most = Cause::ALL
-                .into_iter()
-                .max_by(|a, b| expected[*a as usize].total_cmp(&expected[*b as usize]));
+            let most = Cause::ALL.into_iter().max_by(|a, b| expected[*a].total_cmp(&expected[*b]));
             right = dominant(blamed).map(|(cause, _)| cause) == most;
-            let differences =
-                Cause::ALL.map(|cause| (share(cause) - expected[cause as usize]).abs());
+            let differences = Cause::ALL.map(|cause| (share(cause) - expected[cause]).abs());
             let largest = differences.into_iter().fold(0.0, f64::max);
             off = Some(largest);
             if case.causes.len() > 1 && largest > POINTS {
@@ -282,7 +279,7 @@ fn judge(case: &Case, summary: &Summary, truth: &[Truth], slow: &[SlowLine]) -> 
     Outcome {
         case: case.name.clone(),
         injected: case.causes.clone(),
-        expected: expected.map(|it| Cause::ALL.into_iter().zip(it).collect()),
+        expected: expected.map(|it| it.iter().map(|(cause, share)| (cause, *share)).collect()),
         blamed,
         verdict: attribution.verdict,
         counts: None,

@@ -83,7 +83,7 @@ impl<K: Copy> Wheel<K> {
                 return;
             }
             self.now_tick = next;
-            self.turn(&mut due);
+            self.empty_buckets(&mut due);
         }
     }
 
@@ -109,7 +109,7 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Empties the buckets that come up at the present tick, the coarse ones first.
-    fn turn(&mut self, due: &mut impl FnMut(K)) {
+    fn empty_buckets(&mut self, due: &mut impl FnMut(K)) {
         for level in (0..LEVELS).rev() {
             let shift = BITS * level as u32;
             if self.now_tick & ((1 << shift) - 1) != 0 {

@@ -8,10 +8,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use accounting::Ledger;
+use accounting::server::Counters;
 use lab_server::config::{Config, SteeringChoice};
-use lab_server::counters::Counters;
-use lab_server::generator::{Kind, Order};
-use lab_server::ledger::Ledger;
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use lab_server::server::Server;
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
@@ -59,7 +59,15 @@ impl Live {
     /// Red packets for whoever shakes, so that the books have something in them.
     pub(crate) fn generate(&self, rate: u32) {
         let (total, from_ns, until_ns) = (None, None, None);
-        let order = Order { id: 1, kind: Kind::Shaken, rate, total, seed: 7, from_ns, until_ns };
+        let order = GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate,
+            total,
+            seed: 7,
+            from_ns,
+            until_ns,
+        };
         self.server().tell(0, Message::Start(order));
     }
 

@@ -181,7 +181,7 @@ fn command_ids_are_unique_and_known() {
     for (at, command) in Command::ALL.into_iter().enumerate() {
         assert_eq!(Command::from_id(command.id()), Some(command));
         assert!(Command::ALL[..at].iter().all(|other| other.id() != command.id()));
-        assert_eq!(command.is_ours(), at > 6);
+        assert_eq!(command.is_extension(), at > 6);
     }
 }
 

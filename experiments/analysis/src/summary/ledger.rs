@@ -1,7 +1,6 @@
 //! Where the money of a run is: the server's and the clients' accounts side by side.
 
-use control::{Money, undelivered};
-use lab_server::ledger::Ledger;
+use accounting::{Ledger, Money};
 use serde::{Deserialize, Serialize};
 
 /// The server's and the clients' accounts of the money side by side.
@@ -34,9 +33,8 @@ impl LedgerSummary {
         doubles: Option<u64>,
         lost: u64,
     ) -> Self {
-        let undelivered = ledger
-            .zip(received)
-            .map(|(ledger, received)| undelivered(ledger.granted + ledger.claimed, received));
+        let undelivered =
+            ledger.zip(received).map(|(ledger, received)| ledger.undelivered(received));
         let balanced =
             ledger.zip(doubles).zip(undelivered).map(|((ledger, doubles), undelivered)| {
                 // Answers disappear with connections, and in no other way.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use control::Money;
+use accounting::Money;
 
 use super::figures::PhaseSummary;
 use super::run::Summary;
