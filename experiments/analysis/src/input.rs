@@ -1,5 +1,6 @@
 //! What is wrong with the runs that a command was given. Must not know: what is done with runs.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,7 @@ pub enum InputError {
     #[error("a run cannot be read")]
     Run {
         /// Why.
-        source: anyhow::Error,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A run whose latencies cannot be read.
     #[error("{}: cannot read its histograms: {what}", directory.display())]

@@ -16,7 +16,7 @@ pub(super) struct Verdict {
     state: &'static str,
     /// Whether it held.
     held: String,
-    /// Why it did not, as far as somebody looked; or that nobody did.
+    /// Why it did not, as far as probes tell; or that there were none.
     why: Option<String>,
     /// Why it is not valid.
     invalid: Vec<String>,

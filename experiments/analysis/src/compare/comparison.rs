@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::figures::{Figure, Pool};
 use super::manifests::{self, Differing};
-use super::sets::{self, Observation, RecordedRun};
+use super::sets::{self, RecordedRun, SamplingUnit};
 use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 use crate::input::InputError;
 use crate::stats::CONFIDENCE;
@@ -64,7 +64,7 @@ pub struct Comparison {
     pub questions: usize,
     /// Why they should not be compared at all.
     pub objections: Vec<String>,
-    /// What is to be kept in mind.
+    /// What limits what it says.
     pub caveats: Vec<String>,
     /// What else differs between them, by their manifests.
     pub differing: Vec<Differing>,
@@ -102,7 +102,7 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
     let mut phases = Vec::new();
     for name in &names {
         if let Some(mut phase) = compare_phase(name, &first, &second, variation)? {
-            let wanted = |it: Figure| args.figures.is_empty() || args.figures.contains(&it);
+            let wanted = |figure: Figure| args.figures.is_empty() || args.figures.contains(&figure);
             phase.figures.retain(|it| wanted(it.figure));
             phase.missing.retain(|it| wanted(*it));
             phases.push(phase);
@@ -201,8 +201,8 @@ fn compare_phase(
     second: &[RecordedRun],
     variation: Variation,
 ) -> Result<Option<ComparedPhase>, InputError> {
-    let whole = |runs: &[RecordedRun]| -> Option<Vec<Observation>> {
-        runs.iter().map(|run| Observation::of_run(run, name)).collect()
+    let whole = |runs: &[RecordedRun]| -> Option<Vec<SamplingUnit>> {
+        runs.iter().map(|run| SamplingUnit::of_run(run, name)).collect()
     };
     let (Some(a), Some(b)) = (whole(first), whole(second)) else { return Ok(None) };
     let runs = [Pool::new(&a, false), Pool::new(&b, false)];

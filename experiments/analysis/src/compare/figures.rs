@@ -1,10 +1,10 @@
-//! The figures that are compared, and how each comes from observations taken together.
+//! The figures that are compared, and how each comes from units taken together.
 
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::sets::{CpuTime, Observation};
+use super::sets::{CpuTime, SamplingUnit};
 use crate::stats::{Estimate, Scale};
 
 /// A figure of a phase.
@@ -84,9 +84,9 @@ impl Figure {
         matches!(self, Self::ServerMemory | Self::KernelMemory)
     }
 
-    /// What an observation has of a figure of which each has its own value; `None` of another
+    /// What a unit has of a figure of which each has its own value; `None` of another
     /// figure.
-    fn of_observation(self) -> Option<fn(&Observation) -> Option<f64>> {
+    fn of_unit(self) -> Option<fn(&SamplingUnit) -> Option<f64>> {
         match self {
             Self::ServerMemory => Some(|unit| unit.server_bytes),
             Self::KernelMemory => Some(|unit| unit.kernel_bytes),
@@ -105,9 +105,9 @@ impl Figure {
     }
 }
 
-/// Observations of a set and their histograms merged: all, and all but one each.
+/// Units of a set and their histograms merged: all, and all but one each.
 pub(crate) struct Pool<'a> {
-    observations: &'a [Observation],
+    units: &'a [SamplingUnit],
     /// Whether they follow each other in one run.
     in_sequence: bool,
     all: Option<Histogram<u64>>,
@@ -115,10 +115,10 @@ pub(crate) struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    /// Takes observations together.
-    pub(crate) fn new(observations: &'a [Observation], in_sequence: bool) -> Self {
-        let all = merged(observations);
-        let without = observations.iter().map_while(|unit| {
+    /// Takes units together.
+    pub(crate) fn new(units: &'a [SamplingUnit], in_sequence: bool) -> Self {
+        let all = merged(units);
+        let without = units.iter().map_while(|unit| {
             let mut others = all.clone()?;
             if let Some(own) = &unit.latency {
                 others.subtract(own).ok()?;
@@ -126,7 +126,7 @@ impl<'a> Pool<'a> {
             Some(others)
         });
         let without = without.collect();
-        Self { observations, in_sequence, all, without }
+        Self { units, in_sequence, all, without }
     }
 
     /// A figure of two pools on the scale on which it is compared: as a ratio, unless one of them
@@ -143,19 +143,19 @@ impl<'a> Pool<'a> {
 
     /// A figure; `None` when it was not measured.
     pub(crate) fn estimate(&self, figure: Figure, scale: Scale) -> Option<Estimate> {
-        if let Some(own) = figure.of_observation().filter(|_| !self.in_sequence) {
-            let values: Vec<f64> = self.observations.iter().map(own).collect::<Option<_>>()?;
+        if let Some(own) = figure.of_unit().filter(|_| !self.in_sequence) {
+            let values: Vec<f64> = self.units.iter().map(own).collect::<Option<_>>()?;
             return Estimate::of(&values, scale);
         }
         let of = |left_out| self.value(figure, left_out);
         if self.in_sequence {
-            Estimate::jackknife_in_sequence(self.observations.len(), scale, of)
+            Estimate::jackknife_in_sequence(self.units.len(), scale, of)
         } else {
-            Estimate::jackknife(self.observations.len(), scale, of)
+            Estimate::jackknife(self.units.len(), scale, of)
         }
     }
 
-    /// A figure of all observations, or of all but one.
+    /// A figure of all units, or of all but one.
     pub(crate) fn value(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
         if let Some(quantile) = figure.quantile() {
             let values = match left_out {
@@ -165,15 +165,15 @@ impl<'a> Pool<'a> {
             let values = values.filter(|values| !values.is_empty())?;
             return Some(values.value_at_quantile(quantile) as f64);
         }
-        let kept = || self.observations.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
-        let sum = |of: fn(&Observation) -> Option<u64>| -> Option<f64> {
+        let kept = || self.units.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
+        let sum = |of: fn(&SamplingUnit) -> Option<u64>| -> Option<f64> {
             kept().map(|(_, unit)| of(unit)).sum::<Option<u64>>().map(|sum| sum as f64)
         };
-        if let Some(own) = figure.of_observation() {
+        if let Some(own) = figure.of_unit() {
             let sum: f64 = kept().map(|(_, unit)| own(unit)).sum::<Option<f64>>()?;
             return Some(sum / kept().count() as f64);
         }
-        let cpu = |of: fn(&Observation) -> Option<CpuTime>| -> Option<f64> {
+        let cpu = |of: fn(&SamplingUnit) -> Option<CpuTime>| -> Option<f64> {
             let all: Vec<CpuTime> = kept().map(|(_, unit)| of(unit)).collect::<Option<_>>()?;
             let us: u64 = all.iter().map(|cpu| cpu.us).sum();
             let answered: u64 = all.iter().map(|cpu| cpu.answered).sum();
@@ -204,9 +204,9 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn merged(observations: &[Observation]) -> Option<Histogram<u64>> {
+fn merged(units: &[SamplingUnit]) -> Option<Histogram<u64>> {
     let mut all: Option<Histogram<u64>> = None;
-    for values in observations.iter().filter_map(|unit| unit.latency.as_ref()) {
+    for values in units.iter().filter_map(|unit| unit.latency.as_ref()) {
         match &mut all {
             // All have the bounds that clients record with.
             Some(all) => all.add(values).ok()?,
@@ -220,26 +220,26 @@ fn merged(observations: &[Observation]) -> Option<Histogram<u64>> {
 mod tests {
     use super::*;
 
-    fn unit(seconds: f64, answered: u64, latencies: &[(u64, u64)]) -> Observation {
+    fn unit(seconds: f64, answered: u64, latencies: &[(u64, u64)]) -> SamplingUnit {
         let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds");
         for (us, count) in latencies {
             latency.record_n(*us, *count).expect("in bounds");
         }
         let cpu = Some(CpuTime { us: answered * 4, answered });
-        Observation {
+        SamplingUnit {
             seconds,
             answered,
             latency: Some(latency),
             server_cpu: cpu,
-            ..Observation::default()
+            ..SamplingUnit::default()
         }
     }
 
     /// Percentiles are those of all requests, not means of percentiles; rates are weighed by time.
     #[test]
     fn figures_are_of_units_taken_together() {
-        let observations = [unit(10.0, 980, &[(100, 980)]), unit(30.0, 20, &[(5000, 20)])];
-        let pool = Pool::new(&observations, false);
+        let units = [unit(10.0, 980, &[(100, 980)]), unit(30.0, 20, &[(5000, 20)])];
+        let pool = Pool::new(&units, false);
         assert_eq!(pool.value(Figure::Rate, None), Some(25.0));
         assert_eq!(pool.value(Figure::P50, None), Some(100.0));
         assert_eq!(pool.value(Figure::P99, None).map(|us| us as u64 / 10), Some(500));
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn what_is_zero_is_compared_as_a_difference() {
         let retransmits =
-            |n| Observation { seconds: 10.0, retransmits: Some(n), ..Observation::default() };
+            |n| SamplingUnit { seconds: 10.0, retransmits: Some(n), ..SamplingUnit::default() };
         let first = [retransmits(0), retransmits(0)];
         let second = [retransmits(10), retransmits(30)];
         let (first, second) = (Pool::new(&first, false), Pool::new(&second, false));
@@ -265,10 +265,10 @@ mod tests {
         let retransmissions = scale(Figure::Retransmissions, &first, &second);
         assert_eq!(retransmissions, Some(Scale::Difference));
         assert_eq!(scale(Figure::P99, &first, &second), None);
-        let memory = |bytes| Observation {
+        let memory = |bytes| SamplingUnit {
             seconds: 1.0,
             server_bytes: Some(bytes),
-            ..Observation::default()
+            ..SamplingUnit::default()
         };
         let (shrunk, grown) = ([memory(-3.0)], [memory(7.0)]);
         let (shrunk, grown) = (Pool::new(&shrunk, false), Pool::new(&grown, false));

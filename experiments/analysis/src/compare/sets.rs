@@ -1,7 +1,8 @@
-//! What is compared: a run, or a directory of repeated runs, read from raw files. Owns: observations,
+//! What is compared: a run, or a directory of repeated runs, read from raw files. Owns: units,
 //! the parts of a set that vary independently. Must not know: statistics.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use attribution::Segment;
@@ -28,12 +29,12 @@ pub(crate) struct RecordedRun {
 
 impl RecordedRun {
     fn read(directory: &Path) -> Result<Self, InputError> {
-        let not = |source: anyhow::Error| InputError::Run { source };
-        let raw = Raw::read(directory).map_err(|error| not(error.into()))?;
-        let summary = Summary::of(&raw).map_err(|error| not(error.into()))?;
+        let unreadable = |source: Box<dyn Error + Send + Sync>| InputError::Run { source };
+        let raw = Raw::read(directory).map_err(|error| unreadable(error.into()))?;
+        let summary = Summary::of(&raw).map_err(|error| unreadable(error.into()))?;
         let text = std::fs::read_to_string(directory.join("manifest.json"));
-        let text = text.map_err(|error| not(error.into()))?;
-        let manifest = serde_json::from_str(&text).map_err(|error| not(error.into()))?;
+        let text = text.map_err(|error| unreadable(error.into()))?;
+        let manifest = serde_json::from_str(&text).map_err(|error| unreadable(error.into()))?;
         Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
     }
 
@@ -67,14 +68,14 @@ pub(crate) struct CpuTime {
     pub(crate) answered: u64,
 }
 
-/// The part of an observation's seconds in which CPU time must be known. A thread that ends takes with it
+/// The part of a unit's seconds in which CPU time must be known. A thread that ends takes with it
 /// what it used in its last second.
 const KNOWN_SHARE: f64 = 0.5;
 
 /// A part of a set that varies independently of the others: a phase of a run, or a batch of its
 /// seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Observation {
+pub(crate) struct SamplingUnit {
     pub(crate) seconds: f64,
     pub(crate) answered: u64,
     /// Shakes answered in its median second; `None` without any.
@@ -89,7 +90,7 @@ pub(crate) struct Observation {
     pub(crate) kernel_bytes: Option<f64>,
 }
 
-impl Observation {
+impl SamplingUnit {
     /// A phase of a run.
     pub(crate) fn of_run(run: &RecordedRun, name: &str) -> Option<Self> {
         let phase = run.phase(name)?;
@@ -165,7 +166,7 @@ pub(crate) const SHORTEST_PHASE_S: u64 = FEWEST * SHORTEST_S;
 pub(crate) fn batches(
     run: &RecordedRun,
     name: &str,
-) -> Result<Option<Vec<Observation>>, InputError> {
+) -> Result<Option<Vec<SamplingUnit>>, InputError> {
     let Some((start, end)) = run.raw.phase_time(name) else { return Ok(None) };
     let seconds = end - start;
     if seconds < SHORTEST_PHASE_S {
@@ -173,12 +174,12 @@ pub(crate) fn batches(
     }
     let count = BATCHES.min(seconds / SHORTEST_S);
     let edge = |batch: u64| start + batch * seconds / count;
-    let mut batches: Vec<Observation> = (0..count)
+    let mut batches: Vec<SamplingUnit> = (0..count)
         .map(|batch| {
             let (from, to) = (edge(batch), edge(batch + 1));
             let lines = run.raw.clients.iter().filter(|line| (from..to).contains(&line.t));
             let answered = lines.map(|line| line.tally.answered).sum();
-            Observation { seconds: (to - from) as f64, answered, ..Observation::default() }
+            SamplingUnit { seconds: (to - from) as f64, answered, ..SamplingUnit::default() }
                 .with_counters(run, from, to)
         })
         .collect();

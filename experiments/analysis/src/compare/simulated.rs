@@ -11,7 +11,7 @@ use rand_pcg::Pcg64;
 use statrs::distribution::{Beta, ContinuousCDF, Normal};
 
 use super::figures::{Figure, Pool};
-use super::sets::{CpuTime, Observation};
+use super::sets::{CpuTime, SamplingUnit};
 use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 
 /// Comparisons simulated of each kind.
@@ -72,11 +72,11 @@ fn unit(
     common: f64,
     mut own: impl FnMut() -> f64,
     factor: f64,
-) -> Observation {
+) -> SamplingUnit {
     let mut z = || COMMON.sqrt() * common + (1.0 - COMMON).sqrt() * own();
     let answered = (2_100_000.0 * factor * (deviations.rate * z()).exp()) as u64;
     let cpu = |z: f64| CpuTime { us: (9e6 * (0.4 * deviations.rate * z).exp()) as u64, answered };
-    Observation {
+    SamplingUnit {
         seconds: 10.0,
         answered,
         median_second: Some(210_000.0 * factor * (deviations.typical * z()).exp()),
@@ -94,7 +94,7 @@ fn unit(
     }
 }
 
-fn runs(random: &mut Pcg64, deviations: Deviations, runs: usize, factor: f64) -> Vec<Observation> {
+fn runs(random: &mut Pcg64, deviations: Deviations, runs: usize, factor: f64) -> Vec<SamplingUnit> {
     (0..runs)
         .map(|_| {
             let common = normal(random);
@@ -107,7 +107,7 @@ fn runs(random: &mut Pcg64, deviations: Deviations, runs: usize, factor: f64) ->
 const PART_S: usize = 6;
 
 /// The parts of a run of a minute, of which each second is like the one before it.
-fn parts(random: &mut Pcg64, alike: f64) -> Vec<Observation> {
+fn parts(random: &mut Pcg64, alike: f64) -> Vec<SamplingUnit> {
     let mut second = normal(random);
     let mut next = |random: &mut Pcg64| {
         second = alike * second + (1.0 - alike * alike).sqrt() * normal(random);
@@ -121,7 +121,7 @@ fn parts(random: &mut Pcg64, alike: f64) -> Vec<Observation> {
         .collect()
 }
 
-fn answer(first: &[Observation], second: &[Observation], in_sequence: bool) -> ComparedPhase {
+fn answer(first: &[SamplingUnit], second: &[SamplingUnit], in_sequence: bool) -> ComparedPhase {
     let pools = [Pool::new(first, in_sequence), Pool::new(second, in_sequence)];
     let mut phase = [compare_figures("saturated", &pools, None)];
     let questions = correct(&mut phase);
@@ -137,9 +137,9 @@ fn any_shown(phase: &ComparedPhase) -> bool {
 /// Whether a figure was found to differ, and the right way: among all, and when it was the only
 /// question.
 fn slower_found(phase: &ComparedPhase, figure: Figure) -> (bool, bool) {
-    let it = phase.figures.iter().find(|it| it.figure == figure).expect("a rate");
-    let slower = it.difference.estimate < 0.0;
-    (it.verdict == Verdict::Shown && slower, it.difference.is_shown() && slower)
+    let compared = phase.figures.iter().find(|it| it.figure == figure).expect("a rate");
+    let slower = compared.difference.estimate < 0.0;
+    (compared.verdict == Verdict::Shown && slower, compared.difference.is_shown() && slower)
 }
 
 /// Between what the true rate of something seen so often in [`MANY`] lies, with 99% confidence.

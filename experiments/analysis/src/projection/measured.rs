@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::compare::figures::{Figure, Pool};
-use crate::compare::sets::{Observation, RecordedRun, SHORTEST_PHASE_S, batches};
+use crate::compare::sets::{RecordedRun, SHORTEST_PHASE_S, SamplingUnit, batches};
 use crate::input::InputError;
 use crate::stats::{Estimate, Scale};
 use crate::summary::PhaseSummary;
@@ -29,7 +29,10 @@ impl IntervalEstimate {
     fn of(pool: &Pool<'_>, figure: Figure) -> Option<Self> {
         let value = pool.value(figure, None)?;
         let estimate = pool.estimate(figure, Scale::Ratio);
-        Some(Self { value, interval: estimate.and_then(|it: Estimate| it.interval(Scale::Ratio)) })
+        Some(Self {
+            value,
+            interval: estimate.and_then(|estimate| estimate.interval(Scale::Ratio)),
+        })
     }
 }
 
@@ -111,7 +114,7 @@ pub(super) fn measure(
 /// A phase of all runs, or why it does not do.
 fn of_phase(runs: &[RecordedRun], name: &str) -> Result<Result<MeasuredPhase, String>, InputError> {
     let Some(units) =
-        runs.iter().map(|run| Observation::of_run(run, name)).collect::<Option<Vec<_>>>()
+        runs.iter().map(|run| SamplingUnit::of_run(run, name)).collect::<Option<Vec<_>>>()
     else {
         return Ok(Err("not in every run".to_owned()));
     };
@@ -170,8 +173,8 @@ const HELD: f64 = 0.999;
 /// Memory for a connection: a process's part and one socket of the kernel's.
 fn bytes(
     whole: &Pool<'_>,
-    units: &[Observation],
-    of: fn(&Observation) -> Option<f64>,
+    units: &[SamplingUnit],
+    of: fn(&SamplingUnit) -> Option<f64>,
 ) -> Option<IntervalEstimate> {
     let kernel = whole.value(Figure::KernelMemory, None)?;
     let sums: Vec<f64> = units

@@ -13,7 +13,7 @@ mod phase;
 mod run;
 mod table;
 
-pub use blame::{Account, Attribution, Jitter, Shares, Tail, dominant, slow_from};
+pub use blame::{Attribution, CauseTotals, Jitter, Shares, Tail, dominant, slow_from};
 pub use figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, RunQueue, Segments,
     Sends, Shakes, TwoPercentiles,

@@ -104,7 +104,7 @@ pub(super) fn summarize(
     let histogram = |segment: Segment| raw.histograms.get(&format!("{name}:{}", segment.name()));
     let send_lag = Latency::of(histogram(Segment::SendLag));
     let late = late_share(histogram(Segment::Latency), experiment.attribution.slow_us);
-    let account = evidence::account(raw, &name);
+    let causes = evidence::cause_totals(raw, &name);
     let mut phase = PhaseSummary {
         seconds: time.map(|(start, end)| (end - start) as f64),
         connections,
@@ -128,9 +128,9 @@ pub(super) fn summarize(
             client_receive_lag: TwoPercentiles::of(histogram(Segment::ClientReceiveLag)),
         },
         attribution: Attribution::default(),
-        mixed_requests: account.as_ref().map(|account| account.mixed),
-        incomplete_requests: account.as_ref().map(|account| account.incomplete),
-        unsampled_requests: account.as_ref().map(|account| account.unsampled),
+        mixed_requests: causes.as_ref().map(|causes| causes.mixed),
+        incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
+        unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
         push: Push {
             sent: totals.server.pushes,
             received: totals.tally.pushes,
@@ -142,10 +142,10 @@ pub(super) fn summarize(
         invalid_because: Vec::new(),
         name,
     };
-    if let Some(account) = account {
+    if let Some(causes) = causes {
         let measured = (phase.latency_us.p99, late);
-        let seen = evidence::seen(raw, &phase.name, (start, end), measured, &phase.shake);
-        phase.attribution = account.attribution(&experiment.attribution, &seen);
+        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, &phase.shake);
+        phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     phase.valid = phase.invalid_because.is_empty();

@@ -50,17 +50,8 @@ const HEAD: [&str; 13] = [
 ];
 
 fn money(money: Option<Money>) -> String {
-    money.map_or_else(
-        || "unknown".to_owned(),
-        |it| {
-            format!(
-                "{} ({}.{:02})",
-                thousands(it.count),
-                thousands(it.amount / 100),
-                it.amount % 100
-            )
-        },
-    )
+    let Some(Money { count, amount }) = money else { return "unknown".to_owned() };
+    format!("{} ({}.{:02})", thousands(count), thousands(amount / 100), amount % 100)
 }
 
 /// The summary as a table, with a line for everything that is wrong.

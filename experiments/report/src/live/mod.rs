@@ -13,16 +13,16 @@ mod metrics;
 mod pending;
 mod socket;
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::watch;
 
-use crate::assemble::assert_run;
+use crate::assemble::{ReportError, assert_run};
 pub use command::RunCommand;
 pub use control::ControlHandle;
 use feed::Feed;
@@ -38,6 +38,25 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// The page has time: a run next to it has not.
 const NICENESS: i32 = 10;
 
+/// Why there is no live page.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The address cannot be taken.
+    #[error("the live page cannot listen on {address}: give another --live")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no run.
+    #[error(transparent)]
+    NoRun(#[from] ReportError),
+    /// The system refuses something else.
+    #[error("the live page cannot be served")]
+    System(#[from] io::Error),
+}
+
 /// A page that is being served. It ends when this is dropped, after a last look at the files.
 #[derive(Debug)]
 pub struct Live {
@@ -52,16 +71,15 @@ pub struct Live {
 ///
 /// # Errors
 /// With the address, when another program has it or it is none of this machine.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| {
-        format!("the live page cannot listen on {address}: give another --live")
-    })?;
+pub fn bind(address: SocketAddr) -> Result<TcpListener, LiveError> {
+    let listener =
+        TcpListener::bind(address).map_err(|source| LiveError::Address { address, source })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
 /// A secret that cannot be guessed.
-fn token() -> anyhow::Result<String> {
+fn token() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -76,7 +94,7 @@ impl Live {
         listener: TcpListener,
         directory: &Path,
         control: ControlHandle,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self, LiveError> {
         let address = listener.local_addr()?;
         let token = token()?;
         let (ending, ended) = watch::channel(false);
@@ -150,7 +168,7 @@ async fn serve(
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
-pub async fn watch(directory: &Path, listen: SocketAddr) -> anyhow::Result<()> {
+pub async fn watch(directory: &Path, listen: SocketAddr) -> Result<(), LiveError> {
     assert_run(directory)?;
     let live =
         Live::start(bind(listen)?, directory, ControlHandle::Socket(directory.join(SOCKET)))?;
