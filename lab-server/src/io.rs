@@ -1,5 +1,5 @@
-//! What the logic of a shard wants from the world: sockets, messages and a clock behind one trait, so
-//! that everything but the sockets runs in simulation.
+//! What the logic of a shard wants from the world: sockets, messages and a clock behind one trait,
+//! so that everything but the sockets runs in simulation.
 
 use shard::{ConnId, Spin};
 use wire::Frame;

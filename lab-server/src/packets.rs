@@ -153,8 +153,8 @@ impl SentPackets {
     }
 
     /// Lets `user` claim in the place of `named`, who was named and did not: in the prototype's
-    /// mode a notice goes to the next user of the SET who shakes. Nothing happens when `named` may not
-    /// claim or `user` may already.
+    /// mode a notice goes to the next user of the SET who shakes. Nothing happens when `named` may
+    /// not claim or `user` may already.
     pub fn entitle(&mut self, id: u32, named: u32, user: u32) {
         let Some(packet) = self.packets.get_mut(&id) else { return };
         let old = packet.waiting.binary_search(&named);

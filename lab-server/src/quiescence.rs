@@ -1,5 +1,5 @@
-//! When shards that were told to stop may end: once all of them have nothing to do and no message is
-//! under way. One that ended on its own would take answers along that others wait for.
+//! When shards that were told to stop may end: once all of them have nothing to do and no message
+//! is under way. One that ended on its own would take answers along that others wait for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,8 @@ use shard::Inboxes;
 
 use crate::message::Message;
 
-/// Bits of the shared word that count shards; the others count how often one had something to do again.
+/// Bits of the shared word that count shards; the others count how often one had something to do
+/// again.
 const COUNT_BITS: u32 = 16;
 
 /// What stopping shards share, and no other shard touches.
@@ -29,9 +30,9 @@ impl Quiescence {
         self.word.fetch_add((1 << COUNT_BITS) - 1, Ordering::SeqCst);
     }
 
-    /// Whether all shards have nothing to do and no message waits. Inboxes that were empty between two
-    /// readings of a word that did not change were empty all the time: a shard that drains its inbox
-    /// says so first, and one that has nothing to do posts nothing.
+    /// Whether all shards have nothing to do and no message waits. Inboxes that were empty between
+    /// two readings of a word that did not change were empty all the time: a shard that drains its
+    /// inbox says so first, and one that has nothing to do posts nothing.
     pub(crate) fn is_over(&self, inboxes: &Inboxes<Message>) -> bool {
         let before = self.word.load(Ordering::SeqCst);
         before & ((1 << COUNT_BITS) - 1) == inboxes.shards() as u64

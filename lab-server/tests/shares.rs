@@ -100,7 +100,7 @@ fn check_spread(seed: u64) {
                 "SET {set} has {given} of {share}, {seed}"
             );
         }
-        // The k-th is due k / rate behind the start.
+        // The k-th is due k / rate after the start.
         let due = u128::from(cluster.wires.now_ns - START_NS) * u128::from(rate)
             / u128::from(NANOS_PER_SECOND);
         assert_eq!(u128::from(made), due + 1, "rate {rate}, seed {seed}");

@@ -43,7 +43,7 @@ impl Ledger {
         self.claimed += money;
     }
 
-    /// What nobody claimed goes back.
+    /// Unclaimed shares go back.
     pub fn refund(&mut self, money: Money) {
         self.remaining -= money;
         self.refunded += money;

@@ -1,7 +1,7 @@
 //! What a shard of the server counts and holds, and its sample of a second.
 //!
-//! Every counter has a name, which is the same in samples, in the control interface's JSON and, with
-//! `lab_` before and `_total` behind it, in the metrics.
+//! Every counter has a name, which is the same in samples, in the control interface's JSON and,
+//! with the prefix `lab_` and the suffix `_total`, in the metrics.
 
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ crate::counters! {
     bytes_in,
     /// Bytes sent.
     bytes_out,
-    /// Turns of the loop in which something happened.
+    /// Polls of the loop in which something happened.
     turns,
     }
 }

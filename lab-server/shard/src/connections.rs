@@ -1,5 +1,5 @@
-//! The sockets of a shard: opened, written and closed here and nowhere else; [`crate::poll`] accepts
-//! and reads. Must not know: the handler, frames, users.
+//! The sockets of a shard: opened, written and closed here and nowhere else; [`crate::poll`]
+//! accepts and reads. Must not know: the handler, frames, users.
 
 use std::collections::VecDeque;
 use std::io;
@@ -158,7 +158,8 @@ impl Net {
         self.slots.ids()
     }
 
-    /// Begins to open a connection; [`crate::Handler::connected`] or [`crate::Handler::closed`] follows.
+    /// Begins to open a connection; [`crate::Handler::connected`] or [`crate::Handler::closed`]
+    /// follows.
     ///
     /// # Errors
     /// What the kernel says at once, above all that the source address is in use.

@@ -27,7 +27,7 @@ pub trait Handler {
     /// [`Self::received`] is going to need.
     fn prefetch(&mut self, _id: ConnId) {}
 
-    /// Bytes arrived, behind those left over before. Returns how many are used up; the rest comes
+    /// Bytes arrived, after those left over before. Returns how many are used up; the rest comes
     /// again with what follows it.
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize;
 

@@ -79,7 +79,8 @@ impl<M> Inboxes<M> {
     /// Returns whether there may be more.
     pub fn drain(&self, me: usize, most: usize, mut each: impl FnMut(M)) -> bool {
         let inbox = &self.inboxes[me];
-        // Before the queue is read, so that a message posted after the last one read notifies again.
+        // Before the queue is read, so that a message posted after the last one read notifies
+        // again.
         inbox.notified.swap(false, Ordering::AcqRel);
         for _ in 0..most {
             match inbox.queue.pop() {

@@ -140,7 +140,7 @@ impl AsFd for Listener {
     }
 }
 
-/// Closes a connection so that its peer learns of it at once and no TIME_WAIT stays behind.
+/// Closes a connection so that its peer learns of it at once and no TIME_WAIT is left.
 pub(crate) fn reset(socket: OwnedFd) -> io::Result<()> {
     Socket::from(socket).set_linger(Some(std::time::Duration::ZERO))
 }

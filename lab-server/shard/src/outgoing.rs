@@ -39,7 +39,7 @@ impl Outgoing {
         self.used + carried + len <= self.arena.len()
     }
 
-    /// Room for `len` bytes behind what this connection already sends in this poll.
+    /// Room for `len` bytes after what this connection already sends in this poll.
     pub(crate) fn reserve(&mut self, id: ConnId, slot: &mut Slot, len: usize) -> &mut [u8] {
         let start = self.used;
         if slot.link == NONE {

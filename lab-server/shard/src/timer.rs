@@ -24,7 +24,8 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// A timer that expires at most once every `slack_ns`: an earlier deadline is met that much late.
+    /// A timer that expires at most once every `slack_ns`: an earlier deadline is met that much
+    /// late.
     ///
     /// # Errors
     /// What `timerfd_create` says.

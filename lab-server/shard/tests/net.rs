@@ -299,8 +299,8 @@ fn libc_econnrefused() -> i32 {
     rustix::io::Errno::CONNREFUSED.raw_os_error()
 }
 
-/// Under glommio: two shards pass a number to and fro by messages; between bursts they are idle long
-/// enough to wait in glommio's reactor, and must wake from there too.
+/// Under glommio: two shards pass a number to and fro by messages; between bursts they are idle
+/// long enough to wait in glommio's reactor, and must wake from there too.
 #[test]
 fn shards_wake_each_other_from_both_kinds_of_sleep() {
     struct PingPong {

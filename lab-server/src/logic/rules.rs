@@ -7,7 +7,7 @@ pub enum Notices {
     #[default]
     Push,
     /// The prototype's way: put into the queue of the named user's SET, to travel as the answer to
-    /// that SET's next shake, whoever shakes.
+    /// that SET's next shake, from any of its users.
     Answer,
 }
 

@@ -80,7 +80,7 @@ impl Hub {
         self.0.generators.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The shard that makes the next packet: each in its turn.
+    /// The shard that makes the next packet: round robin.
     pub(super) fn next_shard(&self) -> usize {
         self.0.packets.fetch_add(1, Ordering::Relaxed) % self.0.shards.count()
     }

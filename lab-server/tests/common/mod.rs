@@ -56,7 +56,7 @@ impl Live {
         self.server().address()
     }
 
-    /// Red packets for whoever shakes, so that the books have something in them.
+    /// Red packets for users who shake, so that the books have something in them.
     pub(crate) fn generate(&self, rate: u32) {
         let (total, from_ns, until_ns) = (None, None, None);
         let order = GeneratorSpec {
@@ -170,7 +170,7 @@ impl Peer {
     }
 
     /// The same, by a user who speaks this project's commands.
-    pub(crate) fn login_ours(address: SocketAddrV4, user: u32) -> Self {
+    pub(crate) fn login_extended(address: SocketAddrV4, user: u32) -> Self {
         let mut peer = Self::login(address, user);
         peer.ping();
         peer

@@ -1,5 +1,5 @@
-//! The logic of a whole server without a socket: shards whose messages take their time, a clock that
-//! goes when told to, connections that are queues of bytes.
+//! The logic of a whole server without a socket: shards whose messages take their time, a clock
+//! that goes when told to, connections that are queues of bytes.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 

@@ -63,7 +63,8 @@ impl Model {
         }
     }
 
-    /// Lets everything come to its end: messages are delivered, packets expire, queues are shaken empty.
+    /// Lets everything come to its end: messages are delivered, packets expire, queues are shaken
+    /// empty.
     pub(super) fn end(&mut self) {
         self.cluster.tell(0, Message::StopGenerator(None));
         self.deliver_all();
@@ -104,8 +105,8 @@ impl Model {
         assert!(self.cluster.shards.iter().all(|logic| logic.gauges().packets_open == 0));
     }
 
-    /// Without messages under way, the directory knows the connections that live, and no others, but
-    /// for what dropped messages would have told it.
+    /// Without messages under way, the directory knows the connections that live, and no others,
+    /// but for what dropped messages would have told it.
     fn check_directory(&self) {
         let dropped = &self.cluster.wires.dropped;
         for user in 0..USERS {

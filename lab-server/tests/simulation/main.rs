@@ -1,5 +1,5 @@
-//! The whole server without a socket: random peers against several shards whose messages are late, out
-//! of order between pairs, and sometimes dropped. What must hold is checked after every step.
+//! The whole server without a socket: random peers against several shards whose messages are late,
+//! out of order between pairs, and sometimes dropped. What must hold is checked after every step.
 
 mod checks;
 mod reading;
@@ -38,7 +38,7 @@ fn key(at: Address) -> Key {
 struct Peer {
     at: Address,
     user: Option<u32>,
-    ours: bool,
+    extended: bool,
     /// It has left a frame half, and sends nothing any more.
     halved: bool,
     /// Packets it was told of.
@@ -134,7 +134,7 @@ impl Model {
         let peer = Peer {
             at,
             user: None,
-            ours: false,
+            extended: false,
             halved: false,
             told: Vec::new(),
             shakes: 0,
@@ -174,7 +174,7 @@ impl Model {
 
     fn send(&mut self, key: Key, frame: &Frame<'_>) {
         let peer = self.peers.get_mut(&key).expect("open");
-        peer.ours |= frame.command().is_extension();
+        peer.extended |= frame.command().is_extension();
         let at = peer.at;
         self.cluster.frame(at, frame);
     }

@@ -24,9 +24,9 @@ impl Model {
                     };
                     assert_eq!(length, bytes.len());
                     let peer = self.peers.get_mut(&key(at)).expect("sent to an open connection");
-                    assert!(!peer.told_error, "{frame:?} behind an error");
+                    assert!(!peer.told_error, "{frame:?} after an error");
                     assert!(
-                        peer.ours || !frame.command().is_extension(),
+                        peer.extended || !frame.command().is_extension(),
                         "{frame:?} to a prototype"
                     );
                     self.answer(key(at), &frame);
@@ -105,7 +105,7 @@ impl Model {
         });
         assert_eq!((sent.amount, sent.count), (amount, count));
         if self.notices == Notices::Answer {
-            // Whoever gets the notice gets the right with it.
+            // The user who gets the notice gets the right with it.
             peer.shakes_answered += 1;
             sent.named.insert(user);
         } else {

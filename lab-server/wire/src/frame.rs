@@ -20,7 +20,8 @@ pub enum Command {
     ClaimRequest = 5,
     /// Server to client: the share, or amount 0.
     ClaimResponse = 6,
-    /// Client to server: a nanosecond timestamp to be echoed; also says that it speaks the extensions.
+    /// Client to server: a nanosecond timestamp to be echoed; also says that it speaks the
+    /// extensions.
     Ping = 0x0100,
     /// Server to client: the timestamp of the ping.
     Pong = 0x0101,
