@@ -244,7 +244,7 @@ impl<P: Place> Coordinator<P> {
                 self.run.programs.tell_server(&for_server).await?;
                 Ok("the server was told; what it refuses stands among the warnings".to_owned())
             }
-            (_, None) => Err("nobody can do that".to_owned()),
+            (_, None) => Err("no program of the run can do that".to_owned()),
         };
         if done.is_ok() {
             self.run.records.command(&command)?;
