@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use attribution::{Sampled, SlowRequest};
 use host::program::Who;
 use serde::{Deserialize, Serialize};
-use shard::Spins;
+use platform::Spins;
 use spec::PhaseSpec;
 
 use crate::events::PhaseEvent;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use platform::monotonic_ns;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, Timespec};
-use shard::monotonic_ns;
 
 /// How often a thread wants to run.
 const STEP_NS: u64 = 1_000_000;

@@ -14,9 +14,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
+use platform::{Clock, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use shard::{Clock, ConnId, Slowness, Wheel};
+
+use shard::{ConnId, Wheel};
 
 use crate::config::Notices;
 use crate::flows::Flows;
@@ -403,7 +405,7 @@ impl LoadGenerator {
                 self.pacer = Some(pacer);
             }
             Load::Closed { in_flight } => {
-                let order = shard::splitmix64(self.rules.seed ^ u64::from(phase.index));
+                let order = platform::splitmix64(self.rules.seed ^ u64::from(phase.index));
                 self.closed = ClosedLoad::new(&self.share, in_flight, order);
             }
         }

@@ -22,8 +22,8 @@ use anyhow::Context;
 use async_nats::Client;
 use clap::Parser;
 use futures_util::{StreamExt, stream};
+use platform::{Clock, NANOS_PER_SECOND, monotonic_ns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shard::{Clock, NANOS_PER_SECOND, monotonic_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 

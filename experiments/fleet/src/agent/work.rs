@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use shard::{Clock, monotonic_ns};
+use platform::{Clock, monotonic_ns};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 

@@ -10,9 +10,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use platform::{NANOS_PER_SECOND, monotonic_ns};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
-use shard::{NANOS_PER_SECOND, monotonic_ns};
 
 use host::links::{bring_up, index};
 use host::namespace::{Netns, write};

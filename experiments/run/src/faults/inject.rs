@@ -7,7 +7,7 @@ use host::program::{Program, Who};
 use lab_client::panel::Command as ClientCommand;
 use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
-use shard::SlowOrder;
+use platform::SlowOrder;
 use spec::{FaultSpec, PhaseSpec, Share};
 
 use super::injectors::{PacketInjectors, per_billion};

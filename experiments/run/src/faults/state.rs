@@ -7,7 +7,7 @@ use ebpf::DroppedPacket;
 use host::hog;
 use host::program::Program;
 use serde_json::{Value, json};
-use shard::Spins;
+use platform::Spins;
 use spec::{FaultSpec, PhaseSpec};
 
 use super::hold::HoldReport;

@@ -7,7 +7,7 @@ use host::probing::Probing;
 use host::program::Who;
 use host::sock_diag;
 use host::surroundings::Surroundings;
-use shard::{Spins, monotonic_ns};
+use platform::{Spins, monotonic_ns};
 use spec::PhaseSpec;
 use tokio::sync::mpsc::UnboundedSender;
 

@@ -10,7 +10,7 @@ use fleet::protocol::{Ask, HostReport, What};
 use host::program::Who;
 use host::usage::own_cpu_us;
 use serde_json::json;
-use shard::Spins;
+use platform::Spins;
 use spec::{OnLostHost, PhaseSpec};
 use tokio::time::Instant;
 
