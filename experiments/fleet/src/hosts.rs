@@ -24,7 +24,7 @@ const AT_A_TIME: usize = 16;
 
 /// Arguments of `lab hosts`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct HostsArgs {
     #[command(flatten)]
     access: Access,
     /// As JSON
@@ -139,7 +139,7 @@ pub fn check_clocks(
 ///
 /// # Errors
 /// [`Mistake`] when NATS cannot be reached.
-pub async fn run(args: &Args) -> anyhow::Result<()> {
+pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
     let client = args.access.connect("lab hosts").await?;
     let cards = gather(&client).await?;
     let names: Vec<&str> = cards.iter().map(|card| card.name.as_str()).collect();

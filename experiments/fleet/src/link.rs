@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::protocol::{
-    ALL_BEATS, Answer, Ask, Batch, Beat, Order, Pulse, Said, What, ask, from, pulse, stream,
+    ALL_BEATS, Answer, Ask, Batch, Beat, HostReport, Order, Pulse, Said, What, ask, from, pulse,
+    stream,
 };
 use host::program::Who;
 
@@ -52,6 +53,13 @@ pub enum FromFleet {
     Line(Who, String),
     /// The output of a program has ended.
     Silence(Who),
+    /// Something about a host.
+    Host(HostNews),
+}
+
+/// What a host says beside the lines of its programs, and what becomes of it.
+#[derive(Debug)]
+pub enum HostNews {
     /// A batch begins: what comes until its end belongs together.
     Batch,
     /// The batch is over.
@@ -65,8 +73,8 @@ pub enum FromFleet {
         /// Whether nothing is open that later batches will close.
         whole: bool,
     },
-    /// What a host says, but for lines of programs.
-    Said(String, Said),
+    /// A host reports something.
+    Reported(String, HostReport),
     /// Nothing is heard of it.
     Lost(String),
     /// It is heard of again.
@@ -108,7 +116,7 @@ fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Orders {
     /// Those that an earlier coordinator left.
-    pub fn again(queue: Queue) -> Self {
+    pub fn restore(queue: Queue) -> Self {
         Self(Arc::new(OrdersState { queue: Mutex::new(queue), news: Notify::new() }))
     }
 
@@ -162,7 +170,7 @@ async fn send_orders(client: Client, run: String, host: String, orders: Orders, 
         match question(&client, &host, &order).await {
             Some(Answer::Done {}) => {}
             Some(Answer::Refused { why }) => {
-                heard(FromFleet::Refused(host.clone(), why));
+                heard(FromFleet::Host(HostNews::Refused(host.clone(), why)));
             }
             _ => {
                 tokio::time::sleep(AGAIN).await;
@@ -177,12 +185,11 @@ async fn send_orders(client: Client, run: String, host: String, orders: Orders, 
 }
 
 /// What is merged of each host, and where in the stream that was.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Merged {
+struct Merged {
     /// The number of the last batch, by host.
-    pub batches: BTreeMap<String, u64>,
+    batches: BTreeMap<String, u64>,
     /// The place of the last of them in the stream.
-    pub place: u64,
+    place: u64,
 }
 
 /// Takes batches in order and once.
@@ -201,7 +208,7 @@ impl Merger {
             return;
         }
         *last = batch.number;
-        self.tell(FromFleet::Batch);
+        self.tell(FromFleet::Host(HostNews::Batch));
         for said in batch.said {
             let heard = match said {
                 Said::Line { who, line } => FromFleet::Line(who, line),
@@ -215,13 +222,13 @@ impl Merger {
                     let line = self.pieces.remove(&(host.to_owned(), who)).unwrap_or_default();
                     FromFleet::Line(who, line)
                 }
-                other => FromFleet::Said(host.to_owned(), other),
+                Said::Host(report) => FromFleet::Host(HostNews::Reported(host.to_owned(), report)),
             };
             self.tell(heard);
         }
         let whole = self.pieces.is_empty();
         let (host, number) = (host.to_owned(), batch.number);
-        self.tell(FromFleet::Merged { host, number, place, whole });
+        self.tell(FromFleet::Host(HostNews::Merged { host, number, place, whole }));
     }
 
     fn tell(&self, heard: FromFleet) {
@@ -317,7 +324,7 @@ async fn watch(
     let mut hosts: BTreeMap<String, Seen> =
         sessions.into_iter().map(|(host, session)| (host, seen(session))).collect();
     let mut blind = false;
-    let tell = |news| heard(news);
+    let tell = |news| heard(FromFleet::Host(news));
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
@@ -337,12 +344,12 @@ async fn watch(
                     "its agent has given up the run"
                 } else {
                     if ours && std::mem::take(&mut host.lost) {
-                        tell(FromFleet::Back(name));
+                        tell(HostNews::Back(name));
                     }
                     continue;
                 };
                 host.gone = true;
-                tell(FromFleet::Gone(name, why.to_owned()));
+                tell(HostNews::Gone(name, why.to_owned()));
             }
             _ = look.tick() => {
                 let now = Instant::now();
@@ -357,7 +364,7 @@ async fn watch(
                 for (name, host) in &mut hosts {
                     if !host.lost && !host.gone && now - host.last > LOST {
                         host.lost = true;
-                        tell(FromFleet::Lost(name.clone()));
+                        tell(HostNews::Lost(name.clone()));
                     }
                 }
             }
@@ -379,47 +386,74 @@ async fn beat(client: Client, run: String, merged: Arc<Mutex<BTreeMap<String, u6
     }
 }
 
-/// The coordinator's end of all connections to its hosts.
-pub struct Link {
+/// A connection to NATS, and its streams.
+#[derive(Clone)]
+pub struct Nats {
     /// The connection.
     pub client: Client,
     /// Its streams.
     pub context: jetstream::Context,
+}
+
+/// A host that a link is to listen to.
+#[derive(Clone, Debug, Default)]
+pub struct LinkedHost {
+    /// Its agent's process.
+    pub session: String,
+    /// The number of its last batch that is merged.
+    pub merged: u64,
+    /// What is on its way to it.
+    pub orders: Orders,
+}
+
+/// The coordinator's end of all connections to its hosts.
+pub struct Link {
+    /// The connection.
+    pub nats: Nats,
     /// The name of the run among agents.
     pub run: String,
     orders: BTreeMap<String, Orders>,
     /// What hosts need not keep any more.
     safe: Arc<Mutex<BTreeMap<String, u64>>>,
-    /// The last orders that hosts carried out for an earlier coordinator.
-    pub done: BTreeMap<String, u64>,
     /// Ends with this.
     _tasks: JoinSet<()>,
 }
 
 impl Link {
-    /// Begins to listen to hosts, given with their sessions, behind what is merged already, and to
-    /// send them what is on its way.
+    /// Begins to listen to hosts after a place of the stream, and to send them what is on its way.
     pub fn start(
-        (client, context): (Client, jetstream::Context),
+        nats: Nats,
         run: &str,
-        (sessions, done): (BTreeMap<String, String>, BTreeMap<String, u64>),
-        merged: Merged,
-        orders: BTreeMap<String, Orders>,
+        hosts: BTreeMap<String, LinkedHost>,
+        place: u64,
         heard: &Listener,
     ) -> Self {
         let mut tasks = JoinSet::new();
         let run = run.to_owned();
-        for (host, orders) in &orders {
-            let (host, orders) = (host.clone(), orders.clone());
-            tasks.spawn(send_orders(client.clone(), run.clone(), host, orders, heard.clone()));
+        let Nats { client, context } = nats.clone();
+        let (mut sessions, mut batches) = (BTreeMap::new(), BTreeMap::new());
+        let mut queues = BTreeMap::new();
+        for (name, LinkedHost { session, merged, orders }) in hosts {
+            let sending = send_orders(
+                client.clone(),
+                run.clone(),
+                name.clone(),
+                orders.clone(),
+                heard.clone(),
+            );
+            tasks.spawn(sending);
+            sessions.insert(name.clone(), session);
+            batches.insert(name.clone(), merged);
+            queues.insert(name, orders);
         }
-        let safe = Arc::new(Mutex::new(merged.batches.clone()));
+        let safe = Arc::new(Mutex::new(batches.clone()));
+        let merged = Merged { batches, place };
         let merger = Merger { merged, pieces: BTreeMap::new(), heard: heard.clone() };
-        tasks.spawn(read_all(context.clone(), run.clone(), merger));
+        tasks.spawn(read_all(context, run.clone(), merger));
         tasks.spawn(beat(client.clone(), run.clone(), Arc::clone(&safe)));
-        let watching = watch(client.clone(), run.clone(), sessions, heard.clone());
+        let watching = watch(client, run.clone(), sessions, heard.clone());
         tasks.spawn(async move { drop(watching.await) });
-        Self { client, context, run, orders, safe, done, _tasks: tasks }
+        Self { nats, run, orders: queues, safe, _tasks: tasks }
     }
 
     /// The orders of a host.
@@ -433,8 +467,8 @@ impl Link {
     }
 
     /// So much is safe: hosts need not keep it.
-    pub fn is_safe(&self, batches: &BTreeMap<String, u64>) {
-        *lock(&self.safe) = batches.clone();
+    pub fn is_safe(&self, batches: BTreeMap<String, u64>) {
+        *lock(&self.safe) = batches;
     }
 }
 
@@ -453,7 +487,7 @@ mod tests {
         let batches = BTreeMap::from([("a".to_owned(), 0)]);
         let merged = Merged { batches, place: 0 };
         let mut merger = Merger { merged, pieces: BTreeMap::new(), heard };
-        let warning = |what: &str| vec![Said::Warning { what: what.to_owned() }];
+        let warning = |what: &str| vec![Said::Host(HostReport::Warning { what: what.to_owned() })];
         merger.take("a", batch(1, warning("1")), 1);
         merger.take("a", batch(1, warning("1 again")), 2);
         merger.take("a", batch(3, warning("3 too early")), 3);
@@ -467,9 +501,9 @@ mod tests {
         let mut seen = Vec::new();
         while let Ok(heard) = told.try_recv() {
             seen.push(match heard {
-                FromFleet::Batch => continue,
-                FromFleet::Said(_, Said::Warning { what }) => what,
-                FromFleet::Merged { number, place, whole, .. } => {
+                FromFleet::Host(HostNews::Batch) => continue,
+                FromFleet::Host(HostNews::Reported(_, HostReport::Warning { what })) => what,
+                FromFleet::Host(HostNews::Merged { number, place, whole, .. }) => {
                     format!("{number} at {place} {whole}")
                 }
                 FromFleet::Line(who, line) => format!("{who}: {line}"),
@@ -498,7 +532,7 @@ mod tests {
         let queue = orders.queue();
         assert_eq!(queue.waiting, [(1, What::Finish {}), (2, What::Stop {})]);
         let text = serde_json::to_string(&queue).expect("JSON");
-        let again = Orders::again(serde_json::from_str(&text).expect("the same"));
+        let again = Orders::restore(serde_json::from_str(&text).expect("the same"));
         assert_eq!(again.queue(), queue);
         again.not_before(7);
         again.give(What::Stop {});

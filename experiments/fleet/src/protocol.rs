@@ -21,10 +21,7 @@ use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 2;
-
-/// What a refusal says while another coordinator of the run is heard.
-pub const STILL_THERE: &str = "is still there";
+pub const PROTOCOL: u32 = 3;
 
 /// Where agents hear who asks for them.
 pub const WHO: &str = "lab.who";
@@ -259,6 +256,11 @@ pub enum Answer {
         /// The number of the last batch it has written.
         written: u64,
     },
+    /// Another coordinator leads the run: it was heard a moment ago.
+    StillLed {
+        /// The same as a sentence.
+        why: String,
+    },
     /// It will not, and why.
     Refused {
         /// Why.
@@ -309,6 +311,22 @@ pub enum Said {
         /// Which.
         who: Who,
     },
+    /// A report of the host.
+    #[serde(untagged)]
+    Host(HostReport),
+}
+
+impl From<HostReport> for Said {
+    fn from(report: HostReport) -> Self {
+        Self::Host(report)
+    }
+}
+
+/// What a host tells of itself, beside the lines of its programs. On the wire it stands among
+/// [`Said`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostReport {
     /// A sample of the host.
     Sample {
         /// What kind.
@@ -369,9 +387,18 @@ mod tests {
         }));
         let text = serde_json::to_string(&order).expect("JSON");
         assert_eq!(serde_json::from_str::<Ask>(&text).expect("the same"), order);
-        let said = vec![Said::Silence { who: Who::Server }, Said::Over {}];
+        let kernel = HostReport::Kernel {
+            by_address: BTreeMap::from([("10.0.0.1".to_owned(), 3)]),
+            wanted: 4,
+        };
+        let said = vec![
+            Said::Silence { who: Who::Server },
+            kernel.into(),
+            Said::Host(HostReport::Over {}),
+        ];
         let batch = Batch { number: 1, said };
         let text = serde_json::to_string(&batch).expect("JSON");
+        assert!(text.contains(r#"{"kernel":{"by_address":{"10.0.0.1":3},"wanted":4}}"#), "{text}");
         assert_eq!(serde_json::from_str::<Batch>(&text).expect("the same"), batch);
     }
 }

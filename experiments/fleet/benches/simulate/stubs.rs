@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use fleet::Access;
 use fleet::agent::Sending;
 use fleet::protocol::{
-    Answer, Ask, Beat, Card, PROTOCOL, Pulse, Role, Said, WHO, What, ask, beat, pulse,
+    Answer, Ask, Beat, Card, HostReport, PROTOCOL, Pulse, Role, WHO, What, ask, beat, pulse,
 };
 use spec::machine::Machine;
 
@@ -164,7 +164,7 @@ impl Stub {
             values["started_ns"] = started_ns.into();
         }
         let source = "stub".to_owned();
-        kept.push(vec![Said::Sample { source, of: Vec::new(), values }])?;
+        kept.push(vec![HostReport::Sample { source, of: Vec::new(), values }.into()])?;
         left.start += 1;
         if left.is_empty() {
             self.phase = None;

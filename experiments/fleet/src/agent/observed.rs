@@ -11,8 +11,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::events::LocalEvent;
 use super::outbox::Outbox;
-use crate::protocol::{Lease, Said};
-use ebpf::ServerSide;
+use crate::protocol::{HostReport, Lease};
+use attribution::ServerSide;
 use host::probing::{ProbeSpec, Probing};
 use host::program::Who;
 use host::sock_diag;
@@ -58,8 +58,8 @@ impl Observed {
     }
 
     /// The settings that matter, as this host has them.
-    pub(super) fn settings() -> Said {
-        Said::Settings { sysctls: sysctls() }
+    pub(super) fn settings() -> HostReport {
+        HostReport::Settings { sysctls: sysctls() }
     }
 
     /// Begins to look at the network namespace, unless another agent tells of it.
@@ -80,13 +80,14 @@ impl Observed {
 
     /// Tells of the second `t`, which has just ended.
     pub(super) fn second(&mut self, t: u64, outbox: &mut Outbox) {
-        for (source, of, values) in self.surroundings.second(t) {
-            let of = of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-            outbox.push(Said::Sample { source: source.to_owned(), of, values });
+        for row in self.surroundings.second(t) {
+            let of = row.of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            let (source, values) = (row.source.to_owned(), row.values);
+            outbox.push(HostReport::Sample { source, of, values });
         }
         // Where agents share a kernel, one tells of it, and each of its own programs.
         if let Some(values) = self.probing.second(t, None, self.machine) {
-            outbox.push(Said::Sample { source: "probe".to_owned(), of: Vec::new(), values });
+            outbox.push(HostReport::Sample { source: "probe".to_owned(), of: Vec::new(), values });
         }
     }
 
@@ -136,7 +137,7 @@ impl Observed {
         self.server = listens;
         let Some((address, probes)) = listens.zip(self.ordered.clone()) else { return };
         if let Err(error) = self.attach(&probes, address.port(), Some(pid), outbox).await {
-            outbox.push(Said::Failed { why: format!("{error:#}") });
+            outbox.push(HostReport::Failed { why: format!("{error:#}") });
         }
     }
 
@@ -163,7 +164,7 @@ impl Observed {
             Err(error) => (Probing::none(&format!("{error:#}")), Err(error)),
         };
         self.probing = probing;
-        outbox.push(Said::Probes { probes: self.probing.to_json() });
+        outbox.push(HostReport::Probes { probes: self.probing.to_json() });
         outcome
     }
 
@@ -186,13 +187,13 @@ impl Observed {
 }
 
 /// What to tell of the connections that the kernel has.
-pub(super) fn kernel(counts: io::Result<BTreeMap<IpAddr, u64>>, wanted: u64) -> Said {
+pub(super) fn kernel(counts: io::Result<BTreeMap<IpAddr, u64>>, wanted: u64) -> HostReport {
     match counts {
         Ok(counts) => {
             let by_address =
                 counts.into_iter().map(|(address, count)| (address.to_string(), count));
-            Said::Kernel { by_address: by_address.collect(), wanted }
+            HostReport::Kernel { by_address: by_address.collect(), wanted }
         }
-        Err(error) => Said::Warning { what: format!("sock_diag: {error}") },
+        Err(error) => HostReport::Warning { what: format!("sock_diag: {error}") },
     }
 }

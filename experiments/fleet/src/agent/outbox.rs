@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::sender::Sending;
-use crate::protocol::Said;
+use crate::protocol::{HostReport, Said};
 use host::program::Who;
 
 /// What is to be told waits so long for more, so that a message has many lines.
@@ -33,14 +33,15 @@ fn length(said: &Said) -> usize {
     match said {
         Said::Line { line, .. } => line.len(),
         Said::Piece { piece, .. } => piece.len(),
-        Said::Looked { sides, .. } => 300 * sides.len(),
+        Said::Host(HostReport::Looked { sides, .. }) => 300 * sides.len(),
         _ => 2_000,
     }
 }
 
 impl Outbox {
     /// Adds an item, to be sent within [`GATHER`].
-    pub(super) fn push(&mut self, said: Said) {
+    pub(super) fn push(&mut self, said: impl Into<Said>) {
+        let said = said.into();
         self.bytes += length(&said);
         self.waiting.push(said);
         let now = Instant::now();
@@ -67,7 +68,7 @@ impl Outbox {
 
     /// Adds something that a person should know.
     pub(super) fn warn(&mut self, what: impl Into<String>) {
-        self.push(Said::Warning { what: what.into() });
+        self.push(HostReport::Warning { what: what.into() });
     }
 
     /// When the items are to be sent, if there are any.

@@ -18,7 +18,7 @@ use super::observed::{Observed, kernel};
 use super::outbox::Outbox;
 use super::programs::Programs;
 use super::sender::Sending;
-use crate::protocol::{Answer, Lease, STILL_THERE, Said, What};
+use crate::protocol::{Answer, HostReport, Lease, Said, What};
 use host::probing::ProbeSpec;
 use host::program::Who;
 
@@ -86,12 +86,17 @@ impl Work {
     }
 
     /// Another coordinator takes over.
-    pub(super) fn resume(&mut self) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// The answer to a coordinator that cannot have the run.
+    pub(super) fn resume(&mut self) -> Result<(), Answer> {
+        let run = &self.lease.run;
         if self.coordinator.is_present() {
-            return Err(format!("the coordinator of run {} {STILL_THERE}", self.lease.run));
+            let why = format!("the coordinator of run {run} is still there");
+            return Err(Answer::StillLed { why });
         }
         if self.ending.is_some() {
-            return Err(format!("run {} is being ended", self.lease.run));
+            return Err(Answer::Refused { why: format!("run {run} is being ended") });
         }
         self.coordinator.replaced();
         Ok(())
@@ -244,7 +249,7 @@ impl Work {
             }
             What::Look { number, requests } => {
                 let sides = self.host.server_sides(&requests);
-                self.outbox.push(Said::Looked { number, sides });
+                self.outbox.push(HostReport::Looked { number, sides });
             }
             What::Close { who } => self.programs.close(who),
             What::Stop {} => self.stop().await,
@@ -302,7 +307,7 @@ impl Work {
             if let Err(warning) = self.cpus.use_all() {
                 self.outbox.warn(warning);
             }
-            self.outbox.push(Said::Over {});
+            self.outbox.push(HostReport::Over {});
             self.outbox.flush_now();
         }
     }
