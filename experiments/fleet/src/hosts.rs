@@ -13,10 +13,10 @@ use crate::clock::{EXCHANGES, MOST, Offset, measure};
 use crate::mistake::Mistake;
 use crate::protocol::{Card, PROTOCOL, Role, WHO};
 
-/// Nobody answers any more after so long without an answer.
+/// No more answers come after so long without one.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// Nobody is waited for longer than this.
+/// Answers are waited for no longer than this.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// Clocks measured at a time: more would wait for each other and look uncertain.
@@ -57,7 +57,7 @@ pub async fn gather(client: &Client) -> anyhow::Result<Vec<Card>> {
     loop {
         let quiet = (tokio::time::Instant::now() + QUIET).min(deadline);
         match tokio::time::timeout_at(quiet, answers.next()).await {
-            // What is no card is the absence of anybody, or of an agent of these days.
+            // What is no card says that there is no agent, or comes from an agent of another version.
             Ok(Some(message)) => {
                 cards.extend(serde_json::from_slice::<Card>(&message.payload).ok());
             }
