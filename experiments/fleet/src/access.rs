@@ -12,7 +12,7 @@ use crate::mistake::Mistake;
 const PING: Duration = Duration::from_secs(1);
 
 /// Between two attempts to connect again.
-const AGAIN: Duration = Duration::from_millis(200);
+const RECONNECT: Duration = Duration::from_millis(200);
 
 /// An attempt to connect takes so long at most.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -82,7 +82,7 @@ impl Access {
             .name(name)
             .ping_interval(PING)
             .connection_timeout(CONNECT)
-            .reconnect_delay_callback(|_| AGAIN)
+            .reconnect_delay_callback(|_| RECONNECT)
             .ignore_discovered_servers()
             .subscription_capacity(1 << 16)
             // What happens to the connection is seen in what happens to the run.
@@ -133,7 +133,7 @@ impl Access {
     /// Connects. From then on the connection comes back by itself.
     ///
     /// # Errors
-    /// [`Mistake`]: nobody there, or credentials that are not taken.
+    /// [`Mistake`]: no server there, or credentials that are not taken.
     pub async fn connect(&self, name: &str) -> anyhow::Result<Client> {
         let url = self.url()?;
         let options = self.options(name).await?;

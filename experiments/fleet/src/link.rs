@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// Between two attempts of anything.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What is in the stream of a run goes by itself after this, whatever becomes of the run.
 const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
@@ -42,7 +42,7 @@ const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// oldest go first, which are merged and on the agents' disks until they are.
 const STREAM_BYTES: i64 = 1 << 30;
 
-/// An agent that says so often that it works for nobody has given up the run. Its last batch takes
+/// An agent that says so often that it works for no run has given up this one. Its last batch takes
 /// another way than its beats, and may come later than the first of them.
 const GIVEN_UP: u32 = 4;
 
@@ -85,7 +85,7 @@ pub enum HostNews {
     Refused(String, String),
 }
 
-/// Who hears what a fleet says.
+/// Called with everything that a fleet says.
 pub type Listener = Arc<dyn Fn(FromFleet) + Send + Sync>;
 
 /// Orders on their way to a host.
@@ -110,8 +110,8 @@ pub struct Queue {
     closed: bool,
 }
 
-fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Orders {
@@ -137,7 +137,7 @@ impl Orders {
         lock(&self.0.queue).clone()
     }
 
-    /// The next number is behind this one.
+    /// The next number is greater than this one.
     pub fn not_before(&self, number: u64) {
         let mut queue = lock(&self.0.queue);
         queue.number = queue.number.max(number);
@@ -152,8 +152,8 @@ impl Orders {
 }
 
 /// A question to an agent; `None` when it does not answer in time.
-pub async fn question(client: &Client, agent: &str, ask_it: &Ask) -> Option<Answer> {
-    let body = serde_json::to_vec(ask_it).ok()?;
+pub async fn question(client: &Client, agent: &str, question: &Ask) -> Option<Answer> {
+    let body = serde_json::to_vec(question).ok()?;
     let asked = client.request(ask(agent), body.into());
     let answer = tokio::time::timeout(ANSWER, asked).await.ok()?.ok()?;
     serde_json::from_slice(&answer.payload).ok()
@@ -173,7 +173,7 @@ async fn send_orders(client: Client, run: String, host: String, orders: Orders, 
                 heard(FromFleet::Host(HostNews::Refused(host.clone(), why)));
             }
             _ => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY).await;
                 continue;
             }
         }
@@ -192,7 +192,7 @@ struct Merged {
     place: u64,
 }
 
-/// Takes batches in order and once.
+/// Merges batches in order and once.
 struct Merger {
     merged: Merged,
     pieces: BTreeMap<(String, Who), String>,
@@ -200,9 +200,9 @@ struct Merger {
 }
 
 impl Merger {
-    /// Takes a batch at a place of the stream. One that was taken is left out, and so is one that
+    /// Merges a batch at a place of the stream. One that was merged is left out, and so is one that
     /// comes before its predecessor: the agent sends both again.
-    fn take(&mut self, host: &str, batch: Batch, place: u64) {
+    fn merge(&mut self, host: &str, batch: Batch, place: u64) {
         let Some(last) = self.merged.batches.get_mut(host) else { return };
         if batch.number != *last + 1 {
             return;
@@ -285,9 +285,9 @@ async fn read_from(
         let message = message?;
         *place = message.info()?.stream_sequence;
         let host = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
-        // What is no batch is nobody's of ours.
+        // What is no batch does not come from an agent.
         if let Ok(batch) = serde_json::from_slice(&message.payload) {
-            merger.take(&host, batch, *place);
+            merger.merge(&host, batch, *place);
         }
     }
     Ok(())
@@ -298,7 +298,7 @@ async fn read_all(context: jetstream::Context, run: String, mut merger: Merger) 
     loop {
         // A server that was started again, or a consumer that is gone: once more from there.
         let _ = read_from(&context, &run, &mut merger, &mut place).await;
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
@@ -358,7 +358,7 @@ async fn watch(
                     continue;
                 }
                 if std::mem::take(&mut blind) {
-                    // Nobody could be heard: they, too, take a while to connect again.
+                    // No host could be heard: they, too, take a while to connect again.
                     hosts.values_mut().for_each(|host| host.last = now);
                 }
                 for (name, host) in &mut hosts {
@@ -378,9 +378,9 @@ async fn beat(client: Client, run: String, merged: Arc<Mutex<BTreeMap<String, u6
         every.tick().await;
         let now = lock(&merged).clone();
         for (host, merged) in now {
-            let it = Pulse { run: run.clone(), merged };
-            let Ok(body) = serde_json::to_vec(&it) else { continue };
-            // Without a connection nobody hears it, which is what the agents then find.
+            let pulse_now = Pulse { run: run.clone(), merged };
+            let Ok(body) = serde_json::to_vec(&pulse_now) else { continue };
+            // Without a connection agents do not hear it, and act on that.
             let _ = client.publish(pulse(&host), body.into()).await;
         }
     }
@@ -481,23 +481,23 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_taken_once_and_in_order() {
+    fn batches_are_merged_once_and_in_order() {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let heard: Listener = Arc::new(move |news| drop(tell.send(news)));
         let batches = BTreeMap::from([("a".to_owned(), 0)]);
         let merged = Merged { batches, place: 0 };
         let mut merger = Merger { merged, pieces: BTreeMap::new(), heard };
         let warning = |what: &str| vec![Said::Host(HostReport::Warning { what: what.to_owned() })];
-        merger.take("a", batch(1, warning("1")), 1);
-        merger.take("a", batch(1, warning("1 again")), 2);
-        merger.take("a", batch(3, warning("3 too early")), 3);
-        merger.take("nobody", batch(1, warning("of another run")), 4);
-        merger.take("a", batch(2, warning("2")), 5);
-        merger.take("a", batch(3, warning("3")), 6);
+        merger.merge("a", batch(1, warning("1")), 1);
+        merger.merge("a", batch(1, warning("1 again")), 2);
+        merger.merge("a", batch(3, warning("3 too early")), 3);
+        merger.merge("stranger", batch(1, warning("of another run")), 4);
+        merger.merge("a", batch(2, warning("2")), 5);
+        merger.merge("a", batch(3, warning("3")), 6);
         let who = Who::Client(0);
         let piece = |text: &str, last| vec![Said::Piece { who, piece: text.to_owned(), last }];
-        merger.take("a", batch(4, piece("not ", false)), 7);
-        merger.take("a", batch(5, piece("JSON", true)), 8);
+        merger.merge("a", batch(4, piece("not ", false)), 7);
+        merger.merge("a", batch(5, piece("JSON", true)), 8);
         let mut seen = Vec::new();
         while let Ok(heard) = told.try_recv() {
             seen.push(match heard {
@@ -532,13 +532,13 @@ mod tests {
         let queue = orders.queue();
         assert_eq!(queue.waiting, [(1, What::Finish {}), (2, What::Stop {})]);
         let text = serde_json::to_string(&queue).expect("JSON");
-        let again = Orders::restore(serde_json::from_str(&text).expect("the same"));
-        assert_eq!(again.queue(), queue);
-        again.not_before(7);
-        again.give(What::Stop {});
-        assert_eq!(again.queue().number, 8);
-        again.close();
-        again.give(What::Stop {});
-        assert!(again.queue().waiting.is_empty());
+        let restored = Orders::restore(serde_json::from_str(&text).expect("the same"));
+        assert_eq!(restored.queue(), queue);
+        restored.not_before(7);
+        restored.give(What::Stop {});
+        assert_eq!(restored.queue().number, 8);
+        restored.close();
+        restored.give(What::Stop {});
+        assert!(restored.queue().waiting.is_empty());
     }
 }

@@ -1,9 +1,10 @@
 //! Subjects and messages. All are JSON; all but the results are of core NATS, which answers at once
-//! whether anybody listens. Orders are repeated until they are acknowledged and carried out once.
+//! whether a subject has subscribers. Orders are repeated until they are acknowledged and carried
+//! out once.
 //!
-//! | subject | who to whom | what |
+//! | subject | from and to | what |
 //! | --- | --- | --- |
-//! | `lab.who` | anybody to all agents | a request; each answers with its [`Card`] |
+//! | `lab.who` | a coordinator or `lab hosts` to all agents | a request; each answers with its [`Card`] |
 //! | `lab.beat.AGENT` | agent to all, every second | a [`Beat`] |
 //! | `lab.ask.AGENT` | coordinator to an agent | a request: [`Ask`], answered by [`Answer`] |
 //! | `lab.pulse.AGENT` | coordinator to an agent, every second | a [`Pulse`] |
@@ -23,7 +24,7 @@ use spec::machine::Machine;
 /// Version of what is said here: both ends must have the same.
 pub const PROTOCOL: u32 = 3;
 
-/// Where agents hear who asks for them.
+/// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
 
 /// Where the beats of all agents are.
@@ -88,7 +89,7 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// Who an agent is and what its machine has.
+/// What an agent is and what its machine has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
     /// Its name.
@@ -115,7 +116,7 @@ pub struct Card {
     pub since: u64,
     /// What its doctor found.
     pub findings: Value,
-    /// Runs with results that nobody has acknowledged yet.
+    /// Runs with results that are not acknowledged yet.
     pub kept: Vec<String>,
     /// Its latest beat.
     pub beat: Beat,
@@ -208,7 +209,7 @@ pub enum What {
     Phase {
         /// Its first second.
         start: u64,
-        /// The first behind it, if that is known.
+        /// Its exclusive end, if that is known.
         end: Option<u64>,
     },
     /// Ask the kernel for the connections of the server.

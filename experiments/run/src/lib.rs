@@ -17,7 +17,6 @@ mod notices;
 mod options;
 mod outcome;
 mod phases;
-mod pipe;
 mod place;
 mod programs;
 mod records;
@@ -34,7 +33,7 @@ use spec::Source;
 pub use directory::default_directory;
 pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
-pub use pipe::PIPE_PROTOCOL;
+pub use remote::pipe::PIPE_PROTOCOL;
 
 /// Runs an experiment, on this machine or on a fleet. The choice between the two is made here, once.
 ///

@@ -7,8 +7,8 @@ use std::fmt::Debug;
 
 use attribution::{Sampled, SlowRequest};
 use host::program::Who;
-use serde::{Deserialize, Serialize};
 use platform::Spins;
+use serde::{Deserialize, Serialize};
 use spec::PhaseSpec;
 
 use crate::events::PhaseEvent;

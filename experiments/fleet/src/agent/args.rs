@@ -9,7 +9,7 @@ use crate::protocol::Role;
 
 /// Arguments of `lab agent`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct AgentArgs {
     #[command(flatten)]
     pub(super) access: Access,
     /// The name of this host in experiments

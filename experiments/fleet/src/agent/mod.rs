@@ -32,7 +32,7 @@ use crate::protocol::{
     Answer, Ask, Beat, Card, Lease, Order, PROTOCOL, Pulse, WHO, ask, beat, pulse,
 };
 use crate::spool::Spool;
-pub use args::Args;
+pub use args::AgentArgs;
 use args::check_name;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
@@ -69,7 +69,7 @@ struct Subscriptions {
 ///
 /// # Errors
 /// [`Mistake`], or what keeps it from going on.
-pub async fn run(args: &Args, protocol: PipeProtocol) -> anyhow::Result<()> {
+pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()> {
     check_name(&args.name)?;
     let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     let client = args.access.connect(&format!("lab agent {}", args.name)).await?;

@@ -80,9 +80,10 @@ impl Observed {
 
     /// Tells of the second `t`, which has just ended.
     pub(super) fn second(&mut self, t: u64, outbox: &mut Outbox) {
-        for (source, of, values) in self.surroundings.second(t) {
-            let of = of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-            outbox.push(HostReport::Sample { source: source.to_owned(), of, values });
+        for row in self.surroundings.second(t) {
+            let of = row.of.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            let (source, values) = (row.source.to_owned(), row.values);
+            outbox.push(HostReport::Sample { source, of, values });
         }
         // Where agents share a kernel, one tells of it, and each of its own programs.
         if let Some(values) = self.probing.second(t, None, self.machine) {

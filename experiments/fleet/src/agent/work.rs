@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use platform::{Clock, monotonic_ns};
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 

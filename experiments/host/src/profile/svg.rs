@@ -322,7 +322,11 @@ mod tests {
             (name, 60.0, Some("Logic::…")),
             (name, 20.0, None),
             ("core::ptr::drop_in_place<alloc::vec::Vec<u8>>", 150.0, Some("ptr::drop_in_place")),
-            ("platform::drive::drive::{{closure}}::{{closure}}", 200.0, Some("drive::drive{closure}")),
+            (
+                "platform::drive::drive::{{closure}}::{{closure}}",
+                200.0,
+                Some("drive::drive{closure}"),
+            ),
             ("tcp_sendmsg", 80.0, Some("tcp_sendmsg")),
             ("über", 0.0, None),
         ] {

@@ -6,8 +6,8 @@ use host::hog;
 use host::program::{Program, Who};
 use lab_client::panel::Command as ClientCommand;
 use lab_server::panel::Command as ServerCommand;
-use serde_json::{Value, json};
 use platform::SlowOrder;
+use serde_json::{Value, json};
 use spec::{FaultSpec, PhaseSpec, Share};
 
 use super::injectors::{PacketInjectors, per_billion};
@@ -83,7 +83,7 @@ async fn inject(
     match spec {
         FaultSpec::Hog { cpus, busy, period_us, nice, threads, .. } => {
             let period_ns = u64::from(period_us.get()) * 1000;
-            let order = hog::Order {
+            let order = hog::HogSpec {
                 cpus: cpus.clone(),
                 threads: threads.get(),
                 period_ns,

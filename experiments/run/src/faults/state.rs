@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ebpf::DroppedPacket;
 use host::hog;
 use host::program::Program;
-use serde_json::{Value, json};
 use platform::Spins;
+use serde_json::{Value, json};
 use spec::{FaultSpec, PhaseSpec};
 
 use super::hold::HoldReport;
@@ -109,16 +109,16 @@ impl Faults {
     }
 
     /// A line of a hog.
-    pub(crate) fn on_hog(&mut self, id: u32, line: hog::Line) -> std::io::Result<()> {
+    pub(crate) fn on_hog(&mut self, id: u32, line: hog::HogLine) -> std::io::Result<()> {
         match line {
-            hog::Line::Ran(period) => {
+            hog::HogLine::Ran(period) => {
                 for (t, end_ns) in &period.intervals {
                     let (cpu, thread) = (period.cpu, period.thread);
                     let line = json!({ "t": t, "end_ns": end_ns, "cpu": cpu, "thread": thread });
                     self.write(id, &line)?;
                 }
             }
-            hog::Line::Ended { ran_ns, schedstat_ns, intervals, not_kept } => {
+            hog::HogLine::Ended { ran_ns, schedstat_ns, intervals, not_kept } => {
                 if let Some(fault) = self.begun.get_mut(id as usize) {
                     let count = intervals;
                     fault.sums =

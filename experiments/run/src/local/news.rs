@@ -13,7 +13,7 @@ use crate::messages::{Message, parsed};
 #[derive(Debug)]
 pub(crate) enum LocalNews {
     /// A line of the hog of a fault.
-    Hog(u32, hog::Line),
+    Hog(u32, hog::HogLine),
     /// The hog of a fault has ended.
     HogEnded(u32),
     /// The kernel's connections of the server, by address of the client, and how many there should

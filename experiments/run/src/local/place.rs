@@ -122,11 +122,11 @@ impl Place for Local {
 
     fn tick(&mut self, t: u64, now: u64, run: &mut Run) -> anyhow::Result<()> {
         let records = &mut run.records;
-        let lines = self.surroundings.second(t);
-        for (source, of, values) in &lines {
-            records.files.sample(source, of, values)?;
+        let rows = self.surroundings.second(t);
+        for row in &rows {
+            records.files.sample(row.source, &row.of, &row.values)?;
         }
-        let link = lines.iter().find(|(source, ..)| *source == "nic").map(|line| &line.2["link"]);
+        let link = rows.iter().find(|row| row.source == "nic").map(|row| &row.values["link"]);
         if let Some(line) = self.probing.second(t, link, true) {
             records.files.sample("probe", &[], &line)?;
         }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod fleet;
 mod hosts;
 mod lookups;
+pub(crate) mod pipe;
 pub(crate) mod resume;
 mod roster;
 pub(crate) mod start;
