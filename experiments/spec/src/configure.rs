@@ -8,11 +8,12 @@ use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_server::config::{Config as ServerConfig, SteeringChoice};
 use lab_server::panel::Command as ServerCommand;
 
+use crate::experiment::Experiment;
+use crate::hosts::Hosts;
+use crate::phase::{ConnectUsers, PhaseSpec, SentBy, Shake};
 use crate::places::{SERVER_ADDRESS, group_of, users_of_client};
-use crate::{
-    By, Count, Experiment, Hosts, Notices, PerSecond, Period, PhaseSpec, Seconds, Shake, Steering,
-    Users, Who, WholePerSecond,
-};
+use crate::programs::{Notices, Steering};
+use crate::values::{Count, PerSecond, Period, Seconds, Users, WholePerSecond};
 
 fn counted(count: Option<Count>) -> Option<usize> {
     count.map(|count| count.get() as usize)
@@ -93,7 +94,7 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
 /// Whether a phase does what the prototype's protocol cannot.
 fn needs_own_commands(experiment: &Experiment) -> bool {
     experiment.phases.iter().any(|phase| {
-        let by_users = phase.sends.is_some_and(|sends| sends.by == By::Users);
+        let by_users = phase.sends.is_some_and(|sends| sends.by == SentBy::Users);
         phase.push.is_some() || phase.chat.is_some() || by_users
     })
 }
@@ -101,14 +102,14 @@ fn needs_own_commands(experiment: &Experiment) -> bool {
 /// How many users are to be logged in in a phase, those of earlier phases included.
 pub fn users_connected(experiment: &Experiment, phase: &PhaseSpec) -> Option<u32> {
     phase.connect.map(|connect| match connect.users {
-        Who::All => experiment.users.get(),
-        Who::First(users) => users.get().min(experiment.users.get()),
+        ConnectUsers::All => experiment.users.get(),
+        ConnectUsers::First(users) => users.get().min(experiment.users.get()),
     })
 }
 
 /// A phase as clients are told it.
 pub fn client_phase(experiment: &Experiment, spec: &PhaseSpec, index: u16, start: u64) -> Phase {
-    let by_users = spec.sends.filter(|sends| sends.by == By::Users);
+    let by_users = spec.sends.filter(|sends| sends.by == SentBy::Users);
     Phase {
         index,
         name: spec.name.to_string(),
@@ -152,7 +153,7 @@ pub fn server_commands(
     if let Some(packets) = spec.packets {
         generator(packets.rate, packets.total, None, 1);
     }
-    if let Some(sends) = spec.sends.filter(|sends| sends.by == By::Server) {
+    if let Some(sends) = spec.sends.filter(|sends| sends.by == SentBy::Server) {
         generator(sends.rate, sends.total, Some((0, experiment.users.get())), 2);
     }
     if let Some(push) = spec.push {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::FaultSpec;
-use super::values::{Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
+use crate::fault::FaultSpec;
+use crate::values::{Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
 use lab_client::schedule::{Pacing, Rate};
 
 /// A phase.
@@ -24,7 +24,7 @@ pub struct PhaseSpec {
     pub connect: Option<ConnectSpec>,
     /// Users shake.
     pub shake: Option<Shake>,
-    /// Red packets are made for whoever shakes.
+    /// Red packets are made for users who shake.
     pub packets: Option<PacketsSpec>,
     /// Red packets are sent to three users each.
     pub sends: Option<SendsSpec>,
@@ -156,9 +156,9 @@ pub enum Until {
     Established,
 }
 
-/// Which users.
+/// Which users connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub enum Who {
+pub enum ConnectUsers {
     /// All.
     #[default]
     All,
@@ -171,7 +171,7 @@ pub enum Who {
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectSpec {
     /// Which users are to be logged in in the end.
-    pub users: Who,
+    pub users: ConnectUsers,
     /// Connections begun per second; as fast as they complete when `None`.
     pub rate: Option<PerSecond>,
 }
@@ -196,7 +196,7 @@ pub enum Shake {
     },
 }
 
-/// Packets for whoever shakes.
+/// Packets for users who shake.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PacketsSpec {
@@ -209,7 +209,7 @@ pub struct PacketsSpec {
 
 /// Who sends packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum By {
+pub enum SentBy {
     /// The server, as the prototype's `/fahongbao`.
     #[default]
     Server,
@@ -228,7 +228,7 @@ pub struct SendsSpec {
     pub total: Option<u64>,
     /// Who sends them.
     #[serde(default)]
-    pub by: By,
+    pub by: SentBy,
 }
 
 /// Users chat.

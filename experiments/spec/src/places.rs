@@ -6,7 +6,8 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use crate::{Experiment, Hosts};
+use crate::experiment::Experiment;
+use crate::hosts::Hosts;
 
 /// Where the server listens, the same on each of its links.
 pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 253, 0, 1);
@@ -69,7 +70,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::Source;
+    use crate::read::Source;
 
     #[test]
     fn everybody_is_somewhere_and_addresses_follow_one_another() {
