@@ -22,7 +22,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 use analysis::summary::Summary;
-use record::{FORMAT, Lines, Problems};
+use record::{EVENTS_FILE, FORMAT, Lines, MANIFEST_FILE, Problems, SAMPLES_FILE, SUMMARY_FILE};
 
 pub(crate) use columns::Cell;
 pub(crate) use digest::{Digest, FILES};
@@ -57,7 +57,7 @@ pub enum ReportError {
 /// # Errors
 /// [`ReportError::NoRun`].
 pub fn assert_run(directory: &Path) -> Result<(), ReportError> {
-    let names = ["manifest.json", "samples.jsonl", "events.jsonl"];
+    let names = [MANIFEST_FILE, SAMPLES_FILE, EVENTS_FILE];
     if names.iter().any(|name| directory.join(name).is_file()) {
         Ok(())
     } else {
@@ -83,7 +83,7 @@ fn read_json(directory: &Path, name: &str, problems: &mut Problems) -> Value {
 
 /// The manifest of a run, as far as it can be read.
 pub(crate) fn manifest(directory: &Path, problems: &mut Problems) -> Value {
-    let manifest = read_json(directory, "manifest.json", problems);
+    let manifest = read_json(directory, MANIFEST_FILE, problems);
     if let Some(format) = manifest["format"].as_u64().filter(|format| *format > u64::from(FORMAT)) {
         problems.add(format!(
             "manifest.json has format {format}, and this lab knows {FORMAT}: a newer lab wrote \
@@ -193,7 +193,7 @@ pub fn write(directory: &Path, mut problems: Problems) -> Result<Problems, Repor
     digest.manifest(&manifest);
     gather(directory, &mut digest, &mut problems);
     digest.complete(0);
-    let summary = read_json(directory, "summary.json", &mut problems);
+    let summary = read_json(directory, SUMMARY_FILE, &mut problems);
     let flames = flames(directory, &digest, &mut problems);
     let mut parts = describe(&manifest, &summary, &digest, &mut problems);
     parts.push(("flames", flames.to_string()));

@@ -13,7 +13,7 @@ use control::{Money, undelivered};
 use lab_server::ledger::Ledger;
 use serde::{Deserialize, Serialize};
 
-use record::{FORMAT, FileError, Problems, Raw, RawError};
+use record::{FORMAT, FileError, Problems, Raw, RawError, SUMMARY_FILE};
 use spec::Validity;
 
 pub use blame::slow_from;
@@ -112,8 +112,9 @@ impl Summary {
             .map(|(index, spec)| phase::summarize(raw, &specs, index, spec))
             .collect();
         let books = raw.books();
+        let doubles = books.clients.and_then(|clients| clients.double_grants);
         let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
-        let ledger = Books::of(books.server, books.received, books.double_grants, lost);
+        let ledger = Books::of(books.server, books.received, doubles, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
         if let Some(why) = manifest.probes["because"].as_str() {
@@ -185,6 +186,6 @@ pub enum SummaryError {
 pub fn write(directory: &Path) -> Result<(Summary, Problems), SummaryError> {
     let raw = Raw::read(directory)?;
     let summary = Summary::of(&raw)?;
-    record::write_json(directory, "summary.json", &summary)?;
+    record::write_json(directory, SUMMARY_FILE, &summary)?;
     Ok((summary, raw.damage))
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::{Digest, FILES, content, describe, manifest};
-use record::{Lines, Problems};
+use record::{Lines, MANIFEST_FILE, Problems, SUMMARY_FILE};
 
 /// Seconds that may still change: shards report a second when it is over, the record of it is
 /// complete two seconds later.
@@ -78,7 +78,7 @@ impl Feed {
 
     /// Reads the files that are written as a whole, when they have changed.
     fn read_whole(&mut self) {
-        let names = ["manifest.json", "summary.json"];
+        let names = [MANIFEST_FILE, SUMMARY_FILE];
         for (at, name) in names.iter().enumerate() {
             let now = stamp(&self.directory.join(name));
             if now.is_none() || now == self.stamps[at] {
