@@ -359,7 +359,7 @@ class Run:
     def worst_second(self) -> dict:
         """The second with the highest 99th percentile."""
         if self.latency.is_empty():
-            raise NoRun(f"{self.directory}: nobody shook")
+            raise NoRun(f"{self.directory}: no user shook")
         return self.latency.sort("p99").row(-1, named=True)
 
     def timeline(self, request: dict) -> pl.DataFrame:
@@ -394,7 +394,7 @@ def projection(run: Run, shakes=1e10, cores=None, busy=0.7) -> dict:
     for many shakes. The phase with the most answers counts. `lab plan` does it with margins."""
     phases = [phase for phase in run.summary["phases"] if phase["shake"]["answered"]]
     if not phases:
-        raise NoRun(f"{run.directory}: nobody shook")
+        raise NoRun(f"{run.directory}: no user shook")
     phase = max(phases, key=lambda phase: phase["shake"]["answered"] / phase["seconds"])
     cores = cores or len(run.manifest["hosts"][0]["cpus"])
     us = run.cpu_per_request(phase["name"])

@@ -46,23 +46,23 @@ struct Load {
 impl Load {
     fn start(connections: usize, rate: u64) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).expect("the port");
-        let (tell, told) = std::sync::mpsc::channel();
-        let tell_client = tell.clone();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let client_sender = sender.clone();
         thread::spawn(move || {
             pin(0);
-            tell.send(gettid().as_raw_nonzero().get()).expect("main");
+            sender.send(gettid().as_raw_nonzero().get()).expect("main");
             serve(&listener, connections);
         });
-        let server = told.recv().expect("the server");
+        let server = receiver.recv().expect("the server");
         let answered = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&answered);
         thread::spawn(move || {
             pin(1);
             let streams = (0..connections).map(connect).collect::<Vec<_>>();
-            tell_client.send(gettid().as_raw_nonzero().get()).expect("main");
+            client_sender.send(gettid().as_raw_nonzero().get()).expect("main");
             ask(streams, rate, &count);
         });
-        let client = told.recv().expect("the client");
+        let client = receiver.recv().expect("the client");
         Self { answered, threads: [server, client], connections }
     }
 

@@ -8,6 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
+use attribution::ServerSide;
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::Map,
@@ -17,16 +18,17 @@ use events::{Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef, kept_ent
 use serde::Serialize;
 
 use crate::{
+    absence::{Absence, by_kernel, by_options},
     btf::{Btf, BtfError},
-    catalog::{PACKET_PROBES, PROBES, SOFTIRQ_PROBES, Spec},
+    catalog::{PROBES, Spec},
     flows::{FlowLayout, FlowTable, span},
-    join::{AnswerTable, KEPT_ANSWERS, ServerSide},
+    join::{AnswerTable, KEPT_ANSWERS},
     kernel,
     listening::ListenQueue,
     mapping::SharedArray,
     offsets::{self, Resolved},
     options::Options,
-    reasons::Reasons,
+    reasons::DropReasons,
     sampling::Regulator,
     symbols::Symbols,
     threads::{Program, ThreadTable},
@@ -52,7 +54,7 @@ pub enum AttachError {
     /// No probe at all could be attached.
     #[error("no probe could be attached; the first one: {0}")]
     NoneAttached(String),
-    /// Nothing ticks.
+    /// There is no clock to sample by.
     #[error(
         "cannot sample by the clock of each CPU: {0}; it needs a kernel with CONFIG_PERF_EVENTS, \
          and in a container a seccomp profile that allows perf_event_open"
@@ -78,7 +80,7 @@ pub struct ProbeState {
     /// Whether it is attached.
     pub attached: bool,
     /// Why not.
-    pub reason: Option<String>,
+    pub reason: Option<Absence>,
     /// The first Linux that has what it needs.
     pub since_kernel: &'static str,
     /// How often it ran; only counted while `kernel.bpf_stats_enabled` is set.
@@ -92,16 +94,16 @@ pub struct ProbeState {
 /// A type of the kernel side as aya wants it: plain data.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Raw<T: Copy>(pub(crate) T);
+pub(crate) struct KernelData<T: Copy>(pub(crate) T);
 
 // SAFETY: the types of `events` are integers only, without padding.
-unsafe impl<T: Copy + 'static> Pod for Raw<T> {}
+unsafe impl<T: Copy + 'static> Pod for KernelData<T> {}
 
 /// The attached probes. Dropping this detaches all of them.
 pub struct Probes {
     pub(crate) ebpf: Ebpf,
-    pub(crate) attached: HashMap<&'static str, Result<(), String>>,
-    pub(crate) reasons: Reasons,
+    attached: Attached,
+    pub(crate) reasons: DropReasons,
     pub(crate) symbols: Symbols,
     pub(crate) layout: FlowLayout,
     flows: OwnedFd,
@@ -116,7 +118,7 @@ pub struct Probes {
     processes: SharedArray<TaskRef>,
     pub(crate) counts_server: bool,
     pub(crate) retransmit_tells_error: bool,
-    /// The server, once somebody has said who it is.
+    /// The server, once it is known.
     server_pid: OnceLock<u32>,
     pub(crate) listening: ListenQueue,
 }
@@ -129,9 +131,9 @@ impl Probes {
     pub fn attach(options: &Options) -> Result<Self, AttachError> {
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
-        let reasons = Reasons::of_kernel(&btf);
+        let reasons = DropReasons::of_kernel(&btf);
         let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
-        let config = Raw(Config {
+        let config = KernelData(Config {
             retransmit_tells_error: u32::from(retransmit_tells_error),
             ..configure(options, &resolved, &reasons)
         });
@@ -213,7 +215,7 @@ impl Probes {
         let runs = self.runs(spec.name);
         ProbeState {
             name: spec.name,
-            tracepoint: format!("{}:{}", spec.group, spec.tracepoint),
+            tracepoint: spec.place(),
             attached: outcome.is_some_and(Result::is_ok),
             reason: outcome.and_then(|outcome| outcome.clone().err()),
             since_kernel: spec.since,
@@ -240,17 +242,17 @@ impl Probes {
 
     /// The descriptor of the flow array, for [`FlowTable::map`] in a child that inherits it. It is
     /// closed on exec like every other: duplicate it for the child.
-    pub fn flows_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn flows_fd(&self) -> BorrowedFd<'_> {
         self.flows.as_fd()
     }
 
     /// The descriptor of the thread array, for [`ThreadTable::map`].
-    pub fn threads_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn threads_fd(&self) -> BorrowedFd<'_> {
         self.threads.as_fd()
     }
 
     /// The descriptor of the sampling, for [`crate::SampleTable::map`].
-    pub fn sampling_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn sampling_fd(&self) -> BorrowedFd<'_> {
         self.sampling.as_fd()
     }
 
@@ -281,15 +283,10 @@ impl Probes {
     pub const fn threads(&self) -> &ThreadTable {
         &self.thread_table
     }
-
-    /// The drop reasons of this kernel.
-    pub const fn reasons(&self) -> &Reasons {
-        &self.reasons
-    }
 }
 
 /// The settings as the probes read them.
-fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Config {
+fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> Config {
     let mut config = Config {
         port: options.port,
         flow_capacity: options.flows.entries(),
@@ -321,7 +318,11 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &Reasons) -> Confi
 }
 
 /// Makes the maps, at the sizes that this machine and the options ask for.
-fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf, AttachError> {
+fn load(
+    options: &Options,
+    config: &KernelData<Config>,
+    btf: &aya::Btf,
+) -> Result<Ebpf, AttachError> {
     let pids = u32::try_from(pid_max()).unwrap_or(u32::MAX);
     EbpfLoader::new()
         .btf(Some(btf))
@@ -344,17 +345,25 @@ fn load(options: &Options, config: &Raw<Config>, btf: &aya::Btf) -> Result<Ebpf,
         })
 }
 
-/// Whether "operation not permitted" is at the root of it.
-pub(crate) fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+/// The system's error at the root of another one.
+fn io_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return io.kind() == io::ErrorKind::PermissionDenied;
+            return Some(io);
         }
         cause = error.source();
     }
-    false
+    None
 }
+
+/// Whether the system forbids it.
+pub(crate) fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    io_cause(error).is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// What became of each probe.
+type Attached = HashMap<&'static str, Result<(), Absence>>;
 
 /// Attaches what can be attached; for the rest, why not.
 fn attach_each(
@@ -363,20 +372,15 @@ fn attach_each(
     btf: &Btf,
     resolved: &Resolved,
     aya_btf: &aya::Btf,
-) -> HashMap<&'static str, Result<(), String>> {
-    let mut attached: HashMap<&'static str, Result<(), String>> = HashMap::new();
+) -> Attached {
+    let mut attached = Attached::new();
     for spec in PROBES {
-        let outcome = if options.absent.iter().any(|name| name == spec.name) {
-            Err("left out on request".to_owned())
-        } else if !options.softirqs && SOFTIRQ_PROBES.contains(&spec.name) {
-            Err("left out: Options::softirqs is not set".to_owned())
-        } else if !options.packets && PACKET_PROBES.contains(&spec.name) {
-            Err("left out: Options::packets is not set".to_owned())
-        } else if spec.instead_of.is_some_and(|other| matches!(attached.get(other), Some(Ok(())))) {
-            Err(format!("not needed: {} is attached", spec.instead_of.unwrap_or_default()))
-        } else {
-            attach_one(ebpf, spec, btf, resolved, aya_btf)
-        };
+        let is_attached = |other: &&str| matches!(attached.get(other), Some(Ok(())));
+        let outcome =
+            by_options(spec, options).and_then(|()| match spec.instead_of.filter(is_attached) {
+                Some(better) => Err(Absence::NotNeeded { better }),
+                None => attach_one(ebpf, spec, btf, resolved, aya_btf),
+            });
         attached.insert(spec.name, outcome);
     }
     attached
@@ -388,31 +392,20 @@ fn attach_one(
     btf: &Btf,
     resolved: &Resolved,
     aya_btf: &aya::Btf,
-) -> Result<(), String> {
-    let place = format!("tracepoint {}:{}", spec.group, spec.tracepoint);
-    match btf.tracepoint_arguments(spec.tracepoint) {
-        None => return Err(format!("no {place} in this kernel; Linux {} has it", spec.since)),
-        Some(arguments) if arguments < spec.arguments => {
-            return Err(format!(
-                "{place} has {arguments} arguments here; Linux {} has the {} needed",
-                spec.since, spec.arguments
-            ));
-        }
-        Some(_) => {}
-    }
-    if let Some(reason) = spec.needs.iter().find_map(|needs| resolved.lacking(needs)) {
-        return Err(reason.to_owned());
-    }
+) -> Result<(), Absence> {
+    by_kernel(spec, btf, resolved)?;
     let program: &mut BtfTracePoint = ebpf
         .program_mut(spec.name)
-        .ok_or("the object has no such program: rebuild it with ebpf/probes/build")?
+        .ok_or(Absence::NoProgram)?
         .try_into()
-        .map_err(|error: ProgramError| error.to_string())?;
-    program
-        .load(spec.tracepoint, aya_btf)
-        .and_then(|()| program.attach())
-        .map(drop)
-        .map_err(|error| format!("cannot attach to {place}: {}", brief(&chain(&error))))
+        .map_err(|error: ProgramError| Absence::WrongProgram(error.to_string()))?;
+    let attached = program.load(spec.tracepoint, aya_btf).and_then(|()| program.attach());
+    attached.map(drop).map_err(|error| Absence::Refused {
+        tracepoint: spec.place(),
+        // The verifier's refusal is EACCES, which is no matter of permission.
+        not_permitted: io_cause(&error).is_some_and(|io| io.raw_os_error() == Some(libc::EPERM)),
+        error: brief(&chain(&error)),
+    })
 }
 
 /// The verifier explains itself at length; its complaint is the last line but its statistics.
@@ -425,7 +418,7 @@ fn brief(text: &str) -> String {
     format!("{summary} The verifier: {}", complaint.unwrap_or_default())
 }
 
-/// An error and what is behind it, on one line.
+/// An error and its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -439,13 +432,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn none_attached(attached: &HashMap<&'static str, Result<(), String>>) -> AttachError {
+fn none_attached(attached: &Attached) -> AttachError {
     let first = PROBES.iter().find_map(|spec| attached.get(spec.name)?.clone().err());
-    let first = first.unwrap_or_default();
-    if first.contains("not permitted") {
-        return AttachError::NotPermitted;
+    match first {
+        Some(Absence::Refused { not_permitted: true, .. }) => AttachError::NotPermitted,
+        first => AttachError::NoneAttached(first.map(|it| it.to_string()).unwrap_or_default()),
     }
-    AttachError::NoneAttached(first)
 }
 
 /// A descriptor of an array. A duplicate: aya's own is needed by programs loaded later.

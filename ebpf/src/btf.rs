@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 /// Where the kernel puts its BTF.
-pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 
@@ -49,24 +49,24 @@ pub enum BtfError {
 
 /// A field of a struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
+pub(crate) struct Field {
     /// Where it begins, in bits from the beginning of the struct.
-    pub bit_offset: u32,
+    pub(crate) bit_offset: u32,
     /// Its width in bits if it is a bit field, else 0.
-    pub bits: u32,
+    pub(crate) bits: u32,
     /// Its type.
     type_id: u32,
 }
 
 impl Field {
     /// Where it begins, in bytes; for a bit field, the byte that its first bit lies in.
-    pub const fn byte(self) -> u32 {
+    pub(crate) const fn byte(self) -> u32 {
         self.bit_offset / 8
     }
 }
 
 /// The types of a kernel.
-pub struct Btf {
+pub(crate) struct Btf {
     data: Vec<u8>,
     /// Where each type begins, by number; number 0 is `void`.
     types: Vec<usize>,
@@ -78,7 +78,7 @@ impl Btf {
     ///
     /// # Errors
     /// When the kernel has no BTF, or the file is damaged.
-    pub fn of_kernel() -> Result<Self, BtfError> {
+    pub(crate) fn of_kernel() -> Result<Self, BtfError> {
         Self::read(Path::new(VMLINUX))
     }
 
@@ -86,7 +86,7 @@ impl Btf {
     ///
     /// # Errors
     /// When it cannot be read or is not BTF.
-    pub fn read(path: &Path) -> Result<Self, BtfError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, BtfError> {
         let name = path.display().to_string();
         let data =
             fs::read(path).map_err(|source| BtfError::Unreadable { path: name.clone(), source })?;
@@ -163,26 +163,11 @@ impl Btf {
         id
     }
 
-    /// The size of a struct or scalar in bytes; `None` for a type without one.
-    fn size(&self, id: u32) -> Option<u32> {
-        let (at, kind, ..) = self.type_at(self.resolve(id))?;
-        match kind {
-            KIND_PTR => Some(8),
-            1 | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 => Some(self.word(at + 8)),
-            _ => None,
-        }
-    }
-
-    /// The size of a field in bytes, if its type has one.
-    pub fn size_of(&self, field: Field) -> Option<u32> {
-        self.size(field.type_id)
-    }
-
     /// A field by its path (`"msg_iter.count"`); anonymous structs and unions are looked through.
     ///
     /// # Errors
     /// When the kernel has no such struct or field.
-    pub fn field(&self, name: &str, path: &str) -> Result<Field, BtfError> {
+    pub(crate) fn field(&self, name: &str, path: &str) -> Result<Field, BtfError> {
         let mut id = self
             .find(name, &[KIND_STRUCT, KIND_UNION])
             .ok_or_else(|| BtfError::NoType(name.to_owned()))?;
@@ -219,7 +204,7 @@ impl Btf {
     }
 
     /// The enumerators of an enum, by value.
-    pub fn enumerators(&self, name: &str) -> Option<BTreeMap<u32, String>> {
+    pub(crate) fn enumerators(&self, name: &str) -> Option<BTreeMap<u32, String>> {
         let id = self.find(name, &[KIND_ENUM, KIND_ENUM64])?;
         let (at, kind, members, _) = self.type_at(id)?;
         let width = if kind == KIND_ENUM { 8 } else { 12 };
@@ -234,7 +219,7 @@ impl Btf {
     }
 
     /// How many arguments a tracepoint has; `None` if the kernel has no such tracepoint.
-    pub fn tracepoint_arguments(&self, tracepoint: &str) -> Option<u32> {
+    pub(crate) fn tracepoint_arguments(&self, tracepoint: &str) -> Option<u32> {
         let id = self.find(&format!("btf_trace_{tracepoint}"), &[KIND_TYPEDEF])?;
         let (at, kind, ..) = self.type_at(self.resolve(id))?;
         if kind != KIND_PTR {
@@ -250,7 +235,7 @@ const fn kind(info: u32) -> u32 {
     info >> 24 & 0x1f
 }
 
-/// Bytes of a type's record behind its first twelve.
+/// Bytes of a type's record after its first twelve.
 const fn extra_bytes(info: u32) -> usize {
     let members = (info & 0xffff) as usize;
     match kind(info) {

@@ -13,10 +13,17 @@ pub(crate) struct Spec {
     pub(crate) since: &'static str,
     /// Arguments of the tracepoint that the program reads.
     pub(crate) arguments: u32,
-    /// Fields without which it makes no sense.
+    /// Fields that the program reads.
     pub(crate) needs: &'static [&'static [&'static str]],
     /// Loaded only when this other one could not be attached.
     pub(crate) instead_of: Option<&'static str>,
+}
+
+impl Spec {
+    /// Its tracepoint as tracefs has it: `group:tracepoint`.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.group, self.tracepoint)
+    }
 }
 
 const PORTS: &[&str] = &[

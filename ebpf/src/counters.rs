@@ -24,7 +24,7 @@ pub struct BySide<T> {
 /// Segments sent again, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RetransmitKinds {
-    /// Acknowledgements told of a loss.
+    /// Acknowledgements showed a loss.
     pub fast: Option<u64>,
     /// The retransmission timer ran out, with what followed.
     pub timeout: Option<u64>,
@@ -51,7 +51,7 @@ impl RetransmitKinds {
 pub struct PortPackets {
     /// The interface's network namespace, by inode.
     pub netns: u32,
-    /// Its number there; 0 for all interfaces beyond those told apart.
+    /// Its number there; 0 for all interfaces beyond those counted apart.
     pub ifindex: u32,
     /// Its name when first seen.
     pub name: String,
@@ -156,7 +156,7 @@ pub struct Counters {
     /// Resets received.
     pub resets_received: Option<BySide<u64>>,
     /// Connections that found an accept queue full in the server's network namespace, since the
-    /// first reading that knew the server. The kernel's own count: no tracepoint tells.
+    /// first reading that knew the server. The kernel's own count: no tracepoint shows it.
     pub listen_overflows: Option<u64>,
     /// Datagrams that found a receive queue full, of any port.
     pub receive_queue_full: Option<u64>,
@@ -166,7 +166,7 @@ pub struct Counters {
     pub softirq: Option<Vec<SoftirqCounters>>,
     /// NAPI by CPU.
     pub napi: Option<Vec<NapiCounters>>,
-    /// Who held each CPU.
+    /// The holders of each CPU.
     pub cpus: Option<Vec<CpuHeld>>,
     /// The watched threads.
     pub threads: Option<Vec<Thread>>,

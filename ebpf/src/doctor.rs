@@ -4,7 +4,7 @@
 //! Owns: the checks. Must not know: experiments, exit codes, how findings are asked for.
 //!
 //! What is read lies below two folders, `/proc` and `/sys`, and what must be tried is tried once
-//! ([`Live`]); both can be given, so that a machine that lacks something can be simulated.
+//! ([`LiveChecks`]); both can be given, so that a machine that lacks something can be simulated.
 
 use std::{
     fmt::Write as _,
@@ -19,7 +19,7 @@ mod devices;
 mod live;
 mod system;
 
-pub use live::{Card, Clock, Live};
+use live::{Card, LiveChecks, RingError};
 
 /// How well a machine does in one respect; in the order from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -36,9 +36,9 @@ pub enum State {
 /// What was found in one respect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// What was examined.
     pub name: String,
-    /// How well it does.
+    /// How well the machine does in it.
     pub state: State,
     /// What there is.
     pub found: String,
@@ -82,33 +82,33 @@ impl Finding {
         Self { state: State::Missing, ..Self::less(name, found, consequence, way_out) }
     }
 
-    /// With something that follows though all is well.
-    fn so(self, consequence: impl Into<String>) -> Self {
+    /// With a consequence, though nothing is wrong.
+    fn with_consequence(self, consequence: impl Into<String>) -> Self {
         Self { consequence: Some(consequence.into()), ..self }
     }
 }
 
 /// Examines a machine.
 #[derive(Clone, Debug)]
-pub struct Doctor {
+struct Doctor {
     proc: PathBuf,
     sys: PathBuf,
-    live: Live,
+    live: LiveChecks,
 }
 
 /// Examines this machine, as the calling thread sees it: its namespaces, its capabilities.
 pub fn examine() -> Vec<Finding> {
-    Doctor::at("/proc", "/sys", Live::of_this_machine()).examine()
+    Doctor::at("/proc", "/sys", LiveChecks::of_this_machine()).examine()
 }
 
 impl Doctor {
     /// Examines a machine with these files, on which this came of what was tried.
-    pub fn at(proc: impl Into<PathBuf>, sys: impl Into<PathBuf>, live: Live) -> Self {
+    fn at(proc: impl Into<PathBuf>, sys: impl Into<PathBuf>, live: LiveChecks) -> Self {
         Self { proc: proc.into(), sys: sys.into(), live }
     }
 
     /// One finding for each thing, in the order a reader would ask.
-    pub fn examine(&self) -> Vec<Finding> {
+    fn examine(&self) -> Vec<Finding> {
         let mut findings = vec![self.kernel(), self.io_uring()];
         findings.extend(self.capabilities());
         findings.push(self.btf());
@@ -124,7 +124,7 @@ impl Doctor {
         findings.push(self.cpus());
         findings.push(self.pressure());
         findings.push(self.clock_source());
-        findings.push(self.clock_kept());
+        findings.push(self.clock_synchronised());
         findings.extend(self.cards());
         findings.extend(self.qdiscs());
         findings
@@ -173,7 +173,7 @@ pub fn worst(findings: &[Finding]) -> State {
     findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok)
 }
 
-/// Findings for a person: a line each, what follows and the way out behind it.
+/// Findings for a person: a line each, with the consequence and the way out.
 pub fn table(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.name.chars().count()).max().unwrap_or(0);
     let mut out = String::new();

@@ -1,7 +1,7 @@
-//! Dropping or diverting packets on purpose, for a run's own faults.
+//! The packet fault injector: drops or diverts packets on purpose, for a run's own faults.
 //!
-//! Owns: the program of `ebpf/probes/src/faults.rs`, on one interface. Unlike the probes this does
-//! influence a run; nothing else in this library does. Must not know: why.
+//! Owns: the program of `ebpf/probes/src/faults.rs`, on one interface. It is the only part of this
+//! library that changes what a run does. Must not know: which fault of an experiment it is for.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -10,22 +10,22 @@ use aya::programs::{SchedClassifier, TcAttachType, tc};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use events::{FaultConfig, FaultCounts, FaultRecord, FaultSpan, TO_CLIENT, TO_SERVER};
 
-use crate::attach::{Raw, chain};
+use crate::attach::{KernelData, chain};
 
 /// The compiled program.
 static OBJECT: &[u8] = include_bytes_aligned!("../prebuilt/faults.o");
 
-/// Why packets cannot be dropped or diverted.
+/// Why faults cannot be injected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("packets cannot be meddled with at interface {interface}: {why}")]
-pub struct MeddleError {
+#[error("cannot inject packet faults at interface {interface}: {reason}")]
+pub struct PacketFaultError {
     interface: String,
-    why: String,
+    reason: String,
 }
 
-/// Which packets, and what becomes of them.
+/// Which packets are dropped or diverted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meddling {
+pub struct PacketFaultSpec {
     /// The server's port.
     pub port: u16,
     /// Packets that go to the server, not those that come from it.
@@ -34,26 +34,26 @@ pub struct Meddling {
     pub all: bool,
     /// How many of a billion.
     pub per_billion: u32,
-    /// What decides which.
+    /// The seed that chooses the packets.
     pub seed: u64,
     /// The number of the interface through which they leave instead; they are dropped when `None`.
     pub divert_to: Option<u32>,
 }
 
-/// What was done in all.
+/// How many packets were chosen in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Meddled {
+pub struct PacketFaultCounts {
     /// Packets out of which some were chosen.
     pub seen: u64,
     /// Packets chosen.
-    pub hit: u64,
+    pub chosen: u64,
     /// Packets dropped whose record was lost.
     pub not_kept: u64,
 }
 
 /// A packet that was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit {
+pub struct DroppedPacket {
     /// When, CLOCK_MONOTONIC in nanoseconds.
     pub at_ns: u64,
     /// The client's end of its connection.
@@ -64,26 +64,26 @@ pub struct Hit {
     pub payload: u32,
 }
 
-/// The program at an interface. Dropping this ends it.
-pub struct Meddler {
+/// The program at an interface. Dropping this detaches it.
+pub struct PacketFaultInjector {
     ebpf: Ebpf,
 }
 
-impl Meddler {
-    /// Puts the program where packets arrive at an interface of the calling thread's network
-    /// namespace. It lets everything pass before it is told when ([`Self::during`]).
+impl PacketFaultInjector {
+    /// Attaches the program where packets arrive at an interface of the calling thread's network
+    /// namespace. It lets all packets pass until [`Self::during`] sets a span.
     ///
     /// # Errors
     /// No such interface, no permission, a kernel without a place for it.
-    pub fn attach(interface: &str, meddling: &Meddling) -> Result<Self, MeddleError> {
-        let failed = |why: String| MeddleError { interface: interface.to_owned(), why };
-        let config = Raw(FaultConfig {
-            seed: meddling.seed,
-            port: meddling.port,
-            direction: if meddling.to_server { TO_SERVER } else { TO_CLIENT },
-            per_billion: meddling.per_billion,
-            all: u32::from(meddling.all),
-            divert_to: meddling.divert_to.unwrap_or(0),
+    pub fn attach(interface: &str, spec: &PacketFaultSpec) -> Result<Self, PacketFaultError> {
+        let failed = |reason: String| PacketFaultError { interface: interface.to_owned(), reason };
+        let config = KernelData(FaultConfig {
+            seed: spec.seed,
+            port: spec.port,
+            direction: if spec.to_server { TO_SERVER } else { TO_CLIENT },
+            per_billion: spec.per_billion,
+            all: u32::from(spec.all),
+            divert_to: spec.divert_to.unwrap_or(0),
         });
         let mut ebpf = EbpfLoader::new()
             .override_global("FAULT", &config, true)
@@ -101,37 +101,37 @@ impl Meddler {
         Ok(Self { ebpf })
     }
 
-    /// Says from when until when, CLOCK_MONOTONIC in nanoseconds.
+    /// Sets the span of the fault, CLOCK_MONOTONIC in nanoseconds; `until_ns` is its exclusive end.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn during(&mut self, from_ns: u64, until_ns: u64) -> Result<(), MapError> {
-        let span = Raw(FaultSpan { from_ns, until_ns });
+        let span = KernelData(FaultSpan { from_ns, until_ns });
         let map = self.ebpf.map_mut("SPAN").ok_or_else(|| absent("SPAN"))?;
-        Array::<_, Raw<FaultSpan>>::try_from(map)?.set(0, span, 0)
+        Array::<_, KernelData<FaultSpan>>::try_from(map)?.set(0, span, 0)
     }
 
-    /// What was done so far.
+    /// The counts so far.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn counts(&self) -> Result<Meddled, MapError> {
+    pub fn counts(&self) -> Result<PacketFaultCounts, MapError> {
         let map = self.ebpf.map("COUNTS").ok_or_else(|| absent("COUNTS"))?;
-        let counts = Array::<_, Raw<FaultCounts>>::try_from(map)?.get(&0, 0)?.0;
-        Ok(Meddled { seen: counts.seen, hit: counts.hit, not_kept: counts.not_kept })
+        let counts = Array::<_, KernelData<FaultCounts>>::try_from(map)?.get(&0, 0)?.0;
+        Ok(PacketFaultCounts { seen: counts.seen, chosen: counts.hit, not_kept: counts.not_kept })
     }
 
     /// Packets dropped since this was asked the last time.
-    pub fn take_hits(&mut self) -> Vec<Hit> {
-        let mut hits = Vec::new();
+    pub fn take_dropped(&mut self) -> Vec<DroppedPacket> {
+        let mut dropped = Vec::new();
         if let Some(map) = self.ebpf.map_mut("HITS")
             && let Ok(mut ring) = RingBuf::try_from(map)
         {
             while let Some(item) = ring.next() {
-                hits.extend(hit(&item));
+                dropped.extend(packet(&item));
             }
         }
-        hits
+        dropped
     }
 }
 
@@ -139,14 +139,14 @@ fn absent(name: &str) -> MapError {
     MapError::InvalidName { name: name.to_owned() }
 }
 
-fn hit(bytes: &[u8]) -> Option<Hit> {
+fn packet(bytes: &[u8]) -> Option<DroppedPacket> {
     if bytes.len() < size_of::<FaultRecord>() {
         return None;
     }
     // SAFETY: long enough, and plain integers at whatever alignment.
     let record = unsafe { bytes.as_ptr().cast::<FaultRecord>().read_unaligned() };
     let address = Ipv4Addr::from(record.client_address);
-    Some(Hit {
+    Some(DroppedPacket {
         at_ns: record.at_ns,
         flow: SocketAddrV4::new(address, record.client_port),
         sequence: record.sequence,

@@ -10,7 +10,7 @@ use crate::flows::{FlowLayout, FlowTable};
 use crate::sampling::SampleTable;
 use crate::threads::ThreadTable;
 
-/// The arrays as a child that inherits their descriptors is told of them.
+/// The arrays, for a child that inherits their descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handover {
     /// The number of the flow array's descriptor in the child.
@@ -24,7 +24,7 @@ pub struct Handover {
 }
 
 impl Probes {
-    /// What to tell a child that gets [`Self::inherited`] descriptors under their own numbers.
+    /// The numbers for a child that gets the descriptors of [`Self::inherited`] under them.
     pub fn handover(&self) -> Handover {
         Handover {
             flows: self.flows_fd().as_raw_fd(),
@@ -53,7 +53,7 @@ impl Handover {
     ///
     /// # Errors
     /// When a descriptor is none, or none of such an array.
-    pub fn take(&self) -> io::Result<(FlowTable, ThreadTable, SampleTable)> {
+    pub fn map(&self) -> io::Result<(FlowTable, ThreadTable, SampleTable)> {
         let (flows, threads) = (owned(self.flows)?, owned(self.threads)?);
         let sampling = SampleTable::map(owned(self.sampling)?)?;
         Ok((FlowTable::map(flows, self.layout)?, ThreadTable::map(threads)?, sampling))

@@ -1,5 +1,5 @@
-//! The two ends of a request that ran on two hosts, joined by connection and sequence number: each
-//! kernel has stamped its own end on its own clock, and only differences of one clock are taken.
+//! The server's ends of requests whose clients run on other hosts, to be joined with the clients'
+//! ends of them ([`attribution::ServerSide`]).
 //!
 //! The server's ends of one request in [`events::JOINED_ONE_IN`], chosen by a hash of connection
 //! and sequence number that both ends know, are kept for a minute or so, and besides those that
@@ -7,36 +7,14 @@
 
 use std::{io, net::SocketAddrV4, os::fd::AsFd};
 
-use events::{ServerPart, is_joined, kept_entries, kept_slot, key_v4, request_hash, server};
-use serde::{Deserialize, Serialize};
+use attribution::ServerSide;
+use events::{ServerPart, kept_entries, kept_slot, key_v4, request_hash};
 
-use crate::{
-    flows::{CpuWait, FlowTable, Request},
-    mapping::SharedArray,
-};
+use crate::{flows::FlowTable, mapping::SharedArray};
 
 /// Server's ends of the sample that are kept, a minute's worth of 60,000 requests a second: 4 MiB,
 /// and 8 MiB for those that took long.
 pub(crate) const KEPT_ANSWERS: u32 = 1 << 16;
-
-/// The server's end of a request, on the monotonic clock of the server's host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerSide {
-    /// T2: ready at the server.
-    pub ready_ns: Option<u64>,
-    /// T3: read by the server.
-    pub read_ns: Option<u64>,
-    /// T4: the server's send began.
-    pub answered_ns: Option<u64>,
-    /// The first byte of the stream that was not read at T3.
-    pub end: u32,
-    /// The answer's first byte.
-    pub answer: u32,
-    /// Waiting for a CPU from T2 to T3.
-    pub wait: Option<CpuWait>,
-    /// The same from T3 to T4.
-    pub service: Option<CpuWait>,
-}
 
 impl FlowTable {
     /// The server's end of the request of a connection whose first byte has this number; `None`
@@ -60,132 +38,5 @@ impl AnswerTable {
         let slot = kept_slot(request_hash(key, sequence), KEPT_ANSWERS);
         let kept = self.0.read(slot as usize)?;
         if kept.key == key { ServerSide::of(&kept, sequence) } else { None }
-    }
-}
-
-impl ServerSide {
-    fn of(it: &ServerPart, sequence: u32) -> Option<Self> {
-        if it.sequence != sequence || it.flags & server::READ == 0 {
-            return None;
-        }
-        let has = |bit: u16| it.flags & bit != 0;
-        let wait = |bit: u16, foreign: u32, own: u32| {
-            has(bit).then_some(CpuWait { foreign_ns: foreign.into(), own_ns: own.into() })
-        };
-        Some(Self {
-            ready_ns: has(server::READY).then_some(it.ready_ns),
-            read_ns: Some(it.read_ns),
-            answered_ns: has(server::ANSWERED).then_some(it.answered_ns),
-            end: it.end,
-            answer: it.answer,
-            wait: wait(server::WAIT_SPLIT, it.wait_foreign, it.wait_own),
-            service: wait(server::SERVICE_SPLIT, it.service_foreign, it.service_own),
-        })
-    }
-}
-
-impl Request {
-    /// Whether this request of a client's connection is in the sample that is joined between hosts.
-    pub fn is_joined(&self, client: SocketAddrV4) -> bool {
-        let key = key_v4(u32::from(*client.ip()), client.port());
-        is_joined(request_hash(key, self.sequence))
-    }
-
-    /// Whether only the client's end was seen.
-    pub fn is_half(&self) -> bool {
-        [self.server_ready_ns, self.server_read_ns, self.answered_ns].iter().all(Option::is_none)
-    }
-
-    /// The request with the server's end of it, in which half of the time on the way is taken to
-    /// have passed before T2: where on the way cannot be told without a shared clock, and no
-    /// segment depends on it.
-    pub fn with_server_side(self, side: &ServerSide) -> Self {
-        let (Some(t2), Some(t4), Some(t5)) = (side.ready_ns, side.answered_ns, self.ready_ns)
-        else {
-            return self;
-        };
-        let way = t5.wrapping_sub(self.sent_ns).wrapping_sub(t4.wrapping_sub(t2)).cast_signed();
-        let ours = self.sent_ns.saturating_add_signed(way / 2);
-        let moved = |ns: u64| ours.wrapping_add(ns.wrapping_sub(t2));
-        Self {
-            server_ready_ns: Some(ours),
-            server_read_ns: side.read_ns.map(moved),
-            answered_ns: Some(moved(t4)),
-            server_wait: side.wait,
-            server_service: side.service,
-            mixed: self.mixed || side.end != self.end || side.answer != self.answer,
-            ..self
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_segment_depends_on_the_other_hosts_clock() {
-        let half = Request {
-            sequence: 7,
-            end: 27,
-            answer: 90,
-            sent_ns: 1_000,
-            server_ready_ns: None,
-            server_read_ns: None,
-            answered_ns: None,
-            ready_ns: Some(1_900),
-            read_ns: Some(2_000),
-            server_wait: None,
-            server_service: None,
-            client_receive: None,
-            losses: 0,
-            mixed: false,
-            client_slot: 1,
-            server_slot: 0,
-            sent_totals: None,
-            ready_totals: None,
-        };
-        assert!(half.is_half() && half.segments().is_none());
-        for clock in [0, 5_000_000, u64::MAX - 200] {
-            let at = |ns: u64| Some(clock.wrapping_add(ns));
-            let (ready_ns, read_ns, answered_ns) = (at(100), at(250), at(600));
-            let side = ServerSide { ready_ns, read_ns, answered_ns, ..ANSWERED };
-            let whole = half.with_server_side(&side);
-            assert!(!whole.mixed);
-            let it = whole.segments().expect("all instants");
-            // 900 ns away from the client, 500 of them at the server.
-            assert_eq!((it.network_ns, it.server_wait_ns, it.server_service_ns), (400, 150, 350));
-            assert_eq!(it.client_receive_lag_ns, 100);
-            assert_eq!(whole.server_ready_ns, Some(1_200));
-        }
-        let unanswered = ServerSide { answered_ns: None, ..ANSWERED };
-        assert_eq!(half.with_server_side(&unanswered), half);
-        // More was read than was sent, or something else came before the answer.
-        for other in [ServerSide { end: 47, ..ANSWERED }, ServerSide { answer: 99, ..ANSWERED }] {
-            assert!(half.with_server_side(&other).mixed, "{other:?}");
-        }
-    }
-
-    const ANSWERED: ServerSide = ServerSide {
-        ready_ns: Some(1),
-        read_ns: Some(2),
-        answered_ns: Some(3),
-        end: 27,
-        answer: 90,
-        wait: None,
-        service: None,
-    };
-
-    #[test]
-    fn one_request_in_64_is_joined() {
-        let mut joined = 0;
-        for number in 0..640_000_u32 {
-            // Users ask in turn, each in a stream of its own that grows by 20 bytes.
-            let (port, sequence) = (1024 + number % 1000, number / 1000 * 20);
-            let key = key_v4(0x0a00_0001, port as u16);
-            joined += u32::from(is_joined(request_hash(key, sequence)));
-        }
-        // Four standard deviations of such a sample are 400.
-        assert!((9_600..=10_400).contains(&joined), "{joined}");
     }
 }

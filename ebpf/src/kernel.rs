@@ -12,7 +12,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct ProgramInfo {
-    /// Numbers, tag, sizes, addresses, names: 192 bytes that nobody asks for.
+    /// Numbers, tag, sizes, addresses, names: 192 bytes that are not read.
     unread: [u64; 24],
     run_time_ns: u64,
     run_count: u64,

@@ -6,11 +6,12 @@
 //!
 //! A kernel may be built to run no tracing program while certain tasks are current, and then a
 //! softirq on top of such a task goes unseen: no probe can know. Where it matters, compare with the
-//! kernel's own books (`RetransSegs`) and with packets that were received but not seen to be sent.
+//! kernel's own counters (`RetransSegs`) and with packets that were received but not seen to be sent.
 //!
 //! What cannot be attached is named with the reason and the kernel that has it
 //! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.
 
+mod absence;
 mod attach;
 mod btf;
 mod catalog;
@@ -37,22 +38,23 @@ mod sampling;
 mod symbols;
 mod threads;
 
+pub use absence::Absence;
 pub use attach::{AttachError, ProbeState, Probes};
-pub use btf::{Btf, BtfError, Field, VMLINUX};
+pub use btf::BtfError;
 pub use counters::{
     BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
     SoftirqCounters,
 };
 pub use events::JOINED_ONE_IN;
-pub use faults::{Hit, MeddleError, Meddled, Meddler, Meddling};
-pub use flows::{CpuWait, FlowLayout, FlowTable, Request, Segments};
+pub use faults::{
+    DroppedPacket, PacketFaultCounts, PacketFaultError, PacketFaultInjector, PacketFaultSpec,
+};
+pub use flows::{FlowLayout, FlowTable};
 pub use handover::{Handover, keep_on_exec};
 pub use histogram::Durations;
-pub use join::ServerSide;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
-pub use options::{HASHED_FLOWS, Options};
+pub use options::Options;
 pub use profile::{Profile, Profiler, Sample, Stack};
-pub use reasons::Reasons;
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
-pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable, WaitedBetween};
+pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable};

@@ -22,7 +22,7 @@ pub enum Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetransmitKind {
-    /// Acknowledgements told of a loss.
+    /// Acknowledgements showed a loss.
     Fast,
     /// The retransmission timer ran out.
     Timeout,
@@ -36,7 +36,7 @@ pub enum RetransmitKind {
     Other,
 }
 
-/// What was lost, or told of it.
+/// A loss, or a sign of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum LossKind {

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// Types that may be read from memory that somebody else writes: any bytes are a value of them.
+/// Types that may be read from memory that the kernel writes: any bytes are a value of them.
 ///
 /// # Safety
 /// No references, no padding that matters, no invalid bit patterns.

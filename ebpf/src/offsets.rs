@@ -8,7 +8,7 @@ use events::{ABSENT, Offsets};
 
 use crate::btf::{Btf, BtfError, Field};
 
-/// Offsets, and what became of those that are missing.
+/// The offsets that were found, and why others are missing.
 pub(crate) struct Resolved {
     pub(crate) offsets: Offsets,
     /// Why a field is absent, by `struct.field`.
@@ -52,7 +52,7 @@ const PLAIN: &[Plain] = &[
 pub(crate) fn resolve(btf: &Btf) -> Resolved {
     let mut resolved = Resolved { offsets: Offsets::UNKNOWN, missing: BTreeMap::new() };
     for (name, path, place) in PLAIN {
-        if let Some(field) = resolved.note(name, path, btf.field(name, path)) {
+        if let Some(field) = resolved.record(name, path, btf.field(name, path)) {
             *place(&mut resolved.offsets) = field.byte();
         }
     }
@@ -64,7 +64,7 @@ pub(crate) fn resolve(btf: &Btf) -> Resolved {
 /// `icsk_ca_state` is a bit field.
 fn congestion_state(btf: &Btf, resolved: &mut Resolved) {
     let (name, path) = ("inet_connection_sock", "icsk_ca_state");
-    let Some(field) = resolved.note(name, path, btf.field(name, path)) else { return };
+    let Some(field) = resolved.record(name, path, btf.field(name, path)) else { return };
     let bits = if field.bits == 0 { 8 } else { field.bits };
     resolved.offsets.ca_state_byte = field.byte();
     resolved.offsets.ca_state_shift = field.bit_offset % 8;
@@ -73,16 +73,16 @@ fn congestion_state(btf: &Btf, resolved: &mut Resolved) {
 
 /// TCP keeps its own struct in a packet's control block.
 fn control_block(btf: &Btf, resolved: &mut Resolved) {
-    let Some(block) = resolved.note("sk_buff", "cb", btf.field("sk_buff", "cb")) else { return };
+    let Some(block) = resolved.record("sk_buff", "cb", btf.field("sk_buff", "cb")) else { return };
     let name = "tcp_skb_cb";
     let path = "tcp_gso_segs";
-    if let Some(field) = resolved.note(name, path, btf.field(name, path)) {
+    if let Some(field) = resolved.record(name, path, btf.field(name, path)) {
         resolved.offsets.skb_tcp_segments = block.byte() + field.byte();
     }
 }
 
 impl Resolved {
-    fn note(&mut self, name: &str, path: &str, found: Result<Field, BtfError>) -> Option<Field> {
+    fn record(&mut self, name: &str, path: &str, found: Result<Field, BtfError>) -> Option<Field> {
         found.map_err(|error| self.missing.insert(format!("{name}.{path}"), error.to_string())).ok()
     }
 

@@ -4,7 +4,7 @@ use crate::flows::FlowLayout;
 
 /// Entries of a hashed flow array when clients are not known: 32 MiB, and with 10,000 connections
 /// 2% share a place with another.
-pub const HASHED_FLOWS: u32 = 1 << 18;
+pub(crate) const HASHED_FLOWS: u32 = 1 << 18;
 
 /// What to watch.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Options {
     pub learn_server: bool,
     /// Take a process that reads a connection to the port for a client.
     pub learn_clients: bool,
-    /// Count the server's waits and services in the kernel. For who sees only the server; a client
+    /// Count the server's waits and services in the kernel: for a watcher of the server alone; a client
     /// that reads its requests' instants has them all, and spares the kernel the counting.
     pub server_histograms: bool,
     /// Stamp T6 in the kernel, too. A client that reads its requests' instants knows when it read,
@@ -34,10 +34,10 @@ pub struct Options {
     pub keep_answers: bool,
     /// Time softirqs and count NAPI polls. On loopback each packet is a softirq and a poll, which
     /// makes these three probes cost 0.4 to 0.5 µs a request, as much as all the rest but the
-    /// instants; `/proc/stat` and `/proc/net/softnet_stat` tell nearly as much for nothing.
+    /// instants; `/proc/stat` and `/proc/net/softnet_stat` count nearly as much for nothing.
     pub softirqs: bool,
     /// Count the port's packets on every interface, 0.1 µs for each. Where nothing but the
-    /// experiment uses an interface, its own counters tell the same for nothing.
+    /// experiment uses an interface, its own counters count the same for nothing.
     pub packets: bool,
     /// Beyond so many requests a second for a second, stamp a sample of the connections; always
     /// all of them when `None`. For clients that ask [`crate::SampleTable`].
@@ -68,7 +68,8 @@ impl Options {
         }
     }
 
-    /// For clients of known addresses, whose processes will be named, and who read their requests.
+    /// For clients of known addresses whose processes are named by [`crate::Probes::watch`] and that
+    /// read their own requests.
     pub fn of_flows(port: u16, flows: FlowLayout) -> Self {
         Self {
             flows,

@@ -17,7 +17,7 @@ use events::{CounterBlock, StackKey, TaskRef};
 use serde::Serialize;
 
 use crate::{
-    attach::{AttachError, OBJECT, Raw, array, chain, cpu_count, not_permitted, pid_max},
+    attach::{AttachError, KernelData, OBJECT, array, chain, cpu_count, not_permitted, pid_max},
     catalog::PROFILE,
     mapping::SharedArray,
     threads::Program,
@@ -98,14 +98,14 @@ impl Profile {
     }
 }
 
-/// A clock on every CPU that takes the stack of whoever is watched. Dropping this ends it.
+/// A clock on every CPU that takes the stack of each watched thread. Dropping this ends it.
 pub struct Profiler {
     ebpf: Ebpf,
     processes: SharedArray<TaskRef>,
 }
 
 impl Profiler {
-    /// Begins to sample on every CPU that is online; nobody is watched yet.
+    /// Begins to sample on every CPU that is online; no thread is watched yet.
     ///
     /// # Errors
     /// When it is not allowed, or the kernel cannot.
@@ -143,7 +143,7 @@ impl Profiler {
             self.ebpf.map(name).ok_or_else(|| io::Error::other("the object has no profile"))
         };
         let failed = |error: aya::maps::MapError| io::Error::other(chain(&error));
-        let counters: PerCpuArray<_, Raw<CounterBlock>> =
+        let counters: PerCpuArray<_, KernelData<CounterBlock>> =
             PerCpuArray::try_from(map("COUNTERS")?).map_err(failed)?;
         let lost = counters.get(&0, 0).map_err(failed)?;
         let stacks = StackTraceMap::try_from(map("STACKS")?).map_err(failed)?;
@@ -155,11 +155,11 @@ impl Profiler {
             Err(_) if number == NO_STACK => Stack::None,
             Err(_) => Stack::Lost,
         };
-        let samples: KernelMap<_, Raw<StackKey>, u64> =
+        let samples: KernelMap<_, KernelData<StackKey>, u64> =
             KernelMap::try_from(map("SAMPLES")?).map_err(failed)?;
         let (mut profile, mut bare) = (Profile::default(), 0);
         for sample in samples.iter() {
-            let (Raw(key), count) = sample.map_err(failed)?;
+            let (KernelData(key), count) = sample.map_err(failed)?;
             if key.kernel < 0 && key.user < 0 {
                 bare += count;
             }
@@ -167,7 +167,7 @@ impl Profiler {
             profile.samples.push(Sample { tid: key.tid, pid: key.tgid, count, kernel, user });
         }
         // The kernel side counts those without any stack as lost, too; they are in the samples.
-        let lost: u64 = lost.iter().map(|Raw(block)| block.samples_lost).sum();
+        let lost: u64 = lost.iter().map(|KernelData(block)| block.samples_lost).sum();
         profile.lost = lost.saturating_sub(bare);
         Ok(profile)
     }

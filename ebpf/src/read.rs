@@ -9,7 +9,7 @@ use events::{
 };
 
 use crate::{
-    attach::{Probes, Raw},
+    attach::{KernelData, Probes},
     catalog::PROBES,
     counters::{
         BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets,
@@ -17,7 +17,7 @@ use crate::{
     },
     histogram::Durations,
     kernel::monotonic_ns,
-    reasons::Reasons,
+    reasons::DropReasons,
     threads::{CpuHeld, name},
 };
 
@@ -42,7 +42,7 @@ impl Probes {
             drops: if_attached("packet_dropped", |block| block.drops),
             drops_all: if_attached("packet_dropped", |block| block.drops_all),
             qdisc_drops: drops_by_place.as_ref().map(|places| {
-                let of_qdisc = places.iter().filter(|place| Reasons::is_qdisc(&place.reason));
+                let of_qdisc = places.iter().filter(|place| DropReasons::is_qdisc(&place.reason));
                 of_qdisc.map(|place| place.port).sum()
             }),
             drops_by_place,
@@ -70,10 +70,11 @@ impl Probes {
 
     /// A value of a per-CPU array, one per CPU.
     fn per_cpu<T: Copy + 'static>(&self, map: &str, index: u32) -> Vec<T> {
-        let array: Option<PerCpuArray<_, Raw<T>>> =
+        let array: Option<PerCpuArray<_, KernelData<T>>> =
             self.ebpf.map(map).and_then(|map| PerCpuArray::try_from(map).ok());
         let values = array.and_then(|array| array.get(&index, 0).ok());
-        values.map_or_else(Vec::new, |values| values.iter().map(|Raw(value)| *value).collect())
+        values
+            .map_or_else(Vec::new, |values| values.iter().map(|KernelData(value)| *value).collect())
     }
 
     fn map(&self, name: &str) -> Option<&Map> {
@@ -165,8 +166,9 @@ impl Probes {
         if !drops && self.retransmits_counted() == (false, false) {
             return None;
         }
-        let map: HashMap<_, u32, Raw<PeerLosses>> = HashMap::try_from(self.map("PEERS")?).ok()?;
-        let peers = map.iter().filter_map(Result::ok).map(|(address, Raw(losses))| {
+        let map: HashMap<_, u32, KernelData<PeerLosses>> =
+            HashMap::try_from(self.map("PEERS")?).ok()?;
+        let peers = map.iter().filter_map(Result::ok).map(|(address, KernelData(losses))| {
             let counters = PeerCounters {
                 retransmits: self.kinds(&losses.retransmits),
                 drops: drops.then_some(losses.drops),
@@ -180,10 +182,10 @@ impl Probes {
         if !self.is_attached("packet_dropped") {
             return None;
         }
-        let map: HashMap<_, Raw<DropKey>, Raw<DropCount>> =
+        let map: HashMap<_, KernelData<DropKey>, KernelData<DropCount>> =
             HashMap::try_from(self.map("DROPS")?).ok()?;
         let mut places: BTreeMap<(String, String), DropCount> = BTreeMap::new();
-        for (Raw(key), Raw(count)) in map.iter().filter_map(Result::ok) {
+        for (KernelData(key), KernelData(count)) in map.iter().filter_map(Result::ok) {
             let named = (self.reasons.name(key.reason), self.symbols.name(key.location));
             // Two places of one function are one row.
             let row = places.entry(named).or_default();
@@ -232,7 +234,7 @@ impl Probes {
         }
     }
 
-    /// Waits need both ends of a wait; who held a CPU needs only the switches.
+    /// Waits need both ends of a wait; the holders of a CPU need only the switches.
     fn add_scheduling(&self, counters: &mut Counters) {
         if !self.is_attached("switched") {
             return;

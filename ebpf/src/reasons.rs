@@ -26,11 +26,11 @@ const QDISC: &[&str] = &["QDISC_", "FQ_", "CAKE_", "DUALPI2_"];
 
 /// The reasons of the running kernel.
 #[derive(Clone, Debug, Default)]
-pub struct Reasons {
+pub(crate) struct DropReasons {
     names: BTreeMap<u32, String>,
 }
 
-impl Reasons {
+impl DropReasons {
     /// From the kernel's BTF, else from tracefs where that is mounted; empty when neither has them
     /// (before Linux 5.17).
     pub(crate) fn of_kernel(btf: &Btf) -> Self {
@@ -47,7 +47,7 @@ impl Reasons {
     }
 
     /// The name of a reason; its number where the kernel has no name for it.
-    pub fn name(&self, number: u32) -> String {
+    pub(crate) fn name(&self, number: u32) -> String {
         self.names.get(&number).cloned().unwrap_or_else(|| {
             // The upper half names a subsystem with reasons of its own.
             match (number >> 16, number & 0xffff) {
@@ -58,7 +58,7 @@ impl Reasons {
     }
 
     /// The number of a reason.
-    pub fn number(&self, name: &str) -> Option<u32> {
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
         self.names.iter().find(|(_, own)| *own == name).map(|(number, _)| *number)
     }
 
@@ -74,7 +74,7 @@ impl Reasons {
     }
 
     /// Whether a reason is a queue discipline's.
-    pub fn is_qdisc(name: &str) -> bool {
+    pub(crate) fn is_qdisc(name: &str) -> bool {
         QDISC.iter().any(|prefix| name.starts_with(prefix))
     }
 }
@@ -99,11 +99,11 @@ mod tests {
     fn names_are_read_from_a_format() {
         let text = r#"print fmt: "reason: %s", __print_symbolic(REC->reason,
             { 2, "NOT_SPECIFIED" }, { 33, "TCP_OLD_DATA" }, { 64, "QDISC_DROP" })"#;
-        let reasons = Reasons { names: from_format(text) };
+        let reasons = DropReasons { names: from_format(text) };
         assert_eq!(reasons.name(2), "NOT_SPECIFIED");
         assert_eq!(reasons.name(5), "reason_5");
         assert_eq!(reasons.name(0x3_0002), "subsystem_3_reason_2");
         assert_eq!(reasons.harmless(), [0, 2, 0, 0, 0, 0, 0, 0]);
-        assert!(Reasons::is_qdisc("QDISC_DROP") && !Reasons::is_qdisc("NETFILTER_DROP"));
+        assert!(DropReasons::is_qdisc("QDISC_DROP") && !DropReasons::is_qdisc("NETFILTER_DROP"));
     }
 }

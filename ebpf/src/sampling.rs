@@ -79,9 +79,9 @@ impl Regulator {
     ) -> io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let mask = Arc::new(AtomicU32::new(0));
-        let (stopped, told) = (Arc::clone(&stop), Arc::clone(&mask));
+        let (stopped, published) = (Arc::clone(&stop), Arc::clone(&mask));
         let thread = std::thread::Builder::new().name("sampling".to_owned()).spawn(move || {
-            regulate(&cpus, &entry, f64::from(beyond), &stopped, &told);
+            regulate(&cpus, &entry, f64::from(beyond), &stopped, &published);
         })?;
         Ok(Self { stop, mask, thread: Some(thread) })
     }
@@ -108,13 +108,13 @@ fn regulate(
     entry: &SharedArray<Sampling>,
     beyond: f64,
     stop: &(Mutex<bool>, Condvar),
-    told: &AtomicU32,
+    published: &AtomicU32,
 ) {
     let requests = || {
         let all = (0..cpus.len()).filter_map(|cpu| cpus.read(cpu));
         all.map(|cpu| cpu.requests).fold(0, u64::wrapping_add)
     };
-    let mut state = State { beyond, mask: 0, for_windows: 0 };
+    let mut state = Windows { beyond, mask: 0, for_windows: 0 };
     let (mut seen, mut at) = (requests(), Instant::now());
     loop {
         let stopped = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +132,7 @@ fn regulate(
         if let Some(mask) = state.window(rate) {
             let before = entry.read(0).unwrap_or_default();
             entry.write(0, changed(before, mask, monotonic_ns()));
-            told.store(mask, Ordering::Relaxed);
+            published.store(mask, Ordering::Relaxed);
         }
     }
 }
@@ -146,15 +146,15 @@ fn changed(before: Sampling, mask: u32, now_ns: u64) -> Sampling {
     Sampling { mask, strict_mask: strict, strict_until_ns: now_ns }
 }
 
-/// What is decided from window to window.
-struct State {
+/// The mask, decided anew after each window.
+struct Windows {
     beyond: f64,
     mask: u32,
     /// Windows in a row in which another mask would have been better.
     for_windows: u32,
 }
 
-impl State {
+impl Windows {
     /// A window with this many requests a second: the new mask if it changes.
     fn window(&mut self, rate: f64) -> Option<u32> {
         let wanted = self.wanted(rate);
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn masks(rates: &[f64]) -> Vec<u32> {
-        let mut state = State { beyond: 80_000.0, mask: 0, for_windows: 0 };
+        let mut state = Windows { beyond: 80_000.0, mask: 0, for_windows: 0 };
         let each = rates.iter().map(|rate| {
             state.window(*rate);
             state.mask
@@ -215,7 +215,7 @@ mod tests {
         // 110,000 / 8 is within 20,000; so is 70,000 / 8; at 60,000 all again.
         assert_eq!((masks[8], masks[9], masks[23]), (0, 7, 7));
         assert_eq!(masks[35], 0);
-        let mut state = State { beyond: 80_000.0, mask: 0, for_windows: PATIENCE };
+        let mut state = Windows { beyond: 80_000.0, mask: 0, for_windows: PATIENCE };
         assert_eq!(state.window(1e12), Some(4095));
     }
 

@@ -9,7 +9,7 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// The function at an address; the address itself where the kernel tells no addresses.
+    /// The function at an address; the address itself where the kernel hides addresses.
     pub fn name(&self, address: u64) -> String {
         self.find(address).map_or_else(|| format!("{address:#x}"), str::to_owned)
     }

@@ -1,10 +1,11 @@
-//! What the watched threads do, and who holds the CPUs.
+//! The times of the watched threads, and the holders of the CPUs.
 //!
 //! Owns: consistent copies of the kernel's entries, and how long a thread waited between two
 //! instants. A client maps the same array as the loader does.
 
 use std::{io, os::fd::AsFd};
 
+use attribution::{CpuWait, WaitedBetween};
 use events::{
     CpuEntry, LONG_WAIT_NS, PROGRAM_IDLE, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, ThreadEntry,
     ThreadState, WAITS_KEPT, Wait,
@@ -12,7 +13,6 @@ use events::{
 use serde::Serialize;
 
 use crate::{
-    flows::CpuWait,
     histogram::Durations,
     mapping::{Plain, SharedArray},
 };
@@ -66,7 +66,7 @@ pub struct Thread {
     pub ran_ns: u64,
     /// Time neither running nor runnable.
     pub off_cpu_ns: u64,
-    /// Time runnable and not running while others, or nobody, held the CPU.
+    /// Time runnable and not running while other programs held the CPU, or it was idle.
     pub wait_foreign_ns: u64,
     /// Time runnable and not running while its own program held the CPU.
     pub wait_own_ns: u64,
@@ -136,21 +136,11 @@ pub struct LongWait {
     pub end_ns: u64,
     /// How long of it others held the CPU.
     pub foreign_ns: u64,
-    /// Who held it: of other programs the one with the longest turn, when those held it for most
-    /// of the wait; else the last one.
+    /// The thread that held the CPU: of other programs the one that held it longest at a stretch,
+    /// when those held it for most of the wait; else the last one.
     pub holder_tid: u32,
     /// Its name.
     pub holder: String,
-}
-
-/// Waiting between two instants, from a thread's long waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct WaitedBetween {
-    /// How long.
-    pub wait: CpuWait,
-    /// How much of that time lies before the oldest wait that is still kept: whether the thread
-    /// waited then is not known any more. Short waits (under 50 µs) are never kept.
-    pub unknown_ns: u64,
 }
 
 /// The watched threads, mapped.
@@ -183,8 +173,8 @@ impl ThreadTable {
     }
 
     /// The totals of the calling thread, by its slot: time it waited for a CPU that others held,
-    /// and that its own program held; lower 32 bits of nanoseconds. Nobody writes them while it
-    /// runs.
+    /// and that its own program held; lower 32 bits of nanoseconds. The kernel does not write them
+    /// while it runs.
     pub fn own_totals(&self, slot: u16) -> Option<(u32, u32)> {
         let entry = self.entries.pointer(usize::from(slot)).filter(|_| slot != 0)?;
         // SAFETY: within the mapping, which lives as long as `self`.
@@ -196,7 +186,7 @@ impl ThreadTable {
         }
     }
 
-    /// A copy of a thread's entry, taken while nobody wrote it.
+    /// A copy of a thread's entry, taken while the kernel did not write it.
     fn entry(&self, slot: u16) -> Option<ThreadEntry> {
         let pointer = self.entries.pointer(usize::from(slot))?;
         for _ in 0..TRIES {
@@ -305,7 +295,7 @@ fn kept(entry: &ThreadEntry) -> impl Iterator<Item = &Wait> {
     (first..total).map(|number| &entry.waits[number % WAITS_KEPT])
 }
 
-/// Of `total` waits so far, of which the latest are kept in turn.
+/// Of `total` waits so far, of which the latest are kept in a ring.
 fn waited_between(
     total: u64,
     from_ns: u64,
@@ -360,7 +350,7 @@ pub struct CpuHeld {
     pub clients_ns: u64,
     /// Any other program, the kernel's threads included.
     pub other_ns: u64,
-    /// Nobody.
+    /// The idle task.
     pub idle_ns: u64,
     /// Switches from one thread to another.
     pub switches: u64,
@@ -418,8 +408,8 @@ mod tests {
         let total = WAITS_KEPT + 10;
         let at = |place: usize| wait(if place < 10 { place + WAITS_KEPT } else { place });
         let waited = |from_ns, to_ns| {
-            let it = waited_between(total as u64, from_ns, to_ns, at);
-            (it.wait.foreign_ns, it.wait.own_ns, it.unknown_ns)
+            let waited = waited_between(total as u64, from_ns, to_ns, at);
+            (waited.wait.foreign_ns, waited.wait.own_ns, waited.unknown_ns)
         };
         assert_eq!(waited(20_000, 22_000), (400, 600, 0));
         assert_eq!(waited(20_250, 21_250), (200, 300, 0), "half of each");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{ask, connect, listen, needs, port, serve};
-use ebpf::{FlowLayout, Options, Probes, Program};
+use ebpf::{Absence, FlowLayout, Options, Probes, Program};
 
 const SIZE: usize = 24;
 
@@ -45,13 +45,14 @@ fn check_client(probes: &Probes, from: SocketAddrV4, to: SocketAddrV4, requests:
     for number in 0..requests {
         ask(&mut stream, SIZE).expect("an answer");
         let request = probes.flows().request(from).expect("a request");
-        let said = format!("request {number} of {from}: {request:?}");
-        assert!(!request.mixed && request.losses == 0, "{said}");
+        let context = format!("request {number} of {from}: {request:?}");
+        assert!(!request.mixed && request.losses == 0, "{context}");
         if let Some(before) = sequence.replace(request.sequence) {
-            assert_eq!(request.sequence.wrapping_sub(before), SIZE as u32, "{said}");
+            assert_eq!(request.sequence.wrapping_sub(before), SIZE as u32, "{context}");
         }
-        let instants: Vec<u64> = request.instants_ns().iter().map(|ns| ns.expect(&said)).collect();
-        assert!(instants.is_sorted(), "{said}");
+        let instants: Vec<u64> =
+            request.instants_ns().iter().map(|ns| ns.expect(&context)).collect();
+        assert!(instants.is_sorted(), "{context}");
         // The first request finds a server's thread that has read nothing yet.
         if number > 0 {
             let parts = [
@@ -65,9 +66,9 @@ fn check_client(probes: &Probes, from: SocketAddrV4, to: SocketAddrV4, requests:
                     continue;
                 };
                 let length = instants[from + 1] - instants[from];
-                assert!(wait.foreign_ns + wait.own_ns <= length, "{said}");
+                assert!(wait.foreign_ns + wait.own_ns <= length, "{context}");
             }
-            assert!(request.sent_totals.is_some(), "{said}");
+            assert!(request.sent_totals.is_some(), "{context}");
         }
     }
     unsplit
@@ -117,7 +118,7 @@ fn without_the_newest_tracepoint_sends_are_stamped_when_they_leave_tcp() {
     let states = probes.report();
     let state = |name: &str| states.iter().find(|state| state.name == name).expect("a probe");
     assert!(state("send_queued").attached, "{:?}", state("send_queued"));
-    assert_eq!(state("send_begins").reason.as_deref(), Some("left out on request"));
+    assert_eq!(state("send_begins").reason, Some(Absence::OnRequest));
 }
 
 #[test]
@@ -183,14 +184,16 @@ fn two_kernels_that_see_one_end_each_are_joined() {
         let side = server_side.server_side(from, half.sequence).expect("its other end");
         let whole = half.with_server_side(&side);
         assert!(!whole.mixed && !whole.is_half(), "{half:?} {side:?}");
-        let it = whole.segments().expect("all instants");
+        let segments = whole.segments().expect("all instants");
         let of_client = whole.read_ns.expect("T6") - whole.sent_ns;
-        let parts =
-            it.network_ns + it.server_wait_ns + it.server_service_ns + it.client_receive_lag_ns;
+        let parts = segments.network_ns
+            + segments.server_wait_ns
+            + segments.server_service_ns
+            + segments.client_receive_lag_ns;
         assert_eq!(parts, of_client.cast_signed(), "{half:?} {side:?}");
-        assert!(it.server_wait_ns >= 0 && it.server_service_ns >= 0, "{side:?}");
+        assert!(segments.server_wait_ns >= 0 && segments.server_service_ns >= 0, "{side:?}");
     }
-    let split = |half: &ebpf::Request| {
+    let split = |half: &attribution::Request| {
         server_side.server_side(from, half.sequence).is_some_and(|it| it.wait.is_some())
     };
     let unsplit = halves.iter().filter(|half| !split(half)).count();

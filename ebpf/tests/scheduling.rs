@@ -1,4 +1,5 @@
-//! Waiting for a CPU: who took it, and for how long, against the kernel's own books.
+//! Waiting for a CPU: which thread held it, and for how long, compared with the kernel's own
+//! figures.
 
 mod common;
 
@@ -15,21 +16,21 @@ use ebpf::{LongWait, Options, Probes, Profiler, Program, Stack, Thread};
 
 const SIZE: usize = 24;
 
-/// Only this process is watched, whoever else uses such a port.
+/// Only this process is watched, whatever else uses such a port.
 fn options(port: u16) -> Options {
     Options { learn_server: false, learn_clients: false, ..Options::of_port(port) }
 }
 
 /// The kernel's own account of a thread.
 #[derive(Clone, Copy, Debug)]
-struct Books {
+struct SchedulerTimes {
     ran_ns: u64,
     waited_ns: u64,
     switches_voluntary: u64,
     switches_involuntary: u64,
 }
 
-impl Books {
+impl SchedulerTimes {
     fn of(tid: u32) -> Self {
         let read = |name| {
             let path = format!("/proc/self/task/{tid}/{name}");
@@ -90,7 +91,7 @@ fn hog() -> Reaped {
 }
 
 /// Works and sleeps on CPU 0 for a while; returns the thread's two accounts of it.
-fn worked(probes: &Probes, milliseconds: u64) -> (Thread, Books, Vec<LongWait>) {
+fn worked(probes: &Probes, milliseconds: u64) -> (Thread, SchedulerTimes, Vec<LongWait>) {
     pin(0);
     let tid = tid();
     // The first switches make the thread known.
@@ -98,11 +99,11 @@ fn worked(probes: &Probes, milliseconds: u64) -> (Thread, Books, Vec<LongWait>) 
     let slot = probes.threads().slot_of(tid).expect("a watched thread");
     let books = || {
         thread::yield_now();
-        (probes.threads().thread(slot, monotonic_ns()).expect("an entry"), Books::of(tid))
+        (probes.threads().thread(slot, monotonic_ns()).expect("an entry"), SchedulerTimes::of(tid))
     };
     let (before, kernel_before) = books();
     let end = monotonic_ns() + milliseconds * 1_000_000;
-    // Longer than any slice: who waits for the CPU gets it without being let.
+    // Longer than any slice: a thread that waits for the CPU gets it anyway.
     let cpu_end = cpu_ns() + 100_000_000;
     while cpu_ns() < cpu_end {
         std::hint::spin_loop();
@@ -216,7 +217,7 @@ fn a_request_that_waited_for_a_cpu_says_so() {
         let segments = request.segments().expect("all instants");
         if segments.server_wait_ns > 500_000 {
             slow += 1;
-            // Before the first read, nobody knows whose socket it will be; and the entry of the
+            // Before the first read, it is not known whose socket it will be; and the entry of the
             // thread cannot be read while a CPU that was interrupted is writing it.
             let Some(wait) = request.server_wait else { continue };
             let part = wait.foreign_ns as f64 / segments.server_wait_ns as f64;
@@ -229,7 +230,7 @@ fn a_request_that_waited_for_a_cpu_says_so() {
     println!("{explained} of {slow} slow requests waited for the hogs' CPU");
     assert!(slow > 5, "the hogs made only {slow} requests slow");
     // Not all: a switch away from a task that the kernel hides from probes is not seen, and what
-    // the hypervisor takes is nobody's.
+    // the hypervisor takes belongs to no thread.
     assert!(explained * 100 >= slow * 75, "{explained} of {slow}");
 }
 

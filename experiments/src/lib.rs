@@ -1,7 +1,7 @@
 //! The `lab` command: what each of its words does, by the crates beside it.
 //!
-//! Read them in the order of the data: `spec` (experiment files), `run` (carrying one out), `record`
-//! (what is written), `analysis` (what it came to), `report` (the same for people).
+//! Read them in the order of the data: `spec` (experiment files), `run` (carrying one out),
+//! `record` (what is written), `analysis` (what it came to), `report` (the same for people).
 
 mod check;
 pub mod cli;

@@ -176,7 +176,7 @@ fn slow_handlers_and_slow_clients_take_the_time_that_they_say() {
     for (fault, spin_ns, share, (source, count)) in faults {
         let truth = lab.truth(fault);
         let of = |name: &str| number(&truth, &format!("/{name}"));
-        // Requests that come in one turn are of the second in which it began, also when the next
+        // Requests that come in one poll are of the second in which it began, also when the next
         // one begins meanwhile.
         let (seen, handled) = (of("seen"), lab.handled(fault, source, count));
         assert!(seen > 100 && seen.abs_diff(handled) <= seen / 20, "{handled} handled: {truth}");

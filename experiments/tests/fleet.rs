@@ -200,14 +200,14 @@ fn a_host_is_cut_off_and_healed_and_another_is_killed() {
         assert_eq!(offered, 3000, "500 users of 2,000 at 400/s for 30 s");
     }
 
-    // What the killed one kept is merged by whoever asks for it.
+    // What the killed one kept is merged when a coordinator asks for it.
     let resume = ["run", "--resume", path(&out), "--nats", lan::URL];
     let resumed = output(&mut fleet.lan.lab(None, &resume));
     assert!(matches!(resumed.status.code(), Some(0 | 4)), "{resumed:?}");
     let again = seconds_of_load(&out);
     assert_eq!(again["c1"], of_load);
     assert!(again["c3"].len() >= killed.len(), "{again:?}");
-    fleet.lan.wait_for_hosts(5, "nobody works any more", |it| {
+    fleet.lan.wait_for_hosts(5, "no host works any more", |it| {
         it["beat"]["run"].is_null() && it["kept"] == serde_json::json!([])
     });
 }
@@ -319,7 +319,7 @@ fn a_host_that_is_cut_off_at_the_turn_of_a_phase_comes_into_the_next_one_late() 
     let summary = json(&out, "summary.json");
     assert_eq!(summary["outcome"], "completed", "{summary}");
     assert_adds_up(&summary);
-    // What it measured while nobody heard it is there, and what it did once it was back.
+    // What it measured while it was not heard is there, and what it did once it was back.
     let samples = lines(&out, "samples.jsonl");
     let offered = |phase: &str| -> u64 {
         let of_c2 = samples.iter().filter(|it| it["source"] == "client" && it["host"] == "c2");

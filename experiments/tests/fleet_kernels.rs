@@ -123,7 +123,7 @@ fn a_run_that_requires_probes_does_not_start_without_them() {
         let words = format!("{of}: ");
         assert!(said.contains(&words) && said.contains("the experiment requires probes"), "{said}");
         assert!(said.contains("not allowed to load probes"), "{said}");
-        // Nobody works for it any more.
+        // No host works for it any more.
         lan.wait_for_hosts(agents.len(), "all are free", |it| it["beat"]["run"].is_null());
     }
 }

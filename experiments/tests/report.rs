@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use browser::Browser;
 use common::{assert_exit, json, lab, lines, said};
-use report;
 use serde_json::Value;
 
 fn path(path: &Path) -> &str {
@@ -300,6 +299,42 @@ fn assert_readable(browser: &mut Browser, width: u32) {
     assert_eq!(browser.evaluate(LINE), true, "the line is not where its values are");
 }
 
+/// Finds a second and its requests with the keyboard alone, from the top of the page.
+fn read_with_keyboard(browser: &mut Browser, t: &serde_json::Value) {
+    browser.reload();
+    browser.press("Tab");
+    assert_eq!(browser.evaluate("document.activeElement.className"), "skip");
+    browser.press("Enter");
+    let focused =
+        "document.activeElement.closest('figure')?.id + ' ' + document.activeElement.className";
+    for _ in 0..40 {
+        browser.press("Tab");
+        if browser.evaluate(focused) == "chart-latency plot" {
+            break;
+        }
+    }
+    assert_eq!(browser.evaluate(focused), "chart-latency plot");
+    let steps = browser.evaluate(&format!("{t} - run.first + 1")).as_u64().expect("steps");
+    for _ in 0..steps {
+        browser.press("ArrowRight");
+    }
+    let heard = browser.evaluate("document.querySelector('#chart-latency-now').textContent");
+    assert!(heard.as_str().is_some_and(|it| it.contains("phase shake: largest ")), "{heard}");
+    browser.press("Enter");
+    assert_eq!(
+        browser.evaluate("[chosen, document.activeElement.id]"),
+        serde_json::json!([t, "second"])
+    );
+    browser.press("Escape");
+    assert_eq!(browser.evaluate(focused), "chart-latency plot");
+    let shown = "charts[0].plot.scales.x.max - charts[0].plot.scales.x.min";
+    let all = browser.evaluate(shown).as_f64();
+    browser.press("+");
+    browser.wait_for(&format!("{shown} < {}", all.expect("seconds") * 0.7));
+    browser.press("Escape");
+    browser.wait_for(&format!("{shown} > {}", all.expect("seconds") * 0.9));
+}
+
 #[test]
 fn a_page_is_read_with_mouse_and_keyboard_in_both_themes_and_on_paper() {
     let Some(mut browser) = Browser::start() else { return };
@@ -337,40 +372,7 @@ fn a_page_is_read_with_mouse_and_keyboard_in_both_themes_and_on_paper() {
     browser.press("Escape");
     browser.wait_for("document.getElementById('second').hidden");
 
-    // The same with the keyboard alone, from the top of the page.
-    browser.reload();
-    browser.press("Tab");
-    assert_eq!(browser.evaluate("document.activeElement.className"), "skip");
-    browser.press("Enter");
-    let focused =
-        "document.activeElement.closest('figure')?.id + ' ' + document.activeElement.className";
-    for _ in 0..40 {
-        browser.press("Tab");
-        if browser.evaluate(focused) == "chart-latency plot" {
-            break;
-        }
-    }
-    assert_eq!(browser.evaluate(focused), "chart-latency plot");
-    let steps = browser.evaluate(&format!("{t} - run.first + 1")).as_u64().expect("steps");
-    for _ in 0..steps {
-        browser.press("ArrowRight");
-    }
-    let heard = browser.evaluate("document.querySelector('#chart-latency-now').textContent");
-    assert!(heard.as_str().is_some_and(|it| it.contains("phase shake: largest ")), "{heard}");
-    browser.press("Enter");
-    assert_eq!(
-        browser.evaluate("[chosen, document.activeElement.id]"),
-        serde_json::json!([t, "second"])
-    );
-    browser.press("Escape");
-    assert_eq!(browser.evaluate(focused), "chart-latency plot");
-    let shown = "charts[0].plot.scales.x.max - charts[0].plot.scales.x.min";
-    let all = browser.evaluate(shown).as_f64();
-    browser.press("+");
-    browser.wait_for(&format!("{shown} < {}", all.expect("seconds") * 0.7));
-    browser.press("Escape");
-    browser.wait_for(&format!("{shown} > {}", all.expect("seconds") * 0.9));
-
+    read_with_keyboard(&mut browser, &t);
     let pdf = browser.print();
     assert!(pdf.starts_with(b"%PDF") && pdf.len() > 50_000, "{} bytes", pdf.len());
     assert_eq!(browser.said(), Vec::<String>::new());

@@ -148,7 +148,7 @@ fn an_interrupt_ends_a_run_in_order() {
 }
 
 #[test]
-fn a_killed_run_can_be_read_and_leaves_nobody_behind() {
+fn a_killed_run_can_be_read_and_leaves_no_process_behind() {
     let directory = tempfile::tempdir().expect("a directory");
     let out = directory.path().join("run");
     let file = experiment("smoke");
@@ -168,7 +168,7 @@ fn a_killed_run_can_be_read_and_leaves_nobody_behind() {
     assert_eq!(summary["outcome"], "incomplete");
     assert_eq!(summary["ledger"]["balanced"], Value::Null);
     assert!(summary["missing"]["ledger"].is_string(), "{}", summary["missing"]);
-    // All but the last second or two, which nobody had heard of yet, can be read.
+    // All but the last second or two, which had not been heard of yet, can be read.
     let phases = summary["phases"].as_array().expect("phases");
     assert!(number(&phases[1], "/shake/answered") >= 2000, "{}", phases[1]);
 }

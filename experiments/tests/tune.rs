@@ -17,7 +17,7 @@ const BACKLOG: &str = "net.core.netdev_max_backlog";
 /// One test at a time of those that set it.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn turn() -> MutexGuard<'static, ()> {
+fn exclusive() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -192,7 +192,7 @@ fn a_run_has_its_profile_in_its_namespaces() {
     if !root() {
         return;
     }
-    let _turn = turn();
+    let _lock = exclusive();
     let place = Place::new();
     let (profile, before, _) = place.of_backlog();
     let somaxconn = sysctl("net.core.somaxconn");
@@ -235,7 +235,7 @@ fn a_run_puts_the_machine_back() {
     if !root() {
         return;
     }
-    let _turn = turn();
+    let _lock = exclusive();
     let place = Place::new();
     let (profile, before, after) = place.of_backlog();
     let experiment = place.experiment(&profile, "");
@@ -261,7 +261,7 @@ fn a_run_puts_the_machine_back() {
     let running = start("interrupted", &longer);
     running.wait_for("load 1/600 s");
     assert!(is_tuned());
-    // Nobody else tunes it meanwhile.
+    // No other process tunes it meanwhile.
     let output = place.tune(&["apply", &profile]);
     assert_exit(&output, 1);
     assert!(said(&output).contains("a run that tuned it is not over yet"), "{}", said(&output));

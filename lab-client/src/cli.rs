@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::client::Client;
-use crate::config::{Config, Notices};
+use crate::config::{Config, Notices, SLOW_KEPT};
 use crate::panel::{Hub, Line, Ready, router};
 use crate::phase::{Chat, Connect, Creates, Load, Phase, check_rate};
 use crate::schedule::{Pacing, Rate};
@@ -22,7 +22,7 @@ pub struct Args {
     /// The server
     #[arg(long, default_value = "127.0.0.1:1025", value_name = "ADDR:PORT")]
     pub server: SocketAddrV4,
-    /// Users of this client, such as 0..1000000: the first, and the first behind them
+    /// Users of this client, such as 0..1000000: the first, and the exclusive end
     #[arg(long, default_value = "0..1000", value_name = "FIRST..END", value_parser = parse_range)]
     pub users: (u32, u32),
     /// Users of all clients are 0 to N-1 [default: the end of --users]
@@ -130,7 +130,8 @@ const MOST_SECONDS: u64 = 1_000_000_000;
 
 fn per_second(text: &str) -> Result<f64, String> {
     let rate = text.parse().map_err(|_| format!("'{text}' is no number"))?;
-    check_rate("rate", rate).map(|()| rate)
+    check_rate("rate", rate).map_err(|error| error.to_string())?;
+    Ok(rate)
 }
 
 impl Args {
@@ -138,7 +139,7 @@ impl Args {
     ///
     /// # Errors
     /// JSON that is no configuration.
-    pub fn config(&self) -> anyhow::Result<Config> {
+    fn config(&self) -> anyhow::Result<Config> {
         if let Some(json) = &self.config {
             return serde_json::from_str(json).context("--config");
         }
@@ -164,7 +165,7 @@ impl Args {
             timer_slack: Duration::from_micros(self.timer_slack),
             congestion: self.congestion.clone(),
             reconnect: true,
-            slow_kept: crate::slow::KEPT,
+            slow_kept: SLOW_KEPT,
             join: false,
             clock_ahead_ns: 0,
             probes: None,
@@ -172,7 +173,7 @@ impl Args {
     }
 
     /// What a client on its own is to do.
-    pub fn plan(&self) -> Plan {
+    fn plan(&self) -> Plan {
         let pacing = match self.pacing {
             PacingArg::Even => Pacing::Even,
             PacingArg::Poisson => Pacing::Poisson,
@@ -226,9 +227,9 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
         let solo = Solo::new(hub.clone(), args.plan());
         solo.start().map_err(anyhow::Error::msg)?;
         runtime.block_on(control::serve(&solo, listener, routes, false, ready, last))?;
-        let came = outcome.insert(solo.outcome());
-        if came.failure.is_none() {
-            came.print();
+        let outcome = outcome.insert(solo.outcome());
+        if outcome.failure.is_none() {
+            outcome.print();
         }
     }
     // A thread of the runtime may still wait for input that never comes.
@@ -236,9 +237,10 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     client.join()?;
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    match outcome.as_ref().and_then(|it| it.failure.clone()) {
-        Some(failure) => anyhow::bail!(failure),
-        None => Ok(outcome.is_none_or(|it| it.invalid_because().is_none())),
+    let Some(outcome) = outcome else { return Ok(true) };
+    match &outcome.failure {
+        Some(failure) => anyhow::bail!(failure.clone()),
+        None => Ok(outcome.check().is_ok()),
     }
 }
 

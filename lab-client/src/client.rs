@@ -4,18 +4,18 @@ use std::io;
 use std::sync::Arc;
 
 use shard::{
-    Clock, DescriptorLimits, Limits, Mail, Net, ShardContext, ShardThreads, SpawnError,
+    Clock, DescriptorLimits, Inboxes, Limits, Net, ShardContext, ShardThreads, SpawnError,
     cpus_allowed, drive,
 };
 use wire::MAX_FRAME;
 
 use crate::config::{Config, ConfigError, Resolved, port_range};
-use crate::load::{Crowd, Rules};
+use crate::load::{LoadGenerator, Rules};
 use crate::message::Message;
 use crate::report::Report;
 use crate::shard_loop::{ShardLoop, report};
 use crate::share::Share;
-use crate::witness::{KernelWitness, Witness};
+use crate::traces::{KernelTraces, TraceReader};
 
 /// Messages in a shard's inbox: commands are few; histograms come back a few a second.
 const INBOX: usize = 256;
@@ -25,7 +25,7 @@ const REPORTS_PER_SHARD: usize = 64;
 
 /// Why a client did not start. Nothing of it is running then.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The configuration is impossible here.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -44,32 +44,32 @@ pub enum StartError {
 
 /// A running client. It goes on when this is dropped, until its shards are told to stop.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     resolved: Resolved,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    mail: Inboxes<Message>,
+    reports: Inboxes<Report>,
     threads: ShardThreads<()>,
     clock: Clock,
 }
 
 /// What a shard needs to start, the same for all.
 #[derive(Clone)]
-struct Seedling {
+struct ShardSetup {
     config: Config,
     per_ring: u32,
     rules: Arc<Rules>,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    mail: Inboxes<Message>,
+    reports: Inboxes<Report>,
     clock: Clock,
-    witness: Option<Arc<dyn Witness>>,
+    traces: Option<Arc<dyn TraceReader>>,
 }
 
 impl Client {
-    /// Starts the shards; nobody connects before a phase says so.
+    /// Starts the shards; users connect when a phase says so.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let limits = DescriptorLimits::raise()
             .map_err(|errno| system("raise the limit on descriptors")(errno.into()))?;
@@ -77,11 +77,11 @@ impl Client {
         let ports = port_range().map_err(system("ask which ports may be used"))?;
         let resolved = config.resolve(&allowed, limits, ports)?;
         let shards = resolved.shards;
-        let witness = config.probes.as_ref().map(KernelWitness::take).transpose();
-        let witness = witness.map_err(system("map the arrays of the probes"))?;
+        let traces = config.probes.as_ref().map(KernelTraces::map).transpose();
+        let traces = traces.map_err(system("map the arrays of the probes"))?;
         let eventfd = |errno: rustix::io::Errno| system("make event descriptors")(errno.into());
-        let mail = Mail::new(shards, INBOX).map_err(eventfd)?;
-        let reports = Mail::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
+        let mail = Inboxes::new(shards, INBOX).map_err(eventfd)?;
+        let reports = Inboxes::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
         let nanos = |duration: std::time::Duration| {
             u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
         };
@@ -98,44 +98,44 @@ impl Client {
             join: config.join,
         };
         let clock = Clock::read_ahead(config.clock_ahead_ns);
-        let seedling = Seedling {
+        let setup = ShardSetup {
             config: config.clone(),
             per_ring: resolved.per_ring,
             rules: Arc::new(rules),
             mail: mail.clone(),
             reports: reports.clone(),
             clock,
-            witness,
+            traces,
         };
         let threads = shard::spawn("lab-client", shards, &resolved.placement, move |context| {
-            let seedling = seedling.clone();
-            async move { seedling.run(context).await }
+            let setup = setup.clone();
+            async move { setup.run(context).await }
         })?;
         Ok(Self { resolved, mail, reports, threads, clock })
     }
 
     /// What its configuration came to.
-    pub fn resolved(&self) -> &Resolved {
+    pub(crate) fn resolved(&self) -> &Resolved {
         &self.resolved
     }
 
     /// The clock that its seconds are named by.
-    pub fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         self.clock
     }
 
     /// The threads of its shards.
-    pub fn threads(&self) -> &[rustix::thread::Pid] {
+    pub(crate) fn threads(&self) -> &[rustix::thread::Pid] {
         self.threads.threads()
     }
 
     /// The way to its shards.
-    pub fn mail(&self) -> &Mail<Message> {
+    pub(crate) fn mail(&self) -> &Inboxes<Message> {
         &self.mail
     }
 
     /// What its shards report.
-    pub fn reports(&self) -> &Mail<Report> {
+    pub(crate) fn reports(&self) -> &Inboxes<Report> {
         &self.reports
     }
 
@@ -143,13 +143,13 @@ impl Client {
     ///
     /// # Errors
     /// A shard that panicked.
-    pub fn join(self) -> anyhow::Result<()> {
+    pub(crate) fn join(self) -> anyhow::Result<()> {
         self.threads.join().map_err(|error| anyhow::anyhow!("a shard panicked: {error}"))?;
         Ok(())
     }
 }
 
-impl Seedling {
+impl ShardSetup {
     async fn run(self, context: ShardContext) {
         let (shard, reports) = (context.shard, self.reports.clone());
         let share = Share {
@@ -160,9 +160,9 @@ impl Seedling {
             shards: context.shards,
         };
         let mut limits = Limits::new(share.len().max(1), self.per_ring, MAX_FRAME);
-        limits.alarm_slack_ns =
+        limits.timer_slack_ns =
             u64::try_from(self.config.timer_slack.as_nanos()).unwrap_or(u64::MAX);
-        let mut net = match Net::new(limits, Some(self.mail.bell(shard))) {
+        let mut net = match Net::new(limits, Some(self.mail.eventfd(shard))) {
             Ok(net) => net,
             Err(error) => {
                 report(&reports, Report::Started(shard, Err(error.to_string())));
@@ -170,11 +170,18 @@ impl Seedling {
             }
         };
         report(&reports, Report::Started(shard, Ok(())));
-        let mut crowd = Crowd::new(share, self.rules, self.clock, net.read_clock());
-        crowd.set_witness(self.witness);
+        let mut generator = LoadGenerator::new(share, self.rules, self.clock, net.read_clock());
+        generator.set_traces(self.traces);
         let Config { server, congestion, .. } = self.config;
-        let mut handler =
-            ShardLoop::new(shard, crowd, server, congestion, self.mail, self.reports, self.clock);
+        let mut handler = ShardLoop::new(
+            shard,
+            generator,
+            server,
+            congestion,
+            self.mail,
+            self.reports,
+            self.clock,
+        );
         let ended = drive(&mut net, &mut handler).await;
         handler.end(&mut net, ended);
     }

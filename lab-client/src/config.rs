@@ -18,6 +18,10 @@ pub enum Notices {
     Answer,
 }
 
+/// Records of slow requests of a second and shard unless told otherwise: the worst are kept, so
+/// that a bad second costs no more to record than a good one.
+pub const SLOW_KEPT: usize = 8;
+
 /// How to start a client. [`Config::default`] has the defaults of the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -27,7 +31,7 @@ pub struct Config {
     pub total_users: u32,
     /// The first user of this client.
     pub first_user: u32,
-    /// The first user behind those of this client.
+    /// The exclusive end of the users of this client.
     pub end_user: u32,
     /// The first user of this machine: flows are numbered from here, so that several clients on one
     /// machine share its addresses and ports.
@@ -91,7 +95,7 @@ impl Default for Config {
             timer_slack: Duration::from_micros(100),
             congestion: None,
             reconnect: true,
-            slow_kept: crate::slow::KEPT,
+            slow_kept: SLOW_KEPT,
             clock_ahead_ns: 0,
             join: false,
             probes: None,
@@ -107,7 +111,7 @@ pub enum ConfigError {
     Users {
         /// The first.
         first: u32,
-        /// The first behind them.
+        /// Their exclusive end.
         end: u32,
         /// All users.
         total: u32,

@@ -8,11 +8,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
-/// Ports of the range that stay free for flows whose own port is taken by somebody else.
+/// Ports of the range that stay free for flows whose own port is taken by another program.
 const SPARE_PORTS: u16 = 256;
 
 /// The articles' number of client machines, and the least number of addresses on this one.
-pub const ARTICLE_SOURCES: u32 = 17;
+const ARTICLE_SOURCES: u32 = 17;
 
 /// The addresses and ports that users come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +23,8 @@ pub struct Flows {
     pub first_port: u16,
     /// The last port.
     pub last_port: u16,
-    /// A port that nobody comes from, the server's: of a connection from that port nobody who looks
-    /// at ports could tell which end is which. 0 for none.
+    /// A port that no user comes from, the server's: the ends of a connection between equal ports
+    /// cannot be told apart by port. 0 for none.
     #[serde(default)]
     pub but: u16,
 }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_comes_from_the_servers_port() {
+    fn no_user_comes_from_the_servers_port() {
         for but in [2_017, 8_000, 7_990] {
             let sources = loopback_sources(17, 2_000, 8_000);
             let flows = Flows { sources, first_port: 2_000, last_port: 8_000, but };
@@ -150,8 +150,8 @@ mod tests {
             last_port: 60_999,
             but: 0,
         };
-        let said = one.check(60_000).expect_err("too many").to_string();
-        assert!(said.contains("60000 users need 3 source addresses"), "{said}");
+        let error = one.check(60_000).expect_err("too many").to_string();
+        assert!(error.contains("60000 users need 3 source addresses"), "{error}");
         let none = Flows { first_port: 9, last_port: 3, ..one };
         assert!(none.check(10).is_err());
     }

@@ -1,33 +1,28 @@
 //! The load: a million users in one process or several, who shake on an open-loop schedule.
 //!
-//! Read it from the inside out: [`permutation`], [`schedule`], [`share`], [`flows`], [`books`],
-//! [`latency`], [`causes`] are pure; [`pacer`] carries a schedule out; [`load`] makes users of it,
-//! still without a socket; `shard_loop` puts them on sockets; [`client`] runs the shards and
-//! [`panel`] listens to people.
+//! Read it from the inside out. `permutation`, [`schedule`], [`share`], [`flows`], [`receipts`] and
+//! the crate [`attribution`] are pure. [`pacer`] carries a schedule out. [`load`] makes users of it,
+//! still without a socket; `shard_loop` puts them on sockets. `client` runs the shards, and
+//! [`panel`] takes commands and says what happens.
 
 #![forbid(unsafe_code)]
 
-pub mod books;
-pub mod causes;
 pub mod cli;
-pub mod client;
+mod client;
 pub mod config;
 pub mod flows;
-pub mod joined;
-pub mod latency;
 pub mod load;
-pub mod message;
+mod message;
 mod outbox;
 pub mod pacer;
 pub mod panel;
-pub mod permutation;
+mod permutation;
 pub mod phase;
-pub mod report;
+pub mod receipts;
+mod report;
 pub mod schedule;
 mod shard_loop;
 pub mod share;
-pub mod slow;
-pub mod solo;
-pub mod tally;
+mod solo;
+mod traces;
 pub mod transport;
-pub mod witness;

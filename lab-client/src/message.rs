@@ -1,13 +1,13 @@
 //! What the control thread tells shards.
 
+use attribution::Latencies;
 use shard::SlowOrder;
 
-use crate::latency::Latencies;
 use crate::phase::Phase;
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// A phase to be carried out when its second comes.
     Phase(Box<Phase>),
     /// End a phase before a Unix second.

@@ -3,23 +3,23 @@
 
 use std::collections::VecDeque;
 
-use shard::Mail;
+use shard::Inboxes;
 
 use crate::report::Report;
 
 /// Reports on their way. Bounded by who posts: no further second is reported while one waits.
 pub(crate) struct Outbox {
-    reports: Mail<Report>,
+    reports: Inboxes<Report>,
     /// What found no room, oldest first.
     waiting: VecDeque<Report>,
 }
 
 impl Outbox {
-    pub(crate) fn new(reports: Mail<Report>) -> Self {
+    pub(crate) fn new(reports: Inboxes<Report>) -> Self {
         Self { reports, waiting: VecDeque::new() }
     }
 
-    /// Puts a report on its way, behind those that wait.
+    /// Puts a report on its way, after those that wait.
     pub(crate) fn post(&mut self, report: Report) {
         self.waiting.push_back(report);
         self.retry();
@@ -36,7 +36,7 @@ impl Outbox {
         true
     }
 
-    /// Waits until everything is handed on: for a shard's last word only.
+    /// Waits until everything is handed on: for a shard's last reports only.
     pub(crate) fn wait(&mut self) {
         while !self.retry() {
             std::thread::yield_now();

@@ -8,8 +8,8 @@ use shard::Clock;
 use crate::schedule::{Arrivals, Pacing, Rate, Schedule, Second};
 use crate::share::Share;
 
-/// How far ahead the schedule is worked out, in nanoseconds: longer than a turn takes, so that a
-/// turn rarely has to stop for it, and short enough to hold a few hundred shakes.
+/// How far ahead the schedule is worked out, in nanoseconds: longer than a poll takes, so that a
+/// poll rarely has to stop for it, and short enough to hold a few hundred shakes.
 const AHEAD_NS: u64 = 10_000_000;
 
 /// Shakes to come, of the users of one shard.
@@ -22,7 +22,7 @@ pub struct Pacer {
     /// Takes the place of the phase's rate from a Unix second on.
     changed: Option<(u64, u32)>,
     start: u64,
-    /// The first second behind the phase.
+    /// The exclusive end of the phase, a Unix second.
     end: u64,
     /// The second that is worked out next.
     next: Second,

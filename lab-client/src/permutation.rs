@@ -5,42 +5,35 @@
 //! Nothing is stored, so that every shard and every machine computes the same order of a million
 //! users.
 
+use shard::splitmix64;
+
 /// Rounds of the network. Four make a pseudo-random permutation (Luby and Rackoff, 1988); the load
 /// needs no more than that neighbours in time are strangers.
 const ROUNDS: usize = 4;
 
 /// A permutation of `0..len`.
 #[derive(Clone, Copy, Debug)]
-pub struct Permutation {
+pub(crate) struct Permutation {
     len: u32,
     left_bits: u32,
     right_bits: u32,
     keys: [u64; ROUNDS],
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): each bit of the input moves every bit
-/// of the output.
-pub fn mix(mut value: u64) -> u64 {
-    value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
-}
-
 impl Permutation {
     /// The permutation of `0..len` that belongs to `seed`. `len` must not be 0.
-    pub fn new(len: u32, seed: u64) -> Self {
-        assert!(len > 0, "nobody to put in order");
+    pub(crate) fn new(len: u32, seed: u64) -> Self {
+        assert!(len > 0, "nothing to put in order");
         let bits = (u32::BITS - (len - 1).leading_zeros()).max(2);
         let mut keys = [0; ROUNDS];
         for (round, key) in keys.iter_mut().enumerate() {
-            *key = mix(seed ^ mix(round as u64));
+            *key = splitmix64(seed ^ splitmix64(round as u64));
         }
         Self { len, left_bits: bits / 2, right_bits: bits - bits / 2, keys }
     }
 
-    /// Who is in this place. `place` must be below the length.
-    pub fn at(&self, place: u32) -> u32 {
+    /// The number in this place. `place` must be below the length.
+    pub(crate) fn at(&self, place: u32) -> u32 {
         debug_assert!(place < self.len);
         let mut value = self.round_trip(place);
         while value >= self.len {
@@ -55,7 +48,7 @@ impl Permutation {
         let mut right = value & ((1 << right_bits) - 1);
         for key in self.keys {
             // The halves change places, and sizes with them.
-            let mixed = mix(u64::from(right) ^ key) as u32 & ((1 << left_bits) - 1);
+            let mixed = splitmix64(u64::from(right) ^ key) as u32 & ((1 << left_bits) - 1);
             (left, right) = (right, left ^ mixed);
             (left_bits, right_bits) = (right_bits, left_bits);
         }
@@ -71,7 +64,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everybody_has_one_place(len in 1u32..5_000, seed in any::<u64>()) {
+        fn each_has_one_place(len in 1u32..5_000, seed in any::<u64>()) {
             let order = Permutation::new(len, seed);
             let mut seen = vec![false; len as usize];
             for place in 0..len {

@@ -6,7 +6,7 @@ use shard::LAST_SECOND;
 use crate::schedule::{Pacing, Rate};
 
 /// The most texts or created packets a second over all clients, as for any rate of an experiment.
-pub const MOST_PER_SECOND: f64 = 10_000_000.0;
+const MOST_PER_SECOND: f64 = 10_000_000.0;
 
 /// What shakes a phase offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,14 +79,14 @@ impl Phase {
     /// Whether the phase can be carried out at all.
     ///
     /// # Errors
-    /// What is wrong with it, in a sentence.
-    pub fn check(&self) -> Result<(), String> {
+    /// [`PhaseError`].
+    pub fn check(&self) -> Result<(), PhaseError> {
         if let Some(rate) = self.connect.and_then(|connect| connect.rate) {
             if !rate.is_finite() || rate < 0.0 {
-                return Err(format!("connect rate {rate}: a number that is not negative"));
+                return Err(PhaseError::ConnectRate(rate));
             }
             if rate == 0.0 {
-                return Err("connect rate 0: nobody would ever connect".to_owned());
+                return Err(PhaseError::NoConnections);
             }
         }
         if let Some(chat) = self.chat {
@@ -96,28 +96,61 @@ impl Phase {
             check_rate("creates rate", creates.rate)?;
         }
         if self.load == (Load::Closed { in_flight: 0 }) {
-            return Err("closed load with 0 in flight: nothing would ever be sent".to_owned());
+            return Err(PhaseError::NothingInFlight);
         }
         let (start, seconds) = (self.start, self.seconds.unwrap_or_default());
         if start > LAST_SECOND {
-            return Err(format!("start {start}: a Unix second, at most {LAST_SECOND}"));
+            return Err(PhaseError::Start(start));
         }
         if seconds > LAST_SECOND - start {
-            return Err(format!("{seconds} seconds: at most {} from then on", LAST_SECOND - start));
+            return Err(PhaseError::Seconds { seconds, most: LAST_SECOND - start });
         }
         Ok(())
     }
 }
 
+/// Why a phase cannot be carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PhaseError {
+    /// A rate of connections that is no rate.
+    #[error("connect rate {0}: a number that is not negative")]
+    ConnectRate(f64),
+    /// Users are to connect, and none ever does.
+    #[error("connect rate 0: no user would ever connect")]
+    NoConnections,
+    /// A rate of texts or packets that is out of range.
+    #[error("{what} {rate}: between 0 and {MOST_PER_SECOND} a second")]
+    Rate {
+        /// Of what.
+        what: &'static str,
+        /// As asked for.
+        rate: f64,
+    },
+    /// A closed load without a shake.
+    #[error("closed load with 0 in flight: nothing would ever be sent")]
+    NothingInFlight,
+    /// A start beyond the clocks.
+    #[error("start {0}: a Unix second, at most {LAST_SECOND}")]
+    Start(u64),
+    /// An end beyond the clocks.
+    #[error("{seconds} seconds: at most {most} from then on")]
+    Seconds {
+        /// As asked for.
+        seconds: u64,
+        /// How many there are.
+        most: u64,
+    },
+}
+
 /// Checks a rate of texts or packets.
 ///
 /// # Errors
-/// What is wrong with it, in a sentence.
-pub fn check_rate(what: &str, rate: f64) -> Result<(), String> {
+/// [`PhaseError::Rate`].
+pub(crate) fn check_rate(what: &'static str, rate: f64) -> Result<(), PhaseError> {
     if (0.0..=MOST_PER_SECOND).contains(&rate) {
         Ok(())
     } else {
-        Err(format!("{what} {rate}: between 0 and {MOST_PER_SECOND} a second"))
+        Err(PhaseError::Rate { what, rate })
     }
 }
 
@@ -137,14 +170,14 @@ mod tests {
             (chat(f64::NAN), "chat rate NaN"),
             (chat(10_000_001.0), "between 0 and 10000000 a second"),
             (Phase { creates: Some(Creates { rate: 1e300 }), ..Phase::default() }, "creates rate"),
-            (connect(0.0), "nobody would ever connect"),
+            (connect(0.0), "no user would ever connect"),
             (connect(f64::INFINITY), "connect rate inf"),
             (Phase { load: Load::Closed { in_flight: 0 }, ..Phase::default() }, "0 in flight"),
             (Phase { start: 99_999_999_999, ..Phase::default() }, "start 99999999999"),
             (Phase { start: 5, seconds: Some(u64::MAX), ..Phase::default() }, "at most"),
         ] {
-            let why = phase.check().expect_err("impossible");
-            assert!(why.contains(words), "{why}");
+            let error = phase.check().expect_err("impossible").to_string();
+            assert!(error.contains(words), "{error}");
         }
         assert_eq!(chat(MOST_PER_SECOND).check(), Ok(()));
         assert_eq!(Phase { start: LAST_SECOND, ..Phase::default() }.check(), Ok(()));

@@ -1,13 +1,14 @@
 //! Which user shakes at which instant: a pure function of seed, rate, users and second.
 //!
 //! Every client computes the whole schedule and carries out what belongs to its own users. So one
-//! machine and eighteen make the same load, without a word between them.
+//! machine and eighteen make the same load, without a message between them.
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
+use shard::splitmix64;
 
-use crate::permutation::{Permutation, mix};
+use crate::permutation::Permutation;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -20,7 +21,7 @@ pub enum Pacing {
     Even,
     /// As a Poisson process: exponential gaps, and each shake by a user drawn at random.
     Poisson,
-    /// As the prototype's clients: `time() % k == user % k`, with k the seconds in which everybody
+    /// As the prototype's clients: `time() % k == user % k`, with k the seconds in which every user
     /// comes round, and all who are due in a second shake at its start.
     Prototype,
 }
@@ -134,7 +135,7 @@ impl Schedule {
 
     /// The shakes of a second.
     pub fn arrivals(&self, second: Second) -> Arrivals {
-        let random = Pcg64Mcg::seed_from_u64(mix(self.seed ^ mix(second.of_phase)));
+        let random = Pcg64Mcg::seed_from_u64(splitmix64(self.seed ^ splitmix64(second.of_phase)));
         Arrivals { schedule: *self, second, next: 0, random, elapsed_ns: 0.0 }
     }
 }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     proptest! {
-        /// Even pacing: exact count, exact instants, and nobody twice before everybody once.
+        /// Even pacing: exact count, exact instants, and no user twice before all once.
         #[test]
         fn even_pacing_is_exact(
             users in 1u32..3_000, rate in 1u32..5_000, seed in any::<u64>(), start in 0u64..1_000,
@@ -211,7 +212,7 @@ mod tests {
             prop_assert_eq!(first.len(), order.len().min(round));
         }
 
-        /// The same second gives the same shakes, whoever asks, in whatever order.
+        /// The same second gives the same shakes, in whatever order they are asked for.
         #[test]
         fn the_schedule_is_a_function(
             users in 1u32..2_000, rate in 0u32..2_000, seed in any::<u64>(), unix in 0u64..100_000,
@@ -227,7 +228,7 @@ mod tests {
             }
         }
 
-        /// Prototype pacing: time() % k == user % k, all at the start, everybody once in k seconds.
+        /// Prototype pacing: time() % k == user % k, all at the start, each user once in k seconds.
         #[test]
         fn prototype_pacing_is_the_articles_rule(
             users in 1u32..2_000, rate in 1u32..2_500, unix in 0u64..1_000_000,

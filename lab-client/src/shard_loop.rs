@@ -1,31 +1,31 @@
-//! The users of a shard on real sockets: translates between [`shard::Handler`] and [`Crowd`].
+//! The users of a shard on real sockets: translates between [`shard::Handler`] and [`LoadGenerator`].
 
 use std::io;
 use std::net::SocketAddrV4;
 
+use attribution::{Sample, Tally};
 use shard::{
-    Clock, Closed, ConnId, ConnectOptions, Handler, Mail, Net, Next, SchedStat, Slowness, Spin,
+    Clock, Closed, ConnId, ConnectOptions, Handler, Inboxes, Net, Next, SchedStat, Slowness, Spin,
     ThreadTimes, monotonic_ns,
 };
 use wire::Frame;
 
-use crate::load::Crowd;
+use crate::load::LoadGenerator;
 use crate::message::Message;
 use crate::outbox::Outbox;
-use crate::report::{Report, Sample};
-use crate::tally::Tally;
+use crate::report::Report;
 use crate::transport::Transport;
 
-/// Messages read before the sockets get their turn again.
-const MAIL_PER_TURN: usize = 64;
+/// Messages read before the sockets are polled again.
+const MESSAGES_PER_POLL: usize = 64;
 
 /// A shard of the client, for [`shard::drive`].
 pub(crate) struct ShardLoop {
     me: usize,
-    crowd: Crowd,
+    generator: LoadGenerator,
     server: SocketAddrV4,
     congestion: Option<String>,
-    mail: Mail<Message>,
+    mail: Inboxes<Message>,
     outbox: Outbox,
     clock: Clock,
     /// The second whose sample has not been reported.
@@ -73,7 +73,7 @@ impl Transport for Sockets<'_> {
     }
 
     fn flush(&mut self) {
-        // A ring that fails fails again at the end of the turn, which reports it.
+        // A ring that fails fails again at the end of the poll, which reports it.
         let _ = self.net.flush();
     }
 
@@ -89,18 +89,18 @@ impl Transport for Sockets<'_> {
 impl ShardLoop {
     pub(crate) fn new(
         me: usize,
-        crowd: Crowd,
+        generator: LoadGenerator,
         server: SocketAddrV4,
         congestion: Option<String>,
-        mail: Mail<Message>,
-        reports: Mail<Report>,
+        mail: Inboxes<Message>,
+        reports: Inboxes<Report>,
         clock: Clock,
     ) -> Self {
         let second = clock.unix_second(monotonic_ns());
         let schedstat = SchedStat::of_this_thread();
         Self {
             me,
-            crowd,
+            generator,
             server,
             congestion,
             mail,
@@ -118,7 +118,7 @@ impl ShardLoop {
     fn with_sockets<T>(
         &mut self,
         net: &mut Net,
-        act: impl FnOnce(&mut Crowd, &mut Sockets<'_>) -> T,
+        act: impl FnOnce(&mut LoadGenerator, &mut Sockets<'_>) -> T,
     ) -> T {
         self.tick(net);
         let mut sockets = Sockets {
@@ -127,7 +127,7 @@ impl ShardLoop {
             congestion: self.congestion.as_deref(),
             second: self.second,
         };
-        act(&mut self.crowd, &mut sockets)
+        act(&mut self.generator, &mut sockets)
     }
 
     /// Reports the second that has passed; what happens from here on belongs to the present one.
@@ -146,17 +146,17 @@ impl ShardLoop {
             return;
         }
         let sockets = net.counters();
-        let tally = self.crowd.tally_mut();
+        let tally = self.generator.tally_mut();
         tally.bytes_in = sockets.bytes_in;
         tally.bytes_out = sockets.bytes_out;
-        tally.turns = sockets.turns;
+        tally.turns = sockets.polls;
         let tally = *tally;
         let times = self.schedstat.read();
         let both = times.zip(self.reported_times);
         let sample = Sample {
             t: self.second,
             shard: self.me,
-            online: self.crowd.online(),
+            online: self.generator.online(),
             connections: net.connections(),
             in_flight: tally.in_flight().unwrap_or_default(),
             cpu_us: both.map(|(now, then)| (now.ran_ns - then.ran_ns) / 1000),
@@ -164,57 +164,59 @@ impl ShardLoop {
             tally: tally.since(&self.reported),
         };
         self.outbox.post(Report::Second(sample));
+        let (t, shard) = (sample.t, sample.shard);
         self.reported = tally;
         self.reported_times = times;
-        for filled in self.crowd.recorder().take() {
-            self.outbox.post(Report::Filled(sample.t, self.me, filled));
+        for histogram in self.generator.recorder().take() {
+            self.outbox.post(Report::Histogram { t, shard, histogram });
         }
-        for (phase, rows) in self.crowd.causes().take() {
-            self.outbox.post(Report::Causes(sample.t, self.me, phase, Box::new(rows)));
+        for (phase, rows) in self.generator.causes().take() {
+            let rows = Box::new(rows);
+            self.outbox.post(Report::Causes { t, shard, phase, rows });
         }
-        let sampled = self.crowd.take_sampled();
+        let sampled = self.generator.take_sampled();
         if !sampled.is_empty() {
-            self.outbox.post(Report::Sampled(sample.t, sampled));
+            self.outbox.post(Report::Sampled(t, sampled));
         }
         self.report_slowness(net.now_ns());
-        let slow = self.crowd.take_slow();
+        let slow = self.generator.take_slow();
         if !slow.is_empty() {
-            self.outbox.post(Report::Slow(sample.t, slow));
+            self.outbox.post(Report::Slow(t, slow));
         }
     }
 
     fn report_slowness(&mut self, now_ns: u64) {
         let (me, outbox) = (self.me, &mut self.outbox);
-        self.crowd.slowness_mut().retain_mut(|slowness| {
-            let spins = slowness.take(now_ns);
+        self.generator.slowness_mut().retain_mut(|slowness| {
+            let spins = slowness.drain(now_ns);
             let over = spins.over;
             outbox.post(Report::Spun(me, spins));
             !over
         });
     }
 
-    fn read_mail(&mut self) {
+    fn read_messages(&mut self) {
         let mail = self.mail.clone();
-        mail.take(self.me, MAIL_PER_TURN, |message| match message {
-            Message::Phase(phase) => self.crowd.add_phase(*phase),
-            Message::EndPhase { index, end } => self.crowd.end_phase(index, end),
-            Message::Rate { from, rate } => self.crowd.change_rate(from, rate),
-            Message::Spare(values) => self.crowd.recorder().give_back(values),
-            Message::Slow(order) => self.crowd.slowness_mut().push(Slowness::new(*order)),
+        mail.drain(self.me, MESSAGES_PER_POLL, |message| match message {
+            Message::Phase(phase) => self.generator.add_phase(*phase),
+            Message::EndPhase { index, end } => self.generator.end_phase(index, end),
+            Message::Rate { from, rate } => self.generator.change_rate(from, rate),
+            Message::Spare(values) => self.generator.recorder().give_back(values),
+            Message::Slow(order) => self.generator.slowness_mut().push(Slowness::new(*order)),
             Message::EndSlow { id, until_ns } => {
-                self.crowd.slowness_mut().iter_mut().for_each(|it| it.end_at(id, until_ns));
+                self.generator.slowness_mut().iter_mut().for_each(|it| it.end_at(id, until_ns));
             }
             Message::Stop => self.stopping = true,
         });
     }
 
     fn report_events(&mut self) {
-        for event in self.crowd.take_events() {
-            self.outbox.post(Report::Event(self.me, event));
+        for event in self.generator.take_events() {
+            self.outbox.post(Report::Event(event));
         }
     }
 
-    /// The last sample and the books, when the loop has ended.
+    /// The last sample and the receipts, when the loop has ended.
     pub(crate) fn end(&mut self, net: &mut Net, ended: io::Result<()>) {
         net.read_clock();
         self.report_events();
@@ -222,15 +224,15 @@ impl ShardLoop {
         self.outbox.wait();
         self.report_second(net);
         self.report_slowness(u64::MAX);
-        let books = Box::new(self.crowd.books().clone());
+        let receipts = Box::new(self.generator.receipts().clone());
         let ended = ended.map_err(|error| error.to_string());
-        self.outbox.post(Report::Ended(self.me, books, ended));
+        self.outbox.post(Report::Ended(self.me, receipts, ended));
         self.outbox.wait();
     }
 }
 
 /// A report of a shard that is not running yet: waits while the control thread is behind.
-pub(crate) fn report(reports: &Mail<Report>, mut report: Report) {
+pub(crate) fn report(reports: &Inboxes<Report>, mut report: Report) {
     while let Err(back) = reports.post(0, report) {
         report = back;
         std::thread::yield_now();
@@ -243,30 +245,30 @@ impl Handler for ShardLoop {
     }
 
     fn connected(&mut self, net: &mut Net, id: ConnId) {
-        self.with_sockets(net, |crowd, sockets| crowd.connected(sockets, id));
+        self.with_sockets(net, |generator, sockets| generator.connected(sockets, id));
     }
 
-    fn coming(&mut self, id: ConnId) {
-        self.crowd.coming(id);
+    fn prefetch(&mut self, id: ConnId) {
+        self.generator.prefetch(id);
     }
 
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
-        self.with_sockets(net, |crowd, sockets| crowd.received(sockets, id, bytes))
+        self.with_sockets(net, |generator, sockets| generator.received(sockets, id, bytes))
     }
 
     fn closed(&mut self, net: &mut Net, id: ConnId, _: Closed) {
-        self.with_sockets(net, |crowd, sockets| crowd.closed(sockets, id));
+        self.with_sockets(net, |generator, sockets| generator.closed(sockets, id));
     }
 
-    fn rung(&mut self, _: &mut Net) {
-        self.read_mail();
+    fn notified(&mut self, _: &mut Net) {
+        self.read_messages();
     }
 
-    fn turned(&mut self, net: &mut Net) -> Next {
+    fn polled(&mut self, net: &mut Net) -> Next {
         if self.stopping {
             return Next::Stop;
         }
-        let due_ns = self.with_sockets(net, |crowd, sockets| crowd.turned(sockets));
+        let due_ns = self.with_sockets(net, |generator, sockets| generator.poll(sockets));
         self.report_events();
         self.outbox.retry();
         Next::By(due_ns.unwrap_or(u64::MAX).min(self.second_ends_ns))
@@ -280,14 +282,13 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
+    use attribution::{Attributed, Seconds, Segment};
     use shard::Limits;
     use wire::MAX_FRAME;
 
     use super::*;
-    use crate::causes::Explained;
     use crate::config::Notices;
     use crate::flows::Flows;
-    use crate::latency::Segment;
     use crate::load::Rules;
     use crate::share::Share;
 
@@ -295,7 +296,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A shard with one user, and its sockets.
-    fn shard_loop(reports: &Mail<Report>) -> (ShardLoop, Net) {
+    fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {
         let mut net = Net::new(Limits::new(1, 3, MAX_FRAME), None).expect("epoll");
         let share = Share { total_users: 1, first: 0, end: 1, shard: 0, shards: 1 };
         let sources = vec![Ipv4Addr::LOCALHOST];
@@ -311,19 +312,20 @@ mod tests {
             slow_kept: 1,
             join: false,
         };
-        let crowd = Crowd::new(share, Arc::new(rules), Clock::read(), net.read_clock());
+        let generator = LoadGenerator::new(share, Arc::new(rules), Clock::read(), net.read_clock());
         let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-        let mail = Mail::new(1, 4).expect("eventfd");
+        let mail = Inboxes::new(1, 4).expect("eventfd");
         let clock = Clock::read();
-        (ShardLoop::new(0, crowd, server, None, mail, reports.clone(), clock), net)
+        (ShardLoop::new(0, generator, server, None, mail, reports.clone(), clock), net)
     }
 
     /// Something of each kind happens in a second, so often.
     fn happens(shard: &mut ShardLoop, times: u64) {
         for _ in 0..times {
-            shard.crowd.tally_mut().offered += 1;
-            shard.crowd.recorder().record(0, Segment::Latency, 1_000);
-            shard.crowd.causes().enter(0, 1_000, &Explained::not(1_000), (1, 1));
+            shard.generator.tally_mut().offered += 1;
+            shard.generator.recorder().record(0, Segment::Latency, 1_000);
+            let seconds = Seconds { due: 1, over: 1 };
+            shard.generator.causes().enter(0, 1_000, &Attributed::unexplained(1_000), seconds);
         }
     }
 
@@ -331,8 +333,8 @@ mod tests {
     fn add(found: &mut [u64; 3], report: Report) {
         match report {
             Report::Second(sample) => found[0] += sample.tally.offered,
-            Report::Filled(_, _, filled) => found[1] += filled.values.len(),
-            Report::Causes(_, _, _, rows) => found[2] += rows.requests,
+            Report::Histogram { histogram, .. } => found[1] += histogram.values.len(),
+            Report::Causes { rows, .. } => found[2] += rows.requests,
             _ => {}
         }
     }
@@ -341,7 +343,7 @@ mod tests {
     fn a_recorder_that_stalls_does_not_stop_the_load_and_gets_everything_later() {
         let (tell, told) = channel();
         std::thread::spawn(move || {
-            let reports = Mail::new(1, 2).expect("eventfd");
+            let reports = Inboxes::new(1, 2).expect("eventfd");
             let (mut shard, net) = shard_loop(&reports);
             // A sample and a histogram find room, the causes do not; nor does any second after.
             for _ in 0..5 {
@@ -352,7 +354,7 @@ mod tests {
             let mut read_all = |shard: &mut ShardLoop| {
                 let mut any = true;
                 while std::mem::take(&mut any) {
-                    reports.take(0, 2, |report| {
+                    reports.drain(0, 2, |report| {
                         any = true;
                         seconds += u32::from(matches!(report, Report::Second(_)));
                         add(&mut found, report);
@@ -365,14 +367,14 @@ mod tests {
             read_all(&mut shard);
             let _ = tell.send((found, seconds));
         });
-        let (found, seconds) = told.recv_timeout(PATIENCE).expect("the shard waits for nobody");
+        let (found, seconds) = told.recv_timeout(PATIENCE).expect("the shard does not wait");
         assert_eq!(found, [15; 3]);
         assert_eq!(seconds, 2, "the one that found room, and one for all that came after it");
     }
 
     #[test]
     fn the_last_second_waits_for_a_control_thread_that_is_behind() {
-        let reports = Mail::new(1, 2).expect("eventfd");
+        let reports = Inboxes::new(1, 2).expect("eventfd");
         let (mut shard, mut net) = shard_loop(&reports);
         while reports.post(0, Report::Started(0, Ok(()))).is_ok() {}
         // One second that waits for room already, and the last one.
@@ -384,7 +386,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             let (mut found, mut ended) = ([0; 3], false);
             while !ended {
-                reports.take(0, 1, |report| {
+                reports.drain(0, 1, |report| {
                     ended = matches!(report, Report::Ended(..));
                     add(&mut found, report);
                 });

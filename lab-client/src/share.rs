@@ -7,7 +7,7 @@ pub struct Share {
     pub total_users: u32,
     /// The first user of this client.
     pub first: u32,
-    /// The first user behind those of this client.
+    /// The exclusive end of the users of this client.
     pub end: u32,
     /// The shard.
     pub shard: usize,

@@ -1,41 +1,61 @@
 //! A client that works on its own: it connects, shakes, and prints what came of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use control::{Lines, Program};
-use shard::Mail;
+use attribution::{Latencies, Sample, Segment, Tally, empty};
+use control::{Lines, Program, Shards, locked};
 
-use crate::latency::{Latencies, Segment, empty};
+use crate::message::Message;
 use crate::panel::{Command, Hub, Line};
 use crate::phase::{Connect, Load, Phase};
-use crate::report::{Report, Sample};
+use crate::report::Report;
 use crate::schedule::Rate;
-use crate::tally::Tally;
 
 /// More than this share of late sends makes a measurement worthless: one in a thousand.
-pub const LATE_SHARE: f64 = 0.001;
+const LATE_SHARE: f64 = 0.001;
 
 /// What a solo client is to do.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Users to be logged in.
-    pub connect: Connect,
+    pub(crate) connect: Connect,
     /// What follows: no shakes, with [`Load::None`].
-    pub load: Phase,
+    pub(crate) load: Phase,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     established_s: Option<f64>,
     /// Tallies of the load; `None` when it did not get that far.
-    pub tally: Option<Tally>,
+    pub(crate) tally: Option<Tally>,
     /// A signal ended the load before its time.
     cut_short: bool,
     /// Why the plan could not be carried out.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
     latency: Option<Latencies>,
     send_lag: Option<Latencies>,
+}
+
+/// Why a load was not what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum Invalid {
+    /// It never began.
+    #[error("the client was stopped before all users were logged in")]
+    StoppedBeforeLogins,
+    /// It never ended.
+    #[error("the client was stopped before the load had ended and its answers had come")]
+    StoppedBeforeAnswers,
+    /// A signal ended it.
+    #[error("the load was ended before its time")]
+    CutShort,
+    /// Too large a share of the sends was late.
+    #[error(
+        "{:.2}% of the shakes left late by the client's own doing (more than {}%)",
+        .0 * 100.0,
+        LATE_SHARE * 100.0
+    )]
+    Late(f64),
 }
 
 #[derive(Default)]
@@ -51,7 +71,7 @@ struct Progress {
 
 /// A hub with a plan.
 #[derive(Clone)]
-pub struct Solo {
+pub(crate) struct Solo {
     hub: Hub,
     plan: Arc<Plan>,
     progress: Arc<Mutex<Progress>>,
@@ -62,7 +82,7 @@ const LOAD: u16 = 1;
 
 impl Solo {
     /// A client that carries out a plan.
-    pub fn new(hub: Hub, plan: Plan) -> Self {
+    pub(crate) fn new(hub: Hub, plan: Plan) -> Self {
         Self { hub, plan: Arc::new(plan), progress: Arc::default() }
     }
 
@@ -70,7 +90,7 @@ impl Solo {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn start(&self) -> Result<(), String> {
+    pub(crate) fn start(&self) -> Result<(), String> {
         let start = self.hub.next_second();
         let connect = Phase {
             index: CONNECT,
@@ -79,7 +99,7 @@ impl Solo {
             connect: Some(self.plan.connect),
             ..Phase::default()
         };
-        self.plan.load.check()?;
+        self.plan.load.check().map_err(|error| error.to_string())?;
         if let Load::Open { rate: Rate::Fixed(rate), .. } = self.plan.load.load {
             self.hub.expect_load(rate);
         }
@@ -96,12 +116,12 @@ impl Solo {
     }
 
     /// What came of the plan; for when it has ended.
-    pub fn outcome(&self) -> Outcome {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn outcome(&self) -> Outcome {
+        let mut progress = locked(&self.progress);
         std::mem::take(&mut progress.outcome)
     }
 
-    fn see(&self, progress: &mut Progress, line: &Line) {
+    fn on_line(&self, progress: &mut Progress, line: &Line) {
         match line {
             Line::Ready(ready) => eprintln!(
                 "lab-client: users {} to {} on {} shards from {} addresses, control on http://{}",
@@ -134,11 +154,11 @@ impl Solo {
                 progress.outcome.established_s = Some(*seconds);
                 let load = self.load();
                 progress.load_start = Some(load.start);
-                self.must(Command::Phase(Box::new(load)));
+                self.carry_out_or_stop(Command::Phase(Box::new(load)));
             }
             Line::Settled { phase: LOAD, tally } => {
                 progress.outcome.tally = Some(**tally);
-                self.must(Command::Stop {});
+                self.carry_out_or_stop(Command::Stop {});
             }
             Line::Established { .. }
             | Line::Settled { .. }
@@ -150,20 +170,20 @@ impl Solo {
         }
     }
 
-    /// Nobody is left to connect, and these users are not logged in.
+    /// All connections have been tried, and so many users are not logged in.
     fn give_up(&self, users: u32) {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = locked(&self.progress);
         if progress.outcome.failure.is_some() {
             return;
         }
         progress.outcome.failure = Some(format!(
-            "nobody is left to connect, and {users} users are not logged in: the server refused \
+            "no user is left to connect, and {users} users are not logged in: the server refused \
              them for good (does it have so many users?), or others took their place"
         ));
-        self.must(Command::Stop {});
+        self.carry_out_or_stop(Command::Stop {});
     }
 
-    fn must(&self, command: Command) {
+    fn carry_out_or_stop(&self, command: Command) {
         if let Err(error) = self.hub.carry_out(command) {
             eprintln!("lab-client: {error}");
             self.hub.stop();
@@ -217,34 +237,30 @@ impl Progress {
 }
 
 impl Outcome {
-    /// Whether the load was what was asked for; a sentence if it was not.
-    pub fn invalid_because(&self) -> Option<String> {
+    /// Whether the load was what was asked for.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it was not.
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
         let Some(tally) = &self.tally else {
-            let before = match self.established_s {
-                None => "all users were logged in",
-                Some(_) => "the load had ended and its answers had come",
-            };
-            return Some(format!("the client was stopped before {before}"));
+            return Err(match self.established_s {
+                None => Invalid::StoppedBeforeLogins,
+                Some(_) => Invalid::StoppedBeforeAnswers,
+            });
         };
         if self.cut_short {
-            return Some("the load was ended before its time".to_owned());
+            return Err(Invalid::CutShort);
         }
         let late = tally.late_sends as f64 / tally.sent.max(1) as f64;
-        (late > LATE_SHARE).then(|| {
-            format!(
-                "{:.2}% of the shakes left late by the client's own doing (more than {}%)",
-                late * 100.0,
-                LATE_SHARE * 100.0
-            )
-        })
+        if late > LATE_SHARE { Err(Invalid::Late(late)) } else { Ok(()) }
     }
 
     /// Prints a table, and whether the load was what was asked for.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         self.tally.iter().for_each(|tally| self.print_table(tally));
-        match self.invalid_because() {
-            None => println!("the load was what was asked for"),
-            Some(why) => println!("INVALID: {why}"),
+        match self.check() {
+            Ok(()) => println!("the load was what was asked for"),
+            Err(invalid) => println!("INVALID: {invalid}"),
         }
     }
 
@@ -280,32 +296,32 @@ impl Outcome {
 }
 
 impl Program for Solo {
+    type Message = Message;
     type Report = Report;
     type Command = Command;
     type Line = Line;
 
-    fn reports(&self) -> &Mail<Report> {
-        self.hub.reports()
+    fn shards(&self) -> &Shards<Message, Report> {
+        self.hub.shards()
     }
 
-    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        let ended = self.hub.read(report, lines);
+    fn handle(&self, report: Report, lines: &Lines<Line>) {
+        self.hub.handle(report, lines);
         if let Some(users) = self.hub.left_out(CONNECT) {
             self.give_up(users);
         }
-        ended
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
         self.hub.carry_out(command)
     }
 
-    fn stop(&self) -> bool {
-        self.hub.stop()
+    fn stop_message() -> Message {
+        Message::Stop
     }
 
     fn wind_down(&self) -> bool {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = locked(&self.progress);
         let Some(start) = progress.load_start else { return false };
         let end = self.hub.next_second();
         let planned = self.plan.load.seconds.map(|seconds| start.saturating_add(seconds));
@@ -327,12 +343,12 @@ impl Program for Solo {
     }
 
     fn show(&self, line: &Line) {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        self.see(&mut progress, line);
+        let mut progress = locked(&self.progress);
+        self.on_line(&mut progress, line);
     }
 }
 
 /// The load of a plan.
-pub fn load_phase(load: Load, seconds: Option<u64>) -> Phase {
+pub(crate) fn load_phase(load: Load, seconds: Option<u64>) -> Phase {
     Phase { index: LOAD, name: "load".to_owned(), load, seconds, ..Phase::default() }
 }

@@ -8,7 +8,7 @@ use wire::Frame;
 
 /// A way to connect, send and close, and a clock.
 pub trait Transport {
-    /// The monotonic clock as this turn saw it, in nanoseconds.
+    /// The monotonic clock as this poll read it, in nanoseconds.
     fn now_ns(&self) -> u64;
 
     /// When the shard last went to sleep and when it woke, in nanoseconds.
@@ -23,7 +23,7 @@ pub trait Transport {
     /// What can be known at once, above all that the address is taken.
     fn open(&mut self, from: SocketAddrV4) -> io::Result<ConnId>;
 
-    /// Sends a frame, at the latest when [`Self::flush`] is called or the turn ends.
+    /// Sends a frame, at the latest when [`Self::flush`] is called or the poll ends.
     fn send(&mut self, conn: ConnId, frame: &Frame<'_>);
 
     /// Sends what waits to be sent.

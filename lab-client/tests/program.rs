@@ -173,7 +173,7 @@ fn number(line: &str, word: &str) -> Option<u64> {
 #[test]
 fn a_load_is_carried_out_and_summed_up() {
     let server = server();
-    // Nobody is due twice: who waits for an answer skips no shake.
+    // No user is due twice: one who waits for an answer skips no shake.
     let load = ["--users", "0..1000", "--rate", "400", "--seconds", "2", "--chat", "20"];
     let output = run(client(&["--server", &server]).args(load));
     let text = said(&output);

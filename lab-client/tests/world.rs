@@ -1,5 +1,5 @@
 //! The client's users against the server's logic in one simulated world: connections break, answers
-//! take longer than users wait, mail between shards is late. Both sides' books must agree.
+//! take longer than users wait, messages between shards are late. The ledger and the receipts must agree.
 
 #[path = "../../lab-server/tests/sim/mod.rs"]
 mod sim;
@@ -8,24 +8,25 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use control::Money;
-use lab_client::books::Books;
+use accounting::Money;
+use attribution::Tally;
 use lab_client::config::Notices;
 use lab_client::flows::Flows;
-use lab_client::load::{Crowd, Event, Rules};
+use lab_client::load::{Event, LoadGenerator, Rules};
 use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
+use lab_client::receipts::Receipts;
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
-use lab_client::tally::Tally;
+
+use accounting::server::Counters;
 use lab_client::transport::Transport;
-use lab_server::counters::Counters;
 use lab_server::directory::Address;
-use lab_server::generator::{Kind, Order};
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, NANOS_PER_SECOND};
-use wire::{Decoded, Frame, ShakeResult, create, decode};
+use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
 use sim::{Cluster, Out, START_NS, rules};
 
@@ -82,7 +83,9 @@ impl Swallowed {
             Frame::ClaimResponse { amount: amount @ 1.., .. } => {
                 self.claimed += Money::share(amount);
             }
-            Frame::CreatePacketResponse { request, result: create::OK, .. } => {
+            Frame::CreatePacketResponse { request, result, .. }
+                if result == CreateResult::Ok.code() =>
+            {
                 self.created += Money::shares(request & 0xff, request >> 8);
             }
             Frame::PacketRefund { amount, shares, .. } => {
@@ -209,7 +212,7 @@ impl Transport for Port<'_> {
 /// Client, server and what is between them.
 struct World {
     cluster: Cluster,
-    crowds: Vec<Crowd>,
+    generators: Vec<LoadGenerator>,
     links: Links,
     /// The connection of each server's address.
     by_server: HashMap<(u16, ConnId), (usize, usize)>,
@@ -228,7 +231,15 @@ impl World {
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);
-        let order = Order { id: 1, kind: Kind::Shaken, rate: 50, total, seed, from_ns, until_ns };
+        let order = GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate: 50,
+            total,
+            seed,
+            from_ns,
+            until_ns,
+        };
         cluster.tell(0, Message::Start(order));
         let flows = Flows {
             sources: vec![Ipv4Addr::LOCALHOST],
@@ -248,12 +259,13 @@ impl World {
             slow_kept: 8,
             join: false,
         });
-        let crowd = |shard| {
+        let generator = |shard| {
             let (total_users, first, end, shards) = (USERS, 0, USERS, CLIENT_SHARDS);
             let share = Share { total_users, first, end, shard, shards };
-            let mut crowd = Crowd::new(share, Arc::clone(&rules), Clock::with_offset(0), START_NS);
-            phases().into_iter().for_each(|phase| crowd.add_phase(phase));
-            crowd
+            let mut generator =
+                LoadGenerator::new(share, Arc::clone(&rules), Clock::with_offset(0), START_NS);
+            phases().into_iter().for_each(|phase| generator.add_phase(phase));
+            generator
         };
         let links = Links {
             now_ns: START_NS,
@@ -261,18 +273,18 @@ impl World {
             swallowed: Swallowed::default(),
             random,
         };
-        let crowds = (0..CLIENT_SHARDS).map(crowd).collect();
+        let generators = (0..CLIENT_SHARDS).map(generator).collect();
         let by_server = HashMap::new();
-        Self { cluster, crowds, links, by_server, notices, settled: Vec::new() }
+        Self { cluster, generators, links, by_server, notices, settled: Vec::new() }
     }
 
-    fn with_crowd<T>(
+    fn with_generator<T>(
         &mut self,
         shard: usize,
-        act: impl FnOnce(&mut Crowd, &mut Port<'_>) -> T,
+        act: impl FnOnce(&mut LoadGenerator, &mut Port<'_>) -> T,
     ) -> T {
         let mut port = Port { links: &mut self.links, shard };
-        act(&mut self.crowds[shard], &mut port)
+        act(&mut self.generators[shard], &mut port)
     }
 
     /// What the server did goes on its way to the clients.
@@ -336,12 +348,12 @@ impl World {
             let Some(event) = arrived(&mut link.down, now_ns) else { return };
             match event {
                 Moving::Connected => {
-                    self.with_crowd(shard, |crowd, port| crowd.connected(port, conn));
+                    self.with_generator(shard, |generator, port| generator.connected(port, conn));
                 }
                 Moving::Bytes(bytes) => self.hand_over(shard, conn, &bytes),
                 Moving::End => {
                     link.open = false;
-                    self.with_crowd(shard, |crowd, port| crowd.closed(port, conn));
+                    self.with_generator(shard, |generator, port| generator.closed(port, conn));
                 }
                 Moving::Connect => unreachable!("that goes up"),
             }
@@ -357,9 +369,12 @@ impl World {
         };
         self.links.swallowed.answers_delivered += u64::from(answer);
         let half = self.links.random.random_range(0..bytes.len());
-        let used = self.with_crowd(shard, |crowd, port| crowd.received(port, conn, &bytes[..half]));
+        let used = self.with_generator(shard, |generator, port| {
+            generator.received(port, conn, &bytes[..half])
+        });
         assert_eq!(used, 0, "half a frame");
-        let used = self.with_crowd(shard, |crowd, port| crowd.received(port, conn, bytes));
+        let used =
+            self.with_generator(shard, |generator, port| generator.received(port, conn, bytes));
         assert_eq!(used, bytes.len());
     }
 
@@ -376,7 +391,7 @@ impl World {
         let later = self.links.random.random_range(0..NANOS_PER_SECOND / 2);
         link.up.push_back((self.links.now_ns + later, Moving::End));
         self.links.cut_down(shard, slot);
-        self.with_crowd(shard, |crowd, port| crowd.closed(port, conn));
+        self.with_generator(shard, |generator, port| generator.closed(port, conn));
     }
 
     /// Some connection breaks or stalls, in both cases every few hundred milliseconds.
@@ -411,8 +426,8 @@ impl World {
                 self.arrive_up(shard, slot);
                 self.arrive_down(shard, slot);
             }
-            self.with_crowd(shard, |crowd, port| crowd.turned(port));
-            for event in self.crowds[shard].take_events() {
+            self.with_generator(shard, |generator, port| generator.poll(port));
+            for event in self.generators[shard].take_events() {
                 if let Event::Settled { phase: 0, tally } = event {
                     self.settled.push(*tally);
                 }
@@ -425,7 +440,7 @@ impl World {
 
     fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        self.crowds.iter().for_each(|crowd| tally.add(crowd.tally()));
+        self.generators.iter().for_each(|generator| tally.add(generator.tally()));
         tally
     }
 
@@ -436,7 +451,7 @@ impl World {
         assert_eq!(second.offered, second.sent + second.skipped());
         assert_eq!(second.answered, second.granted + second.empty + second.overloaded);
         let in_flight = tally.in_flight().expect("no more came back than was sent");
-        let online: u32 = self.crowds.iter().map(Crowd::online).sum();
+        let online: u32 = self.generators.iter().map(LoadGenerator::online).sum();
         assert!(tally.adds_up() && in_flight <= u64::from(online), "{in_flight} of {online}");
         assert_eq!(tally.sent, self.links.swallowed.shakes_sent);
         let answers = tally.answered + tally.late_answers + tally.unexpected;
@@ -446,20 +461,20 @@ impl World {
         tally
     }
 
-    /// Both sides' books, when nothing is under way any more.
-    fn check_books(&self) {
-        assert_eq!(self.cluster.mail().count(), 0);
+    /// The ledger and the receipts, when nothing is under way any more.
+    fn check_receipts(&self) {
+        assert_eq!(self.cluster.messages().count(), 0);
         let (ledger, counters) = (self.cluster.ledger(), self.cluster.counters());
         let swallowed = &self.links.swallowed;
-        let mut books = Books::default();
-        self.crowds.iter().for_each(|crowd| books.add(crowd.books()));
-        assert_eq!(books.double_grants + books.unaudited, 0);
-        assert_eq!(ledger.granted, books.granted + swallowed.granted);
+        let mut receipts = Receipts::default();
+        self.generators.iter().for_each(|generator| receipts.add(generator.receipts()));
+        assert_eq!(receipts.double_grants + receipts.unaudited, 0);
+        assert_eq!(ledger.granted, receipts.granted + swallowed.granted);
         let Counters { undelivered_shares: count, undelivered_cents: amount, .. } = counters;
         let undelivered = Money { count, amount };
-        assert_eq!(ledger.claimed, books.claimed + swallowed.claimed + undelivered);
-        assert_eq!(counters.packets_sent * 3, (books.created + swallowed.created).count);
-        let known = books.refunded + swallowed.refunded;
+        assert_eq!(ledger.claimed, receipts.claimed + swallowed.claimed + undelivered);
+        assert_eq!(counters.packets_sent * 3, (receipts.created + swallowed.created).count);
+        let known = receipts.refunded + swallowed.refunded;
         assert!(known.amount <= ledger.refunded.amount && known.count <= ledger.refunded.count);
         let tally = self.tally();
         assert!(tally.logins <= counters.logins && tally.replaced <= counters.replaced);
@@ -513,10 +528,10 @@ fn run(seed: u64) -> (Tally, Counters) {
     assert_eq!(world.settled.len(), CLIENT_SHARDS, "the phase settled on every shard");
     let settled: u64 = world.settled.iter().map(|tally| tally.sent).sum();
     assert_eq!(settled, tally.sent, "all shakes were due in the one phase");
-    let online: u32 = world.crowds.iter().map(Crowd::online).sum();
-    assert_eq!(online, USERS, "everybody is back");
+    let online: u32 = world.generators.iter().map(LoadGenerator::online).sum();
+    assert_eq!(online, USERS, "all are back");
     assert_eq!(world.cluster.users_online(), u64::from(USERS));
-    world.check_books();
+    world.check_receipts();
     (tally, world.cluster.counters())
 }
 

@@ -1,4 +1,4 @@
-//! Who is where: user to shard and connection.
+//! From a user to the shard and connection on which the user is logged in.
 //!
 //! Each user has a home shard, `user % shards`, whose directory alone knows the user's connection.
 //! Others ask it by message; nothing is shared.
@@ -50,7 +50,7 @@ impl Directory {
         (place != 0).then(|| Address { shard: place - 1, conn })
     }
 
-    /// Notes a login; returns the older connection of the user, which is replaced.
+    /// Records a login; returns the older connection of the user, which is replaced.
     pub fn enter(&mut self, user: u32, at: Address) -> Option<Address> {
         let older = self.find(user);
         let index = self.index(user);
@@ -59,7 +59,7 @@ impl Directory {
         older.filter(|older| *older != at)
     }
 
-    /// Notes that a connection went; one that was replaced before changes nothing.
+    /// Records that a connection went; one that was replaced before changes nothing.
     pub fn leave(&mut self, user: u32, at: Address) {
         if self.find(user) == Some(at) {
             let index = self.index(user);

@@ -12,25 +12,25 @@ const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// What a generator makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Packets for whoever shakes.
+pub enum PacketKind {
+    /// Packets for users who shake.
     Shaken,
     /// Packets sent to users.
     Sent {
         /// The first user that may be named.
         first_user: u32,
-        /// The first user behind those.
+        /// Their exclusive end.
         end_user: u32,
     },
 }
 
-/// A generator as it is ordered.
+/// What a generator is to make, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct GeneratorSpec {
     /// Its id, for stopping it.
     pub id: u64,
     /// What it makes.
-    pub kind: Kind,
+    pub kind: PacketKind,
     /// Packets per second.
     pub rate: u32,
     /// How many in all; no end when `None`.
@@ -46,22 +46,22 @@ pub struct Order {
 /// A running generator.
 #[derive(Debug)]
 pub struct Generator {
-    order: Order,
+    spec: GeneratorSpec,
     start_ns: u64,
     made: u64,
     random: Pcg64Mcg,
 }
 
 impl Generator {
-    /// A generator that was ordered at `now_ns`.
-    pub fn new(order: Order, now_ns: u64) -> Self {
-        let start_ns = order.from_ns.unwrap_or(now_ns);
-        Self { order, start_ns, made: 0, random: Pcg64Mcg::seed_from_u64(order.seed) }
+    /// A generator that is started at `now_ns`.
+    pub fn new(spec: GeneratorSpec, now_ns: u64) -> Self {
+        let start_ns = spec.from_ns.unwrap_or(now_ns);
+        Self { spec, start_ns, made: 0, random: Pcg64Mcg::seed_from_u64(spec.seed) }
     }
 
-    /// What was ordered.
-    pub fn order(&self) -> Order {
-        self.order
+    /// What it was asked for.
+    pub fn spec(&self) -> GeneratorSpec {
+        self.spec
     }
 
     /// How many packets it has made.
@@ -71,7 +71,7 @@ impl Generator {
 
     /// Whether all of a total were made: nothing will come any more.
     pub fn is_finished(&self) -> bool {
-        self.order.total.is_some_and(|total| self.made >= total)
+        self.spec.total.is_some_and(|total| self.made >= total)
     }
 
     /// Whether it makes no more packets, because all are made or its time is over.
@@ -79,16 +79,16 @@ impl Generator {
         self.next_ns().is_none()
     }
 
-    /// When the next packet is due: the k-th at ceil(k · 10⁹ / rate) behind the start, computed and
+    /// When the next packet is due: the k-th at ceil(k · 10⁹ / rate) after the start, computed and
     /// never accumulated. `None` when no more will be made.
     pub fn next_ns(&self) -> Option<u64> {
-        if self.is_finished() || self.order.rate == 0 {
+        if self.is_finished() || self.spec.rate == 0 {
             return None;
         }
-        let behind =
-            (u128::from(self.made) * NANOS_PER_SECOND).div_ceil(u128::from(self.order.rate));
-        let due_ns = self.start_ns.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX));
-        Some(due_ns).filter(|due_ns| self.order.until_ns.is_none_or(|until| *due_ns < until))
+        let offset =
+            (u128::from(self.made) * NANOS_PER_SECOND).div_ceil(u128::from(self.spec.rate));
+        let due_ns = self.start_ns.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX));
+        Some(due_ns).filter(|due_ns| self.spec.until_ns.is_none_or(|until| *due_ns < until))
     }
 
     /// The amount of the next packet if it is due at `now_ns`.
@@ -127,12 +127,12 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Nobody is owed anything.
+    /// No SET is owed anything.
     pub fn new(sets: usize) -> Self {
         Self { owed: vec![0.0; sets], weights: vec![1.0; sets] }
     }
 
-    /// The users online in each SET from now on. While nobody is online, all SETs count the same.
+    /// The users online in each SET from now on. While no user is online, all SETs count the same.
     pub fn weigh(&mut self, users: impl Iterator<Item = u32>) {
         for (weight, users) in self.weights.iter_mut().zip(users) {
             *weight = f64::from(users);
@@ -165,14 +165,22 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn order(rate: u32, total: Option<u64>) -> Order {
-        Order { id: 1, kind: Kind::Shaken, rate, total, seed: 42, from_ns: None, until_ns: None }
+    fn spec(rate: u32, total: Option<u64>) -> GeneratorSpec {
+        GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate,
+            total,
+            seed: 42,
+            from_ns: None,
+            until_ns: None,
+        }
     }
 
     #[test]
     fn packets_are_spread_evenly_over_the_second() {
         for rate in [1, 3, 7, 200, 60_000] {
-            let mut generator = Generator::new(order(rate, None), 5 * SECOND);
+            let mut generator = Generator::new(spec(rate, None), 5 * SECOND);
             assert_eq!(generator.make(5 * SECOND - 1), None);
             let mut due = Vec::new();
             while let Some(at) = generator.next_ns().filter(|at| *at < 7 * SECOND) {
@@ -188,20 +196,23 @@ mod tests {
 
     #[test]
     fn what_fell_due_during_a_stall_is_made_up_and_the_total_is_kept() {
-        let mut generator = Generator::new(order(200, Some(500)), 0);
+        let mut generator = Generator::new(spec(200, Some(500)), 0);
         let mut made = 0;
         while generator.make(10 * SECOND).is_some() {
             made += 1;
         }
         assert_eq!(made, 500);
         assert!(generator.is_finished() && generator.next_ns().is_none());
-        assert!(Generator::new(order(0, None), 0).is_over());
+        assert!(Generator::new(spec(0, None), 0).is_over());
     }
 
     #[test]
-    fn it_begins_and_ends_when_ordered() {
-        let timed =
-            Order { from_ns: Some(5 * SECOND), until_ns: Some(7 * SECOND), ..order(3, None) };
+    fn a_generator_begins_and_ends_as_specified() {
+        let timed = GeneratorSpec {
+            from_ns: Some(5 * SECOND),
+            until_ns: Some(7 * SECOND),
+            ..spec(3, None)
+        };
         let mut generator = Generator::new(timed, SECOND);
         assert_eq!(generator.make(5 * SECOND - 1), None);
         let made = std::iter::from_fn(|| generator.make(20 * SECOND)).count();
@@ -212,7 +223,8 @@ mod tests {
     #[test]
     fn amounts_come_from_the_seed_and_stay_in_bounds() {
         let amounts = |seed| {
-            let mut generator = Generator::new(Order { seed, ..order(1_000_000, Some(10_000)) }, 0);
+            let mut generator =
+                Generator::new(GeneratorSpec { seed, ..spec(1_000_000, Some(10_000)) }, 0);
             std::iter::from_fn(|| generator.make(SECOND)).collect::<Vec<_>>()
         };
         assert_eq!(amounts(1), amounts(1));
@@ -223,7 +235,7 @@ mod tests {
 
     #[test]
     fn recipients_differ_when_they_can() {
-        let mut generator = Generator::new(order(1, None), 0);
+        let mut generator = Generator::new(spec(1, None), 0);
         for _ in 0..1_000 {
             let mut users = generator.recipients(5, 8);
             users.sort_unstable();

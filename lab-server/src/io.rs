@@ -1,5 +1,5 @@
-//! What the logic of a shard wants from the world: sockets, mail and a clock behind one trait, so
-//! that everything but the sockets runs in simulation.
+//! What the logic of a shard wants from the world: sockets, messages and a clock behind one trait,
+//! so that everything but the sockets runs in simulation.
 
 use shard::{ConnId, Spin};
 use wire::Frame;
@@ -8,7 +8,7 @@ use crate::message::Message;
 
 /// The world of a shard.
 pub trait Io {
-    /// The monotonic clock as this turn saw it, in nanoseconds.
+    /// The monotonic clock as this poll saw it, in nanoseconds.
     fn now_ns(&self) -> u64;
 
     /// The Unix second of [`Self::now_ns`].

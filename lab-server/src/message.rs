@@ -1,9 +1,10 @@
 //! What shards tell each other, and what the control thread tells them.
 
 use shard::SlowOrder;
+use wire::ChatOutcome;
 
 use crate::directory::Address;
-use crate::generator::Order;
+use crate::generator::GeneratorSpec;
 use crate::packets::Draft;
 
 /// Text that travels between shards. A box, so that messages stay small.
@@ -18,13 +19,13 @@ pub struct Notice {
     pub amount: u32,
     /// Into how many shares it is split.
     pub count: u32,
-    /// Who sent it, or [`crate::packets::NOBODY`].
+    /// Who sent it, or [`crate::packets::NO_CREATOR`].
     pub creator: u32,
     /// Its recipients when they are exactly three, the form that the prototype knows.
     pub three: Option<[u32; 3]>,
 }
 
-/// Something for a user, wherever the user is.
+/// Something for a user, on any shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parcel {
     /// A packet was sent to the user.
@@ -35,7 +36,7 @@ pub enum Parcel {
         packet: u32,
         /// Cents that come back.
         amount: u32,
-        /// Shares nobody claimed.
+        /// Shares that were not claimed.
         shares: u32,
     },
     /// A chat text.
@@ -53,7 +54,7 @@ pub enum Parcel {
 
 /// A push to every connection, spread over the interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PushOrder {
+pub struct PushSpec {
     /// Bytes of payload.
     pub bytes: u32,
     /// Each connection gets one in every such interval, in nanoseconds.
@@ -69,16 +70,16 @@ pub struct PushOrder {
 pub enum Message {
     /// To a user's home: the user logged in.
     Enter {
-        /// Who.
+        /// The user.
         user: u32,
-        /// Where.
+        /// The connection.
         at: Address,
     },
     /// To a user's home: the connection is gone.
     Leave {
-        /// Who.
+        /// The user.
         user: u32,
-        /// Where.
+        /// The connection.
         at: Address,
     },
     /// To the shard of an older connection: the user logged in elsewhere.
@@ -86,20 +87,20 @@ pub enum Message {
         /// The older connection.
         at: Address,
     },
-    /// To a user's home: to be passed on to the user.
-    PassOn {
-        /// For whom.
+    /// To a user's home: to be forwarded to the user.
+    Forward {
+        /// The recipient.
         user: u32,
-        /// What.
+        /// The parcel.
         parcel: Parcel,
     },
     /// To the shard that holds the user's connection.
     Deliver {
         /// The connection.
         at: Address,
-        /// For whom.
+        /// The recipient.
         user: u32,
-        /// What.
+        /// The parcel.
         parcel: Parcel,
     },
     /// To the sender's shard: what became of a chat text.
@@ -108,16 +109,16 @@ pub enum Message {
         at: Address,
         /// The sender's number for the text.
         message: u32,
-        /// For whom it was.
+        /// Its recipient.
         to: u32,
-        /// One of [`wire::chat`].
-        outcome: u32,
+        /// What became of it.
+        outcome: ChatOutcome,
     },
     /// To a packet's home: a user wants a share.
     Claim {
         /// The packet.
         packet: u32,
-        /// Who.
+        /// The user.
         user: u32,
         /// Where the user waits for the answer.
         reply: Address,
@@ -135,9 +136,9 @@ pub enum Message {
     Entitle {
         /// The packet.
         packet: u32,
-        /// Who was named.
+        /// The user who was named.
         named: u32,
-        /// Who got the notice.
+        /// The user who got the notice.
         user: u32,
     },
     /// To the shard of a SET: a packet for its queue.
@@ -157,11 +158,11 @@ pub enum Message {
         finished: bool,
     },
     /// To shard 0: start a generator.
-    Start(Order),
+    Start(GeneratorSpec),
     /// To shard 0: stop a generator, or all with `None`.
     StopGenerator(Option<u64>),
     /// Push to every connection until told otherwise; `None` stops.
-    Push(Option<PushOrder>),
+    Push(Option<PushSpec>),
     /// Spend time on a share of the shakes: a fault on purpose.
     Slow(Box<SlowOrder>),
     /// End that at an instant at the latest.

@@ -102,7 +102,8 @@ impl Meter {
 mod tests {
     use super::*;
 
-    /// Offers shakes to the shards in turn, `weights[i]` to shard `i`, and counts what is admitted.
+    /// Offers shakes to the shards round robin, `weights[i]` to shard `i`, and counts what is
+    /// admitted.
     fn admitted(limit: Option<u64>, weights: &[u64], rounds: u64, second: u64) -> u64 {
         let budget = Budget::new(limit);
         let mut meters: Vec<_> =

@@ -11,8 +11,8 @@ use crate::split::next_share;
 /// Ids of sent packets begin where those of the prototype do.
 pub const FIRST_SENT: u32 = 0x0020_0000;
 
-/// Nobody: the creator of a packet that came from the control interface.
-pub const NOBODY: u32 = u32::MAX;
+/// The creator of a packet that no user created: it came from the control interface.
+pub const NO_CREATOR: u32 = u32::MAX;
 
 /// The shard that knows a sent packet; `None` when no packet has such an id.
 pub fn home_of(packet: u32, shards: usize) -> Option<usize> {
@@ -28,7 +28,7 @@ pub struct Draft {
     pub count: u32,
     /// Who may claim one.
     pub recipients: Vec<u32>,
-    /// Who pays, or [`NOBODY`].
+    /// Who pays, or [`NO_CREATOR`].
     pub creator: u32,
     /// The SET in whose books it is, by its place among those of the home shard.
     pub set: u16,
@@ -51,11 +51,11 @@ pub enum Refused {
 /// What expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired {
-    /// Shares nobody claimed.
+    /// Shares that were not claimed.
     pub shares: u32,
     /// What they are worth, in cents.
     pub amount: u32,
-    /// To whom it goes back, or [`NOBODY`].
+    /// The user to whom it goes back, or [`NO_CREATOR`].
     pub creator: u32,
     /// The SET in whose books it is.
     pub set: u16,
@@ -153,8 +153,8 @@ impl SentPackets {
     }
 
     /// Lets `user` claim in the place of `named`, who was named and did not: in the prototype's
-    /// mode a notice goes to whoever of the SET shakes next. Nothing happens when `named` may not
-    /// claim or `user` may already.
+    /// mode a notice goes to the next user of the SET who shakes. Nothing happens when `named` may
+    /// not claim or `user` may already.
     pub fn entitle(&mut self, id: u32, named: u32, user: u32) {
         let Some(packet) = self.packets.get_mut(&id) else { return };
         let old = packet.waiting.binary_search(&named);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_claimed_goes_back() {
+    fn unclaimed_shares_go_back() {
         let mut random = Pcg64Mcg::seed_from_u64(1);
         let mut packets = SentPackets::new(0, 1, 10);
         let id = packets.make(&draft(100, 3, &[1, 2, 3])).expect("made");

@@ -1,35 +1,8 @@
 //! What shards tell the control thread.
 
-use serde::{Deserialize, Serialize};
-
+use accounting::Ledger;
+use accounting::server::{Counters, Gauges, Sample};
 use shard::Spins;
-
-use crate::counters::Counters;
-use crate::ledger::Ledger;
-use crate::logic::Gauges;
-
-/// One second of one shard. Counters are what they grew by in that second.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// The Unix second.
-    pub t: u64,
-    /// Which shard.
-    pub shard: usize,
-    /// Connections at the end of the second.
-    pub connections: u32,
-    /// CPU time that the shard's thread used, in microseconds.
-    pub cpu_us: Option<u64>,
-    /// Time that it waited for a CPU, in microseconds.
-    pub wait_us: Option<u64>,
-    /// What the counters grew by.
-    #[serde(flatten)]
-    pub counters: Counters,
-    /// What the shard held at the end of the second.
-    #[serde(flatten)]
-    pub gauges: Gauges,
-    /// The books at the end of the second.
-    pub ledger: Ledger,
-}
 
 /// The state of a shard at an instant. Counters are since it began.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shard::{
-    Clock, DescriptorLimits, Limits, ListenOptions, Mail, Net, ShardContext, ShardThreads,
+    Clock, DescriptorLimits, Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads,
     SpawnError, Steering, bind_listener, cpus_allowed, drive, monotonic_ns,
 };
 use wire::MAX_FRAME;
@@ -15,9 +15,9 @@ use wire::MAX_FRAME;
 use crate::config::{Config, ConfigError, Resolved};
 use crate::logic::{Logic, Rules};
 use crate::message::Message;
+use crate::outbox::INBOX;
 use crate::overload::Budget;
-use crate::postbox::INBOX;
-use crate::quiet::Quiet;
+use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
 use crate::sets::new_online;
 use crate::shard_loop::ShardLoop;
@@ -68,25 +68,25 @@ pub enum StartError {
 pub struct Server {
     address: SocketAddrV4,
     resolved: Resolved,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    inboxes: Inboxes<Message>,
+    reports: Inboxes<Report>,
     budget: Arc<Budget>,
     threads: ShardThreads<()>,
 }
 
 /// What a shard needs to start, the same for all.
 #[derive(Clone)]
-struct Seedling {
+struct ShardSetup {
     config: Config,
     address: SocketAddrV4,
     resolved: Resolved,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    inboxes: Inboxes<Message>,
+    reports: Inboxes<Report>,
     rules: Arc<Rules>,
     online: crate::sets::Online,
     budget: Arc<Budget>,
     clock: Clock,
-    quiet: Arc<Quiet>,
+    quiescence: Arc<Quiescence>,
 }
 
 impl Server {
@@ -104,8 +104,8 @@ impl Server {
         let (address, reserved) = reserve(config.listen).map_err(listen_error)?;
         let shards = resolved.shards;
         let eventfd = |errno: rustix::io::Errno| system("make event descriptors")(errno.into());
-        let mail = Mail::new(shards, INBOX).map_err(eventfd)?;
-        let reports = Mail::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
+        let inboxes = Inboxes::new(shards, INBOX).map_err(eventfd)?;
+        let reports = Inboxes::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
         let budget = Budget::new(config.overload);
         let rules = Rules {
             users: config.users,
@@ -115,23 +115,23 @@ impl Server {
             packets_bound: config.packets_bound.div_ceil(shards),
             seed: config.seed,
         };
-        let seedling = Seedling {
+        let setup = ShardSetup {
             config: config.clone(),
             address,
             resolved: resolved.clone(),
-            mail: mail.clone(),
+            inboxes: inboxes.clone(),
             reports: reports.clone(),
             rules: Arc::new(rules),
             online: new_online(config.sets),
             budget: Arc::clone(&budget),
             clock: Clock::read_ahead(config.clock_ahead_ns),
-            quiet: Arc::default(),
+            quiescence: Arc::default(),
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
-            let seedling = seedling.clone();
-            async move { seedling.run(context).await }
+            let setup = setup.clone();
+            async move { setup.run(context).await }
         })?;
-        let server = Self { address, resolved, mail, reports, budget, threads };
+        let server = Self { address, resolved, inboxes, reports, budget, threads };
         let started = server.await_start();
         drop(reserved);
         match started {
@@ -179,13 +179,13 @@ impl Server {
         self.threads.threads()
     }
 
-    /// The way to its shards.
-    pub fn mail(&self) -> &Mail<Message> {
-        &self.mail
+    /// The inboxes of its shards.
+    pub fn inboxes(&self) -> &Inboxes<Message> {
+        &self.inboxes
     }
 
     /// What its shards report.
-    pub fn reports(&self) -> &Mail<Report> {
+    pub fn reports(&self) -> &Inboxes<Report> {
         &self.reports
     }
 
@@ -203,7 +203,7 @@ impl Server {
 
     /// Posts a message to a shard, trying again while its inbox is full.
     pub fn tell(&self, shard: usize, mut message: Message) {
-        while let Err(back) = self.mail.post(shard, message) {
+        while let Err(back) = self.inboxes.post(shard, message) {
             message = back;
             std::thread::yield_now();
         }
@@ -214,7 +214,7 @@ impl Server {
         let deadline = timeout.map(|timeout| monotonic_ns() + timeout.as_nanos() as u64);
         loop {
             let mut report = None;
-            self.reports.take(0, 1, |one| report = Some(one));
+            self.reports.drain(0, 1, |one| report = Some(one));
             if report.is_some() {
                 return report;
             }
@@ -226,24 +226,24 @@ impl Server {
                 tv_sec: (ns / 1_000_000_000).cast_signed(),
                 tv_nsec: (ns % 1_000_000_000).cast_signed(),
             });
-            let bell = self.reports.bell(0);
-            let mut ready = [PollFd::from_borrowed_fd(bell, PollFlags::IN)];
+            let eventfd = self.reports.eventfd(0);
+            let mut ready = [PollFd::from_borrowed_fd(eventfd, PollFlags::IN)];
             if poll(&mut ready, left.as_ref()).is_ok_and(|ready| ready > 0) {
-                // Resets the bell, so that the next poll waits for the next ring.
-                let _ = rustix::io::read(bell, &mut [0; 8]);
+                // Resets the eventfd, so that the next poll waits for the next notification.
+                let _ = rustix::io::read(eventfd, &mut [0; 8]);
             }
         }
     }
 
     /// The state of every shard. Other reports, those from before too, are dropped: not for a
-    /// server whose reports somebody else reads.
+    /// server whose reports something else reads.
     ///
     /// # Errors
     /// The shard that did not answer in time.
     pub fn snapshots(&self, timeout: Duration) -> Result<Vec<Snapshot>, usize> {
         let ticket = monotonic_ns();
         let deadline_ns = ticket.saturating_add(timeout.as_nanos() as u64);
-        // Samples that nobody read fill the inbox, and an answer that finds no room is lost.
+        // Samples that were not read fill the inbox, and an answer that finds no room is lost.
         while self.next_report(Some(Duration::ZERO)).is_some() {}
         self.tell_all(|| Message::Snapshot { ticket });
         let mut snapshots: Vec<Option<Snapshot>> = vec![None; self.shards()];
@@ -310,31 +310,30 @@ fn reserve(address: SocketAddrV4) -> io::Result<(SocketAddrV4, socket2::Socket)>
     Ok((address, bound(true, address)?))
 }
 
-impl Seedling {
+impl ShardSetup {
     async fn run(self, context: ShardContext) {
         let shard = context.shard;
-        let (reports, quiet) = (self.reports.clone(), Arc::clone(&self.quiet));
-        let mut growing = match self.plant(context) {
-            Ok(growing) => {
+        let (reports, quiescence) = (self.reports.clone(), Arc::clone(&self.quiescence));
+        let (mut net, mut handler) = match self.build(context) {
+            Ok(built) => {
                 report(&reports, Report::Started(shard, Ok(())));
-                growing
+                built
             }
             Err(error) => {
-                quiet.enter();
+                quiescence.enter();
                 report(&reports, Report::Started(shard, Err(error.to_string())));
                 return;
             }
         };
-        let (net, handler) = &mut growing;
-        let ended = drive(net, handler).await;
-        handler.end(net);
+        let ended = drive(&mut net, &mut handler).await;
+        handler.end(&mut net);
         report(&reports, Report::Ended(shard, ended.map_err(|error| error.to_string())));
     }
 
-    fn plant(self, context: ShardContext) -> io::Result<(Net, ShardLoop)> {
+    fn build(self, context: ShardContext) -> io::Result<(Net, ShardLoop)> {
         let Resolved { connections_per_shard, per_ring, steering, .. } = self.resolved;
         let limits = Limits::new(connections_per_shard, per_ring, MAX_FRAME);
-        let mut net = Net::new(limits, Some(self.mail.bell(context.shard)))?;
+        let mut net = Net::new(limits, Some(self.inboxes.eventfd(context.shard)))?;
         net.listen(bind_listener(&ListenOptions {
             address: self.address,
             backlog: ACCEPT_BACKLOG,
@@ -344,14 +343,14 @@ impl Seedling {
         let now_ns = net.read_clock();
         let logic =
             Logic::new(context.shard, context.shards, self.rules, self.online, self.budget, now_ns);
-        let Self { mail, reports, clock, quiet, .. } = self;
-        let handler = ShardLoop::new(context.shard, logic, mail, reports, clock, quiet);
+        let Self { inboxes, reports, clock, quiescence, .. } = self;
+        let handler = ShardLoop::new(context.shard, logic, inboxes, reports, clock, quiescence);
         Ok((net, handler))
     }
 }
 
 /// A report that must not be lost: waits while the control thread is behind.
-fn report(reports: &Mail<Report>, mut report: Report) {
+fn report(reports: &Inboxes<Report>, mut report: Report) {
     while let Err(back) = reports.post(0, report) {
         report = back;
         std::thread::yield_now();

@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::ledger::{Ledger, Money};
+use accounting::{Ledger, Money};
 
 /// What waits in a SET's queue for its next shake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
+pub enum Queued {
     /// A red packet.
     Packet {
         /// Its id.
@@ -30,7 +30,7 @@ pub enum Waiting {
         count: u32,
         /// Who may claim one.
         users: [u32; 3],
-        /// In whose name it lies here.
+        /// The user whom it names.
         named: u32,
     },
 }
@@ -40,7 +40,7 @@ pub enum Waiting {
 pub struct Set {
     /// Its books.
     pub ledger: Ledger,
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<Queued>,
     /// Packets that came when the queue was full; never created.
     pub overflow: Money,
 }
@@ -61,7 +61,7 @@ pub fn sets_of(shard: usize, shards: usize, sets: usize) -> Range<usize> {
 
 /// The shard that a SET belongs to.
 pub fn shard_of(set: usize, shards: usize, sets: usize) -> usize {
-    // The inverse of `sets_of`: the first shard whose range ends behind the SET.
+    // The inverse of `sets_of`: the first shard whose range ends after the SET.
     ((set + 1) * shards).div_ceil(sets) - 1
 }
 
@@ -138,13 +138,13 @@ impl Sets {
             return false;
         }
         set.ledger.create(Money::share(amount));
-        set.queue.push_back(Waiting::Packet { packet, amount });
+        set.queue.push_back(Queued::Packet { packet, amount });
         true
     }
 
     /// A notice comes into the queue of a SET, given by its place among those of this shard.
     /// Returns whether there was room.
-    pub fn put_notice(&mut self, set: u16, notice: Waiting) -> bool {
+    pub fn put_notice(&mut self, set: u16, notice: Queued) -> bool {
         let bound = self.queue_bound;
         let queue = &mut self.sets[usize::from(set)].queue;
         let room = queue.len() < bound;
@@ -154,11 +154,11 @@ impl Sets {
         room
     }
 
-    /// What the next shake of a SET gets.
-    pub fn take(&mut self, set: u16) -> Option<Waiting> {
+    /// Takes what the next shake of a SET gets.
+    pub fn pop(&mut self, set: u16) -> Option<Queued> {
         let set = &mut self.sets[usize::from(set)];
         let waiting = set.queue.pop_front()?;
-        if let Waiting::Packet { amount, .. } = waiting {
+        if let Queued::Packet { amount, .. } = waiting {
             set.ledger.grant(Money::share(amount));
         }
         Some(waiting)
@@ -222,11 +222,11 @@ mod tests {
         assert!(!sets.put_packet(0, 3, 40));
         assert_eq!(sets.overflow(), Money { count: 1, amount: 40 });
         assert_eq!(sets.ledger().created, Money { count: 2, amount: 30 });
-        assert_eq!(sets.take(0), Some(Waiting::Packet { packet: 1, amount: 10 }));
+        assert_eq!(sets.pop(0), Some(Queued::Packet { packet: 1, amount: 10 }));
         assert_eq!(sets.ledger().granted, Money { count: 1, amount: 10 });
         assert_eq!(sets.ledger().remaining, Money { count: 1, amount: 20 });
         assert!(sets.ledger().is_balanced());
-        let notice = Waiting::Notice { packet: 9, amount: 5, count: 3, users: [1, 2, 3], named: 1 };
+        let notice = Queued::Notice { packet: 9, amount: 5, count: 3, users: [1, 2, 3], named: 1 };
         assert!(sets.put_notice(0, notice) && !sets.put_notice(0, notice));
     }
 }

@@ -2,36 +2,36 @@
 
 use std::sync::Arc;
 
+use accounting::server::{Counters, Sample};
 use shard::{
-    Clock, Closed, ConnId, Handler, Mail, NANOS_PER_SECOND, Net, Next, SchedStat, Spin,
+    Clock, Closed, ConnId, Handler, Inboxes, NANOS_PER_SECOND, Net, Next, SchedStat, Spin,
     ThreadTimes, monotonic_ns,
 };
 use wire::Frame;
 
-use crate::counters::Counters;
 use crate::io::Io;
 use crate::logic::Logic;
 use crate::message::Message;
-use crate::postbox::Postbox;
-use crate::quiet::Quiet;
-use crate::report::{Report, Sample, Snapshot};
+use crate::outbox::Outbox;
+use crate::quiescence::Quiescence;
+use crate::report::{Report, Snapshot};
 
-/// Messages read before the sockets get their turn again.
-const MAIL_PER_TURN: usize = 1024;
+/// Messages read before the sockets are polled again.
+const MESSAGES_PER_TICK: usize = 1024;
 
 /// When told to stop, a shard goes on answering what arrives for at most this long.
 const STOP_NS: u64 = NANOS_PER_SECOND;
 
-/// A shard that has nothing to do any more looks this often whether the others have.
-const QUIET_NS: u64 = 1_000_000;
+/// A shard that has nothing to do any more checks this often whether the others have.
+const QUIESCENCE_NS: u64 = 1_000_000;
 
 /// A shard of the server, for [`shard::drive`].
 pub(crate) struct ShardLoop {
     me: usize,
     logic: Logic,
-    postbox: Postbox,
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    outbox: Outbox,
+    inboxes: Inboxes<Message>,
+    reports: Inboxes<Report>,
     clock: Clock,
     /// The second whose sample has not been reported.
     second: u64,
@@ -42,17 +42,17 @@ pub(crate) struct ShardLoop {
     /// Since when the shard has been told to stop.
     stopping_ns: Option<u64>,
     /// What the shards share when they stop.
-    quiet: Arc<Quiet>,
+    quiescence: Arc<Quiescence>,
     /// This one has said there that it has nothing to do.
-    is_quiet: bool,
-    /// There may be more mail than one turn reads.
-    more_mail: bool,
+    is_idle: bool,
+    /// There may be more messages than one tick reads.
+    more_messages: bool,
 }
 
-/// The world of a shard: its sockets and its postbox.
+/// The world of a shard: its sockets and its outbox.
 struct World<'a> {
     net: &'a mut Net,
-    postbox: &'a mut Postbox,
+    outbox: &'a mut Outbox,
     second: u64,
 }
 
@@ -79,7 +79,7 @@ impl Io for World<'_> {
     }
 
     fn post(&mut self, shard: usize, message: Message) -> bool {
-        self.postbox.post(shard, message)
+        self.outbox.post(shard, message)
     }
 
     fn spin(&mut self, ns: u64) -> Spin {
@@ -92,10 +92,10 @@ impl ShardLoop {
     pub(crate) fn new(
         me: usize,
         logic: Logic,
-        mail: Mail<Message>,
-        reports: Mail<Report>,
+        inboxes: Inboxes<Message>,
+        reports: Inboxes<Report>,
         clock: Clock,
-        quiet: Arc<Quiet>,
+        quiescence: Arc<Quiescence>,
     ) -> Self {
         let now_ns = monotonic_ns();
         let second = clock.unix_second(now_ns);
@@ -103,8 +103,8 @@ impl ShardLoop {
         Self {
             me,
             logic,
-            postbox: Postbox::new(mail.clone()),
-            mail,
+            outbox: Outbox::new(inboxes.clone()),
+            inboxes,
             reports,
             clock,
             second,
@@ -113,9 +113,9 @@ impl ShardLoop {
             reported_times: schedstat.read(),
             schedstat,
             stopping_ns: None,
-            quiet,
-            is_quiet: false,
-            more_mail: false,
+            quiescence,
+            is_idle: false,
+            more_messages: false,
         }
     }
 
@@ -124,13 +124,13 @@ impl ShardLoop {
         net: &mut Net,
         act: impl FnOnce(&mut Logic, &mut World<'_>) -> T,
     ) -> T {
-        self.tick(net);
-        let mut world = World { net, postbox: &mut self.postbox, second: self.second };
+        self.report_passed(net);
+        let mut world = World { net, outbox: &mut self.outbox, second: self.second };
         act(&mut self.logic, &mut world)
     }
 
     /// Reports the seconds that have passed; what happens from here on belongs to the present one.
-    fn tick(&mut self, net: &mut Net) {
+    fn report_passed(&mut self, net: &mut Net) {
         if net.now_ns() >= self.second_ends_ns {
             self.report_second(net);
             self.second = self.clock.unix_second(net.now_ns());
@@ -169,7 +169,7 @@ impl ShardLoop {
     fn report_slowness(&mut self, now_ns: u64) {
         let (me, reports) = (self.me, &self.reports);
         self.logic.slowness_mut().retain_mut(|slowness| {
-            let spins = slowness.take(now_ns);
+            let spins = slowness.drain(now_ns);
             let over = spins.over;
             match reports.post(0, Report::Spun(me, spins)) {
                 Ok(()) => !over,
@@ -182,7 +182,7 @@ impl ShardLoop {
         });
     }
 
-    /// Takes over what the sockets and the postbox count themselves.
+    /// Takes over what the sockets and the outbox count themselves.
     fn count_sockets(&mut self, net: &Net) {
         let sockets = net.counters();
         let counters = self.logic.counters_mut();
@@ -190,10 +190,10 @@ impl ShardLoop {
         counters.turned_away = sockets.turned_away;
         counters.bytes_in = sockets.bytes_in;
         counters.bytes_out = sockets.bytes_out;
-        counters.turns = sockets.turns;
-        counters.mail_sent = self.postbox.sent;
-        counters.mail_held = self.postbox.waited;
-        counters.mail_overflow = self.postbox.dropped;
+        counters.turns = sockets.polls;
+        counters.mail_sent = self.outbox.sent;
+        counters.mail_held = self.outbox.waited;
+        counters.mail_overflow = self.outbox.dropped;
     }
 
     fn snapshot(&mut self, net: &Net, ticket: u64) {
@@ -214,37 +214,37 @@ impl ShardLoop {
         let _ = self.reports.post(0, Report::Snapshot(ticket, Box::new(snapshot)));
     }
 
-    fn say_quiet(&mut self, quiet: bool) {
-        match (self.is_quiet, quiet) {
-            (false, true) => self.quiet.enter(),
-            (true, false) => self.quiet.leave(),
+    fn set_idle(&mut self, idle: bool) {
+        match (self.is_idle, idle) {
+            (false, true) => self.quiescence.enter(),
+            (true, false) => self.quiescence.leave(),
             _ => {}
         }
-        self.is_quiet = quiet;
+        self.is_idle = idle;
     }
 
-    fn read_mail(&mut self, net: &mut Net) {
-        self.say_quiet(false);
-        let mail = self.mail.clone();
+    fn read_inbox(&mut self, net: &mut Net) {
+        self.set_idle(false);
+        let inboxes = self.inboxes.clone();
         let me = self.me;
-        self.more_mail = mail.take(me, MAIL_PER_TURN, |message| match message {
+        self.more_messages = inboxes.drain(me, MESSAGES_PER_TICK, |message| match message {
             Message::Snapshot { ticket } => self.snapshot(net, ticket),
             Message::Stop => {
                 net.stop_listening();
                 self.stopping_ns.get_or_insert(net.now_ns());
-                // What nobody asked for would keep the shards from ever being quiet.
+                // What no client asked for would keep the shards from ever being idle.
                 for end in [Message::StopGenerator(None), Message::Push(None)] {
-                    self.with_world(net, |logic, world| logic.mail(world, end));
+                    self.with_world(net, |logic, world| logic.handle(world, end));
                 }
             }
-            message => self.with_world(net, |logic, world| logic.mail(world, message)),
+            message => self.with_world(net, |logic, world| logic.handle(world, message)),
         });
     }
 
     /// The last sample, when the loop has ended.
     pub(crate) fn end(&mut self, net: &mut Net) {
         net.read_clock();
-        // Waits while the control thread is behind: this is the last word, and no later sample
+        // Waits while the control thread is behind: this is the last sample, and no later one
         // would carry what the books at the end need.
         while !self.report_second(net) {
             std::thread::yield_now();
@@ -253,8 +253,8 @@ impl ShardLoop {
             self.report_slowness(u64::MAX);
             std::thread::yield_now();
         }
-        // Whatever it ended for, the others need not wait for it.
-        self.say_quiet(true);
+        // For whatever reason it ended, the others need not wait for it.
+        self.set_idle(true);
     }
 }
 
@@ -282,32 +282,32 @@ impl Handler for ShardLoop {
         self.with_world(net, |logic, world| logic.closed(world, id));
     }
 
-    fn rung(&mut self, net: &mut Net) {
-        self.read_mail(net);
+    fn notified(&mut self, net: &mut Net) {
+        self.read_inbox(net);
     }
 
-    fn turned(&mut self, net: &mut Net) -> Next {
-        if self.more_mail {
-            self.read_mail(net);
+    fn polled(&mut self, net: &mut Net) -> Next {
+        if self.more_messages {
+            self.read_inbox(net);
         }
-        let sent = self.postbox.sent;
-        let due_ns = self.with_world(net, |logic, world| logic.turned(world));
-        let retry_ns = self.postbox.retry(net.now_ns());
+        let sent = self.outbox.sent;
+        let due_ns = self.with_world(net, |logic, world| logic.tick(world));
+        let retry_ns = self.outbox.retry(net.now_ns());
         if let Some(since_ns) = self.stopping_ns {
             // What has arrived is answered; a peer that never stops asking is cut off after a
             // second.
-            let quiet = net.is_quiet()
-                && !self.more_mail
+            let idle = net.is_idle()
+                && !self.more_messages
                 && retry_ns.is_none()
-                && self.postbox.sent == sent;
-            self.say_quiet(quiet);
-            let over = quiet && self.quiet.is_over(&self.mail);
+                && self.outbox.sent == sent;
+            self.set_idle(idle);
+            let over = idle && self.quiescence.is_over(&self.inboxes);
             if over || since_ns + STOP_NS <= net.now_ns() {
                 return Next::Stop;
             }
-            return Next::By(net.now_ns() + if quiet { QUIET_NS } else { 0 });
+            return Next::By(net.now_ns() + if idle { QUIESCENCE_NS } else { 0 });
         }
-        if self.more_mail {
+        if self.more_messages {
             return Next::By(net.now_ns());
         }
         let due_ns = due_ns.into_iter().chain(retry_ns).fold(self.second_ends_ns, u64::min);
@@ -328,7 +328,7 @@ mod tests {
     use crate::sets::new_online;
 
     /// A shard of its own with one SET, and its sockets.
-    fn shard_loop(reports: &Mail<Report>) -> (ShardLoop, Net) {
+    fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {
         let mut net = Net::new(Limits::new(1, 3, MAX_FRAME), None).expect("epoll");
         let rules = Rules {
             users: 1,
@@ -340,17 +340,17 @@ mod tests {
         };
         let (budget, now_ns) = (Budget::new(None), net.read_clock());
         let logic = Logic::new(0, 1, Arc::new(rules), new_online(1), budget, now_ns);
-        let mail = Mail::new(1, 4).expect("eventfd");
-        let quiet = Arc::new(Quiet::default());
-        (ShardLoop::new(0, logic, mail, reports.clone(), Clock::read(), quiet), net)
+        let inboxes = Inboxes::new(1, 4).expect("eventfd");
+        let quiescence = Arc::new(Quiescence::default());
+        (ShardLoop::new(0, logic, inboxes, reports.clone(), Clock::read(), quiescence), net)
     }
 
     #[test]
     fn the_last_sample_waits_for_a_control_thread_that_is_behind() {
-        let reports = Mail::new(1, 2).expect("eventfd");
+        let reports = Inboxes::new(1, 2).expect("eventfd");
         let (mut shard, mut net) = shard_loop(&reports);
         shard.with_world(&mut net, |logic, world| {
-            logic.mail(world, Message::Packet { set: 0, packet: 1, amount: 50 });
+            logic.handle(world, Message::Packet { set: 0, packet: 1, amount: 50 });
         });
         while reports.post(0, Report::Started(0, Ok(()))).is_ok() {}
         let control = std::thread::spawn(move || {
@@ -358,7 +358,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             let (mut created, mut ended) = (None, false);
             while !ended {
-                reports.take(0, 1, |report| match report {
+                reports.drain(0, 1, |report| match report {
                     Report::Second(sample) => created = Some(sample.ledger.created),
                     Report::Started(..) => {}
                     _ => ended = true,

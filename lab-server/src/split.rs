@@ -6,12 +6,12 @@ use rand::Rng;
 /// and twice the mean of what is left, the last share takes the rest. No share is so large that a
 /// later one would get nothing, so the sum is exact and every share at least 1 cent.
 ///
-/// The expectation of each share is about the mean, whoever claims first, which is the point of the
-/// rule; the prototype's `rand.Intn(left / shares)` has an expectation of half the mean and leaves
-/// most of the money to the last claimer.
+/// The expectation of each share is about the mean, in any order of claims, which is the point of
+/// the rule; the prototype's `rand.Intn(left / shares)` has an expectation of half the mean and
+/// leaves most of the money to the last claimer.
 ///
 /// `shares` must be at least 1 and `left` at least `shares`.
-pub fn next_share(left: u32, shares: u32, random: &mut impl Rng) -> u32 {
+pub(crate) fn next_share(left: u32, shares: u32, random: &mut impl Rng) -> u32 {
     assert!(shares >= 1 && left >= shares, "{left} cents for {shares} shares");
     if shares == 1 {
         return left;
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_favoured_by_the_order_of_claims() {
+    fn the_order_of_claims_favours_no_user() {
         // 3 shares of 300 cents, 20,000 packets: the mean of each place is within 2% of 100 cents.
         // A uniform share over 1 to 200 has a standard deviation of 58, that of the mean is 0.4.
         let mut sums = [0u64; 3];

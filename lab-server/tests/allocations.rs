@@ -23,7 +23,7 @@ use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
 use common::{Live, Peer, bytes_of, small};
 
 /// Counts of allocations, by thread: more places than threads that live at a time, and thread ids
-/// are handed out in turn.
+/// are handed out one after the other.
 static COUNTS: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 
 thread_local! {
@@ -40,7 +40,7 @@ struct Counting;
 
 impl Counting {
     fn count() {
-        // A thread that ends has no thread locals any more; nobody looks at its count.
+        // A thread that ends has no thread locals any more; its count is not read.
         let _ = PLACE.try_with(|place| {
             if place.get() == usize::MAX {
                 place.set(place_of(rustix::thread::gettid()));
@@ -102,7 +102,7 @@ impl Io for Buffer {
     }
 
     fn post(&mut self, _: usize, _: Message) -> bool {
-        panic!("one shard has nobody to write to");
+        panic!("a single shard writes to no other");
     }
 }
 
@@ -116,7 +116,7 @@ fn a_second(logic: &mut Logic, io: &mut Buffer, packet: &mut u32) -> u32 {
         if slot % 2 == 0 {
             let set = *packet % 4;
             *packet += 1;
-            logic.mail(io, Message::Packet { set, packet: *packet, amount: 50 });
+            logic.handle(io, Message::Packet { set, packet: *packet, amount: 50 });
         }
         let len = Frame::ShakeRequest { user: slot }.encode(0, &mut request).expect("fits");
         let conn = ConnId { slot, generation: 0 };
@@ -128,7 +128,7 @@ fn a_second(logic: &mut Logic, io: &mut Buffer, packet: &mut u32) -> u32 {
             other => panic!("{other:?}"),
         }
         io.now_ns += NANOS_PER_SECOND / u64::from(USERS);
-        logic.turned(io);
+        logic.tick(io);
     }
     granted
 }
@@ -199,7 +199,7 @@ fn check_live() {
     assert!(granted > 100, "{granted} packets");
     // glommio's executor allocates a little each time it looks round, about 15 times a second
     // whatever the load, however long that takes here: not one for a thousand shakes, and far fewer
-    // than one a turn.
+    // than one a poll.
     let allowed = shakes / 1000 + (20.0 * took.as_secs_f64()) as u64;
     for (before, after) in before.iter().zip(&after) {
         let made = after - before;

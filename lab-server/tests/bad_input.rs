@@ -7,12 +7,12 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use accounting::server::Counters;
 use lab_server::config::Config;
-use lab_server::counters::Counters;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use socket2::{Domain, Socket, Type};
-use wire::{Command, ErrorCode, Frame, LoginResult, UserList};
+use wire::{ChatOutcome, Command, ErrorCode, Frame, LoginResult, UserList};
 
 use common::{Bystander, Lateness, Live, PATIENCE, Peer, Totals, bytes_of, frame_of, small};
 
@@ -108,7 +108,7 @@ struct Offence {
     counter: &'static str,
     /// The offending command as the error frame names it.
     command: u32,
-    /// The frame is whole and a command of ours: even a peer that used none before is told.
+    /// The frame is whole and an extension command: even a peer that used none before is told.
     told: bool,
 }
 
@@ -155,7 +155,7 @@ fn offences() -> Vec<Offence> {
         code: ErrorCode::WrongDirection,
         counter: "wrong_direction",
         command: u32::from(frame.command().id()),
-        told: frame.command().is_ours(),
+        told: frame.command().is_extension(),
     }));
     all
 }
@@ -175,18 +175,18 @@ fn frames_that_are_none_and_frames_of_a_server() {
     let offences = offences();
     assert_eq!(offences.len(), 14 + 12, "every command of a server is tried");
     for offence in &offences {
-        for ours in [false, true] {
+        for extended in [false, true] {
             let mut peer = Peer::login(live.address(), 3);
-            if ours {
+            if extended {
                 peer.ping();
             }
-            // What comes behind the offence is not looked at.
+            // What comes after the offence is not looked at.
             let mut bytes = offence.bytes.clone();
             bytes.extend(bytes_of(&Frame::ShakeRequest { user: 3 }));
             peer.send_bytes(&bytes);
             let said = peer.rest();
             let (code, command) = (offence.code as u32, offence.command);
-            if ours || offence.told {
+            if extended || offence.told {
                 assert_eq!(said.len(), 1, "{:?}", offence.bytes);
                 assert_eq!(frame_of(&said[0]), Frame::Error { code, command });
             } else {
@@ -215,7 +215,7 @@ fn first_frames_that_are_no_login() {
         let mut peer = Peer::connect(live.address());
         peer.send(&frame);
         let said = peer.rest();
-        if frame.command().is_ours() {
+        if frame.command().is_extension() {
             let command = u32::from(frame.command().id());
             let error = Frame::Error { code: ErrorCode::NotLoggedIn as u32, command };
             assert_eq!(frame_of(&said[0]), error);
@@ -251,24 +251,28 @@ fn the_newer_login_of_a_user_wins() {
     const USERS: u32 = 16;
     let mut took = Vec::new();
     for user in 0..USERS {
-        let ours = user % 2 == 0;
+        let extended = user % 2 == 0;
         let mut older = Peer::login(live.address(), user);
-        if ours {
+        if extended {
             older.ping();
         }
-        let mut newer = Peer::login_ours(live.address(), user);
+        let mut newer = Peer::login_extended(live.address(), user);
         let start = Instant::now();
         let said = older.rest();
         took.push(start.elapsed());
         let error = Frame::Error { code: ErrorCode::Replaced as u32, command: u32::MAX };
-        assert_eq!(said.len(), usize::from(ours));
+        assert_eq!(said.len(), usize::from(extended));
         assert!(said.iter().all(|said| frame_of(said) == error), "{said:?}");
         // The newer one is who is meant from now on.
-        let mut other = Peer::login_ours(live.address(), 100 + user);
+        let mut other = Peer::login_extended(live.address(), 100 + user);
         let text: &[u8] = b"which of you?";
         other.send(&Frame::ChatRequest { message: 8, to: user, text });
         newer.expect(&Frame::ChatDelivery { message: 8, from: 100 + user, text });
-        other.expect(&Frame::ChatReceipt { message: 8, to: user, outcome: wire::chat::DELIVERED });
+        other.expect(&Frame::ChatReceipt {
+            message: 8,
+            to: user,
+            outcome: ChatOutcome::Delivered.code(),
+        });
         newer.shake();
     }
     // At once; one or the other may have to wait for a CPU.
@@ -278,7 +282,7 @@ fn the_newer_login_of_a_user_wins() {
     check_end(live, bystander, &[replaced, ("closed_by_peer", 2 * u64::from(USERS))]);
 }
 
-/// Silence at every point of a frame, before login and behind it, all at the same time.
+/// Silence at every point of a frame, before login and after it, all at the same time.
 #[test]
 fn half_a_frame_and_silence_are_closed_within_ten_seconds() {
     let (live, bystander) = disturbed(&small());
@@ -294,15 +298,15 @@ fn half_a_frame_and_silence_are_closed_within_ten_seconds() {
         let mut before = Peer::connect(address);
         before.send_bytes(&shake[..cut]);
         cases.push((before, None));
-        let mut behind = Peer::login(address, cut as u32);
-        behind.send_bytes(&shake[..cut]);
-        cases.push((behind, None));
+        let mut silent = Peer::login(address, cut as u32);
+        silent.send_bytes(&shake[..cut]);
+        cases.push((silent, None));
     }
-    let mut ours = Peer::login_ours(address, 50);
+    let mut extended = Peer::login_extended(address, 50);
     // A whole frame goes before the half one, and is answered.
-    ours.send_bytes(&[&bytes_of(&Frame::Ping { client_ns: 5 }), &shake[..2]].concat());
-    ours.expect(&Frame::Pong { client_ns: 5 });
-    cases.push((ours, Some(ErrorCode::FrameTimeout)));
+    extended.send_bytes(&[&bytes_of(&Frame::Ping { client_ns: 5 }), &shake[..2]].concat());
+    extended.expect(&Frame::Pong { client_ns: 5 });
+    cases.push((extended, Some(ErrorCode::FrameTimeout)));
     for (peer, told) in &mut cases {
         let said = peer.rest();
         let command = u32::MAX;
@@ -447,7 +451,7 @@ fn random_bytes_on_many_connections() {
         let mut peer = if number % 2 == 0 {
             Peer::connect(live.address())
         } else {
-            Peer::login_ours(live.address(), random.random_range(0..1_000))
+            Peer::login_extended(live.address(), random.random_range(0..1_000))
         };
         for _ in 0..random.random_range(1..4) {
             peer.send_bytes(&noise(&mut random));

@@ -7,8 +7,8 @@ mod common;
 use lab_server::config::Config;
 use lab_server::logic::Notices;
 use lab_server::message::Message;
-use lab_server::packets::{Draft, NOBODY};
-use wire::{Frame, LoginResult};
+use lab_server::packets::{Draft, NO_CREATOR};
+use wire::{ChatOutcome, Frame, LoginResult};
 
 use common::{Live, Peer, frame_of, small};
 
@@ -70,7 +70,7 @@ fn packet(live: &Live, packet: u32, amount: u32) {
 
 /// A packet for three users, as the control interface would make it.
 fn send(live: &Live, amount: u32, users: [u32; 3]) {
-    let draft = Draft { amount, count: 3, recipients: users.to_vec(), creator: NOBODY, set: 0 };
+    let draft = Draft { amount, count: 3, recipients: users.to_vec(), creator: NO_CREATOR, set: 0 };
     live.server().tell(0, Message::Send(Box::new(draft)));
 }
 
@@ -166,8 +166,8 @@ fn the_recording_of_the_client() {
     as_client(Notices::Push);
 }
 
-/// In the prototype's way a notice goes to whoever of the SET shakes next, and the right to claim
-/// with it.
+/// In the prototype's way a notice goes to the user of the SET who shakes next, and the right to
+/// claim with it.
 #[test]
 fn a_notice_answered_to_another_entitles_the_other() {
     let live = server(Notices::Answer);
@@ -200,12 +200,16 @@ fn a_notice_answered_to_another_entitles_the_other() {
 fn a_prototype_peer_never_sees_a_frame_of_ours() {
     let live = server(Notices::Push);
     let mut plain = Peer::login(live.address(), 1);
-    let mut ours = Peer::login_ours(live.address(), 2);
-    ours.send(&Frame::ChatRequest { message: 1, to: 1, text: b"can you read this?" });
-    ours.expect(&Frame::ChatReceipt { message: 1, to: 1, outcome: wire::chat::OFFLINE });
+    let mut extended = Peer::login_extended(live.address(), 2);
+    extended.send(&Frame::ChatRequest { message: 1, to: 1, text: b"can you read this?" });
+    extended.expect(&Frame::ChatReceipt {
+        message: 1,
+        to: 1,
+        outcome: ChatOutcome::Offline.code(),
+    });
     let users = [1u32, 2].map(u32::to_be_bytes).concat();
     let recipients = wire::UserList::from_be_bytes(&users).expect("two users");
-    ours.send(&Frame::CreatePacket { request: 1, amount: 10, count: 2, recipients });
+    extended.send(&Frame::CreatePacket { request: 1, amount: 10, count: 2, recipients });
     live.wait_for("notices", |totals| {
         totals.counters.notices_unsupported == 1 && totals.counters.notices_pushed == 1
     });

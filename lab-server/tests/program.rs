@@ -7,8 +7,8 @@ use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Instant;
 
-use lab_server::counters::Counters;
-use lab_server::ledger::Ledger;
+use accounting::Ledger;
+use accounting::server::Counters;
 use lab_server::panel::{Line, Ready};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ impl Program {
             match serde_json::from_str(&line).unwrap_or_else(|why| panic!("{line}: {why}")) {
                 Line::Ready(_) => panic!("ready twice"),
                 Line::Sample(sample) => counters.add(&sample.counters),
-                Line::Spun { .. } => panic!("nobody asked for a fault"),
+                Line::Spun { .. } => panic!("no fault was asked for"),
                 Line::Error(error) => errors.push(error),
                 Line::Ended(books) => ledger = Some(books),
             }
@@ -150,7 +150,7 @@ fn sigterm_answers_what_was_read_and_writes_the_last_counters() {
     assert_eq!((counters.shakes, counters.logins), (SHAKES as u64, 1));
     let ledger = ledger.expect("the books at the end");
     assert!(ledger.is_balanced() && ledger.granted.count == counters.granted, "{ledger:?}");
-    assert!(TcpStream::connect(address).is_err(), "nobody listens");
+    assert!(TcpStream::connect(address).is_err(), "no server listens");
 }
 
 /// An answer that another shard has to give is waited for like any other.
@@ -343,7 +343,8 @@ fn the_requests_of_the_prototypes_scripts() {
     program.wait_for("/ledger", "/total/created/count", 40 + 3 * 10);
     let counters = program.get("/counters");
     assert_eq!(counters["total"]["packets_sent"], json!(10));
-    // All there were to be shaken have been made: whoever finds none is told that none will come.
+    // All there were to be shaken have been made: a user who finds none is told that none will
+    // come.
     let mut peer = Peer::login(program.address(), 1);
     let start = Instant::now();
     while peer.shake().0 != 16 {

@@ -6,14 +6,14 @@ mod sim;
 use std::sync::atomic::Ordering;
 
 use lab_server::directory::Address;
-use lab_server::generator::{Kind, Order};
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::logic::Notices;
 use lab_server::message::Message;
 use lab_server::overload::Budget;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use shard::NANOS_PER_SECOND;
-use wire::{Decoded, Frame, ShakeResult, UserList, chat, decode};
+use wire::{ChatOutcome, Decoded, Frame, ShakeResult, UserList, decode};
 
 use sim::{Cluster, Out, START_NS, rules};
 
@@ -40,9 +40,9 @@ fn read(cluster: &mut Cluster, mut each: impl FnMut(Address, &Frame<'_>)) {
     }
 }
 
-fn order(rate: u32, seed: u64) -> Order {
+fn order(rate: u32, seed: u64) -> GeneratorSpec {
     let (total, from_ns, until_ns) = (None, None, None);
-    Order { id: 1, kind: Kind::Shaken, rate, total, seed, from_ns, until_ns }
+    GeneratorSpec { id: 1, kind: PacketKind::Shaken, rate, total, seed, from_ns, until_ns }
 }
 
 /// Packets in the books of each SET.
@@ -100,7 +100,7 @@ fn check_spread(seed: u64) {
                 "SET {set} has {given} of {share}, {seed}"
             );
         }
-        // The k-th is due k / rate behind the start.
+        // The k-th is due k / rate after the start.
         let due = u128::from(cluster.wires.now_ns - START_NS) * u128::from(rate)
             / u128::from(NANOS_PER_SECOND);
         assert_eq!(u128::from(made), due + 1, "rate {rate}, seed {seed}");
@@ -179,7 +179,9 @@ fn check_the_rest_works(cluster: &mut Cluster, shaker: Address, user: u32) {
     read(cluster, |at, frame| match frame {
         Frame::LoginResponse { result: 0, .. } => logins += 1,
         Frame::SendPacket { packet, .. } => notices.push((at, *packet)),
-        Frame::ChatReceipt { outcome: chat::DELIVERED, .. } => chats += 1,
+        Frame::ChatReceipt { outcome, .. } if *outcome == ChatOutcome::Delivered.code() => {
+            chats += 1;
+        }
         _ => {}
     });
     assert_eq!((logins, notices.len(), chats), (3, 3, 1));
@@ -233,10 +235,10 @@ fn a_generator_ends_when_there_is_nothing_more_to_make() {
     let mut cluster = Cluster::new(2, 4, None, rules(10, Notices::Push, 1));
     let past = Some(START_NS - 1);
     for (order, made) in [
-        (Order { total: Some(0), ..order(5, 1) }, 0),
-        (Order { until_ns: past, ..order(5, 1) }, 0),
-        (Order { rate: 0, ..order(5, 1) }, 0),
-        (Order { total: Some(3), ..order(5, 1) }, 3),
+        (GeneratorSpec { total: Some(0), ..order(5, 1) }, 0),
+        (GeneratorSpec { until_ns: past, ..order(5, 1) }, 0),
+        (GeneratorSpec { rate: 0, ..order(5, 1) }, 0),
+        (GeneratorSpec { total: Some(3), ..order(5, 1) }, 3),
     ] {
         cluster.tell(0, Message::Start(order));
         deliver_all(&mut cluster);

@@ -3,8 +3,8 @@
 #
 # Made from a tuning profile by `lab tune script low-latency`; to be changed there.
 #
-#   sh low-latency.sh apply    set everything; what was there is kept in $LAB_TUNING_STATE
-#   sh low-latency.sh undo     put it back, but nothing that somebody else has set meanwhile
+#   sh low-latency.sh apply    set everything; the original values are kept in $LAB_TUNING_STATE
+#   sh low-latency.sh undo     restore it, but no value that was set by another program since
 #   sh low-latency.sh check    say what differs
 set -u
 export LC_ALL=C
@@ -319,7 +319,7 @@ undo() {
         elif [ "$now" = "$before" ]; then
             :
         elif [ "$now" != "$after" ]; then
-            say "left alone: $name is $now, which somebody else has set (before: $before)" >&2
+            say "left alone: $name is $now, which another program has set (before: $before)" >&2
             left=1
         elif put "$kind" "$format" "$where" "$before" &&
             [ "$(get "$kind" "$format" "$where")" = "$before" ]; then

@@ -3,11 +3,11 @@
 #
 # Made from a tuning profile by `lab tune script million-sockets`; to be changed there.
 #
-#   sh million-sockets.sh apply    set everything; what was there is kept in $LAB_TUNING_STATE
-#   sh million-sockets.sh undo     put it back, but nothing that somebody else has set meanwhile
+#   sh million-sockets.sh apply    set everything; the original values are kept in $LAB_TUNING_STATE
+#   sh million-sockets.sh undo     restore it, but no value that was set by another program since
 #   sh million-sockets.sh check    say what differs
 #
-# Limits are for processes, and stay with whoever sets them:
+# A script cannot raise the limits of other processes; these files do:
 #
 #   million-sockets: /etc/security/limits.d/million-sockets.conf, for new logins
 #   * - nofile 1100000
@@ -327,7 +327,7 @@ undo() {
         elif [ "$now" = "$before" ]; then
             :
         elif [ "$now" != "$after" ]; then
-            say "left alone: $name is $now, which somebody else has set (before: $before)" >&2
+            say "left alone: $name is $now, which another program has set (before: $before)" >&2
             left=1
         elif put "$kind" "$format" "$where" "$before" &&
             [ "$(get "$kind" "$format" "$where")" = "$before" ]; then

@@ -3,11 +3,11 @@
 #
 # Made from a tuning profile by `lab tune script prototype`; to be changed there.
 #
-#   sh prototype.sh apply    set everything; what was there is kept in $LAB_TUNING_STATE
-#   sh prototype.sh undo     put it back, but nothing that somebody else has set meanwhile
+#   sh prototype.sh apply    set everything; the original values are kept in $LAB_TUNING_STATE
+#   sh prototype.sh undo     restore it, but no value that was set by another program since
 #   sh prototype.sh check    say what differs
 #
-# Limits are for processes, and stay with whoever sets them:
+# A script cannot raise the limits of other processes; these files do:
 #
 #   prototype: /etc/security/limits.d/prototype.conf, for new logins
 #   * - nofile 102550
@@ -334,7 +334,7 @@ undo() {
         elif [ "$now" = "$before" ]; then
             :
         elif [ "$now" != "$after" ]; then
-            say "left alone: $name is $now, which somebody else has set (before: $before)" >&2
+            say "left alone: $name is $now, which another program has set (before: $before)" >&2
             left=1
         elif put "$kind" "$format" "$where" "$before" &&
             [ "$(get "$kind" "$format" "$where")" = "$before" ]; then

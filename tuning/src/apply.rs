@@ -7,14 +7,14 @@ use crate::check::{Finding, State, check_on};
 use crate::journal::{Directory, Entry, Journal, JournalError, Lock, Log, Owner, Record, boot};
 use crate::namespace::NamespaceId;
 use crate::profile::{Place, Profile, Scope};
-use crate::revert::{Outcome, Reverted, put_back};
-use crate::system::{NotWritable, System};
-use crate::why::Why;
+use crate::revert::{Outcome, RevertedProfile, revert_journal};
+use crate::setting_error::SettingError;
+use crate::system::System;
 
 /// How to apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Manner {
-    /// Who it is for.
+pub struct ApplyOptions {
+    /// Who will revert it.
     pub owner: Owner,
     /// Go on when a setting fails, instead of rolling back.
     pub keep_going: bool,
@@ -27,13 +27,13 @@ pub struct Failure {
     pub name: String,
     /// Where the profile has it.
     pub place: Place,
-    /// Why.
-    pub why: Why,
+    /// The reason.
+    pub error: SettingError,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}: {}", self.place, self.name, self.why)
+        write!(f, "{}: {}: {}", self.place, self.name, self.error)
     }
 }
 
@@ -42,7 +42,7 @@ impl std::fmt::Display for Failure {
 pub struct Change {
     /// Its name.
     pub name: String,
-    /// Of what it is a setting.
+    /// What it is a setting of.
     pub scope: Scope,
     /// The value before.
     pub before: String,
@@ -56,7 +56,7 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// What came of it.
+/// The result of applying a profile.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// The journal, unless nothing had to be changed.
@@ -65,22 +65,22 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// What could not be. Without `keep_going`, nothing is changed then.
     pub failures: Vec<Failure>,
-    /// What rolling back came to, after a failure.
-    pub rolled_back: Option<Reverted>,
+    /// The result of rolling back, after a failure.
+    pub rolled_back: Option<RevertedProfile>,
     /// What is pending, not possible, or skipped.
     pub others: Vec<Finding>,
     /// How long all of it took.
     pub took: Duration,
 }
 
-/// Why nothing was tried.
+/// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The journal.
+    /// The journal cannot be kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The machine.
-    #[error("this machine cannot be looked at: {0}")]
+    /// The machine cannot be examined.
+    #[error("this machine cannot be examined: {0}")]
     Machine(#[from] io::Error),
     /// Settings that cannot be read or written: nothing was changed.
     #[error("nothing was changed: {}", lines(.0))]
@@ -99,7 +99,7 @@ fn lines(failures: &[Failure]) -> String {
 pub fn apply(
     profile: &Profile,
     directory: &Directory,
-    manner: Manner,
+    options: ApplyOptions,
     _lock: &Lock,
 ) -> Result<Applied, ApplyError> {
     let start = Instant::now();
@@ -110,7 +110,7 @@ pub fn apply(
         let record = Record {
             format: 1,
             profile: profile.name.clone(),
-            owner: manner.owner,
+            owner: options.owner,
             boot: boot()?,
             namespace: NamespaceId::of_this_thread()?,
             written: UNIX_EPOCH.elapsed().map_or(0, |it| it.as_secs()),
@@ -118,8 +118,8 @@ pub fn apply(
         };
         let (journal, mut log) = directory.write(&record)?;
         applied.journal = Some(journal.number);
-        let logged = change(&journal, &mut log, &system, manner, &mut applied);
-        let kept = applied.failures.is_empty() || manner.keep_going;
+        let logged = change(&journal, &mut log, &system, options, &mut applied);
+        let kept = applied.failures.is_empty() || options.keep_going;
         let logged = logged.and_then(|()| if kept { log.complete() } else { Ok(()) });
         if !kept || logged.is_err() {
             roll_back(directory, journal.number, &mut applied)?;
@@ -145,7 +145,7 @@ pub fn apply_to_own_namespace(profile: &Profile) -> Result<Applied, ApplyError> 
     for entry in &entries {
         match set(entry, &system) {
             Ok(after) => applied.changes.push(changed(entry, after)),
-            Err(why) => applied.failures.push(failed(entry, why)),
+            Err(error) => applied.failures.push(failed(entry, error)),
         }
     }
     applied.took = start.elapsed();
@@ -158,7 +158,7 @@ fn plan(profile: &Profile, system: &System) -> Result<(Vec<Entry>, Vec<Finding>)
     let mut others = Vec::new();
     let mut refused = Vec::new();
     for finding in check_on(profile, system)? {
-        let why = match &finding.state {
+        let not_writable = match &finding.state {
             State::Holds => continue,
             State::Pending(_) | State::NotPossible(_) | State::Skipped(_) => {
                 others.push(finding);
@@ -167,13 +167,13 @@ fn plan(profile: &Profile, system: &System) -> Result<(Vec<Entry>, Vec<Finding>)
             State::Differs => finding.at.as_ref().and_then(|at| system.may_write(at).err()),
             State::Faulty(_) => None,
         };
-        let Finding { name, place, scope, state, at, now, then, .. } = finding;
-        match (why.map(not_writable), state) {
-            (Some(why), _) | (None, State::Faulty(why)) => {
-                refused.push(Failure { name, place, why });
+        let Finding { name, place, scope, state, at, now, target, .. } = finding;
+        match (not_writable.map(SettingError::from), state) {
+            (Some(error), _) | (None, State::Faulty(error)) => {
+                refused.push(Failure { name, place, error });
             }
             _ => {
-                if let (Some(at), Some(before), Some(after)) = (at, now, then) {
+                if let (Some(at), Some(before), Some(after)) = (at, now, target) {
                     entries.push(Entry { name, place, scope, at, before, after });
                 }
             }
@@ -182,35 +182,30 @@ fn plan(profile: &Profile, system: &System) -> Result<(Vec<Entry>, Vec<Finding>)
     if refused.is_empty() { Ok((entries, others)) } else { Err(ApplyError::Refused(refused)) }
 }
 
-fn not_writable(not: NotWritable) -> Why {
-    match not {
-        NotWritable::ReadOnly => Why::ReadOnly,
-        NotWritable::NoPrivilege(source) => Why::NoPrivilege { what: "write", source },
-        NotWritable::Other(source) => Why::Failed { what: "written", source },
-    }
-}
-
 fn changed(entry: &Entry, after: String) -> Change {
     Change { name: entry.name.clone(), scope: entry.scope, before: entry.before.clone(), after }
 }
 
-fn failed(entry: &Entry, why: Why) -> Failure {
-    Failure { name: entry.name.clone(), place: entry.place.clone(), why }
+fn failed(entry: &Entry, error: SettingError) -> Failure {
+    Failure { name: entry.name.clone(), place: entry.place.clone(), error }
 }
 
 /// Writes one setting and reads it back.
-fn set(entry: &Entry, system: &System) -> Result<String, Why> {
-    system.write(&entry.at, &entry.after).map_err(|error| Why::of_write(error, &entry.after))?;
+fn set(entry: &Entry, system: &System) -> Result<String, SettingError> {
+    system
+        .write(&entry.at, &entry.after)
+        .map_err(|error| SettingError::of_write(error, &entry.after))?;
     read_back(entry, system)
 }
 
-fn read_back(entry: &Entry, system: &System) -> Result<String, Why> {
-    let reads =
-        system.read(&entry.at).map_err(|source| Why::Failed { what: "read back", source })?;
+fn read_back(entry: &Entry, system: &System) -> Result<String, SettingError> {
+    let reads = system
+        .read(&entry.at)
+        .map_err(|source| SettingError::Failed { what: "read back", source })?;
     if reads == entry.after {
         Ok(reads)
     } else {
-        Err(Why::NotTaken { value: entry.after.clone(), reads })
+        Err(SettingError::NotTaken { value: entry.after.clone(), reads })
     }
 }
 
@@ -218,23 +213,23 @@ fn change(
     journal: &Journal,
     log: &mut Log,
     system: &System,
-    manner: Manner,
+    options: ApplyOptions,
     applied: &mut Applied,
 ) -> Result<(), JournalError> {
     for (number, entry) in journal.record.entries.iter().enumerate() {
         log.begin(number)?;
         let outcome = match system.write(&entry.at, &entry.after) {
-            Err(error) => Err(Why::of_write(error, &entry.after)),
+            Err(error) => Err(SettingError::of_write(error, &entry.after)),
             Ok(()) => read_back(entry, system),
         };
-        if let Ok(reads) | Err(Why::NotTaken { reads, .. }) = &outcome {
+        if let Ok(reads) | Err(SettingError::NotTaken { reads, .. }) = &outcome {
             log.reads(number, reads)?;
         }
         match outcome {
             Ok(after) => applied.changes.push(changed(entry, after)),
-            Err(why) => {
-                applied.failures.push(failed(entry, why));
-                if !manner.keep_going {
+            Err(error) => {
+                applied.failures.push(failed(entry, error));
+                if !options.keep_going {
                     break;
                 }
             }
@@ -246,13 +241,13 @@ fn change(
 fn roll_back(directory: &Directory, number: u32, applied: &mut Applied) -> Result<(), ApplyError> {
     let journals = directory.journals()?;
     let Some(journal) = journals.into_iter().find(|it| it.number == number) else { return Ok(()) };
-    let reverted = put_back(directory, &journal, false)?;
+    let reverted = revert_journal(directory, &journal, false)?;
     // What could not be put back is still changed.
-    let left = |change: &Change| {
+    let still_changed = |change: &Change| {
         let outcome = reverted.settings.iter().find(|it| it.name == change.name);
         outcome.is_some_and(|it| !matches!(it.outcome, Outcome::Restored | Outcome::AsItWas))
     };
-    applied.changes.retain(left);
+    applied.changes.retain(still_changed);
     if applied.changes.is_empty() {
         applied.journal = None;
     }

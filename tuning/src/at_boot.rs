@@ -1,4 +1,5 @@
-//! Which settings a boot sets again: what the directories of sysctl.d(5) say about them.
+//! The settings that a boot sets: what the directories of sysctl.d(5) say about them. Must not know:
+//! what a machine has now.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl std::fmt::Display for AtBoot {
     }
 }
 
-/// What is set again at each boot of the keys of a profile, whichever file comes last.
+/// The keys of a profile that a boot sets, each with the last file that sets it.
 pub fn at_boot(profile: &Profile) -> Vec<AtBoot> {
     let keys: Vec<&str> = profile
         .settings

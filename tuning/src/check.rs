@@ -1,16 +1,16 @@
-//! How a machine stands to a profile, setting by setting. Changes nothing; what `check` and `diff`
-//! show and `apply` sets out from.
+//! Compares a machine with a profile, setting by setting. Changes nothing; `check` and `diff` show
+//! it, and `apply` starts from it.
 
 use std::io;
 
 use crate::facts::Facts;
-use crate::profile::{Effect, Key, Place, Placed, Profile, Scope};
+use crate::profile::{Effect, Key, Place, PlacedSetting, Profile, Scope};
 use crate::resolve::{Resolved, Target, resolve};
-use crate::system::{At, System, may_raise_limits};
+use crate::setting_error::SettingError;
+use crate::system::{Location, System, may_raise_limits};
 use crate::value::to_write;
-use crate::why::Why;
 
-/// How a machine stands to one thing that a profile sets.
+/// One thing that a profile sets, compared with the machine.
 #[derive(Debug)]
 pub struct Finding {
     /// The key of the setting.
@@ -19,32 +19,32 @@ pub struct Finding {
     pub name: String,
     /// Where the profile says so.
     pub place: Place,
-    /// Of what it is a setting.
+    /// What it is a setting of.
     pub scope: Scope,
     /// The present value; `None` when it cannot be read.
     pub now: Option<String>,
-    /// The value that it must have; `None` when that cannot be told.
-    pub then: Option<String>,
-    /// What comes of it.
+    /// The value that it must have; `None` when it cannot be computed.
+    pub target: Option<String>,
+    /// The result of the comparison.
     pub state: State,
-    pub(crate) at: Option<At>,
+    pub(crate) at: Option<Location>,
 }
 
-/// What comes of a comparison.
+/// The result of a comparison.
 #[derive(Debug)]
 pub enum State {
-    /// It is so.
+    /// The machine has the value.
     Holds,
-    /// It is not.
+    /// The machine has another value.
     Differs,
-    /// It is set, and takes effect later.
+    /// It is set, and takes effect later; the reason.
     Pending(String),
-    /// This machine cannot have it.
+    /// This machine cannot have it; the reason.
     NotPossible(String),
     /// The machine lacks it, and the profile says that this is fine; or there is nothing to set.
     Skipped(String),
-    /// It cannot be told, or not be set.
-    Faulty(Why),
+    /// It cannot be read, or not be set.
+    Faulty(SettingError),
 }
 
 impl Finding {
@@ -64,22 +64,24 @@ impl std::fmt::Display for Finding {
         match &self.state {
             State::Holds => write!(f, "holds         {} = {now}", self.name),
             State::Differs => {
-                let then = self.then.as_deref().unwrap_or("-");
-                write!(f, "differs       {}: {now}, not {then} ({})", self.name, self.place)
+                let target = self.target.as_deref().unwrap_or("-");
+                write!(f, "differs       {}: {now}, not {target} ({})", self.name, self.place)
             }
-            State::Pending(why) => {
-                write!(f, "pending       {}: {why} ({})", self.name, self.place)
+            State::Pending(reason) => {
+                write!(f, "pending       {}: {reason} ({})", self.name, self.place)
             }
-            State::NotPossible(why) => {
-                write!(f, "not possible  {}: {why} ({})", self.name, self.place)
+            State::NotPossible(reason) => {
+                write!(f, "not possible  {}: {reason} ({})", self.name, self.place)
             }
-            State::Skipped(why) => write!(f, "skipped       {}: {why}", self.name),
-            State::Faulty(why) => write!(f, "FAULTY        {}: {}: {why}", self.place, self.name),
+            State::Skipped(reason) => write!(f, "skipped       {}: {reason}", self.name),
+            State::Faulty(error) => {
+                write!(f, "FAULTY        {}: {}: {error}", self.place, self.name)
+            }
         }
     }
 }
 
-/// Holds a machine against a profile, as the calling thread's network namespace has it.
+/// Compares a machine with a profile, as the calling thread's network namespace has it.
 ///
 /// # Errors
 /// When `/proc` or `/sys` cannot be read at all.
@@ -97,7 +99,7 @@ pub(crate) fn check_on(profile: &Profile, system: &System) -> io::Result<Vec<Fin
             place: placed.place.clone(),
             scope: placed.setting.scope,
             now: None,
-            then: None,
+            target: None,
             state,
             at: None,
         };
@@ -108,29 +110,29 @@ pub(crate) fn check_on(profile: &Profile, system: &System) -> io::Result<Vec<Fin
                     findings.push(examine(placed, target, system, &facts));
                 }
             }
-            Ok(Resolved::Nothing(why)) => {
-                findings.push(finding(State::Skipped(why.to_owned()), name));
+            Ok(Resolved::Nothing(reason)) => {
+                findings.push(finding(State::Skipped(reason.to_owned()), name));
             }
             Ok(Resolved::Missing(what)) if placed.setting.optional => {
                 findings.push(finding(State::Skipped(what), name));
             }
             Ok(Resolved::Missing(what)) => {
-                findings.push(finding(State::Faulty(Why::NotThere { what }), name));
+                findings.push(finding(State::Faulty(SettingError::NotThere { what }), name));
             }
-            Ok(Resolved::Senseless(why)) => {
-                findings.push(finding(State::Faulty(Why::Senseless(why)), name));
+            Ok(Resolved::Invalid(reason)) => {
+                findings.push(finding(State::Faulty(SettingError::Invalid(reason)), name));
             }
             Err(source) => {
-                let why = Why::Failed { what: "read", source };
-                findings.push(finding(State::Faulty(why), name));
+                let error = SettingError::Failed { what: "read", source };
+                findings.push(finding(State::Faulty(error), name));
             }
         }
     }
     Ok(findings)
 }
 
-/// One thing.
-fn examine(placed: &Placed, target: Target, system: &System, facts: &Facts) -> Finding {
+/// Compares one thing.
+fn examine(placed: &PlacedSetting, target: Target, system: &System, facts: &Facts) -> Finding {
     let setting = &placed.setting;
     let Target { name, at, relation, wanted } = target;
     let mut finding = Finding {
@@ -139,74 +141,74 @@ fn examine(placed: &Placed, target: Target, system: &System, facts: &Facts) -> F
         place: placed.place.clone(),
         scope: setting.scope,
         now: None,
-        then: None,
+        target: None,
         state: State::Holds,
         at: Some(at.clone()),
     };
     let now = match system.read(&at) {
         Ok(now) => now,
         Err(error) => {
-            let why = Why::of_read(error, setting, &at, facts, system);
-            finding.state = if setting.optional && why.is_missing() {
-                State::Skipped(why.to_string())
+            let error = SettingError::of_read(error, setting, &at, facts, system);
+            finding.state = if setting.optional && error.is_missing() {
+                State::Skipped(error.to_string())
             } else {
-                State::Faulty(why)
+                State::Faulty(error)
             };
             return finding;
         }
     };
-    let then = match to_write(relation, setting.rounding, &now, &wanted) {
-        Ok(then) => then,
-        Err(why) => {
+    let target = match to_write(relation, setting.rounding, &now, &wanted) {
+        Ok(target) => target,
+        Err(reason) => {
             finding.now = Some(now);
-            finding.state = State::Faulty(Why::Senseless(why));
+            finding.state = State::Faulty(SettingError::Invalid(reason));
             return finding;
         }
     };
-    finding.state = state(&now, &then, &at, system);
+    finding.state = state(&now, &target, &at, system);
     if let Effect::NewNamespace { shown_by } = &setting.effect {
-        finding.state = of_new_namespaces(finding.state, shown_by, &then, system);
+        finding.state = of_new_namespaces(finding.state, shown_by, &target, system);
     }
     finding.now = Some(now);
-    finding.then = Some(then);
+    finding.target = Some(target);
     finding
 }
 
-fn state(now: &str, then: &str, at: &At, system: &System) -> State {
-    if now == then {
+fn state(now: &str, target: &str, at: &Location, system: &System) -> State {
+    if now == target {
         return State::Holds;
     }
-    if let At::Limit(resource) = at {
+    if let Location::Limit(resource) = at {
         let name = resource.name();
         return if may_raise_limits() {
             State::Pending(format!(
-                "{now} here; the lab's own children get {then}, others with a new login when \
+                "{now} here; the lab's own children get {target}, others with a new login when \
                  limits.d says so: lab tune script PROFILE --limits limits-d"
             ))
         } else {
             State::NotPossible(format!(
-                "the hard limit of {name} is {now}, not {then}, and this process may not raise it \
+                "the hard limit of {name} is {now}, not {target}, and this process may not raise it \
                  (CAP_SYS_RESOURCE)"
             ))
         };
     }
     if let Ok(Some(most)) = system.most(at)
-        && then.parse::<u32>().is_ok_and(|then| then > most)
+        && target.parse::<u32>().is_ok_and(|target| target > most)
     {
-        // As far as it goes is not what was asked for, but nobody can do more.
-        return State::NotPossible(format!("{now}, and the driver's most is {most}, not {then}"));
+        // The most is less than what was asked for, and the driver allows no more.
+        return State::NotPossible(format!("{now}, and the driver's most is {most}, not {target}"));
     }
     State::Differs
 }
 
 /// What is set for new namespaces holds when the present one has it already; otherwise it is
 /// pending once it is set.
-fn of_new_namespaces(state: State, shown_by: &str, then: &str, system: &System) -> State {
-    let shown = system.read(&At::Sysctl(shown_by.replace('.', "/")));
+fn of_new_namespaces(state: State, shown_by: &str, target: &str, system: &System) -> State {
+    let shown = system.read(&Location::Sysctl(shown_by.replace('.', "/")));
     let shown = shown.ok().and_then(|text| text.parse::<i64>().ok());
     // Below zero: the table is shared with the machine's namespace.
     let has = shown.map_or(0, i64::unsigned_abs);
-    let enough = then.parse::<u64>().is_ok_and(|then| has >= then);
+    let enough = target.parse::<u64>().is_ok_and(|target| has >= target);
     match state {
         State::Holds | State::Differs if enough => State::Holds,
         State::Holds => State::Pending(format!(

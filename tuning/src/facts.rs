@@ -1,4 +1,4 @@
-//! What formulas and kernel versions are held against: memory, CPUs, kernel.
+//! The facts of a machine that formulas and kernel versions are compared with: memory, CPUs, kernel.
 
 use std::io;
 

@@ -15,7 +15,7 @@ const DEEPEST: usize = 20;
 /// A value: text, and formulas within it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Text {
+pub struct Template {
     source: String,
     parts: Vec<Part>,
 }
@@ -31,7 +31,7 @@ enum Formula {
     Number(u64),
     Fact(Fact),
     Call(Function, Vec<Formula>),
-    Two(Box<Formula>, char, Box<Formula>),
+    Binary(Box<Formula>, char, Box<Formula>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,20 +56,20 @@ enum Function {
 const FUNCTIONS: [(&str, Function, usize); 3] =
     [("min", Function::Min, 2), ("max", Function::Max, 2), ("pow2", Function::Pow2, 1)];
 
-impl TryFrom<String> for Text {
+impl TryFrom<String> for Template {
     type Error = String;
 
     fn try_from(source: String) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = source.as_str();
         while let Some((before, after)) = rest.split_once('{') {
-            let (inside, behind) = after
+            let (inside, tail) = after
                 .split_once('}')
                 .ok_or_else(|| format!("'{{' without '}}' in \"{source}\""))?;
-            let formula =
-                Formula::parse(inside).map_err(|why| format!("formula {{{inside}}}: {why}"))?;
+            let formula = Formula::parse(inside)
+                .map_err(|reason| format!("formula {{{inside}}}: {reason}"))?;
             parts.extend([Part::Literal(before.to_owned()), Part::Formula(formula)]);
-            rest = behind;
+            rest = tail;
         }
         parts.push(Part::Literal(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Literal(text) if text.is_empty()));
@@ -80,20 +80,20 @@ impl TryFrom<String> for Text {
     }
 }
 
-impl From<Text> for String {
-    fn from(text: Text) -> Self {
+impl From<Template> for String {
+    fn from(text: Template) -> Self {
         text.source
     }
 }
 
-impl Text {
+impl Template {
     /// As it was written.
     pub fn source(&self) -> &str {
         &self.source
     }
 
     /// Whether it is the same on every machine.
-    pub fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
     }
 
@@ -107,9 +107,9 @@ impl Text {
             match part {
                 Part::Literal(text) => out += text,
                 Part::Formula(formula) => {
-                    let value = formula
-                        .value(facts)
-                        .map_err(|why| format!("\"{}\" comes to no number: {why}", self.source))?;
+                    let value = formula.value(facts).map_err(|reason| {
+                        format!("\"{}\" comes to no number: {reason}", self.source)
+                    })?;
                     write!(out, "{value}").map_err(|error| error.to_string())?;
                 }
             }
@@ -119,7 +119,7 @@ impl Text {
 
     /// As a word of a POSIX shell in double quotes, with `$memory`, `$pages`, `$cores` and
     /// functions of the same names.
-    pub fn to_shell(&self) -> String {
+    pub(crate) fn to_shell(&self) -> String {
         let mut out = String::from("\"");
         for part in &self.parts {
             match part {
@@ -168,7 +168,7 @@ impl Formula {
                     Function::Pow2 => values[0].checked_next_power_of_two().ok_or_else(too_large),
                 }
             }
-            Formula::Two(left, operator, right) => {
+            Formula::Binary(left, operator, right) => {
                 let (left, right) = (left.value(facts)?, right.value(facts)?);
                 match operator {
                     '+' => left.checked_add(right).ok_or_else(too_large),
@@ -194,7 +194,7 @@ impl Formula {
                     arguments.iter().map(|it| format!("$(( {} ))", it.to_shell())).collect();
                 format!("$({name} {})", arguments.join(" "))
             }
-            Formula::Two(left, operator, right) => {
+            Formula::Binary(left, operator, right) => {
                 format!("({} {operator} {})", left.to_shell(), right.to_shell())
             }
         }
@@ -224,7 +224,7 @@ impl Parser<'_> {
         }
         let mut left = self.product()?;
         while let Some(operator) = self.next_if("+-") {
-            left = Formula::Two(Box::new(left), operator, Box::new(self.product()?));
+            left = Formula::Binary(Box::new(left), operator, Box::new(self.product()?));
         }
         self.depth -= 1;
         Ok(left)
@@ -233,7 +233,7 @@ impl Parser<'_> {
     fn product(&mut self) -> Result<Formula, String> {
         let mut left = self.factor()?;
         while let Some(operator) = self.next_if("*/") {
-            left = Formula::Two(Box::new(left), operator, Box::new(self.factor()?));
+            left = Formula::Binary(Box::new(left), operator, Box::new(self.factor()?));
         }
         Ok(left)
     }
@@ -270,7 +270,7 @@ impl Parser<'_> {
             format!("there is no '{word}', only memory, pages, cores, min(), max() and pow2()")
         })?;
         if self.next_if("(").is_none() {
-            return Err(format!("'(' was expected behind {word}"));
+            return Err(format!("'(' was expected after {word}"));
         }
         let mut arguments = vec![self.sum()?];
         while self.next_if(",").is_some() {
@@ -297,10 +297,10 @@ mod tests {
     }
 
     fn check(text: &str, expected: Result<&str, &str>) {
-        let came = Text::try_from(text.to_owned()).and_then(|text| text.on(&facts()));
+        let came = Template::try_from(text.to_owned()).and_then(|text| text.on(&facts()));
         match (came, expected) {
             (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{text}"),
-            (Err(why), Err(words)) => assert!(why.contains(words), "{text}: {why}"),
+            (Err(reason), Err(words)) => assert!(reason.contains(words), "{text}: {reason}"),
             (came, expected) => panic!("{text}: {came:?}, not {expected:?}"),
         }
     }
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn as_a_word_of_a_shell() {
-        let shell = |text: &str| Text::try_from(text.to_owned()).expect("valid").to_shell();
+        let shell = |text: &str| Template::try_from(text.to_owned()).expect("valid").to_shell();
         assert_eq!(shell("a \"b\" $c"), "\"a \\\"b\\\" \\$c\"");
         assert_eq!(
             shell("{min(pages / 8, 7)} x"),

@@ -1,5 +1,5 @@
-//! What was there before: a file for each profile that is applied, safe on disk before the first
-//! change, and a log of the writes beside it. Must not know: profiles.
+//! The journals of original values: a file for each profile that is applied, safe on disk before
+//! the first change, and a log of the writes beside it. Must not know: profiles.
 //!
 //! `0001.json` never changes once it is there: what was set, from which value, to which.
 //! `0001.log` says how far it came: `write 3` before setting 3 is written, `reads 3 "…"` when it
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::namespace::NamespaceId;
 use crate::profile::{Place, Scope};
-use crate::system::At;
+use crate::system::Location;
 
-/// Where journals are unless somebody says otherwise. Root's alone: what stands there is written
-/// into the kernel.
+/// The default directory of journals. Only root may write it: its values are written into the
+/// kernel.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/lab-tuning";
 
 /// The directory of journals.
@@ -49,7 +49,7 @@ pub enum JournalError {
         /// What is wrong.
         what: String,
     },
-    /// Somebody else is at work.
+    /// Another process has the lock.
     #[error(
         "{}: another lab is tuning this machine, or a run that tuned it is not over yet: wait \
          for its end", file.display()
@@ -65,12 +65,12 @@ fn failed(file: &Path, what: &'static str) -> impl FnOnce(io::Error) -> JournalE
     move |source| JournalError::File { file, what, source }
 }
 
-/// Who applied a profile.
+/// The owner of an applied profile: the party that reverts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Owner {
-    /// Somebody who reverts it when they like.
+    /// An operator, who reverts it by hand.
     Hand,
-    /// A run, which reverts it at its end. What it leaves is put right by the next start.
+    /// A run, which reverts it at its end; after a kill the next start does.
     Run,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) scope: Scope,
-    pub(crate) at: At,
+    pub(crate) at: Location,
     /// Both normal.
     pub(crate) before: String,
     pub(crate) after: String,
@@ -101,7 +101,7 @@ pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// How far it came.
+/// How far applying it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The settings whose write was begun.
@@ -119,7 +119,7 @@ pub(crate) struct Journal {
     pub(crate) progress: Progress,
 }
 
-/// The right to change something, as long as it lives; it goes with the process that has it.
+/// The right to change settings, while it lives. The kernel drops it with the process.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "it is the open file that counts")] File);
 
@@ -155,10 +155,10 @@ impl Directory {
         self.0.join(format!("{number:04}.log"))
     }
 
-    /// Takes the right to change something.
+    /// Takes the lock.
     ///
     /// # Errors
-    /// When somebody else has it, or the directory cannot be made.
+    /// When another process has it, or the directory cannot be made.
     pub fn lock(&self) -> Result<Lock, JournalError> {
         self.make().map_err(failed(&self.0, "make it"))?;
         let path = self.0.join("lock");
@@ -302,6 +302,8 @@ fn progress(log: &str) -> Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::{Resource, Ring};
+    use crate::value::Format;
 
     fn record() -> Record {
         Record {
@@ -315,7 +317,7 @@ mod tests {
                 name: "net.core.somaxconn".to_owned(),
                 place: Place { file: "x.ron".to_owned(), line: 4 },
                 scope: Scope::Namespace,
-                at: At::Sysctl("net/core/somaxconn".to_owned()),
+                at: Location::Sysctl("net/core/somaxconn".to_owned()),
                 before: "4096".to_owned(),
                 after: "5".to_owned(),
             }],
@@ -343,6 +345,45 @@ mod tests {
         directory.remove(2).expect("removed");
         directory.remove(1).expect("removed");
         assert_eq!(directory.journals().expect("none"), []);
+    }
+
+    /// A journal that an earlier version wrote must still be reverted.
+    #[test]
+    fn the_format_on_disk_stays() {
+        let text = r#"{
+            "format": 1, "profile": "x", "owner": "Hand", "boot": "b",
+            "namespace": {"inode": 1, "cookie": 2}, "written": 3,
+            "entries": [{
+                "name": "net.core.somaxconn", "place": {"file": "x.ron", "line": 4},
+                "scope": "Namespace", "at": {"Sysctl": "net/core/somaxconn"},
+                "before": "4096", "after": "5"
+            }]
+        }"#;
+        let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        assert_eq!(serde_json::to_value(record()).expect("JSON"), value);
+        assert_eq!(serde_json::from_str::<Record>(text).expect("a journal"), record());
+        for (location, text) in [
+            (Location::Irq(7), r#"{"Irq":7}"#),
+            (
+                Location::Sys { path: "p".to_owned(), format: Format::Mask },
+                r#"{"Sys":{"path":"p","format":"Mask"}}"#,
+            ),
+            (
+                Location::Feature { nic: "e".to_owned(), name: "gro".to_owned() },
+                r#"{"Feature":{"nic":"e","name":"gro"}}"#,
+            ),
+            (
+                Location::Ring { nic: "e".to_owned(), ring: Ring::Rx },
+                r#"{"Ring":{"nic":"e","ring":"rx"}}"#,
+            ),
+            (
+                Location::Coalesce { nic: "e".to_owned(), field: "rx-usecs".to_owned() },
+                r#"{"Coalesce":{"nic":"e","field":"rx-usecs"}}"#,
+            ),
+            (Location::Limit(Resource::Nofile), r#"{"Limit":"nofile"}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&location).expect("JSON"), text);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Resource limits: for the lab's own children, and as snippets for who logs in and for units.
+//! Resource limits: for the lab's own children, and as snippets for logins and for units.
 
 use std::io;
 
@@ -24,7 +24,7 @@ pub fn limits(profile: &Profile) -> io::Result<Vec<Limit>> {
     let mut limits = Vec::new();
     for placed in &profile.settings {
         let Key::Limit(resource) = placed.setting.key else { continue };
-        let wrong = |why: String| io::Error::other(format!("{}: {why}", placed.place));
+        let wrong = |reason: String| io::Error::other(format!("{}: {reason}", placed.place));
         let text = placed.setting.value.text().on(&facts).map_err(wrong)?;
         let least = text.trim().parse().map_err(|_| wrong(format!("'{text}' is no number")))?;
         limits.push(Limit { resource, least });
@@ -51,9 +51,9 @@ pub fn raise_limits(limits: &[Limit]) -> io::Result<()> {
 pub fn limits_d(profile: &str, limits: &[Limit]) -> String {
     let mut out = format!("# {profile}: /etc/security/limits.d/{profile}.conf, for new logins\n");
     for Limit { resource, least } in limits {
-        // The star means everybody but root.
-        for who in ["*", "root"] {
-            out += &format!("{who} - {} {least}\n", resource.name());
+        // The star means every user but root.
+        for user in ["*", "root"] {
+            out += &format!("{user} - {} {least}\n", resource.name());
         }
     }
     out

@@ -1,62 +1,62 @@
-//! From settings to what is set on this machine: which files of which CPUs and interfaces, and to
-//! which values. Changes nothing.
+//! From the settings of a profile to the targets on this machine: which files of which CPUs and
+//! interfaces, and which values. Changes nothing.
 
 use std::io;
 
 use crate::facts::Facts;
 use crate::profile::{Key, Setting};
-use crate::system::{At, System};
+use crate::system::{Location, System};
 use crate::value::{Format, Relation, mask, normal};
 
-/// One thing to be set.
+/// One file, ring, feature, field or limit to be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// The setting's key, and of what it is when there are several.
+    /// The setting's key, and the CPU, interface or queue when there are several targets.
     pub(crate) name: String,
-    pub(crate) at: At,
+    pub(crate) at: Location,
     pub(crate) relation: Relation,
     /// The value, normal.
     pub(crate) wanted: String,
 }
 
-/// What a setting comes to here.
+/// What a setting is on this machine.
 pub(crate) enum Resolved {
-    /// These.
+    /// The targets to be set.
     Targets(Vec<Target>),
-    /// Nothing, and why that is fine.
+    /// There is nothing to set; the reason.
     Nothing(&'static str),
-    /// The machine lacks what it is for, and why.
+    /// The machine lacks what the setting needs; what it lacks.
     Missing(String),
-    /// The value makes no sense.
-    Senseless(String),
+    /// The value is invalid; the reason.
+    Invalid(String),
 }
 
-/// What a setting comes to here.
+/// Resolves a setting on this machine.
 ///
 /// # Errors
 /// When `/sys` cannot be read.
 pub(crate) fn resolve(setting: &Setting, system: &System, facts: &Facts) -> io::Result<Resolved> {
     let wanted = match setting.value.text().on(facts) {
         Ok(value) => value,
-        Err(why) => return Ok(Resolved::Senseless(why)),
+        Err(reason) => return Ok(Resolved::Invalid(reason)),
     };
     let key = setting.key.to_string();
-    let target = |name: String, at: At, wanted: &str| {
+    let target = |name: String, at: Location, wanted: &str| {
         let wanted = normal(at.format(), wanted);
         Target { name, at, relation: setting.value.relation(), wanted }
     };
-    let one = |at: At| Ok(Resolved::Targets(vec![target(key.clone(), at, &wanted)]));
+    let one = |at: Location| Ok(Resolved::Targets(vec![target(key.clone(), at, &wanted)]));
     match &setting.key {
-        Key::Sysctl(name) => one(At::Sysctl(sysctl_path(name))),
-        Key::Limit(resource) => one(At::Limit(*resource)),
-        Key::Thp(thp) => one(At::Sys {
+        Key::Sysctl(name) => one(Location::Sysctl(sysctl_path(name))),
+        Key::Limit(resource) => one(Location::Limit(*resource)),
+        Key::Thp(thp) => one(Location::Sys {
             path: format!("kernel/mm/transparent_hugepage/{}", thp.name()),
             format: Format::Choice,
         }),
         Key::Governor => {
             let governor = |cpu: &usize| {
                 let path = format!("devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
-                let at = At::Sys { path, format: Format::Choice };
+                let at = Location::Sys { path, format: Format::Choice };
                 target(format!("{key} cpu{cpu}"), at, &wanted)
             };
             Ok(Resolved::Targets(facts.cpus.iter().map(governor).collect()))
@@ -90,7 +90,7 @@ fn sysctl_path(name: &str) -> String {
 
 fn c_states(wanted: &str, system: &System, facts: &Facts) -> io::Result<Resolved> {
     let Ok(most) = wanted.trim().parse::<u64>() else {
-        return Ok(Resolved::Senseless(format!("'{wanted}' is no number of microseconds")));
+        return Ok(Resolved::Invalid(format!("'{wanted}' is no number of microseconds")));
     };
     let mut targets = Vec::new();
     for cpu in &facts.cpus {
@@ -104,7 +104,7 @@ fn c_states(wanted: &str, system: &System, facts: &Facts) -> io::Result<Resolved
             let path = format!("devices/system/cpu/cpu{cpu}/cpuidle/state{state}/disable");
             targets.push(Target {
                 name: format!("{} cpu{cpu} state{state}", Key::CStates),
-                at: At::Sys { path, format: Format::Words },
+                at: Location::Sys { path, format: Format::Words },
                 relation: Relation::Exactly,
                 wanted: "1".to_owned(),
             });
@@ -142,7 +142,7 @@ fn interfaces(
     for nic in nics {
         match of_interface(setting, &nic.name, wanted, system, facts)? {
             Ok(some) => targets.extend(some),
-            Err(why) => return Ok(Resolved::Senseless(why)),
+            Err(reason) => return Ok(Resolved::Invalid(reason)),
         }
     }
     Ok(if targets.is_empty() {
@@ -155,7 +155,7 @@ fn interfaces(
     })
 }
 
-/// The targets of one interface, or why the value makes no sense.
+/// The targets of one interface, or the reason why the value is invalid.
 fn of_interface(
     setting: &Setting,
     nic: &str,
@@ -165,19 +165,19 @@ fn of_interface(
 ) -> io::Result<Result<Vec<Target>, String>> {
     let key = &setting.key;
     let relation = setting.value.relation();
-    let queue_file = |way: &str, queue: usize, file: &str, format: Format| At::Sys {
+    let queue_file = |way: &str, queue: usize, file: &str, format: Format| Location::Sys {
         path: format!("class/net/{nic}/queues/{way}-{queue}/{file}"),
         format,
     };
-    let target = |what: String, at: At, wanted: &str| {
+    let target = |what: String, at: Location, wanted: &str| {
         let wanted = normal(at.format(), wanted);
         Target { name: format!("{key} {nic}{what}"), at, relation, wanted }
     };
     let owned = nic.to_owned();
     let single = match key {
-        Key::Feature(name) => Some(At::Feature { nic: owned, name: name.clone() }),
-        Key::Ring(ring) => Some(At::Ring { nic: owned, ring: *ring }),
-        Key::Coalesce(field) => Some(At::Coalesce { nic: owned, field: field.clone() }),
+        Key::Feature(name) => Some(Location::Feature { nic: owned, name: name.clone() }),
+        Key::Ring(ring) => Some(Location::Ring { nic: owned, ring: *ring }),
+        Key::Coalesce(field) => Some(Location::Coalesce { nic: owned, field: field.clone() }),
         _ => None,
     };
     if let Some(at) = single {
@@ -196,9 +196,9 @@ fn of_interface(
             // An interrupt goes to one CPU, so there may be more of them than CPUs.
             let cpus = match cpus(wanted, place, count.max(facts.cpus.len()), facts) {
                 Ok(cpus) => cpus,
-                Err(why) => return Ok(Err(why)),
+                Err(reason) => return Ok(Err(reason)),
             };
-            targets.push(target(format!(" irq{number}"), At::Irq(number), &cpus));
+            targets.push(target(format!(" irq{number}"), Location::Irq(number), &cpus));
         }
         return Ok(Ok(targets));
     }
@@ -211,7 +211,7 @@ fn of_interface(
         let value = match format {
             Format::Mask => match cpus(wanted, queue, count, facts) {
                 Ok(cpus) => cpus,
-                Err(why) => return Ok(Err(why)),
+                Err(reason) => return Ok(Err(reason)),
             },
             _ => wanted.to_owned(),
         };

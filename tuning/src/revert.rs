@@ -1,5 +1,5 @@
-//! Putting back what was there: exactly, from whatever place a process was killed at, and never
-//! over what somebody else has set meanwhile.
+//! Restores the values of before: exactly, wherever a process was killed, and never over a value
+//! that another program has set meanwhile. Must not know: profiles.
 
 use std::io;
 
@@ -9,45 +9,45 @@ use crate::journal::{Directory, Entry, Journal, JournalError, Lock, Owner, Progr
 use crate::profile::Scope;
 use crate::system::System;
 
-/// What became of one setting.
+/// The outcome of restoring one setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Outcome {
-    /// It has the value of before again.
+    /// It has its original value again.
     Restored,
-    /// It had it already.
+    /// It had its original value already.
     AsItWas,
     /// Its interface or its namespace is gone, and its value with it.
     Gone,
-    /// Somebody else has set it meanwhile: it was left alone.
+    /// Another program has set it meanwhile: it was left alone.
     Changed {
-        /// What it is.
+        /// Its present value.
         now: String,
     },
-    /// It could not be put back.
+    /// It could not be restored; the reason.
     Failed(String),
 }
 
-/// One setting.
+/// A setting of a journal, and what reverting did to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Setback {
+pub struct RevertedSetting {
     /// Its name.
     pub name: String,
     /// What the profile had set.
     pub ours: String,
-    /// The value of before.
+    /// The original value.
     pub before: String,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-impl Setback {
+impl RevertedSetting {
     /// Whether it is as it was before.
     pub fn is_done(&self) -> bool {
         matches!(self.outcome, Outcome::Restored | Outcome::AsItWas | Outcome::Gone)
     }
 }
 
-impl std::fmt::Display for Setback {
+impl std::fmt::Display for RevertedSetting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, ours, before, outcome } = self;
         match outcome {
@@ -56,37 +56,37 @@ impl std::fmt::Display for Setback {
             Outcome::Gone => write!(f, "gone          {name}: nothing is left to restore"),
             Outcome::Changed { now } => write!(
                 f,
-                "left alone    {name}: {now}, which somebody else has set (this lab: {ours}, \
+                "left alone    {name}: {now}, which another program has set (this lab: {ours}, \
                  before: {before})"
             ),
-            Outcome::Failed(why) => {
-                write!(f, "FAILED        {name}: {before} cannot be put back: {why}")
+            Outcome::Failed(reason) => {
+                write!(f, "FAILED        {name}: {before} cannot be put back: {reason}")
             }
         }
     }
 }
 
-/// What reverting a profile came to.
+/// The result of reverting a profile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Reverted {
+pub struct RevertedProfile {
     /// The profile.
     pub profile: String,
-    /// Whether the machine was started anew since: nothing was left to restore.
+    /// Whether the machine was rebooted since: nothing was left to restore.
     pub rebooted: bool,
     /// Setting by setting, the last one set first.
-    pub settings: Vec<Setback>,
+    pub settings: Vec<RevertedSetting>,
 }
 
-impl Reverted {
+impl RevertedProfile {
     /// Whether everything is as it was before.
     pub fn is_done(&self) -> bool {
-        self.settings.iter().all(Setback::is_done)
+        self.settings.iter().all(RevertedSetting::is_done)
     }
 }
 
-/// What to revert.
+/// Which journals to revert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum Selection {
     /// Everything, the last profile first.
     All,
     /// The profile that was applied last.
@@ -97,35 +97,36 @@ pub enum Which {
     Journal(u32),
 }
 
-/// Reverts. With `overwrite` also what somebody else has changed.
+/// Reverts the selected journals, the last one first. With `overwrite` also values that another
+/// program has set meanwhile.
 ///
 /// # Errors
 /// When journals cannot be read or written. What could not be put back is in what is returned, and
 /// stays in the journal.
 pub fn revert(
     directory: &Directory,
-    which: Which,
+    selection: Selection,
     overwrite: bool,
     _lock: &Lock,
-) -> Result<Vec<Reverted>, JournalError> {
+) -> Result<Vec<RevertedProfile>, JournalError> {
     let mut reverted = Vec::new();
     let journals = directory.journals()?;
     let last = journals.last().map(|it| it.number);
     for journal in journals.into_iter().rev() {
-        let meant = match which {
-            Which::All => true,
-            Which::Last => Some(journal.number) == last,
-            Which::Leftovers => journal.is_left_over(),
-            Which::Journal(number) => journal.number == number,
+        let selected = match selection {
+            Selection::All => true,
+            Selection::Last => Some(journal.number) == last,
+            Selection::Leftovers => journal.is_left_over(),
+            Selection::Journal(number) => journal.number == number,
         };
-        if meant {
-            reverted.push(put_back(directory, &journal, overwrite)?);
+        if selected {
+            reverted.push(revert_journal(directory, &journal, overwrite)?);
         }
     }
     Ok(reverted)
 }
 
-/// Drops what stands in the journals about values that somebody else has set: they stay.
+/// Removes all journals without restoring anything: the present values stay.
 ///
 /// # Errors
 /// When journals cannot be read or written.
@@ -139,17 +140,18 @@ pub fn forget(directory: &Directory, _lock: &Lock) -> Result<usize, JournalError
 }
 
 impl Journal {
-    /// Whether nobody will revert it who has not been killed, the lock being ours.
+    /// Whether its process ended without reverting it. True only while the caller has the lock.
     pub(crate) fn is_left_over(&self) -> bool {
         self.record.owner == Owner::Run || !self.progress.complete
     }
 }
 
-pub(crate) fn put_back(
+/// Restores what a journal has, and removes the journal when all of it is restored.
+pub(crate) fn revert_journal(
     directory: &Directory,
     journal: &Journal,
     overwrite: bool,
-) -> Result<Reverted, JournalError> {
+) -> Result<RevertedProfile, JournalError> {
     let record = &journal.record;
     let this_boot = boot().map_err(|source| JournalError::File {
         file: "/proc/sys/kernel/random/boot_id".into(),
@@ -157,21 +159,21 @@ pub(crate) fn put_back(
         source,
     })?;
     let mut reverted =
-        Reverted { profile: record.profile.clone(), rebooted: false, settings: Vec::new() };
+        RevertedProfile { profile: record.profile.clone(), rebooted: false, settings: Vec::new() };
     if record.boot != this_boot {
         reverted.rebooted = true;
         directory.remove(journal.number)?;
         return Ok(reverted);
     }
-    let act = || {
+    let restore_all = || {
         let system = System::of_this_thread();
-        // Settings were set one after the other, and go back the other way round.
+        // In the reverse order of setting: a later setting may depend on an earlier one.
         let entries = record.entries.iter().enumerate().rev();
         entries
             .map(|(number, entry)| restore(entry, number, &journal.progress, overwrite, &system))
             .collect::<Vec<_>>()
     };
-    let outcomes: Vec<(&Entry, Outcome)> = match record.namespace.run(act) {
+    let outcomes: Vec<(&Entry, Outcome)> = match record.namespace.run(restore_all) {
         Ok(Some(outcomes)) => record.entries.iter().rev().zip(outcomes).collect(),
         Ok(None) => {
             // The namespace is gone, the machine is not.
@@ -188,13 +190,13 @@ pub(crate) fn put_back(
                 .collect()
         }
         Err(error) => {
-            let why = format!("its network namespace: {error}");
-            record.entries.iter().rev().map(|it| (it, Outcome::Failed(why.clone()))).collect()
+            let reason = format!("its network namespace: {error}");
+            record.entries.iter().rev().map(|it| (it, Outcome::Failed(reason.clone()))).collect()
         }
     };
     reverted.settings = outcomes
         .into_iter()
-        .map(|(entry, outcome)| Setback {
+        .map(|(entry, outcome)| RevertedSetting {
             name: entry.name.clone(),
             ours: entry.after.clone(),
             before: entry.before.clone(),
@@ -229,8 +231,7 @@ fn restore(
     let ours = match progress.reads.get(&number) {
         _ if now == entry.after => true,
         Some(read_back) => now == *read_back,
-        // Killed between the write and its reading back: the kernel may have made something else
-        // of the value.
+        // Killed between the write and reading it back: the kernel may have rounded the value.
         None => !progress.complete && progress.begun.last() == Some(&number),
     };
     if !ours && !overwrite {

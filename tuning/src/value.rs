@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a setting writes its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Format {
+pub(crate) enum Format {
     /// Words between spaces or tabs; numbers decimal, hexadecimal (0x) or octal (0), as the kernel
     /// reads them.
     Words,
@@ -17,7 +17,7 @@ pub enum Format {
 
 /// How a value is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Relation {
+pub(crate) enum Relation {
     /// This one.
     Exactly,
     /// Not less, word by word.
@@ -172,7 +172,7 @@ mod tests {
             expected,
         ) {
             (Ok(came), Ok(expected)) => assert_eq!(came, expected),
-            (Err(why), Err(words)) => assert!(why.contains(words), "{why}"),
+            (Err(reason), Err(words)) => assert!(reason.contains(words), "{reason}"),
             (came, expected) => panic!("{came:?}, not {expected:?}"),
         };
         check(Exactly, "bbr", "cubic", Ok("cubic"));

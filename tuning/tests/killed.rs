@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::Instant;
 
 use rustix::thread::UnshareFlags;
-use tuning::{Directory, Manner, Owner, Profile, Which};
+use tuning::{ApplyOptions, Directory, Owner, Profile, Selection};
 
 /// Below this the test does not see what it should: each setting takes several calls.
 const FEWEST_CALLS: usize = 60;
@@ -52,17 +52,17 @@ fn act(arguments: &[String]) -> Result<(), String> {
     let lock = directory.lock().map_err(|error| text(&error))?;
     if arguments[0] == "apply" {
         let profile = Profile::load(&arguments[2]).map_err(|error| text(&error))?;
-        let manner = Manner { owner: Owner::Hand, keep_going: false };
-        let applied = tuning::apply(&profile, &directory, manner, &lock);
+        let options = ApplyOptions { owner: Owner::Hand, keep_going: false };
+        let applied = tuning::apply(&profile, &directory, options, &lock);
         let applied = applied.map_err(|error| text(&error))?;
         if !applied.failures.is_empty() {
             return Err(format!("{:?}", applied.failures));
         }
         return Ok(());
     }
-    let reverted = tuning::revert(&directory, Which::All, false, &lock);
+    let reverted = tuning::revert(&directory, Selection::All, false, &lock);
     let reverted = reverted.map_err(|error| text(&error))?;
-    if reverted.iter().all(tuning::Reverted::is_done) {
+    if reverted.iter().all(tuning::RevertedProfile::is_done) {
         Ok(())
     } else {
         Err(format!("{reverted:?}"))

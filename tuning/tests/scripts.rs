@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{Place, everything, in_namespace, is_root, set, sysctl};
-use tuning::{Profile, Which};
+use tuning::{Profile, Selection};
 
 /// Runs a script as a shell does that sees the interfaces of this thread's network namespace.
 fn run(script: &Path, state: &Path, what: &str) -> Output {
@@ -74,14 +74,14 @@ fn a_script_does_what_the_program_does() {
         place.apply(&profile).expect("applied");
         let by_program = see();
         let checked = run(&script, &state, "check");
-        assert!(place.revert(Which::All)[0].is_done());
+        assert!(place.revert(Selection::All)[0].is_done());
         well(&checked);
         assert_eq!(see(), before);
 
-        let said = run(&script, &state, "check");
-        assert!(!said.status.success(), "{said:?}");
-        let said = well(&run(&script, &state, "apply"));
-        assert!(said.contains("skipped: net.core.nothing"), "{said}");
+        let message = run(&script, &state, "check");
+        assert!(!message.status.success(), "{message:?}");
+        let message = well(&run(&script, &state, "apply"));
+        assert!(message.contains("skipped: net.core.nothing"), "{message}");
         assert_eq!(see(), by_program);
         assert_ne!(by_program, before);
         let again = run(&script, &state, "apply");
@@ -107,10 +107,10 @@ fn a_script_leaves_alone_what_somebody_else_has_set() {
         well(&run(&script, &state, "apply"));
         set("net.core.somaxconn", "99");
         let undone = run(&script, &state, "undo");
-        let said = String::from_utf8_lossy(&undone.stderr).into_owned();
+        let message = String::from_utf8_lossy(&undone.stderr).into_owned();
         assert!(
-            !undone.status.success() && said.contains("left alone: net.core.somaxconn"),
-            "{said}"
+            !undone.status.success() && message.contains("left alone: net.core.somaxconn"),
+            "{message}"
         );
         assert_eq!(sysctl("net.core.somaxconn"), "99");
         assert!(state.exists());
@@ -142,8 +142,8 @@ fn a_script_takes_everything_back_when_a_value_is_not_taken() {
             let script = place.path("z.sh");
             std::fs::write(&script, tuning::script(&profile)).expect("written");
             let output = run(&script, &place.path("state"), "apply");
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!output.status.success() && said.contains(words), "{said}");
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && message.contains(words), "{message}");
             assert_eq!(everything("net"), before);
             assert!(!place.path("state").exists());
         }

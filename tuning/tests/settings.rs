@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Line, Place, changed, everything, in_namespace, is_root, set, sysctl};
 use rustix::process::{Rlimit, getrlimit, setrlimit};
 use tuning::profile::{Effect, Key, Resource, Scope, names};
-use tuning::{ApplyError, Manner, Outcome, Owner, Profile, State, Which};
+use tuning::{AppliedSetting, ApplyError, ApplyOptions, Outcome, Owner, Profile, Selection, State};
 
 /// What a full apply may take.
 const QUICK: Duration = Duration::from_millis(100);
@@ -80,7 +80,7 @@ fn applied_checked_and_reverted() {
             .map(|(path, _)| path.file_name().expect("a name").to_string_lossy().into_owned())
             .collect();
         assert_eq!(changed, ["somaxconn", "ip_local_port_range", "tcp_fin_timeout", "tcp_rmem"]);
-        let reverted = place.revert(Which::All);
+        let reverted = place.revert(Selection::All);
         assert!(reverted[0].is_done() && reverted[0].settings.len() == 7, "{reverted:?}");
         assert!(reverted[0].settings.iter().all(|it| it.outcome == Outcome::Restored));
         assert_eq!(everything("net"), before);
@@ -111,7 +111,7 @@ fn what_cannot_be_set_is_named() {
             let value = format!("Exactly(\"{value}\")");
             let key = sysctl_of(key);
             let profile = place.profile("wrong", &[PORTS, (&key, &value, more)]);
-            let said = match place.apply(&profile) {
+            let message = match place.apply(&profile) {
                 Err(error @ ApplyError::Refused(_)) => error.to_string(),
                 Ok(applied) => {
                     let rolled_back = applied.rolled_back.expect("rolled back");
@@ -120,8 +120,8 @@ fn what_cannot_be_set_is_named() {
                 }
                 other => panic!("{key}: {other:?}"),
             };
-            assert!(said.contains(words), "{key} {value}: {said}");
-            assert!(said.contains("wrong.ron:3: "), "{said}");
+            assert!(message.contains(words), "{key} {value}: {message}");
+            assert!(message.contains("wrong.ron:3: "), "{message}");
             assert_eq!(everything("net"), before, "{key} {value}");
             assert_eq!(place.files(), Vec::<String>::new(), "{key} {value}");
         }
@@ -135,12 +135,15 @@ fn what_cannot_be_set_is_named() {
         ] {
             let nics = if key.starts_with("Sysctl") { "" } else { "nics: [\"lo\"]" };
             let profile = place.profile("wrong", &[(key, value, nics)]);
-            let said = place.apply(&profile).expect_err(key).to_string();
-            assert!(said.contains(words) && said.contains("wrong.ron:2: "), "{key}: {said}");
+            let message = place.apply(&profile).expect_err(key).to_string();
+            assert!(
+                message.contains(words) && message.contains("wrong.ron:2: "),
+                "{key}: {message}"
+            );
         }
         let nowhere = ("Rps", "Exactly(\"all\")", "nics: [\"nowhere0\"]");
-        let said = place.apply(&place.profile("wrong", &[nowhere])).expect_err("no interface");
-        assert!(said.to_string().contains("there is no interface nowhere0"), "{said}");
+        let message = place.apply(&place.profile("wrong", &[nowhere])).expect_err("no interface");
+        assert!(message.to_string().contains("there is no interface nowhere0"), "{message}");
         assert_eq!(everything("net"), before);
     });
 }
@@ -178,12 +181,12 @@ fn keep_going_keeps_what_could_be_set() {
         let before = everything("net");
         let wrong = ("Sysctl(\"net.ipv4.tcp_fin_timeout\")", "Exactly(\"many\")", "");
         let profile = place.profile("x", &[SOMAXCONN, wrong, PORTS]);
-        let manner = Manner { owner: Owner::Hand, keep_going: true };
-        let applied = place.apply_in(&profile, manner).expect("tried");
+        let options = ApplyOptions { owner: Owner::Hand, keep_going: true };
+        let applied = place.apply_in(&profile, options).expect("tried");
         assert_eq!((applied.changes.len(), applied.failures.len()), (2, 1), "{applied:?}");
         assert_eq!(sysctl("net.ipv4.ip_local_port_range"), "2048 65000");
-        assert!(place.revert(Which::Leftovers).is_empty(), "it came to its end");
-        assert!(place.revert(Which::All)[0].is_done());
+        assert!(place.revert(Selection::Leftovers).is_empty(), "it came to its end");
+        assert!(place.revert(Selection::All)[0].is_done());
         assert_eq!(everything("net"), before);
     });
 }
@@ -208,9 +211,12 @@ fn who_may_not_write_is_told_so() {
     in_namespace(|| {
         let profile = place.profile("x", &[SOMAXCONN]);
         become_nobody();
-        let said = place.apply(&profile).expect_err("not root").to_string();
-        assert!(said.contains("x.ron:2: net.core.somaxconn: this process may not write"), "{said}");
-        assert!(said.contains("run as root"), "{said}");
+        let message = place.apply(&profile).expect_err("not root").to_string();
+        assert!(
+            message.contains("x.ron:2: net.core.somaxconn: this process may not write"),
+            "{message}"
+        );
+        assert!(message.contains("run as root"), "{message}");
         assert_eq!(place.files(), Vec::<String>::new());
     });
 }
@@ -225,7 +231,7 @@ fn what_somebody_else_has_set_is_left_alone() {
         place.apply(&profile).expect("applied");
         set("net.core.somaxconn", "77");
         for _ in 0..2 {
-            let reverted = place.revert(Which::All);
+            let reverted = place.revert(Selection::All);
             let outcomes: Vec<_> = reverted[0].settings.iter().map(|it| &it.outcome).collect();
             assert_eq!(*outcomes[1], Outcome::Changed { now: "77".to_owned() }, "{outcomes:?}");
             assert!(!reverted[0].is_done());
@@ -233,11 +239,12 @@ fn what_somebody_else_has_set_is_left_alone() {
             assert_eq!(sysctl("net.ipv4.ip_local_port_range"), "32768 60999");
         }
         let lock = place.lock();
-        let standing = tuning::status(&place.directory).expect("readable");
-        let (name, was, ours, now) = &standing[0].settings[0];
+        let applied = tuning::status(&place.directory).expect("readable");
+        let AppliedSetting { name, before: was, set: ours, now } = &applied[0].settings[0];
         assert_eq!((name.as_str(), was, ours.as_str()), ("net.core.somaxconn", &before, "1234"));
         assert_eq!(now.as_deref(), Some("77"));
-        let reverted = tuning::revert(&place.directory, Which::All, true, &lock).expect("reverted");
+        let reverted =
+            tuning::revert(&place.directory, Selection::All, true, &lock).expect("reverted");
         assert!(reverted[0].is_done());
         assert_eq!(sysctl("net.core.somaxconn"), before);
         assert!(tuning::status(&place.directory).expect("readable").is_empty());
@@ -257,10 +264,10 @@ fn profiles_on_top_of_each_other_go_back_one_by_one_or_together() {
         let between = everything("net");
         place.apply(&upper).expect("applied");
         assert_eq!(sysctl("net.core.somaxconn"), "5000");
-        assert_eq!(place.revert(Which::Last)[0].profile, "upper");
+        assert_eq!(place.revert(Selection::Last)[0].profile, "upper");
         assert_eq!(everything("net"), between);
         place.apply(&upper).expect("applied");
-        let reverted = place.revert(Which::All);
+        let reverted = place.revert(Selection::All);
         let order: Vec<&str> = reverted.iter().map(|it| it.profile.as_str()).collect();
         assert_eq!(order, ["upper", "lower"]);
         assert_eq!(everything("net"), before);
@@ -280,14 +287,14 @@ fn after_a_reboot_or_without_its_namespace_nothing_is_left_to_restore() {
         assert!(text.contains(&boot));
         let other = text.replace(&boot, "00000000-0000-0000-0000-000000000000");
         std::fs::write(&journal, other).expect("written");
-        let reverted = place.revert(Which::All);
+        let reverted = place.revert(Selection::All);
         assert!(reverted[0].rebooted && reverted[0].is_done(), "{reverted:?}");
         assert_eq!(sysctl("net.core.somaxconn"), "1234", "this machine was not started anew");
         assert_eq!(place.files(), Vec::<String>::new());
     });
     in_namespace(|| place.apply(&profile).map(|_| ()).expect("applied"));
     let machines = sysctl("net.core.somaxconn");
-    let reverted = place.revert(Which::All);
+    let reverted = place.revert(Selection::All);
     assert_eq!(reverted[0].settings[0].outcome, Outcome::Gone, "{reverted:?}");
     assert_eq!(sysctl("net.core.somaxconn"), machines);
 }
@@ -303,9 +310,9 @@ fn reverted_in_the_namespace_that_it_was_applied_in() {
         place.apply(&profile).expect("applied");
         in_namespace(|| {
             let elsewhere = sysctl("net.core.somaxconn");
-            let standing = tuning::status(&place.directory).expect("readable");
-            assert_eq!(standing[0].settings[0].3.as_deref(), Some("1234"));
-            let reverted = place.revert(Which::All);
+            let applied = tuning::status(&place.directory).expect("readable");
+            assert_eq!(applied[0].settings[0].now.as_deref(), Some("1234"));
+            let reverted = place.revert(Selection::All);
             assert_eq!(reverted[0].settings[0].outcome, Outcome::Restored, "{reverted:?}");
             assert_eq!(sysctl("net.core.somaxconn"), elsewhere);
         });
@@ -353,11 +360,11 @@ fn coalescing_of_an_interface_and_one_that_goes_away() {
         let applied = place.apply(&profile).expect("applied");
         assert_eq!(applied.changes.len(), 3, "{applied:?}");
         assert_eq!(values()[1..], [Some("16".to_owned()), Some("off".to_owned())]);
-        assert!(place.revert(Which::All)[0].is_done());
+        assert!(place.revert(Selection::All)[0].is_done());
         assert_eq!(values(), before);
         place.apply(&profile).expect("applied");
         drop(interface);
-        let reverted = place.revert(Which::All);
+        let reverted = place.revert(Selection::All);
         let outcomes: Vec<&Outcome> = reverted[0].settings.iter().map(|it| &it.outcome).collect();
         assert_eq!(outcomes, [&Outcome::Gone, &Outcome::Gone, &Outcome::Restored]);
     });
@@ -470,7 +477,7 @@ fn a_full_apply_is_quick_and_leaves_nothing() {
             // No panic before the revert.
             let applied = place.apply(&profile);
             let checked = tuning::check(&profile);
-            let reverted = place.revert(Which::All);
+            let reverted = place.revert(Selection::All);
             let applied = applied.expect("applied");
             assert!(applied.failures.is_empty(), "{applied:?}");
             println!("{name}: {} settings in {:?}", applied.changes.len(), applied.took);
@@ -480,7 +487,7 @@ fn a_full_apply_is_quick_and_leaves_nothing() {
                 .filter(|it| it.is_difference(false))
                 .collect();
             assert!(differences.is_empty(), "{differences:?}");
-            assert!(reverted.iter().all(tuning::Reverted::is_done), "{reverted:?}");
+            assert!(reverted.iter().all(tuning::RevertedProfile::is_done), "{reverted:?}");
             quickest = quickest.min(applied.took);
             if quickest < QUICK {
                 break;

@@ -29,7 +29,7 @@ layout!(FaultConfig, 24, seed at 0, port at 8, direction at 10, per_billion at 1
     divert_to at 20);
 
 impl FaultConfig {
-    /// Nobody's packets.
+    /// No packets.
     pub const EMPTY: Self =
         Self { seed: 0, port: 0, direction: TO_SERVER, per_billion: 0, all: 0, divert_to: 0 };
 }

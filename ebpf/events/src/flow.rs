@@ -191,7 +191,7 @@ pub const fn is_joined(hash: u64) -> bool {
 pub const KEPT_FROM_NS: u64 = 500_000;
 
 /// Entries for the server's ends of requests, when `capacity` of the sample are kept: those, and
-/// behind them twice as many that are not of the sample and took long.
+/// after them twice as many that are not of the sample and took long.
 #[must_use]
 pub const fn kept_entries(capacity: u32) -> u32 {
     3 * capacity

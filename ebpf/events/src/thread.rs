@@ -23,7 +23,7 @@ pub const PROGRAM_SERVER: u8 = 1;
 pub const PROGRAM_CLIENT_FIRST: u8 = 2;
 /// The last client process with a clock of its own; those after it share this one.
 pub const PROGRAM_CLIENT_LAST: u8 = 14;
-/// Nobody: the idle task.
+/// The idle task.
 pub const PROGRAM_IDLE: u8 = 15;
 
 /// What a thread is doing, as [`ThreadEntry::state`].
@@ -66,7 +66,7 @@ pub struct Wait {
     pub end_ns: u64,
     /// For how long of it others held the CPU; the rest, its own program did.
     pub foreign_ns: u64,
-    /// Who held it: of other programs the one with the longest turn, when those held it for most
+    /// The thread that held it: of other programs the one with the longest hold, when those held most
     /// of the wait; else the last one.
     pub holder_tid: u32,
     /// Unused.
@@ -95,7 +95,7 @@ pub struct ThreadEntry {
     pub since_ns: u64,
     /// Its program's clock on that CPU then.
     pub held_at_ns: u64,
-    /// Total time runnable and not running while others (or nobody) held the CPU.
+    /// Total time runnable and not running while others held the CPU, or it was idle.
     pub wait_foreign_ns: u64,
     /// Total time runnable and not running while its own program held the CPU.
     pub wait_own_ns: u64,

@@ -2,9 +2,11 @@
 
 use super::{Doctor, Finding};
 use crate::{
+    absence::{Absence, by_kernel},
     btf::Btf,
     catalog::{PROBES, Spec},
     offsets,
+    perf::CounterError,
 };
 
 /// Capabilities by number (`linux/capability.h`).
@@ -98,9 +100,9 @@ impl Doctor {
     pub(super) fn btf(&self) -> Finding {
         match self.types() {
             Ok(_) => Finding::ok("BTF", "the kernel describes its types"),
-            Err(why) => Finding::missing(
+            Err(reason) => Finding::missing(
                 "BTF",
-                why,
+                reason,
                 "no probe can be attached: NIC, /proc and perf figures remain",
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian 11, Ubuntu 20.10, RHEL 8.2 \
                  and later)",
@@ -125,13 +127,13 @@ impl Doctor {
         let absent: Vec<String> = PROBES
             .iter()
             .filter(|spec| !root.join(spec.group).join(spec.tracepoint).exists())
-            .map(|spec| format!("{}:{}", spec.group, spec.tracepoint))
+            .map(|spec| spec.place())
             .collect();
         if absent.is_empty() {
             Finding::ok("tracefs", format!("{}, with every tracepoint", root.display()))
         } else {
             let found = format!("{}, without {}", root.display(), absent.join(", "));
-            Finding::ok("tracefs", found).so("see the probes below")
+            Finding::ok("tracefs", found).with_consequence("see the probes below")
         }
     }
 
@@ -143,25 +145,25 @@ impl Doctor {
             let (Ok(btf), Some(resolved)) = (&types, &resolved) else {
                 return Some("not known without BTF".to_owned());
             };
-            let arguments = match btf.tracepoint_arguments(spec.tracepoint) {
-                None => return Some("the kernel has no such tracepoint".to_owned()),
-                Some(arguments) => arguments,
-            };
-            if arguments < spec.arguments {
-                return Some(format!("{arguments} arguments of the {} needed", spec.arguments));
-            }
-            spec.needs.iter().find_map(|needs| resolved.lacking(needs)).map(str::to_owned)
+            // The finding names the tracepoint and the Linux that has it elsewhere.
+            Some(match by_kernel(spec, btf, resolved).err()? {
+                Absence::NoTracepoint { .. } => "the kernel has no such tracepoint".to_owned(),
+                Absence::TooFewArguments { arguments, needed, .. } => {
+                    format!("{arguments} arguments of the {needed} needed")
+                }
+                other => other.to_string(),
+            })
         };
         let check = |spec: &Spec| {
             let name = format!("probe {}", spec.name);
-            let place = format!("{}:{}", spec.group, spec.tracepoint);
-            let Some(why) = lacking(spec) else { return Finding::ok(name, place) };
-            let found = format!("{place}: {why}");
+            let place = spec.place();
+            let Some(reason) = lacking(spec) else { return Finding::ok(name, place) };
+            let found = format!("{place}: {reason}");
             let stands_in = PROBES.iter().find(|other| other.instead_of == Some(spec.name));
             if spec.instead_of.is_some_and(|other| {
                 PROBES.iter().any(|spec| spec.name == other && lacking(spec).is_none())
             }) {
-                return Finding::ok(name, found).so("not needed here");
+                return Finding::ok(name, found).with_consequence("not needed here");
             }
             let way_out = match &types {
                 Ok(_) => format!("boot Linux {} or later", spec.since),
@@ -188,16 +190,16 @@ impl Doctor {
                 let way_out = "as root: sysctl -w kernel.perf_event_paranoid=1";
                 return Finding::less(name, level.to_string(), consequence, way_out);
             }
-            Err(why) => {
+            Err(reason) => {
                 let way_out = "boot a kernel with CONFIG_PERF_EVENTS";
-                return Finding::missing(name, why, consequence, way_out);
+                return Finding::missing(name, reason, consequence, way_out);
             }
         };
         match &self.live.perf_software {
             Ok(()) => Finding::ok(name, found),
-            Err(why) => Finding::missing(
+            Err(reason) => Finding::missing(
                 name,
-                format!("{found}, but a counter was refused: {why}"),
+                format!("{found}, but a counter was refused: {reason}"),
                 consequence,
                 "let the container's seccomp profile allow perf_event_open",
             ),
@@ -207,14 +209,14 @@ impl Doctor {
     pub(super) fn hardware_counters(&self) -> Finding {
         match &self.live.perf_hardware {
             Ok(()) => Finding::ok("hardware counters", "cycles count"),
-            Err(why) => {
-                let way_out = if why.starts_with("not permitted") {
+            Err(error) => {
+                let way_out = if matches!(error, CounterError::NotPermitted) {
                     "see perf_event_paranoid: whether there are any is not known"
                 } else {
                     "use a machine, or a hypervisor setting, with a virtual PMU"
                 };
                 let consequence = "cycles, instructions and cache misses are null";
-                Finding::less("hardware counters", why.clone(), consequence, way_out)
+                Finding::less("hardware counters", error.to_string(), consequence, way_out)
             }
         }
     }
@@ -225,7 +227,7 @@ impl Doctor {
         let consequence = "places of drops and kernel frames of profiles are bare addresses";
         let level = match self.sysctl("kernel.kptr_restrict") {
             Ok(level) => level.to_string(),
-            Err(why) => why,
+            Err(reason) => reason,
         };
         // What counts is what is shown to this process.
         let first = first_line(&self.proc.join("kallsyms"));

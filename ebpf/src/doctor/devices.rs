@@ -14,7 +14,9 @@ impl Doctor {
     pub(super) fn cards(&self) -> Vec<Finding> {
         if self.live.cards.is_empty() {
             let found = "nothing but loopback in this network namespace";
-            return vec![Finding::ok("network card", found).so("no frame can be lost at one")];
+            return vec![
+                Finding::ok("network card", found).with_consequence("no frame can be lost at one"),
+            ];
         }
         let check = |card: &super::Card| {
             let name = format!("network card {}", card.name);
@@ -29,9 +31,9 @@ impl Doctor {
                     "losses at the card are counted by rx_missed_errors and the like only",
                     "say which of `ethtool -S` mean a loss, for the table in ebpf/src/nic",
                 ),
-                Err(why) => Finding::less(
+                Err(reason) => Finding::less(
                     name,
-                    format!("{driver}: {why}"),
+                    format!("{driver}: {reason}"),
                     "losses at the card are counted by rx_missed_errors and the like only",
                     "none: the driver does not have them",
                 ),

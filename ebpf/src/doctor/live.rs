@@ -6,49 +6,66 @@ use io_uring::IoUring;
 
 use crate::{
     nic::{self, Nic},
-    perf,
+    perf::{self, CounterError},
 };
 
 /// The wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// Disciplined by NTP or the like.
-    pub synchronised: bool,
+    pub(crate) synchronised: bool,
     /// The error that the kernel estimates, in microseconds.
-    pub estimated_error_us: i64,
+    pub(crate) estimated_error_us: i64,
+}
+
+/// Why no ring of io_uring can be set up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RingError {
+    /// The kernel was built without io_uring.
+    #[error("this kernel has none")]
+    NotThere,
+    /// The kernel's io_uring cannot have a single submitter.
+    #[error("this kernel's is too old")]
+    TooOld,
+    /// A sysctl or a seccomp profile forbids it.
+    #[error("not permitted")]
+    NotPermitted,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
+pub(crate) struct Card {
     /// Its interface.
-    pub name: String,
+    pub(crate) name: String,
     /// Its driver; empty when it has none.
-    pub driver: String,
+    pub(crate) driver: String,
     /// Counters that the driver has, those of queues included; or why it has none.
-    pub counters: Result<usize, String>,
+    pub(crate) counters: Result<usize, String>,
     /// Whether the table of losses knows the driver.
-    pub known: bool,
+    pub(crate) known: bool,
 }
 
-/// What came of what was tried.
+/// The results of what was tried.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub(crate) struct LiveChecks {
     /// Setting up a ring with one submitter.
-    pub io_uring: Result<(), String>,
+    pub(crate) io_uring: Result<(), RingError>,
     /// Opening a software counter.
-    pub perf_software: Result<(), String>,
+    pub(crate) perf_software: Result<(), CounterError>,
     /// Opening a hardware counter.
-    pub perf_hardware: Result<(), String>,
+    pub(crate) perf_hardware: Result<(), CounterError>,
     /// Asking for the state of the clock.
-    pub clock: Result<Clock, String>,
+    pub(crate) clock: Result<Clock, String>,
     /// The cards of this network namespace: what has been used, or sits on a bus.
-    pub cards: Vec<Card>,
+    pub(crate) cards: Vec<Card>,
 }
 
-impl Live {
+impl LiveChecks {
     /// Tries all of it. Nothing of it lasts.
-    pub fn of_this_machine() -> Self {
+    pub(crate) fn of_this_machine() -> Self {
         Self {
             io_uring: ring(),
             perf_software: perf::software(),
@@ -59,13 +76,13 @@ impl Live {
     }
 }
 
-fn ring() -> Result<(), String> {
+fn ring() -> Result<(), RingError> {
     let ring: io::Result<IoUring> = IoUring::builder().setup_single_issuer().build(8);
     ring.map(drop).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has none".to_owned(),
-        Some(libc::EINVAL) => "this kernel's is too old".to_owned(),
-        Some(libc::EPERM) => "not permitted".to_owned(),
-        _ => error.to_string(),
+        Some(libc::ENOSYS) => RingError::NotThere,
+        Some(libc::EINVAL) => RingError::TooOld,
+        Some(libc::EPERM) => RingError::NotPermitted,
+        _ => RingError::Other(error.to_string()),
     })
 }
 

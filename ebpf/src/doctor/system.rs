@@ -1,6 +1,6 @@
 //! The kernel, its rings, descriptors, memory, CPUs and clock.
 
-use super::{Doctor, Finding, bpf, grouped};
+use super::{Doctor, Finding, RingError, bpf, grouped};
 
 /// The size of run that this lab is about.
 const MILLION: u64 = 1_000_000;
@@ -24,7 +24,9 @@ impl Doctor {
         let way_out = "boot Linux 6.0 or later";
         let release = match self.of_proc("sys/kernel/osrelease") {
             Ok(release) => release,
-            Err(why) => return Finding::missing("kernel", why, "nothing can be told", way_out),
+            Err(reason) => {
+                return Finding::missing("kernel", reason, "nothing can be told", way_out);
+            }
         };
         let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -49,18 +51,18 @@ impl Doctor {
             // Since Linux 6.6.
             Err(_) => "kernel.io_uring_disabled is not known to this kernel".to_owned(),
         };
-        let Err(why) = &self.live.io_uring else {
+        let Err(error) = &self.live.io_uring else {
             return Finding::ok("io_uring", format!("a ring was set up; {found}"));
         };
         let way_out = match disabled {
             Ok(1) => "as root: sysctl -w kernel.io_uring_disabled=0, or run as root",
             Ok(2..) => "as root: sysctl -w kernel.io_uring_disabled=0",
-            _ if why.starts_with("not permitted") => {
+            _ if *error == RingError::NotPermitted => {
                 "let the container's seccomp profile allow io_uring_setup"
             }
             _ => "boot Linux 6.0 or later, built with CONFIG_IO_URING",
         };
-        Finding::missing("io_uring", format!("no ring: {why}; {found}"), consequence, way_out)
+        Finding::missing("io_uring", format!("no ring: {error}; {found}"), consequence, way_out)
     }
 
     /// The soft and hard limit on descriptors; none reads as the largest number.
@@ -77,8 +79,8 @@ impl Doctor {
     pub(super) fn descriptors(&self) -> Finding {
         let name = "descriptor limit";
         let Some((soft, hard)) = self.limits() else {
-            let why = "/proc/self/limits does not say";
-            return Finding::less(name, why, "room for connections is not known", "mount /proc");
+            let reason = "/proc/self/limits does not say";
+            return Finding::less(name, reason, "room for connections is not known", "mount /proc");
         };
         let of = |limit| if limit == u64::MAX { "unlimited".to_owned() } else { grouped(limit) };
         let found = format!("{} soft, {} hard", of(soft), of(hard));
@@ -95,18 +97,19 @@ impl Doctor {
             let way_out = "as root: ulimit -Hn 1048576, or LimitNOFILE= of the service";
             return Finding::less(name, found, consequence, way_out);
         }
-        Finding::ok(name, found).so(consequence)
+        Finding::ok(name, found).with_consequence(consequence)
     }
 
     pub(super) fn descriptors_at_most(&self) -> Finding {
         match self.sysctl("fs.nr_open") {
             Ok(most) => {
                 let consequence = "what the hard limit can be raised to, with CAP_SYS_RESOURCE";
-                Finding::ok("fs.nr_open", grouped(most.cast_unsigned())).so(consequence)
+                Finding::ok("fs.nr_open", grouped(most.cast_unsigned()))
+                    .with_consequence(consequence)
             }
-            Err(why) => Finding::less(
+            Err(reason) => Finding::less(
                 "fs.nr_open",
-                why,
+                reason,
                 "what the descriptor limit can be raised to is not known",
                 "mount /proc",
             ),
@@ -121,18 +124,19 @@ impl Doctor {
         let (most, used) = match (most, used) {
             (Ok(most), Some(used)) => (most, used),
             (most, _) => {
-                let why = most.err().unwrap_or_else(|| "fs.file-nr does not say".to_owned());
+                let reason = most.err().unwrap_or_else(|| "fs.file-nr does not say".to_owned());
                 let consequence = "room for open files is not known";
-                return Finding::less(name, why, consequence, "mount /proc");
+                return Finding::less(name, reason, consequence, "mount /proc");
             }
         };
         let found = format!("{}, {} in use", grouped(most), grouped(used));
         let connections = most.saturating_sub(used) / 2;
         let consequence = format!("{} connections with both ends here", grouped(connections));
         if connections >= MILLION {
-            Finding::ok(name, found).so(consequence)
+            Finding::ok(name, found).with_consequence(consequence)
         } else if self.has(bpf::SYS_ADMIN) == Some(true) {
-            Finding::ok(name, found).so(format!("{consequence}, but CAP_SYS_ADMIN is exempt"))
+            Finding::ok(name, found)
+                .with_consequence(format!("{consequence}, but CAP_SYS_ADMIN is exempt"))
         } else {
             let way_out = "as root: sysctl -w fs.file-max=4000000";
             Finding::less(name, found, consequence, way_out)
@@ -146,15 +150,15 @@ impl Doctor {
             Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
         };
         let (Some(total), Some(available)) = (bytes("MemTotal:"), bytes("MemAvailable:")) else {
-            let why = "/proc/meminfo does not say";
-            return Finding::less("memory", why, "room for users is not known", "mount /proc");
+            let reason = "/proc/meminfo does not say";
+            return Finding::less("memory", reason, "room for users is not known", "mount /proc");
         };
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         let found = format!("{}, {} available", gib(total), gib(available));
         let users = available / 100 * MEMORY_PERCENT / BYTES_PER_CONNECTION;
         let consequence = format!("{} users with both ends here", grouped(users));
         if users >= MILLION {
-            Finding::ok("memory", found).so(consequence)
+            Finding::ok("memory", found).with_consequence(consequence)
         } else {
             let way_out = "fewer users, more memory, or clients on hosts of their own";
             Finding::less("memory", found, consequence, way_out)
@@ -193,9 +197,9 @@ impl Doctor {
     pub(super) fn pressure(&self) -> Finding {
         match self.of_proc("pressure/cpu") {
             Ok(_) => Finding::ok("pressure", "CPU, memory and disk"),
-            Err(why) => Finding::less(
+            Err(reason) => Finding::less(
                 "pressure",
-                why,
+                reason,
                 "how long tasks waited for memory and disks is null",
                 "boot Linux 4.20 or later with psi=1",
             ),
@@ -212,13 +216,16 @@ impl Doctor {
                 "boot with clocksource=tsc where the CPU's is stable (dmesg says why not)",
             ),
             Ok(source) => Finding::ok(name, source),
-            Err(why) => {
-                Finding::less(name, why, "what reading the time costs is not known", "mount /sys")
-            }
+            Err(reason) => Finding::less(
+                name,
+                reason,
+                "what reading the time costs is not known",
+                "mount /sys",
+            ),
         }
     }
 
-    pub(super) fn clock_kept(&self) -> Finding {
+    pub(super) fn clock_synchronised(&self) -> Finding {
         let name = "clock synchronised";
         let consequence = "on several hosts the seconds do not begin together; one host is fine";
         let way_out = "run chrony or systemd-timesyncd on every host";
@@ -228,7 +235,9 @@ impl Doctor {
                 Finding::ok(name, found)
             }
             Ok(_) => Finding::less(name, "no", consequence, way_out),
-            Err(why) => Finding::less(name, format!("not known: {why}"), consequence, way_out),
+            Err(reason) => {
+                Finding::less(name, format!("not known: {reason}"), consequence, way_out)
+            }
         }
     }
 }

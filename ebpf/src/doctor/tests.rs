@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::*;
-use crate::{btf::VMLINUX, catalog::PROBES};
+use super::{live::Clock, *};
+use crate::{btf::VMLINUX, catalog::PROBES, perf::CounterError};
 
 /// A machine in a folder of its own, gone when dropped.
 struct Machine {
     folder: PathBuf,
-    live: Live,
+    live: LiveChecks,
 }
 
 impl Drop for Machine {
@@ -29,7 +29,7 @@ impl Machine {
             counters: Ok(44),
             known: true,
         };
-        let live = Live {
+        let live = LiveChecks {
             io_uring: Ok(()),
             perf_software: Ok(()),
             perf_hardware: Ok(()),
@@ -249,15 +249,15 @@ fn without_a_tracepoint_its_probe_is_named_with_the_kernel_that_has_it() {
     assert_eq!(named(&findings, "probe send_queued").state, State::Ok);
 }
 
-/// Changes a whole machine, and looks for words in what is said of one thing then.
+/// Changes a whole machine, and compares the finding about one thing with a state and a part.
 fn check(change: &dyn Fn(&mut Machine), name: &str, state: State, part: &str) {
     let mut machine = Machine::whole(&format!("each-{}", name.replace(' ', "-")));
     change(&mut machine);
     let findings = machine.examine();
     let finding = named(&findings, name);
     assert_eq!(finding.state, state, "{finding:?}");
-    let said = table(std::slice::from_ref(finding));
-    assert!(said.contains(part), "{part:?} in {said}");
+    let message = table(std::slice::from_ref(finding));
+    assert!(message.contains(part), "{part:?} in {message}");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn each_thing_that_a_file_tells_is_said() {
 
 #[test]
 fn each_thing_that_was_tried_is_said() {
-    let refused = |machine: &mut Machine| machine.live.io_uring = Err("not permitted".to_owned());
+    let refused = |machine: &mut Machine| machine.live.io_uring = Err(RingError::NotPermitted);
     check(&refused, "io_uring", State::Missing, "seccomp");
     let disabled = |machine: &mut Machine| {
         refused(machine);
@@ -308,14 +308,16 @@ fn each_thing_that_was_tried_is_said() {
     };
     check(&disabled, "io_uring", State::Missing, "kernel.io_uring_disabled=0");
     let no_pmu = |machine: &mut Machine| {
-        machine.live.perf_hardware = Err("not supported: no PMU".to_owned());
+        machine.live.perf_hardware = Err(CounterError::NotSupported);
     };
     check(&no_pmu, "hardware counters", State::Less, "virtual PMU");
     let no_leave = |machine: &mut Machine| {
-        machine.live.perf_hardware = Err("not permitted: needs CAP_PERFMON".to_owned());
+        machine.live.perf_hardware = Err(CounterError::NotPermitted);
     };
     check(&no_leave, "hardware counters", State::Less, "whether there are any is not known");
-    let no_perf = |machine: &mut Machine| machine.live.perf_software = Err("refused".to_owned());
+    let no_perf = |machine: &mut Machine| {
+        machine.live.perf_software = Err(CounterError::Other("refused".to_owned()));
+    };
     check(&no_perf, "perf_event_paranoid", State::Missing, "refused");
     let adrift = |machine: &mut Machine| {
         machine.live.clock = Ok(Clock { synchronised: false, estimated_error_us: 0 });
@@ -329,10 +331,10 @@ fn each_thing_that_was_tried_is_said() {
 
 #[test]
 fn a_machine_without_anything_is_examined_without_a_panic() {
-    let live = Live {
-        io_uring: Err("this kernel has none".to_owned()),
-        perf_software: Err("none".to_owned()),
-        perf_hardware: Err("none".to_owned()),
+    let live = LiveChecks {
+        io_uring: Err(RingError::NotThere),
+        perf_software: Err(CounterError::Other("none".to_owned())),
+        perf_hardware: Err(CounterError::Other("none".to_owned())),
         clock: Err("none".to_owned()),
         cards: Vec::new(),
     };
@@ -347,7 +349,7 @@ fn a_machine_without_anything_is_examined_without_a_panic() {
 fn the_table_has_a_line_for_each_finding() {
     let findings = [
         Finding::ok("a", "there"),
-        Finding::ok("bcd", "9").so("enough"),
+        Finding::ok("bcd", "9").with_consequence("enough"),
         Finding::missing("ef", "gone", "nothing works", "buy one"),
     ];
     let lines = [

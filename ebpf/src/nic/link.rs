@@ -1,8 +1,8 @@
 //! The kernel's own counters of an interface, by netlink.
 //!
 //! Owns: the request for one link and the 64-bit counters in its answer. They are not taken from
-//! `/sys/class/net`: what is seen there is the network namespace of whoever mounted it, not that of
-//! the calling thread, while a socket belongs to the namespace it was made in for good.
+//! `/sys/class/net`: it shows the network namespace that it was mounted in, not that of the
+//! calling thread, while a socket belongs to the namespace it was made in for good.
 
 use std::{collections::BTreeMap, io};
 

@@ -92,7 +92,7 @@ impl NicReading {
     }
 
     /// Whether the table of losses knows the driver.
-    pub fn has_known_driver(&self) -> bool {
+    pub(crate) fn has_known_driver(&self) -> bool {
         let driver = self.driver.as_ref().map_or("", |driver| driver.driver.as_str());
         !table::family(driver).drivers.is_empty()
     }

@@ -9,9 +9,9 @@
 
 use std::{collections::BTreeMap, io};
 
+use ethtool::{CounterBuffer, Ethtool};
 use serde::Serialize;
 
-mod ethtool;
 mod link;
 mod losses;
 mod names;
@@ -49,7 +49,8 @@ pub struct Nic {
     name: String,
     ifindex: u32,
     links: link::LinkSocket,
-    ethtool: ethtool::Ethtool,
+    ethtool: Ethtool,
+    buffer: CounterBuffer,
 }
 
 /// Counters by name; `None` for one that this kernel does not have or, in a difference, that went
@@ -95,13 +96,19 @@ impl Nic {
     /// When there is none of that name, or sockets cannot be had.
     pub fn open(name: &str) -> Result<Self, NicError> {
         let unreadable = |source| NicError::Unreadable { name: name.to_owned(), source };
-        let ethtool = ethtool::Ethtool::new().map_err(unreadable)?;
+        let ethtool = Ethtool::new().map_err(unreadable)?;
         let ifindex = ethtool.index(name).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => NicError::Missing(name.to_owned()),
             _ => unreadable(error),
         })?;
         let links = link::LinkSocket::new().map_err(unreadable)?;
-        Ok(Self { name: name.to_owned(), ifindex, links, ethtool })
+        Ok(Self {
+            name: name.to_owned(),
+            ifindex,
+            links,
+            ethtool,
+            buffer: CounterBuffer::default(),
+        })
     }
 
     /// The name it was opened by.
@@ -135,15 +142,22 @@ impl Nic {
         }
         match self.ethtool.driver(&link.name) {
             Ok(driver) => reading.driver = Some(driver),
-            Err(error) => self.absent(&mut reading, "driver", error)?,
+            Err(error) => {
+                let reason = self.reason(error, "the interface has no driver")?;
+                reading.missing.insert("driver", reason);
+            }
         }
-        match self.ethtool.counters(&link.name) {
+        match self.ethtool.counters(&link.name, &mut self.buffer) {
             Ok(raw) => {
                 let (whole, queues) = assign(names::sort(raw));
                 reading.driver_counters = Some(whole);
                 reading.queues = Some(queues);
             }
-            Err(error) => self.absent(&mut reading, "driver_counters", error)?,
+            Err(error) => {
+                let reason = self.reason(error, "the driver has no counters of its own")?;
+                reading.missing.insert("driver_counters", reason.clone());
+                reading.missing.insert("queues", reason);
+            }
         }
         // The commands above go by name: it must have been this interface's all the time.
         let after = self.links.link(ifindex).map_err(|error| self.error(error))?;
@@ -162,24 +176,13 @@ impl Nic {
         }
     }
 
-    /// Notes why something is absent; an error when the interface itself is.
-    fn absent(
-        &self,
-        reading: &mut NicReading,
-        what: &'static str,
-        error: io::Error,
-    ) -> Result<(), NicError> {
-        let why = match error.raw_os_error() {
-            Some(libc::ENODEV) => return Err(self.error(error)),
-            Some(libc::EOPNOTSUPP) if what == "driver" => "the interface has no driver".to_owned(),
-            Some(libc::EOPNOTSUPP) => "the driver has no counters of its own".to_owned(),
-            _ => error.to_string(),
-        };
-        reading.missing.insert(what, why.clone());
-        if what == "driver_counters" {
-            reading.missing.insert("queues", why);
+    /// Why something is absent; an error when the interface itself is.
+    fn reason(&self, error: io::Error, not_supported: &str) -> Result<String, NicError> {
+        match error.raw_os_error() {
+            Some(libc::ENODEV) => Err(self.error(error)),
+            Some(libc::EOPNOTSUPP) => Ok(not_supported.to_owned()),
+            _ => Ok(error.to_string()),
         }
-        Ok(())
     }
 }
 
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn no_such_interface_is_an_error_with_a_way_out() {
         let Err(error) = Nic::open("nosuchif0") else { panic!("there is such an interface") };
-        let said = error.to_string();
-        assert!(said.contains("nosuchif0") && said.contains("ip -brief link"), "{said}");
+        let message = error.to_string();
+        assert!(message.contains("nosuchif0") && message.contains("ip -brief link"), "{message}");
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Counter {
     pub(crate) value: u64,
 }
 
-/// What may stand before a queue's number, and the direction it tells. Longer ones first.
+/// What may stand before a queue's number, and the direction it stands for. Longer ones first.
 const BEFORE: [(&str, &str); 15] = [
     ("rx_queue_", "rx_"),
     ("tx_queue_", "tx_"),
@@ -87,8 +87,8 @@ fn of_queue(name: &str) -> Option<(u32, String)> {
         let (queue, rest) = number(name.strip_prefix(before)?)?;
         let rest = rest.strip_prefix(['_', '.', '-', ':'])?.trim_start();
         // `rx-3.rx_packets` says it twice.
-        let said = rest.starts_with("rx_") || rest.starts_with("tx_");
-        let direction = if said { "" } else { direction };
+        let has_direction = rest.starts_with("rx_") || rest.starts_with("tx_");
+        let direction = if has_direction { "" } else { direction };
         (!rest.is_empty()).then(|| (queue, format!("{direction}{rest}")))
     })
 }

@@ -205,7 +205,7 @@ const IXGBE: &[LossName] = &[
 const I40E: &[LossName] = &[
     rx("rx_dropped", NO_DESCRIPTOR),
     rx("port.rx_dropped", MISSED),
-    rx_perhaps("rx_missed_errors", "discarded for a reason the card does not tell"),
+    rx_perhaps("rx_missed_errors", "discarded for a reason that the card does not give"),
     rx("port.rx_crc_errors", CRC),
     within(&["port.rx_crc_errors"], rx("rx_crc_errors", CRC)),
     rx("port.rx_length_errors", "length wrong"),
@@ -332,7 +332,7 @@ const VETH_LINK: &[LossName] = &[tx("tx_dropped", "the other end was down, or it
 const ENA: &[LossName] = &[
     rx("rx_bad_desc_num", "more pieces than the device may send"),
     rx("rx_skb_alloc_fail", "no memory to take the frame out of the ring"),
-    rx("rx_bad_req_id", "an answer that nobody asked for"),
+    rx("rx_bad_req_id", "an answer without a request"),
     rx_perhaps("rx_page_alloc_fail", NO_MEMORY),
     rx_perhaps("rx_refil_partial", "the ring could not be filled up"),
     rx_perhaps("rx_empty_rx_ring", "the ring stood empty"),

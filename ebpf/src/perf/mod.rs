@@ -6,7 +6,7 @@
 //!
 //! Software events count always, each on its own. Crate perf-event makes groups only of counters
 //! of the calling thread, so the three hardware events are opened one by one, too: that many fit
-//! at once on any PMU, and where others use it they are scaled and the share is told.
+//! at once on any PMU, and where others use it they are scaled and the share is given.
 
 use std::{collections::BTreeMap, io};
 
@@ -37,13 +37,13 @@ const HARDWARE: std::ops::Range<usize> = 4..7;
 
 /// A count, and for how much of the time it was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Raw {
+struct RawCount {
     count: u64,
     enabled_ns: u64,
     running_ns: u64,
 }
 
-impl Raw {
+impl RawCount {
     fn since(self, then: Self) -> Option<Self> {
         Some(Self {
             count: self.count.checked_sub(then.count)?,
@@ -93,21 +93,21 @@ pub struct PerfReading {
     /// Why something above is absent.
     pub missing: BTreeMap<&'static str, String>,
     #[serde(skip)]
-    raw: [Option<Raw>; KINDS.len()],
+    raw: [Option<RawCount>; KINDS.len()],
 }
 
 impl PerfReading {
     fn of(
         tid: u32,
-        raw: [Option<Raw>; KINDS.len()],
+        raw: [Option<RawCount>; KINDS.len()],
         mut missing: BTreeMap<&'static str, String>,
     ) -> Self {
         let mut values = [None; KINDS.len()];
         for (place, (name, _)) in KINDS.iter().enumerate() {
-            values[place] = raw[place].and_then(Raw::scaled);
+            values[place] = raw[place].and_then(RawCount::scaled);
             if values[place].is_none() {
-                let why = "others had the hardware counters all the time";
-                missing.entry(name).or_insert_with(|| why.to_owned());
+                let reason = "others had the hardware counters all the time";
+                missing.entry(name).or_insert_with(|| reason.to_owned());
             }
         }
         let shares = raw[HARDWARE].iter().flatten().filter(|raw| raw.enabled_ns > 0);
@@ -140,12 +140,6 @@ impl PerfReading {
         }
         Self::of(self.tid, raw, self.missing.clone())
     }
-
-    /// Instructions per cycle.
-    pub fn instructions_per_cycle(&self) -> Option<f64> {
-        let cycles = self.cycles.filter(|cycles| *cycles > 0)?;
-        Some(self.instructions? as f64 / cycles as f64)
-    }
 }
 
 /// The counters of a thread.
@@ -164,7 +158,7 @@ impl ThreadCounters {
         let counters = KINDS.map(|(name, event)| {
             open(tid, event).map_err(|error| {
                 gone |= error.raw_os_error() == Some(libc::ESRCH);
-                reason(name, &error)
+                reason(name, &error).to_string()
             })
         });
         if gone { Err(format!("there is no thread {tid}")) } else { Ok(Self { tid, counters }) }
@@ -179,18 +173,18 @@ impl ThreadCounters {
             match counter {
                 Ok(counter) => match counter.read_count_and_time() {
                     Ok(found) => {
-                        raw[place] = Some(Raw {
+                        raw[place] = Some(RawCount {
                             count: found.count,
                             enabled_ns: found.time_enabled,
                             running_ns: found.time_running,
                         });
                     }
                     Err(error) => {
-                        missing.insert(name, reason(name, &error));
+                        missing.insert(name, reason(name, &error).to_string());
                     }
                 },
-                Err(why) => {
-                    missing.insert(name, why.clone());
+                Err(reason) => {
+                    missing.insert(name, reason.clone());
                 }
             }
         }
@@ -210,34 +204,53 @@ fn open(tid: u32, event: Event) -> io::Result<Counter> {
 }
 
 /// Why a counter cannot be had, and the way out.
-fn reason(name: &str, error: &io::Error) -> String {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CounterError {
+    /// There is no such hardware counter here.
+    #[error("not supported: no such hardware counter, or the hypervisor keeps it to itself")]
+    NotSupported,
+    /// This process may not count it.
+    #[error(
+        "not permitted: needs CAP_PERFMON (Linux 5.8), or kernel.perf_event_paranoid at most 1"
+    )]
+    NotPermitted,
+    /// The kernel cannot count anything.
+    #[error("the kernel was built without CONFIG_PERF_EVENTS")]
+    NoPerfEvents,
+    /// The process has as many files open as it may.
+    #[error("too many open files: raise `ulimit -n`")]
+    TooManyFiles,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why a counter cannot be had.
+fn reason(name: &str, error: &io::Error) -> CounterError {
     let hardware = KINDS[HARDWARE].iter().any(|(hardware, _)| *hardware == name);
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV) if hardware => {
-            "not supported: no such hardware counter, or the hypervisor keeps it to itself"
-                .to_owned()
+            CounterError::NotSupported
         }
-        Some(libc::EACCES | libc::EPERM) => "not permitted: needs CAP_PERFMON (Linux 5.8), or \
-             kernel.perf_event_paranoid at most 1"
-            .to_owned(),
-        Some(libc::ENOSYS) => "the kernel was built without CONFIG_PERF_EVENTS".to_owned(),
-        Some(libc::EMFILE) => "too many open files: raise `ulimit -n`".to_owned(),
-        _ => error.to_string(),
+        Some(libc::EACCES | libc::EPERM) => CounterError::NotPermitted,
+        Some(libc::ENOSYS) => CounterError::NoPerfEvents,
+        Some(libc::EMFILE) => CounterError::TooManyFiles,
+        _ => CounterError::Other(error.to_string()),
     }
 }
 
 /// Whether hardware counters can be had here, or why not.
-pub(crate) fn hardware() -> Result<(), String> {
+pub(crate) fn hardware() -> Result<(), CounterError> {
     try_own(HARDWARE.start)
 }
 
 /// Whether software counters can be had here, or why not.
-pub(crate) fn software() -> Result<(), String> {
+pub(crate) fn software() -> Result<(), CounterError> {
     // Not the time on a CPU, which needs less permission than the others.
     try_own(1)
 }
 
-fn try_own(place: usize) -> Result<(), String> {
+fn try_own(place: usize) -> Result<(), CounterError> {
     let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
     let (name, event) = KINDS[place].clone();
     open(own, event).map(drop).map_err(|error| reason(name, &error))
@@ -333,8 +346,8 @@ fn tids(pid: u32) -> Result<Vec<u32>, String> {
 mod tests {
     use super::*;
 
-    fn raw(count: u64, enabled_ns: u64, running_ns: u64) -> Raw {
-        Raw { count, enabled_ns, running_ns }
+    fn raw(count: u64, enabled_ns: u64, running_ns: u64) -> RawCount {
+        RawCount { count, enabled_ns, running_ns }
     }
 
     #[test]
@@ -349,7 +362,7 @@ mod tests {
 
     #[test]
     fn differences_are_scaled_by_their_own_time() {
-        let reading = |cycles: Raw| {
+        let reading = |cycles: RawCount| {
             let mut all = [Some(raw(1, 10, 10)); KINDS.len()];
             all[4] = Some(cycles);
             PerfReading::of(7, all, BTreeMap::new())
@@ -358,7 +371,6 @@ mod tests {
         let grown = now.since(&then);
         assert_eq!((grown.cycles, grown.hardware_share), (Some(200), Some(0.5)));
         assert_eq!((grown.context_switches, grown.instructions), (Some(0), Some(0)));
-        assert_eq!(grown.instructions_per_cycle(), Some(0.0));
         let starved = reading(raw(1100, 3000, 1500)).since(&now);
         assert_eq!(starved.cycles, None);
         assert!(starved.missing["cycles"].contains("others"), "{starved:?}");
@@ -367,8 +379,8 @@ mod tests {
     #[test]
     fn reasons_name_the_way_out() {
         let check = |name: &str, errno: i32, part: &str| {
-            let said = reason(name, &io::Error::from_raw_os_error(errno));
-            assert!(said.contains(part), "{said}");
+            let message = reason(name, &io::Error::from_raw_os_error(errno)).to_string();
+            assert!(message.contains(part), "{message}");
         };
         check("cycles", libc::ENOENT, "not supported");
         check("cycles", libc::EACCES, "perf_event_paranoid at most 1");

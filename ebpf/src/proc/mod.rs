@@ -1,5 +1,5 @@
 //! What `/proc` says every second: the queues in front of the network stack, the counters of the
-//! protocols, what threads and CPUs did, and who had to wait.
+//! protocols, the times of threads and CPUs, and pressure.
 //!
 //! Owns: the paths, the reasons for what is absent, and differences. What the files say is read in
 //! `text`. Must not know: which figures matter to a run.
@@ -17,7 +17,7 @@ mod text;
 use crate::kernel::{self, monotonic_ns};
 
 /// Counters of protocols by the kernel's own names: `["TcpExt"]["ListenOverflows"]`. In a
-/// difference `None` is what cannot be told; gauges such as `CurrEstab` keep their value.
+/// difference `None` is what cannot be computed; gauges such as `CurrEstab` keep their value.
 pub type Protocols = BTreeMap<String, BTreeMap<String, Option<i64>>>;
 
 /// The queue of a CPU in front of the network stack, counted since boot.
@@ -39,7 +39,7 @@ pub struct SoftnetCpu {
     pub backlog: Option<u32>,
 }
 
-/// What a CPU did since boot, as far as ticks tell (10 ms each with most kernels).
+/// What a CPU did since boot, counted in ticks (10 ms each with most kernels).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CpuTimes {
     /// The CPU.
@@ -181,12 +181,12 @@ impl Default for ProcReader {
 /// The text of a file, or why there is none.
 fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| {
-        let why = match error.raw_os_error() {
+        let reason = match error.raw_os_error() {
             // What /proc answers for a process that ended while its file was open.
             Some(libc::ESRCH) => "the process is gone".to_owned(),
             _ => error.to_string(),
         };
-        format!("cannot read {}: {why}", path.display())
+        format!("cannot read {}: {reason}", path.display())
     })
 }
 
@@ -212,14 +212,14 @@ impl ProcReader {
         let mut pressure = |name: &'static str, file: &str| {
             let found = self.file(&format!("pressure/{file}"), text::pressure);
             let needs = "Linux 4.20 with CONFIG_PSI has it; boot with psi=1";
-            keep(&mut missing, name, found.map_err(|why| format!("{why}; {needs}")))
+            keep(&mut missing, name, found.map_err(|reason| format!("{reason}; {needs}")))
         };
         let pressure_cpu = pressure("pressure_cpu", "cpu");
         let pressure_memory = pressure("pressure_memory", "memory");
         let pressure_io = pressure("pressure_io", "io");
         let softnet = self
             .file("thread-self/net/softnet_stat", text::softnet)
-            .or_else(|why| self.file("net/softnet_stat", text::softnet).map_err(|_| why));
+            .or_else(|reason| self.file("net/softnet_stat", text::softnet).map_err(|_| reason));
         let memory = |name: &str| self.file("meminfo", |text| text::bytes(text, name));
         let cpus = self.file("stat", |text| text::cpus(text, us_per_tick));
         MachineReading {
@@ -295,7 +295,9 @@ impl ProcReader {
                 }
                 // It ended just now.
                 Err(_) if !path.exists() => {}
-                Err(why) => return Err(format!("{why}; a kernel with CONFIG_SCHED_INFO has it")),
+                Err(reason) => {
+                    return Err(format!("{reason}; a kernel with CONFIG_SCHED_INFO has it"));
+                }
             }
         }
         if threads.is_empty() { Err(format!("there is no process {pid}")) } else { Ok(threads) }
@@ -322,7 +324,7 @@ fn keep<T>(
     name: &'static str,
     found: Result<T, String>,
 ) -> Option<T> {
-    found.map_err(|why| missing.insert(name, why)).ok()
+    found.map_err(|reason| missing.insert(name, reason)).ok()
 }
 
 /// Growth of a counter that the kernel keeps in 32 bits.

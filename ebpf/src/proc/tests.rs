@@ -59,7 +59,7 @@ fn threads_run_wait_and_end() {
     assert!(before.rss_anon_bytes > Some(4096), "{before:?}");
     drop(stop);
     thread.join().expect("the thread");
-    // Who has joined it may still find it here.
+    // A thread that was joined may still be here.
     let task = PathBuf::from(format!("/proc/self/task/{tid}"));
     let deadline = Instant::now() + Duration::from_secs(60);
     while task.exists() {

@@ -32,8 +32,8 @@ pub(super) fn protocols(text: &str) -> Option<Protocols> {
     let mut protocols = Protocols::new();
     for [names, values] in pairs {
         let (protocol, names) = names.split_once(':')?;
-        let (again, values) = values.split_once(':')?;
-        if protocol != again {
+        let (second, values) = values.split_once(':')?;
+        if protocol != second {
             return None;
         }
         let counters = protocols.entry(protocol.to_owned()).or_default();

@@ -19,7 +19,7 @@ use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched
 /// One test at a time: they count what the whole machine does.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Waits for its turn, or says why the test is skipped. Panics where `LAB_TEST_REQUIRE` names
+/// Waits for the tests before it, or says why the test is skipped. Panics where `LAB_TEST_REQUIRE` names
 /// what is missing.
 pub(crate) fn needs(what: &[&str]) -> Option<MutexGuard<'static, ()>> {
     for need in what {
@@ -117,7 +117,7 @@ pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a thread of this process is gone: who has joined it may still find it in `/proc`.
+/// Waits until a thread of this process is gone: one that was joined may still be in `/proc`.
 pub(crate) fn wait_for_end_of(tid: u32) {
     let task = PathBuf::from(format!("/proc/self/task/{tid}"));
     wait_until("the thread is gone", || !task.exists());
@@ -139,8 +139,8 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
         .args(arguments.split_whitespace())
         .output()
         .unwrap_or_else(|error| panic!("{program} {arguments}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments}: {said}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {message}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

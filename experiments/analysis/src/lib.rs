@@ -1,7 +1,8 @@
 //! What runs came to: the summary of one, the statistics of several, their comparison, and the
 //! projection to more machines.
 //!
-//! Owns: every figure that is worked out of recorded runs. Must not know: clocks, processes, probes.
+//! Owns: every figure that is worked out of recorded runs. Must not know: clocks, processes,
+//! probes.
 
 pub mod compare;
 pub mod projection;

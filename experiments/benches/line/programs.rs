@@ -185,7 +185,7 @@ pub(crate) fn measure(kind: Kind, setting: &Setting<'_>) -> anyhow::Result<Measu
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         // The client says something every second, also when it gets nowhere.
-        anyhow::ensure!(started.elapsed() < LONGEST, "{} keeps nobody's pace", kind.name());
+        anyhow::ensure!(started.elapsed() < LONGEST, "{} does not end in time", kind.name());
         if let Some(latency) = line.trim_start().strip_prefix("latency ") {
             measured.latency = latency.trim().to_owned();
         }

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use ebpf::ServerSide;
+use attribution::ServerSide;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ebpf::{Counters, Durations, Options, Probes, Program};
+use ebpf::{Absence, Counters, Durations, Options, Probes, Program};
 use serde_json::{Map, Value, json};
 
 use crate::listeners::{is_listened_on, ports_of};
@@ -85,7 +85,7 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     };
     let probes = Probes::attach(&options)?;
     for state in probes.report() {
-        if let Some(reason) = state.reason.filter(|reason| !reason.starts_with("not needed")) {
+        if let Some(reason) = state.reason.filter(|it| !matches!(it, Absence::NotNeeded { .. })) {
             eprintln!("{}: {reason}", state.name);
         }
     }

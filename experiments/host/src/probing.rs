@@ -6,7 +6,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
-use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program, ServerSide};
+use attribution::ServerSide;
+use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

@@ -74,7 +74,7 @@ const TCP: [(&str, &str, &str); 14] = [
 
 impl Surroundings {
     /// The machine, and no process yet.
-    pub fn new() -> Self {
+    pub fn of_machine() -> Self {
         let reader = ProcReader::default();
         let machine = Some(reader.machine());
         Self { reader, processes: Vec::new(), networks: Vec::new(), machine }
@@ -82,7 +82,7 @@ impl Surroundings {
 
     /// Nothing yet, and never the machine.
     pub fn without_machine() -> Self {
-        Self { machine: None, ..Self::new() }
+        Self { machine: None, ..Self::of_machine() }
     }
 
     /// Looks at a process from here on.

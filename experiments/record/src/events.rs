@@ -3,9 +3,8 @@
 //! Owns: the names and types of the fields of events that anything reads back. Must not know: what
 //! is worked out from them. Events that are only shown have their fields as JSON.
 
-use control::Money;
-use lab_client::tally::Tally;
-use lab_server::ledger::Ledger;
+use accounting::{Ledger, Money};
+use attribution::Tally;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use lab_client::latency::{Latencies, Segment};
+use attribution::{Latencies, Segment};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
+use attribution::{Latencies, Segment};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
@@ -13,7 +14,6 @@ use hdrhistogram::serialization::interval_log::{
     IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
 };
 use hdrhistogram::serialization::{DeserializeError, Deserializer, V2DeflateSerializer};
-use lab_client::latency::{Latencies, Segment};
 
 /// The log of histograms.
 pub const HLOG: &str = "latency.hlog";
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_decoded_with_its_second_and_its_tag() {
-        let mut values = lab_client::latency::empty();
+        let mut values = attribution::empty();
         [100, 200].iter().for_each(|us| values.saturating_record(*us));
         let mut log = Vec::new();
         begin(&mut log, 1000).expect("begins");
@@ -153,9 +153,12 @@ mod tests {
         assert_eq!((found[0].t, found[0].values.len()), (1005, 2));
         assert_eq!(found[0].phase_and_segment(), ("a:b", "latency"));
 
-        let broken = decoder.line(b"Tag=a:latency,1,1,1,????", |_| true);
-        assert!(matches!(broken, Err(HlogError::Base64(_))), "{broken:?}");
-        assert!(decoder.line(b"nonsense", |_| true).is_err());
-        assert!(decoder.line(b"Tag=a:latency,1,1,1,????", |_| false).is_ok(), "not looked at");
+        for nonsense in ["nonsense", "Tag=a:latency,1,1,1,????"] {
+            let decoded = decoder.line(nonsense.as_bytes(), |_| true);
+            assert!(matches!(decoded, Err(HlogError::NotALine)), "{decoded:?}");
+        }
+        let broken = b"Tag=a:latency,1.000,1.000,0.1,HISTbroken";
+        assert!(decoder.line(broken, |_| true).is_err());
+        assert!(decoder.line(broken, |_| false).is_ok(), "not looked at");
     }
 }

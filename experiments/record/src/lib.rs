@@ -1,9 +1,9 @@
 //! The directory of a run. While the run goes on, lines are only ever appended and flushed every
 //! second; afterwards they are read back.
 //!
-//! Owns: the files of a run's directory and their lines, as their only writer and only reader. Must
-//! not know: why a run does what it does. Nothing waits for it, and what is written stands even when
-//! the run is killed.
+//! Owns: the files of a run's directory and their lines, as their only writer and only reader.
+//! Must not know: why a run does what it does. Nothing waits for it, and what is written stands
+//! even when the run is killed.
 
 mod columns;
 mod events;

@@ -27,7 +27,7 @@ impl Lines {
     ///
     /// # Errors
     /// What the system says.
-    pub fn next(&mut self) -> io::Result<Option<(usize, &[u8])>> {
+    pub fn next_line(&mut self) -> io::Result<Option<(usize, &[u8])>> {
         if self.whole {
             self.line.clear();
         }
@@ -52,7 +52,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         let mut lines = Lines::open(file.path()).expect("opens");
         let mut next = || {
-            let next = lines.next().expect("reads");
+            let next = lines.next_line().expect("reads");
             next.map(|(number, line)| (number, String::from_utf8_lossy(line).into_owned()))
         };
         assert_eq!(next(), None);

@@ -6,11 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::causes::CauseRows;
-use lab_client::slow::Seen;
-use lab_client::tally::Tally;
-use lab_server::counters::Counters;
-use lab_server::ledger::Ledger;
+use accounting::Ledger;
+use accounting::server::Counters;
+use attribution::{CauseRows, Tally, Trace};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -314,7 +312,7 @@ pub struct SlowRow {
     /// From the intended instant to the answer.
     pub latency_us: u64,
     /// What the kernel saw of it.
-    pub seen: Option<Seen>,
+    pub seen: Option<Trace>,
 }
 
 /// A line of `truth.jsonl`: what a fault did, as its injector wrote it down.

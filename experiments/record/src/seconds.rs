@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::latency::{Encoded, Latencies, Segment, empty};
-use lab_client::report::Sample as ClientSample;
-use lab_client::tally::Tally;
-use lab_server::counters::Counters;
-use lab_server::report::Sample as ServerSample;
+use accounting::server::Counters;
+use accounting::server::Sample as ServerSample;
+use attribution::{Encoded, Latencies, Sample as ClientSample, Segment, Tally, empty};
 use serde::{Deserialize, Serialize};
 
 /// A second is complete when this many have begun after it: shards report when the next one begins.

@@ -1,6 +1,6 @@
 //! A digest as JSON for a page: everything, or what is new since a second.
 
-use lab_client::causes::Cause;
+use attribution::Cause;
 use serde_json::{Value, json};
 
 use super::columns::Cell;
@@ -26,8 +26,8 @@ impl Digest {
         for (name, seconds) in [("cause", slowest), ("over", over)] {
             for (t, second) in seconds {
                 self.columns.set(t, &format!("{name}.requests"), second.requests as f64);
-                for (cause, us) in Cause::ALL.into_iter().zip(second.us) {
-                    self.columns.set(t, &format!("{name}.{}", cause.name()), us as f64);
+                for (cause, us) in second.us.iter() {
+                    self.columns.set(t, &format!("{name}.{}", cause.name()), *us as f64);
                 }
             }
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lab_server::ledger::Ledger;
+use accounting::Ledger;
 use record::{
     EVENTS_FILE, EventRow, HLOG, NicRow, ProbeRow, ProcRow, ProcSubject, SAMPLES_FILE, SLOW_FILE,
     SampleSource, ShardRow, parse,
@@ -299,8 +299,8 @@ fn in_words(error: serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::tally::Tally;
-    use lab_server::counters::Counters;
+    use accounting::server::Counters;
+    use attribution::Tally;
 
     use super::*;
 

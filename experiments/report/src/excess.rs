@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::causes::PerCause;
+use attribution::{LatencySum, PerCause};
 use record::CausesRow;
 
 use analysis::summary::{Account, slow_from};
 
 /// Seconds and phases by their buckets of latency: requests, and the sums of each cause.
-type Sums = BTreeMap<(u64, String), Vec<(u16, u64, PerCause<u64>)>>;
+type Sums = BTreeMap<(u64, String), Vec<LatencySum>>;
 
 /// The slow requests of a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Excess {
         let phase = phase.unwrap_or_default();
         self.phases.entry(phase.clone()).or_default().add(t, &rows);
         let least = slow_from(self.slow_us, self.slow_us);
-        let slow = rows.sums.into_iter().filter(|(at, ..)| usize::from(*at) >= least);
+        let slow = rows.sums.into_iter().filter(|sum| usize::from(sum.bucket) >= least);
         self.sums.entry((t, phase)).or_default().extend(slow);
     }
 
@@ -71,10 +71,10 @@ impl Excess {
         for ((t, phase), sums) in self.sums.range((from, String::new())..) {
             let second = seconds.entry(*t).or_default();
             let Some((medians, least)) = medians.get(phase.as_str()) else { continue };
-            for (_, requests, us) in sums.iter().filter(|(at, ..)| usize::from(*at) >= *least) {
-                second.requests += requests;
-                for ((excess, us), median) in second.us.iter_mut().zip(us).zip(medians) {
-                    *excess += us.saturating_sub(median * requests);
+            for sum in sums.iter().filter(|sum| usize::from(sum.bucket) >= *least) {
+                second.requests += sum.requests;
+                for (cause, excess) in second.us.iter_mut() {
+                    *excess += sum.causes_us[cause].saturating_sub(medians[cause] * sum.requests);
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Excess {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::causes::{Cause, bucket};
+    use attribution::{Cause, bucket};
     use serde_json::json;
 
     use super::*;
@@ -93,10 +93,10 @@ mod tests {
     fn only_what_is_slow_and_beyond_the_median_counts() {
         let mut excess = Excess::default();
         let at = |us: u64| bucket(us) as u16;
-        let mut usual = [0_u64; 7];
-        usual[Cause::ServerBusy as usize] = 100;
+        let mut usual = PerCause::<u64>::default();
+        usual[Cause::ServerBusy] = 100;
         let mut late = usual;
-        late[Cause::NetworkLoss as usize] = 200_000;
+        late[Cause::NetworkLoss] = 200_000;
         let line = json!({
             "t": 7, "phase": "60k", "requests": 101, "mixed": 0, "incomplete": 0, "moved": [],
             "sums": [[at(100), 100, usual.map(|us| us * 100)], [at(200_100), 1, late]],
@@ -106,8 +106,8 @@ mod tests {
         excess.add(record::parse(line.as_bytes()).expect("a row"));
         let second = excess.seconds(0, |_| Some(900))[&7];
         assert_eq!(second.requests, 1);
-        assert_eq!(second.us[Cause::NetworkLoss as usize], 200_000);
-        assert!(second.us[Cause::ServerBusy as usize] < 10, "{second:?}");
+        assert_eq!(second.us[Cause::NetworkLoss], 200_000);
+        assert!(second.us[Cause::ServerBusy] < 10, "{second:?}");
         assert_eq!(excess.seconds(0, |_| Some(10_000_000))[&7], OfSecond::default());
         assert!(excess.seconds(8, |_| None).is_empty());
         assert!(record::parse::<CausesRow>(b"{\"t\":8}").is_err());

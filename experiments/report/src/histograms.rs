@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use attribution::Segment;
 use hdrhistogram::Histogram;
-use lab_client::latency::Segment;
 use record::hlog;
 
 use super::columns::{Columns, number};
@@ -131,7 +131,7 @@ mod tests {
     fn log(seconds: &[(u64, &str, &[u64])]) -> Vec<u8> {
         let mut out = b"#[StartTime: 1000.000 (seconds since epoch)]\n".to_vec();
         for (t, tag, values) in seconds {
-            let mut all = lab_client::latency::empty();
+            let mut all = attribution::empty();
             values.iter().for_each(|value| all.saturating_record(*value));
             IntervalLogWriterBuilder::new()
                 .begin_log_with(&mut out, &mut V2DeflateSerializer::new())

@@ -104,7 +104,7 @@ fn gather(directory: &Path, digest: &mut Digest, problems: &mut Problems) {
             }
         };
         loop {
-            match lines.next() {
+            match lines.next_line() {
                 Ok(Some((number, line))) => {
                     if let Err(error) = digest.line(name, line) {
                         problems.add(format!("{name}:{number}: {error}; the line is left out"));

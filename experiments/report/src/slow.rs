@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::causes::Cause;
+use attribution::Cause;
 use record::SlowRow;
 use serde_json::{Value, json};
 

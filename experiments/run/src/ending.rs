@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use accounting::Ledger;
 use anyhow::Context;
-use lab_client::books::Books as ClientBooks;
 use lab_client::panel::{Audit, Command as ClientCommand};
-use lab_server::ledger::Ledger;
+use lab_client::receipts::Receipts;
 use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ pub(super) struct Books {
     /// The server's.
     pub(super) server: Option<Ledger>,
     /// The clients' together.
-    pub(super) clients: ClientBooks,
+    pub(super) clients: Receipts,
     /// Clients that have closed theirs.
     closed: BTreeSet<u32>,
     /// By phase, clients that have logged all of its users in.
@@ -39,7 +39,7 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn add(&mut self, client: u32, audit: Audit) -> anyhow::Result<()> {
-        let books = audit.into_books().context("a client's list of packets cannot be read")?;
+        let books = audit.into_receipts().context("a client's list of packets cannot be read")?;
         self.clients.add(&books);
         self.closed.insert(client);
         Ok(())
@@ -83,7 +83,8 @@ impl Books {
 
     /// What somebody else has kept.
     pub(super) fn again(kept: KeptBooks) -> anyhow::Result<Self> {
-        let clients = kept.clients.into_books().context("a kept list of packets cannot be read")?;
+        let clients =
+            kept.clients.into_receipts().context("a kept list of packets cannot be read")?;
         let KeptBooks { server, closed, established, settled, .. } = kept;
         Ok(Self { server, clients, closed, established, settled })
     }

@@ -21,9 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use lab_client::latency::Segment;
+use attribution::{Segment, Tally};
 use lab_client::panel::Line as ClientLine;
-use lab_client::tally::Tally;
 use lab_server::panel::Line as ServerLine;
 use serde_json::json;
 use shard::{Clock, monotonic_ns};
@@ -249,7 +248,7 @@ impl Run {
             heard,
             interrupts,
             seconds: Seconds::default(),
-            surroundings: Surroundings::new(),
+            surroundings: Surroundings::of_machine(),
             probing: Probing::none("the server was not ready"),
             profiling,
             faults,

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tuning::leftovers;
 use tuning::profile::{Key, Scope};
 use tuning::{
-    Applied, ApplyError, Directory, Failure, Limit, Lock, Manner, Owner, Profile, Which, Why,
+    Applied, ApplyError, ApplyOptions, Directory, Failure, JournalError, Limit, Lock, Owner,
+    Profile, Selection, SettingError,
 };
 
 use crate::links::Namespaces;
@@ -56,7 +56,7 @@ impl Tuned {
         own: bool,
     ) -> anyhow::Result<Self> {
         let directory = journals.map_or_else(Directory::default, Directory::new);
-        let lock = if host { Some(leftovers::ready(&directory)?) } else { repair(&directory) };
+        let lock = if host { Some(recover(&directory)?) } else { repair(&directory) };
         let Some(spec) = &experiment.tuning else {
             anyhow::ensure!(!host, "--tune-host: the experiment names no tuning profile");
             return Ok(Self::default());
@@ -77,8 +77,8 @@ impl Tuned {
                 tuned.not_applied.push(format!("{key}: of the machine, and without --tune-host"));
             }
         } else if let Some(lock) = lock {
-            let manner = Manner { owner: Owner::Run, keep_going: false };
-            let applied = tuning::apply(&of_machine, &directory, manner, &lock);
+            let options = ApplyOptions { owner: Owner::Run, keep_going: false };
+            let applied = tuning::apply(&of_machine, &directory, options, &lock);
             let applied = none_failed("the machine", applied)?;
             tuned.machine = Some(TunedMachine { directory, lock, journal: applied.journal });
             tuned.note("machine", &applied);
@@ -170,12 +170,18 @@ impl Tuned {
     pub(super) fn to_json(&self, namespaces: &Namespaces) -> anyhow::Result<Value> {
         let profile = self.profile.as_ref();
         let mut known = serde_json::Map::new();
-        known.insert("machine".to_owned(), json!(tuning::known(profile)));
+        known.insert("machine".to_owned(), json!(tuning::present_values(profile)));
         if let Some(server) = &namespaces.server {
-            known.insert("server".to_owned(), json!(server.run(|| tuning::known(profile))?));
+            known.insert(
+                "server".to_owned(),
+                json!(server.run(|| tuning::present_values(profile))?),
+            );
         }
         for (number, it) in namespaces.clients.iter().enumerate() {
-            known.insert(format!("clients {number}"), json!(it.run(|| tuning::known(profile))?));
+            known.insert(
+                format!("clients {number}"),
+                json!(it.run(|| tuning::present_values(profile))?),
+            );
         }
         Ok(json!({
             "profile": profile.map(|it| &it.name),
@@ -197,11 +203,16 @@ impl Tuned {
     }
 }
 
+/// Takes the lock and reverts what a run that was killed has left.
+fn recover(directory: &Directory) -> Result<Lock, JournalError> {
+    tuning::recover(directory, |line| eprintln!("{line}"))
+}
+
 /// Without `--tune-host` a run only puts right what another one has left, if it may.
 fn repair(directory: &Directory) -> Option<Lock> {
     let left = tuning::status(directory).is_ok_and(|it| !it.is_empty());
     // Another run that has tuned the machine and is not over yet has the lock.
-    if left && let Err(error) = leftovers::ready(directory) {
+    if left && let Err(error) = recover(directory) {
         eprintln!("lab: what another run has left is not put right: {error:#}");
     }
     None
@@ -223,7 +234,7 @@ fn apply_inside(
         Ok(congestion) => congestion,
         refused => return Ok((refused, false)),
     };
-    let forbidden = |it: &Failure| matches!(it.why, Why::NoPrivilege { .. });
+    let forbidden = |it: &Failure| matches!(it.error, SettingError::NoPrivilege { .. });
     let by_sockets = congestion.failures.iter().any(forbidden);
     congestion.failures.retain(|it| !forbidden(it));
     let both = rest.map(|mut rest| {
@@ -245,11 +256,11 @@ fn none_failed(place: &str, applied: Result<Applied, ApplyError>) -> anyhow::Res
 impl Drop for TunedMachine {
     fn drop(&mut self) {
         let Some(journal) = self.journal else { return };
-        let which = Which::Journal(journal);
+        let which = Selection::Journal(journal);
         match tuning::revert(&self.directory, which, false, &self.lock) {
             Ok(reverted) => {
                 let left = reverted.iter().flat_map(|it| &it.settings).filter(|it| !it.is_done());
-                left.for_each(|setback| eprintln!("lab: {setback}"));
+                left.for_each(|setting| eprintln!("lab: {setting}"));
             }
             Err(error) => eprintln!("lab: the machine is not put back: {error}"),
         }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use lab_client::tally::Tally;
+use attribution::Tally;
 
 use record::Second;
 use spec::Abort;
@@ -137,7 +137,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::latency::{Segment, empty};
+    use attribution::{Segment, empty};
 
     use super::*;
     use spec::Share;

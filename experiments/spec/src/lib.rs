@@ -1,8 +1,9 @@
 //! What an experiment file can say. Every field but names, users and phases has a default, and
 //! `lab check` prints the file with all of them written out.
 //!
-//! Owns: the fields, their defaults, errors with their place in the file, what the programs of a run
-//! are told, and whether a run fits a machine. Must not know: processes, NATS, how a run goes on.
+//! Owns: the fields, their defaults, errors with their place in the file, what the programs of a
+//! run are told, and whether a run fits a machine. Must not know: processes, NATS, how a run goes
+//! on.
 
 pub mod configure;
 mod experiment;

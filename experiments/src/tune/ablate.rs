@@ -1,8 +1,7 @@
 //! `lab tune ablate`: what each setting of a profile is worth. The experiment is run with the
-//! profile, without it, and with each setting left out, in turns; each is then held against the
-//! whole profile. Owns: arms, their order, their runs. Must not know: statistics.
+//! profile, without it, and with each setting left out, in turns; each is then compared with the
+//! whole profile. Owns: the order of the runs, and the runs. Must not know: statistics.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,14 +10,11 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
-use tuning::profile::Scope;
-use tuning::{Finding, Profile, State};
+use tuning::Profile;
 
+use super::arms::{Arm, arms, measurable};
 use super::effects::{self, Ablation};
-use run::links::Namespaces;
-use spec::machine::Machine;
-use spec::preflight::own_namespace;
-use spec::{Hosts, Shake, Source, TuningSpec};
+use spec::{Hosts, Shake, Source};
 
 /// What to ablate.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,28 +48,6 @@ pub(super) struct Args {
     /// As JSON
     #[arg(long)]
     json: bool,
-}
-
-/// An arm: a name, and the keys that are left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Arm {
-    pub(super) name: String,
-    pub(super) without: Vec<String>,
-}
-
-/// The arm with all of the profile.
-pub(super) const WITH: &str = "with";
-
-/// The arm with nothing of it.
-pub(super) const WITHOUT: &str = "without";
-
-/// What of a profile can be measured here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Measurable {
-    /// Keys of settings that change something.
-    keys: Vec<String>,
-    /// Why others do not.
-    others: BTreeMap<String, String>,
 }
 
 /// Runs all arms, and says what came of it.
@@ -140,77 +114,6 @@ fn phase(args: &Args, source: &Source) -> anyhow::Result<String> {
     Ok(found.name.to_string())
 }
 
-/// A setting can be measured when a run has another value without it: in a namespace as a run
-/// makes it or, of the machine, on this one.
-fn measurable(source: &Source, profile: &Profile, host: bool) -> anyhow::Result<Measurable> {
-    let own = own_namespace(&source.experiment, Machine::this().root);
-    let mut bare = source.experiment.clone();
-    bare.tuning = Some(TuningSpec { profile: profile.name.clone(), without: Vec::new() });
-    bare.network.socket_table = None;
-    let namespaces = Namespaces::make(&bare, own)?;
-    let of_namespaces = match (&namespaces.server, own) {
-        (Some(server), true) => server.run(|| tuning::check(profile))??,
-        _ => tuning::check(profile)?,
-    };
-    let of_machine = tuning::check(profile)?;
-    let mut measurable = Measurable::default();
-    for placed in &profile.settings {
-        let key = placed.setting.key.to_string();
-        let inside = own && placed.setting.scope == Scope::Namespace;
-        let findings = if inside { &of_namespaces } else { &of_machine };
-        let findings = findings.iter().filter(|it| it.key == placed.setting.key);
-        let needs_host = !inside && placed.setting.scope != Scope::Process;
-        match unmeasurable(findings, needs_host && !host) {
-            None => measurable.keys.push(key),
-            Some(why) => {
-                measurable.others.insert(key, why);
-            }
-        }
-    }
-    Ok(measurable)
-}
-
-/// Why a setting cannot be measured, if so.
-fn unmeasurable<'a>(
-    findings: impl Iterator<Item = &'a Finding>,
-    needs_host: bool,
-) -> Option<String> {
-    let mut why = "nothing to set here".to_owned();
-    for finding in findings {
-        match &finding.state {
-            // A limit that may be raised is pending, and raised for the programs of a run.
-            State::Differs | State::Pending(_) if !needs_host => return None,
-            State::Differs | State::Pending(_) => {
-                why = "of the machine: --tune-host measures it".to_owned();
-            }
-            State::Holds => why = "holds already".to_owned(),
-            State::NotPossible(reason) | State::Skipped(reason) => why.clone_from(reason),
-            State::Faulty(reason) => why = reason.to_string(),
-        }
-    }
-    Some(why)
-}
-
-fn arms(profile: &Profile, measurable: &Measurable, only: &[String]) -> Vec<Arm> {
-    let all = profile.settings.iter().map(|it| it.setting.key.to_string()).collect();
-    let mut arms = vec![
-        Arm { name: WITH.to_owned(), without: Vec::new() },
-        Arm { name: WITHOUT.to_owned(), without: all },
-    ];
-    // Of a single setting, without it is without the profile.
-    if measurable.keys.len() > 1 {
-        let asked = |key: &&String| only.is_empty() || only.contains(key);
-        arms.extend(
-            measurable
-                .keys
-                .iter()
-                .filter(asked)
-                .map(|key| Arm { name: format!("{WITHOUT}-{key}"), without: vec![key.clone()] }),
-        );
-    }
-    arms
-}
-
 /// Whether a run has been recorded already.
 fn is_there(directory: &Path) -> anyhow::Result<bool> {
     let Ok(text) = std::fs::read(directory.join("manifest.json")) else { return Ok(false) };
@@ -259,25 +162,4 @@ fn carry_out(
         output.status
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_setting_that_changes_something_is_left_out_once() {
-        let profile = Profile::load("million-sockets").expect("embedded");
-        let keys = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let some = Measurable { keys: keys(&["a", "b"]), ..Measurable::default() };
-        let names = |measurable: &Measurable, only: &[String]| -> Vec<String> {
-            arms(&profile, measurable, only).into_iter().map(|arm| arm.name).collect()
-        };
-        assert_eq!(names(&some, &[]), ["with", "without", "without-a", "without-b"]);
-        assert_eq!(names(&some, &["b".to_owned()]), ["with", "without", "without-b"]);
-        let one = Measurable { keys: keys(&["a"]), ..Measurable::default() };
-        assert_eq!(names(&one, &[]), ["with", "without"]);
-        let without = &arms(&profile, &some, &[])[1].without;
-        assert_eq!(without.len(), profile.settings.len());
-    }
 }

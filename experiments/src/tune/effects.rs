@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::ablate::{Arm, WITH, WITHOUT};
+use super::arms::{Arm, WITH, WITHOUT};
 use analysis::compare::{self, Compared, Figure, Verdict};
 use analysis::stats::{CONFIDENCE, Scale};
 

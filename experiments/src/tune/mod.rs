@@ -2,6 +2,7 @@
 //! written.
 
 mod ablate;
+mod arms;
 mod effects;
 
 use std::path::PathBuf;
@@ -9,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 use tuning::profile::{EMBEDDED, Scope};
 use tuning::{
-    Applied, ApplyError, Directory, Finding, JournalError, Manner, Outcome, Owner, Profile,
-    ProfileError, State, Which,
+    Applied, AppliedSetting, ApplyError, ApplyOptions, Directory, Finding, JournalError, Outcome,
+    Owner, Profile, ProfileError, Selection, State,
 };
 
 use spec::ReadError;
@@ -202,8 +203,8 @@ fn diff(profile: &Profile) -> anyhow::Result<Ended> {
             State::Holds => {}
             State::Differs => {
                 let text = |value: &Option<String>| value.clone().unwrap_or_default();
-                let (now, then) = (text(&finding.now), text(&finding.then));
-                println!("{:width$}  {now} -> {then}", finding.name);
+                let (now, target) = (text(&finding.now), text(&finding.target));
+                println!("{:width$}  {now} -> {target}", finding.name);
             }
             _ => println!("{finding}"),
         }
@@ -212,9 +213,9 @@ fn diff(profile: &Profile) -> anyhow::Result<Ended> {
 }
 
 fn apply(profile: &Profile, directory: &Directory, keep_going: bool) -> anyhow::Result<Ended> {
-    let lock = tuning::leftovers::ready(directory)?;
-    let manner = Manner { owner: Owner::Hand, keep_going };
-    let applied = match tuning::apply(profile, directory, manner, &lock) {
+    let lock = tuning::recover(directory, |line| eprintln!("{line}"))?;
+    let options = ApplyOptions { owner: Owner::Hand, keep_going };
+    let applied = match tuning::apply(profile, directory, options, &lock) {
         Ok(applied) => applied,
         Err(error @ ApplyError::Refused(_)) => {
             eprintln!("lab: {error}");
@@ -238,7 +239,7 @@ fn report(profile: &Profile, applied: &Applied) {
     }
     if let Some(rolled_back) = &applied.rolled_back {
         eprintln!("rolled back:");
-        rolled_back.settings.iter().for_each(|setback| eprintln!("{setback}"));
+        rolled_back.settings.iter().for_each(|setting| eprintln!("{setting}"));
     }
     let changed = applied.changes.len();
     let millis = applied.took.as_secs_f64() * 1000.0;
@@ -257,7 +258,7 @@ fn revert(
     forget: bool,
 ) -> anyhow::Result<Ended> {
     let lock = directory.lock()?;
-    let which = if last { Which::Last } else { Which::All };
+    let which = if last { Selection::Last } else { Selection::All };
     let reverted = tuning::revert(directory, which, overwrite, &lock)?;
     if reverted.is_empty() {
         println!("nothing is applied");
@@ -269,9 +270,9 @@ fn revert(
         if it.rebooted {
             println!("nothing is left to restore: the machine was started anew since");
         }
-        for setback in &it.settings {
-            println!("{setback}");
-            failed |= matches!(setback.outcome, Outcome::Failed(_));
+        for setting in &it.settings {
+            println!("{setting}");
+            failed |= matches!(setting.outcome, Outcome::Failed(_));
         }
         if !it.is_done() {
             ended = Ended::Badly;
@@ -292,18 +293,18 @@ fn revert(
 }
 
 fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {
-    let standing = match tuning::status(directory) {
+    let applied = match tuning::status(directory) {
         Err(JournalError::File { source, .. })
             if source.kind() == std::io::ErrorKind::PermissionDenied =>
         {
             anyhow::bail!("the journals can be read by root alone");
         }
-        standing => standing?,
+        applied => applied?,
     };
-    if standing.is_empty() {
+    if applied.is_empty() {
         println!("nothing is applied");
     }
-    for it in standing {
+    for it in applied {
         let by = match it.owner {
             Owner::Hand => "by hand",
             Owner::Run => "by a run",
@@ -314,7 +315,7 @@ fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {
             println!("    the machine was started anew since: nothing is left to restore");
             continue;
         }
-        for (name, before, ours, now) in it.settings {
+        for AppliedSetting { name, before, set: ours, now } in it.settings {
             let now = match now {
                 None => "cannot be read from here".to_owned(),
                 Some(now) if now == ours => format!("{now} (before: {before})"),

@@ -1,6 +1,6 @@
 //! The cases of the proof: which faults, of which seeded sizes, and what must be blamed for them.
 
-use lab_client::causes::Cause;
+use attribution::Cause;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -64,7 +64,7 @@ fn fault(cause: Cause, alone: bool, unit_us: u64, random: &mut Pcg64Mcg) -> Stri
             let us = units(2, 4);
             format!("Delay(us: {us}, share: {held}, direction: {direction})")
         }
-        Cause::Unexplained => unreachable!("nobody injects it"),
+        Cause::Unexplained => unreachable!("it cannot be injected"),
     }
 }
 

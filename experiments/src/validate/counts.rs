@@ -130,9 +130,9 @@ fn injected(directory: &Path) -> anyhow::Result<u64> {
 /// Which of the causes blamed for a part of the excess have nothing in the counters to show for it.
 pub(super) fn without_evidence(
     directory: &Path,
-    blamed: impl Fn(lab_client::causes::Cause) -> bool,
+    blamed: impl Fn(attribution::Cause) -> bool,
 ) -> anyhow::Result<Vec<String>> {
-    use lab_client::causes::Cause;
+    use attribution::Cause;
     let samples = Samples::read(directory)?;
     let of_threads = |server: bool, time_ns: fn(&ProbedThread) -> u64| -> u64 {
         let threads = samples.probes.iter().filter_map(|row| row.threads.as_ref()).flatten();

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use lab_client::causes::{Cause, PerCause};
+use attribution::{Cause, PerCause};
 use record::{SlowRow, TruthRow};
 
 /// A slow request, as the client alone measured it.
@@ -80,7 +80,7 @@ impl Spans {
     }
 }
 
-/// A hog that is away for less was interrupted; for more, and whoever waited for its CPU had it.
+/// A hog that is away for less was interrupted; for more, and what waited for its CPU had it.
 const GAP_NS: u64 = 50_000;
 
 /// Who spun has requests from before to answer, and may spin again over one of them: 0.03 ms each,
@@ -99,7 +99,7 @@ struct End {
 
 impl End {
     fn new(hog: (Cause, Spans), (spinning, spin): (Cause, Spans)) -> Self {
-        // While a hog had the CPU, whoever spun there did not.
+        // While a hog had the CPU, what spun there did not.
         let spin = (spinning, spin.without(&hog.1));
         let both = Spans::new(hog.1.0.iter().chain(&spin.1.0).copied().collect());
         Self { hog, spin, both }
@@ -126,7 +126,7 @@ impl End {
         let here = Spans(if start < end { vec![(start, end)] } else { Vec::new() }).without(but);
         for (cause, spans) in [&self.hog, &self.spin] {
             let each = here.0.iter().map(|(start, end)| spans.overlap(*start, *end));
-            causes[*cause as usize] += each.sum::<u64>();
+            causes[*cause] += each.sum::<u64>();
         }
     }
 }
@@ -170,7 +170,7 @@ impl Told {
 
     /// What each cause took of a request, in nanoseconds.
     fn of_request(&self, slow: &SlowRequest) -> PerCause<u64> {
-        let mut causes = [0; 7];
+        let mut causes = PerCause::default();
         let (start, end) = (slow.due_ns, slow.due_ns + slow.latency_us * 1000);
         let lost = self
             .drops
@@ -178,12 +178,12 @@ impl Told {
             .is_some_and(|drops| drops.iter().any(|at| (start..end).contains(at)));
         if lost {
             // What it waited for was the retransmission, whatever else happened meanwhile.
-            causes[Cause::NetworkLoss as usize] = end - start;
+            causes[Cause::NetworkLoss] = end - start;
             return causes;
         }
         // While its packet was held back, neither end had the request to be slow with.
         let held = self.holds.get(&slow.from);
-        causes[Cause::NetworkDelay as usize] = held.map_or(0, |held| held.overlap(start, end));
+        causes[Cause::NetworkDelay] = held.map_or(0, |held| held.overlap(start, end));
         let sent = (start + slow.send_lag_us * 1000).min(end);
         let answered = self.server.free_from(sent).min(end);
         let mut take = |at: &End, from, until, elsewhere: Option<&End>| {
@@ -203,13 +203,11 @@ impl Told {
     /// The share of each cause among requests that took at least so long; `None` when no fault
     /// touched any of them.
     pub(super) fn shares(&self, slow: &[SlowRequest], from_us: u64) -> Option<PerCause<f64>> {
-        let mut sums = [0_u64; 7];
+        let mut sums = PerCause::<u64>::default();
         for line in slow.iter().filter(|line| line.latency_us >= from_us) {
-            for (sum, ns) in sums.iter_mut().zip(self.of_request(line)) {
-                *sum += ns;
-            }
+            sums += self.of_request(line);
         }
-        let all: u64 = sums.iter().sum();
+        let all: u64 = sums.values().sum();
         (all > 0).then(|| sums.map(|sum| sum as f64 / all as f64))
     }
 }
@@ -251,12 +249,12 @@ mod tests {
         };
         // 3 ms behind the hog and 1 of the spin, of which the hog took the other one.
         let one = told.shares(&[slow(1_000_000, 4_000, "c")], 1_000).expect("touched");
-        assert!((one[Cause::ServerRunqueue as usize] - 0.75).abs() < 1e-9, "{one:?}");
-        assert!((one[Cause::ServerBusy as usize] - 0.25).abs() < 1e-9, "{one:?}");
+        assert!((one[Cause::ServerRunqueue] - 0.75).abs() < 1e-9, "{one:?}");
+        assert!((one[Cause::ServerBusy] - 0.25).abs() < 1e-9, "{one:?}");
         let lost = told.shares(&[slow(8_000_000, 200_000, "a")], 1_000).expect("touched");
-        assert_eq!(lost[Cause::NetworkLoss as usize], 1.0);
+        assert_eq!(lost[Cause::NetworkLoss], 1.0);
         let held = told.shares(&[slow(19_000_000, 5_000, "b")], 1_000).expect("touched");
-        assert_eq!(held[Cause::NetworkDelay as usize], 1.0);
+        assert_eq!(held[Cause::NetworkDelay], 1.0);
         assert_eq!(told.shares(&[slow(1_000_000, 4_000, "c")], 5_000), None);
     }
 
@@ -280,12 +278,12 @@ mod tests {
         };
         let request = line_of(11 * ms, 9_000, 19_000);
         let causes = told.of_request(&request);
-        assert_eq!(causes[Cause::ClientBusy as usize], 14 * ms);
-        assert_eq!(causes[Cause::ServerRunqueue as usize], 5 * ms);
+        assert_eq!(causes[Cause::ClientBusy], 14 * ms);
+        assert_eq!(causes[Cause::ServerRunqueue], 5 * ms);
         // One that was answered before anything began waits for the client, as long as that spins.
         let request = line_of(9 * ms, 0, 14_000);
         let causes = told.of_request(&request);
-        assert_eq!(causes[Cause::ServerRunqueue as usize], 2 * ms);
-        assert_eq!(causes[Cause::ClientBusy as usize], 11 * ms);
+        assert_eq!(causes[Cause::ServerRunqueue], 2 * ms);
+        assert_eq!(causes[Cause::ClientBusy], 11 * ms);
     }
 }

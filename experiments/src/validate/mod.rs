@@ -3,7 +3,7 @@
 //! First the machine itself: a run without faults shows how late an answer is here for no reason,
 //! and slow means half as much again from then on. Then each case is a run of its own with seeded
 //! sizes. What must be blamed is computed from the truth that the injectors wrote (`expected`), and
-//! held against what the summary says; drops and retransmissions must be exact (`counts`).
+//! compared with what the summary says; drops and retransmissions must be exact (`counts`).
 
 mod cases;
 mod counts;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
-use lab_client::causes::{Cause, PerCause};
+use attribution::{Cause, PerCause};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,7 +25,7 @@ use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
 use cases::{Case, PLACES, cases, measuring};
 use counts::{Counts, without_evidence};
 use expected::{SlowRequest, Told};
-use stalls::Witness;
+use stalls::StallWatch;
 
 /// Runs with the right dominant cause, of all runs with faults.
 const RIGHT: f64 = 0.95;
@@ -89,7 +89,7 @@ struct Outcome {
     /// still for long enough to matter.
     tries: usize,
     /// The longest time for which a CPU stood still in the last of these runs, in microseconds;
-    /// null when nobody was allowed to watch.
+    /// null when the watch was not permitted.
     stalled_us: Option<u64>,
     /// What is wrong, in sentences.
     wrong: Vec<String>,
@@ -190,9 +190,9 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
     loop {
         let directory = tempfile::tempdir()?;
         let name = format!("{number}-{}-{tries}", case.name);
-        let witness = Witness::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
+        let stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
         let out = carry_out(case, &place(directory.path(), keep, &name))?;
-        let stalled_us = witness.longest_us();
+        let stalled_us = stalls.longest_us();
         let counts = if case.only_loses() { Some(Counts::read(&out)?) } else { None };
         if counts.is_some_and(|it| it.hidden()) && tries < TRIES {
             tries += 1;
@@ -209,7 +209,7 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
         };
         let bare = without_evidence(&out, blamed)?;
         outcome.wrong.extend(bare);
-        // A machine that stood still is nobody's fault here: once more, if that can have mattered.
+        // A machine that stood still is no injected fault: once more, if that can have mattered.
         let is_wrong = !outcome.right || !outcome.wrong.is_empty();
         if is_wrong && stalled_us.is_some_and(|it| it >= slow_us / 2) && tries < TRIES {
             tries += 1;
@@ -265,12 +265,9 @@ fn judge(case: &Case, summary: &Summary, truth: &[TruthRow], slow: &[SlowRequest
         }
         (Some(blamed), Some(expected)) => {
             let share = |cause: Cause| blamed.get(&cause).copied().unwrap_or(0.0);
-            let most = Cause::ALL
-                .into_iter()
-                .max_by(|a, b| expected[*a as usize].total_cmp(&expected[*b as usize]));
+            let most = Cause::ALL.into_iter().max_by(|a, b| expected[*a].total_cmp(&expected[*b]));
             right = dominant(blamed).map(|(cause, _)| cause) == most;
-            let differences =
-                Cause::ALL.map(|cause| (share(cause) - expected[cause as usize]).abs());
+            let differences = Cause::ALL.map(|cause| (share(cause) - expected[cause]).abs());
             let largest = differences.into_iter().fold(0.0, f64::max);
             off = Some(largest);
             if case.causes.len() > 1 && largest > POINTS {
@@ -287,7 +284,7 @@ fn judge(case: &Case, summary: &Summary, truth: &[TruthRow], slow: &[SlowRequest
     Outcome {
         case: case.name.clone(),
         injected: case.causes.clone(),
-        expected: expected.map(|it| Cause::ALL.into_iter().zip(it).collect()),
+        expected: expected.map(|it| it.iter().map(|(cause, share)| (cause, *share)).collect()),
         blamed,
         verdict: attribution.verdict,
         counts: None,

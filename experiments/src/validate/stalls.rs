@@ -1,7 +1,7 @@
-//! A witness beside the probes: on each CPU a thread of a real-time priority that wants to run once
-//! a millisecond. No other program can keep it from that; when it is late all the same, the machine
-//! stood still, and whatever ran there was late for no cause that anybody injected. A hypervisor
-//! that takes a CPU away need not say so in the kernel's steal time.
+//! Stalls of a CPU, seen without the probes: on each CPU a thread of a real-time priority wakes once a
+//! millisecond. No other program can hold it up; when it is late all the same, the machine stood
+//! still, and everything that ran there was late for no injected cause. A hypervisor that takes a
+//! CPU away need not say so in the kernel's steal time.
 
 use std::io;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ const STEP_NS: u64 = 1_000_000;
 /// Above all other programs, below the kernel's own threads of the highest priority.
 const PRIORITY: libc::c_int = 50;
 
-/// Threads that watch, until [`Witness::longest_us`] is asked.
-pub(super) struct Witness {
+/// Threads that watch, until [`StallWatch::longest_us`] is asked.
+pub(super) struct StallWatch {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<io::Result<u64>>>,
 }
 
-impl Witness {
+impl StallWatch {
     /// Watches these CPUs.
     pub(super) fn start(cpus: &[usize]) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = cpus.iter().map(|&cpu| {
             let stop = Arc::clone(&stop);
-            std::thread::Builder::new().name("witness".to_owned()).spawn(move || {
+            std::thread::Builder::new().name("stalls".to_owned()).spawn(move || {
                 pin(cpu)?;
                 take_priority(PRIORITY)?;
                 watch(&stop)
@@ -49,7 +49,7 @@ impl Witness {
     }
 }
 
-/// How late the latest turn was, in nanoseconds.
+/// How late the latest wake-up was, in nanoseconds.
 fn watch(stop: &AtomicBool) -> io::Result<u64> {
     let mut next_ns = monotonic_ns() + STEP_NS;
     let mut longest_ns = 0;
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_cpu_that_stands_still_is_noticed() {
-        let witness = Witness::start(&[0]).expect("a thread");
+        let stalls = StallWatch::start(&[0]).expect("a thread");
         // Only what has a higher priority still is like a machine that stands still.
         let stall = std::thread::spawn(|| {
             pin(0)?;
@@ -104,13 +104,13 @@ mod tests {
         });
         match stall.join().expect("a thread") {
             Ok(()) => {
-                let longest_us = witness.longest_us().expect("it may watch");
-                // The witness may have had its turn a step before.
+                let longest_us = stalls.longest_us().expect("it may watch");
+                // The watch may have woken a step before.
                 assert!(longest_us >= 18_000, "{longest_us}");
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 println!("no real-time priority without root");
-                assert_eq!(witness.longest_us(), None);
+                assert_eq!(stalls.longest_us(), None);
             }
             Err(error) => panic!("{error}"),
         }

@@ -58,7 +58,7 @@ impl Browser {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some(address) = line.strip_prefix("DevTools listening on ") {
-                    // Nobody hears it when the test has given up.
+                    // The test may have given up.
                     let _ = tell.send(address.to_owned());
                 }
             }

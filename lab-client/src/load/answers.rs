@@ -1,14 +1,14 @@
 //! What the server sends, and what a user makes of it.
 
+use attribution::Segment;
 use shard::ConnId;
-use wire::{Decoded, ErrorCode, Frame, ShakeResult, chat, create, decode};
+use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
 
-use super::{Crowd, State};
+use super::{LoadGenerator, UserState};
 use crate::config::Notices;
-use crate::latency::Segment;
 use crate::transport::Transport;
 
-impl Crowd {
+impl LoadGenerator {
     /// Bytes arrived; returns how many were used up, the rest is the beginning of a frame.
     pub fn received(&mut self, net: &mut impl Transport, conn: ConnId, bytes: &[u8]) -> usize {
         let mut used = 0;
@@ -20,7 +20,7 @@ impl Crowd {
                 }
                 Decoded::Incomplete => break,
                 Decoded::Malformed(_) => {
-                    // A server that talks nonsense cannot be talked to.
+                    // What follows a malformed frame cannot be decoded either.
                     self.tally.nonsense += 1;
                     net.close(conn);
                     self.closed(net, conn);
@@ -49,18 +49,18 @@ impl Crowd {
                 self.chat_came(net, conn, message, from, text);
             }
             Frame::ChatReceipt { outcome, .. } => {
-                *match outcome {
-                    chat::DELIVERED => &mut self.tally.chats_delivered,
-                    chat::OFFLINE => &mut self.tally.chats_offline,
-                    _ => &mut self.tally.chats_busy,
+                *match ChatOutcome::from_code(outcome) {
+                    Some(ChatOutcome::Delivered) => &mut self.tally.chats_delivered,
+                    Some(ChatOutcome::Offline) => &mut self.tally.chats_offline,
+                    Some(ChatOutcome::Busy) | None => &mut self.tally.chats_busy,
                 } += 1;
             }
             Frame::CreatePacketResponse { request, result, .. } => {
-                self.create_answered(request, result == create::OK);
+                self.create_answered(request, result == CreateResult::Ok.code());
             }
             Frame::PacketRefund { amount, shares, .. } => {
                 self.tally.refunds += 1;
-                self.books.refunded += control::Money::shares(shares, amount);
+                self.receipts.refunded += accounting::Money::shares(shares, amount);
             }
             Frame::Push { sequence, due_ns, .. } => {
                 self.pushed(net.now_ns(), user, sequence, due_ns);
@@ -85,7 +85,7 @@ impl Crowd {
     ) {
         let answer = match ShakeResult::from_code(result) {
             Some(ShakeResult::Granted) => {
-                self.books.grant(packet, amount);
+                self.receipts.grant(packet, amount);
                 Answer::Granted
             }
             Some(ShakeResult::Overloaded) => Answer::Overloaded,
@@ -123,7 +123,7 @@ impl Crowd {
             tally.noticed += u64::from(answer == Answer::Noticed);
         }
         self.recorder.record(phase, Segment::Latency, latency_ns);
-        self.explain_answer(user, due_ns, latency_ns);
+        self.attribute_answer(user, due_ns, latency_ns);
         let global = self.share.global(user);
         for slowness in &mut self.slowness {
             slowness.handle(global, now_ns, |ns| net.spin(ns));
@@ -147,7 +147,7 @@ impl Crowd {
         self.tally.errors += 1;
         if code == ErrorCode::Replaced as u32 {
             self.tally.replaced += 1;
-            if self.users[user as usize].state == State::Online {
+            if self.users[user as usize].state == UserState::Online {
                 self.lose(user);
             }
             self.leave_out(now_ns, user);

@@ -6,7 +6,7 @@ use rand::Rng;
 use shard::{ConnId, NANOS_PER_SECOND};
 use wire::{Frame, LoginResult};
 
-use super::{Crowd, Event, NO_CONN, State, Timer, User};
+use super::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
 use crate::phase::Connect;
 use crate::share::Share;
 use crate::transport::Transport;
@@ -15,8 +15,8 @@ use crate::transport::Transport;
 /// from the backlog of a listening socket.
 const HANDSHAKES: usize = 256;
 
-/// Connections begun in one turn, so that answers are read in between.
-const CONNECTS_PER_TURN: usize = 32;
+/// Connections begun in one poll, so that answers are read in between.
+const CONNECTS_PER_POLL: usize = 32;
 
 /// A handshake that takes longer than this is given up.
 const HANDSHAKE_NS: u64 = 10 * NANOS_PER_SECOND;
@@ -41,7 +41,7 @@ pub(super) struct Connecting {
     target: u32,
     next_user: u32,
     /// Users whose back-off is over.
-    again: VecDeque<u32>,
+    retries: VecDeque<u32>,
     under_way: usize,
     /// Users who are not going to be logged in any more.
     out: u32,
@@ -59,12 +59,12 @@ impl Connecting {
         self.reported = false;
     }
 
-    pub(super) fn again(&mut self, user: u32) {
-        self.again.push_back(user);
+    pub(super) fn retry(&mut self, user: u32) {
+        self.retries.push_back(user);
     }
 
     fn waits(&self) -> bool {
-        self.next_user < self.target || !self.again.is_empty()
+        self.next_user < self.target || !self.retries.is_empty()
     }
 
     fn due_ns(&self) -> u64 {
@@ -83,15 +83,15 @@ impl Connecting {
     }
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Begins the connections that are due.
     pub(super) fn connect_due(&mut self, net: &mut impl Transport) {
         let now_ns = net.now_ns();
-        for _ in 0..CONNECTS_PER_TURN {
+        for _ in 0..CONNECTS_PER_POLL {
             if self.connecting.next_ns().is_none_or(|due| due > now_ns) {
                 return;
             }
-            let user = self.connecting.again.pop_front().unwrap_or_else(|| {
+            let user = self.connecting.retries.pop_front().unwrap_or_else(|| {
                 self.connecting.next_user += 1;
                 self.connecting.next_user - 1
             });
@@ -125,7 +125,7 @@ impl Crowd {
         self.by_slot[slot] = user;
         let at = &mut self.users[user as usize];
         at.conn = conn;
-        at.state = State::Handshake;
+        at.state = UserState::Handshake;
         self.tally.connects += 1;
         self.connecting.under_way += 1;
         self.wheel.insert(net.now_ns() + HANDSHAKE_NS, Timer::Handshake(user, conn));
@@ -142,17 +142,17 @@ impl Crowd {
 
     pub(super) fn logged_in(&mut self, net: &mut impl Transport, user: u32, result: u32) {
         let at = &mut self.users[user as usize];
-        if at.state != State::Handshake {
+        if at.state != UserState::Handshake {
             self.tally.nonsense += 1;
             return;
         }
         self.connecting.under_way -= 1;
         if result == LoginResult::Ok as u32 {
-            at.state = State::Online;
+            at.state = UserState::Online;
             at.tries = 0;
             self.online += 1;
             self.tally.logins += 1;
-            self.note_established(net.now_ns());
+            self.report_established(net.now_ns());
             self.keep_closed_load(net, Some(user));
             return;
         }
@@ -170,31 +170,31 @@ impl Crowd {
     /// The user does not come back.
     pub(super) fn leave_out(&mut self, now_ns: u64, user: u32) {
         let at = &mut self.users[user as usize];
-        if at.state != State::Out {
-            at.state = State::Out;
+        if at.state != UserState::Out {
+            at.state = UserState::Out;
             self.connecting.out += 1;
-            self.note_established(now_ns);
+            self.report_established(now_ns);
         }
     }
 
     /// Reports once when all users of a phase are logged in, or all but those who cannot be.
-    pub(super) fn note_established(&mut self, now_ns: u64) {
-        let (at, online) = (&mut self.connecting, self.online);
-        let phase = at.phase;
-        if at.reported || online.saturating_add(at.out) < at.target {
+    pub(super) fn report_established(&mut self, now_ns: u64) {
+        let (connecting, online) = (&mut self.connecting, self.online);
+        let phase = connecting.phase;
+        if connecting.reported || online.saturating_add(connecting.out) < connecting.target {
             return;
         }
-        at.reported = true;
-        self.events.push(if online >= at.target {
+        connecting.reported = true;
+        self.events.push(if online >= connecting.target {
             Event::Established { phase, at_ns: now_ns }
         } else {
-            Event::LeftOut { phase, users: at.target - online }
+            Event::LeftOut { phase, users: connecting.target - online }
         });
     }
 
     pub(super) fn handshake_late(&mut self, net: &mut impl Transport, user: u32, conn: ConnId) {
         let at = &self.users[user as usize];
-        if at.conn == conn && at.state == State::Handshake {
+        if at.conn == conn && at.state == UserState::Handshake {
             net.close(conn);
             self.handshake_failed(net.now_ns(), user);
         }
@@ -210,15 +210,15 @@ impl Crowd {
     pub fn closed(&mut self, net: &mut impl Transport, conn: ConnId) {
         let Some(user) = self.user_of(conn) else { return };
         match self.users[user as usize].state {
-            State::Handshake => self.handshake_failed(net.now_ns(), user),
-            State::Online => {
+            UserState::Handshake => self.handshake_failed(net.now_ns(), user),
+            UserState::Online => {
                 self.tally.connections_lost += 1;
                 self.lose(user);
                 self.back_off(net.now_ns(), user);
                 self.keep_closed_load(net, None);
             }
             // Replaced: the server closes the connection after it has said so.
-            State::Idle | State::BackingOff | State::Out => {
+            UserState::Idle | UserState::BackingOff | UserState::Out => {
                 self.users[user as usize].conn = NO_CONN;
             }
         }
@@ -244,7 +244,7 @@ impl Crowd {
         if !self.rules.reconnect {
             return self.leave_out(now_ns, user);
         }
-        at.state = State::BackingOff;
+        at.state = UserState::BackingOff;
         let mean = (BACK_OFF_NS << tries.min(10)).min(LONGEST_BACK_OFF_NS);
         let wait = self.random.random_range(mean / 2..mean + mean / 2);
         self.wheel.insert(now_ns + wait, Timer::Reconnect(user));

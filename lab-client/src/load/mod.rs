@@ -1,37 +1,34 @@
-//! The users of a shard: they log in, shake on schedule, claim, chat, and keep books.
+//! The users of a shard: they log in, shake on schedule, claim, chat, and count what they
+//! receive.
 //!
-//! Owns: users, what is under way, tallies, books. Must not know: sockets, threads, the real clock;
+//! Owns: users, what is under way, tallies, receipts. Must not know: sockets, threads, the real clock;
 //! it acts through [`Transport`].
 
 mod answers;
+mod attributing;
 mod connecting;
-mod explaining;
 mod shaking;
 mod social;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use shard::{Clock, ConnId, Slowness, Wheel};
 
-use crate::books::Books;
-use crate::causes::Causes;
 use crate::config::Notices;
 use crate::flows::Flows;
-use crate::joined::Sampled;
-use crate::latency::Recorder;
 use crate::pacer::Pacer;
 use crate::phase::{Load, Phase};
+use crate::receipts::Receipts;
 use crate::share::Share;
-use crate::slow::{Slow, SlowRequest};
-use crate::tally::Tally;
+use crate::traces::TraceReader;
 use crate::transport::Transport;
-use crate::witness::Witness;
 
 use connecting::Connecting;
-use shaking::Closed;
+use shaking::ClosedLoad;
 use social::Social;
 
 /// Granularity of back-off times and handshake deadlines.
@@ -67,7 +64,7 @@ pub struct Rules {
 
 /// Where a user is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum UserState {
     /// Not asked to connect.
     #[default]
     Idle,
@@ -92,7 +89,7 @@ struct User {
     pushes: u32,
     /// The phase of the shake under way.
     phase: u16,
-    state: State,
+    state: UserState,
     /// Shakes that timed out and whose answers may still come, before that of the one under way.
     owed: u8,
     /// Attempts to connect without success.
@@ -113,7 +110,7 @@ impl Default for User {
             lag_us: 0,
             pushes: 0,
             phase: 0,
-            state: State::Idle,
+            state: UserState::Idle,
             owed: 0,
             tries: 0,
             ports: 0,
@@ -134,7 +131,7 @@ enum Timer {
 #[derive(Debug)]
 struct Running {
     phase: Phase,
-    /// When it ends, in nanoseconds; `u64::MAX` while nobody knows.
+    /// When it ends, in nanoseconds; `u64::MAX` while that is not known.
     end_ns: u64,
     ended: bool,
 }
@@ -149,8 +146,8 @@ pub enum Event {
         /// When, on the monotonic clock in nanoseconds.
         at_ns: u64,
     },
-    /// Nobody is left to connect, but not all users that a phase was to log in are logged in: the
-    /// others were refused for good, or another connection took their place.
+    /// All connections of a phase have been tried, and some of its users are not logged in: they
+    /// were refused for good, or another connection took their place.
     LeftOut {
         /// The phase.
         phase: u16,
@@ -167,7 +164,7 @@ pub enum Event {
 }
 
 /// The users of a shard.
-pub struct Crowd {
+pub struct LoadGenerator {
     share: Share,
     rules: Arc<Rules>,
     clock: Clock,
@@ -184,30 +181,30 @@ pub struct Crowd {
     /// The rate asked for last and the Unix second from which it counts: a phase that begins in
     /// between needs it, too.
     asked_rate: Option<(u64, u32)>,
-    closed: Option<Closed>,
+    closed: Option<ClosedLoad>,
     connecting: Connecting,
     social: Social,
     /// Shakes under way, by the instant they were due: when each times out.
     timeouts: VecDeque<(u64, u32)>,
     wheel: Wheel<Timer>,
-    recorder: Recorder,
-    slow: Slow,
-    causes: Causes,
+    recorder: SegmentRecorder,
+    slow: Slowest,
+    causes: CauseRecorder,
     /// Requests of the second under way that are to be joined with the server's ends.
     sampled: Vec<Sampled>,
-    /// Who saw what happened to requests, if anybody looks.
-    witness: Option<Arc<dyn Witness>>,
+    /// What the kernel saw of requests, where it is traced.
+    traces: Option<Arc<dyn TraceReader>>,
     tally: Tally,
     /// Tallies by phase; shakes count in the phase in which they were due.
     tallies: Vec<Tally>,
-    books: Books,
+    receipts: Receipts,
     events: Vec<Event>,
     random: Pcg64Mcg,
     /// Faults on purpose; empty in all runs that ask for none.
     slowness: Vec<Slowness>,
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Users who are not connected.
     pub fn new(share: Share, rules: Arc<Rules>, clock: Clock, now_ns: u64) -> Self {
         let seed = rules.seed ^ u64::from(share.first) ^ ((share.shard as u64) << 40);
@@ -227,14 +224,14 @@ impl Crowd {
             social: Social::default(),
             timeouts: VecDeque::new(),
             wheel: Wheel::new(TICK_NS, now_ns),
-            recorder: Recorder::default(),
-            slow: Slow::new(rules.slow_kept),
-            causes: Causes::default(),
+            recorder: SegmentRecorder::default(),
+            slow: Slowest::new(rules.slow_kept),
+            causes: CauseRecorder::default(),
             sampled: Vec::new(),
-            witness: None,
+            traces: None,
             tally: Tally::default(),
             tallies: Vec::new(),
-            books: Books::default(),
+            receipts: Receipts::default(),
             events: Vec::new(),
             random: Pcg64Mcg::seed_from_u64(seed),
             slowness: Vec::new(),
@@ -242,18 +239,18 @@ impl Crowd {
         }
     }
 
-    /// Asks a witness about every answer from here on.
-    pub fn set_witness(&mut self, witness: Option<Arc<dyn Witness>>) {
-        self.witness = witness;
+    /// Attributes the time of every answer by these traces from here on.
+    pub(crate) fn set_traces(&mut self, traces: Option<Arc<dyn TraceReader>>) {
+        self.traces = traces;
     }
 
     /// Faults on purpose under way.
-    pub fn slowness_mut(&mut self) -> &mut Vec<Slowness> {
+    pub(crate) fn slowness_mut(&mut self) -> &mut Vec<Slowness> {
         &mut self.slowness
     }
 
     /// Why requests took their time, in the second under way.
-    pub fn causes(&mut self) -> &mut Causes {
+    pub(crate) fn causes(&mut self) -> &mut CauseRecorder {
         &mut self.causes
     }
 
@@ -263,7 +260,7 @@ impl Crowd {
     }
 
     /// The counters, for what only the sockets know.
-    pub fn tally_mut(&mut self) -> &mut Tally {
+    pub(crate) fn tally_mut(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
@@ -272,27 +269,27 @@ impl Crowd {
         self.online
     }
 
-    /// The books.
-    pub fn books(&self) -> &Books {
-        &self.books
+    /// What the users received.
+    pub fn receipts(&self) -> &Receipts {
+        &self.receipts
     }
 
     /// The histograms of the second under way.
-    pub fn recorder(&mut self) -> &mut Recorder {
+    pub(crate) fn recorder(&mut self) -> &mut SegmentRecorder {
         &mut self.recorder
     }
 
     /// The slowest requests of the second under way.
     pub fn take_slow(&mut self) -> Vec<SlowRequest> {
-        self.slow.take(self.witness.as_deref())
+        self.slow.take(|slot| self.traces.as_ref()?.thread(slot))
     }
 
     /// The requests of the second under way that are to be joined with the server's ends.
-    pub fn take_sampled(&mut self) -> Vec<Sampled> {
+    pub(crate) fn take_sampled(&mut self) -> Vec<Sampled> {
         std::mem::take(&mut self.sampled)
     }
 
-    /// What happened since this was asked the last time.
+    /// What happened since the last call.
     pub fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
         self.events.drain(..)
     }
@@ -329,7 +326,7 @@ impl Crowd {
 
     /// Everything that happened was handled: does what is due by now. Returns when there is
     /// something to do next, in nanoseconds.
-    pub fn turned(&mut self, net: &mut impl Transport) -> Option<u64> {
+    pub fn poll(&mut self, net: &mut impl Transport) -> Option<u64> {
         let now_ns = net.now_ns();
         self.change_phase(now_ns);
         self.expire(net, now_ns);
@@ -394,7 +391,7 @@ impl Crowd {
         let end = phase.seconds.map(|seconds| phase.start + seconds);
         if let Some(connect) = phase.connect {
             self.connecting.start(phase.index, &self.share, connect, start_ns);
-            self.note_established(start_ns);
+            self.report_established(start_ns);
         }
         match phase.load {
             Load::None => {}
@@ -406,8 +403,8 @@ impl Crowd {
                 self.pacer = Some(pacer);
             }
             Load::Closed { in_flight } => {
-                let order = crate::permutation::mix(self.rules.seed ^ u64::from(phase.index));
-                self.closed = Closed::new(&self.share, in_flight, order);
+                let order = shard::splitmix64(self.rules.seed ^ u64::from(phase.index));
+                self.closed = ClosedLoad::new(&self.share, in_flight, order);
             }
         }
         self.social = Social::new(&self.share, &phase, start_ns);
@@ -434,7 +431,7 @@ impl Crowd {
             for timer in due {
                 match timer {
                     Timer::Handshake(user, conn) => self.handshake_late(net, user, conn),
-                    Timer::Reconnect(user) => self.connecting.again(user),
+                    Timer::Reconnect(user) => self.connecting.retry(user),
                 }
             }
         }

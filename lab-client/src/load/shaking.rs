@@ -1,10 +1,10 @@
 //! Shakes: sent when they are due, timed out when they are not answered.
 
+use attribution::Segment;
 use shard::NANOS_PER_SECOND;
 use wire::Frame;
 
-use super::{Crowd, State};
-use crate::latency::Segment;
+use super::{LoadGenerator, UserState};
 use crate::pacer::Pacer;
 use crate::permutation::Permutation;
 use crate::share::Share;
@@ -14,12 +14,12 @@ use crate::transport::Transport;
 /// 200 µs behind the first, which its own lag then shows.
 const SENDS_PER_FLUSH: usize = 32;
 
-/// Shakes of one turn, so that answers are read in between.
-const SENDS_PER_TURN: usize = 256;
+/// Shakes of one poll, so that answers are read in between.
+const SENDS_PER_POLL: usize = 256;
 
 /// A load that keeps a number of shakes under way.
 #[derive(Debug)]
-pub(super) struct Closed {
+pub(super) struct ClosedLoad {
     /// Shakes that should be under way and are not.
     missing: u32,
     order: Permutation,
@@ -27,7 +27,7 @@ pub(super) struct Closed {
     users: u32,
 }
 
-impl Closed {
+impl ClosedLoad {
     pub(super) fn new(share: &Share, in_flight: u32, order: u64) -> Option<Self> {
         let users = share.len();
         (users > 0).then(|| Self {
@@ -45,7 +45,7 @@ impl Closed {
     }
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Sends what is due by now. Returns whether there is more.
     pub(super) fn shake_due(&mut self, net: &mut impl Transport) -> bool {
         if self.closed.is_some() {
@@ -53,7 +53,7 @@ impl Crowd {
             return false;
         }
         let phase = self.phase_index();
-        for _ in 0..SENDS_PER_TURN / SENDS_PER_FLUSH {
+        for _ in 0..SENDS_PER_POLL / SENDS_PER_FLUSH {
             let now_ns = net.now_ns();
             let mut sent = 0;
             while sent < SENDS_PER_FLUSH {
@@ -68,7 +68,7 @@ impl Crowd {
             if sent == 0 {
                 return false;
             }
-            self.note_lag(net, sent);
+            self.flush_and_record_lag(net, sent);
         }
         true
     }
@@ -90,7 +90,7 @@ impl Crowd {
     fn shake(&mut self, net: &mut impl Transport, phase: u16, user: u32, due_ns: u64) -> bool {
         let tallies = [&mut self.tally, &mut self.tallies[usize::from(phase)]];
         let at = &mut self.users[user as usize];
-        let (online, waiting) = (at.state == State::Online, at.due_ns != 0);
+        let (online, waiting) = (at.state == UserState::Online, at.due_ns != 0);
         for tally in tallies {
             tally.offered += 1;
             tally.skipped_offline += u64::from(!online);
@@ -111,8 +111,8 @@ impl Crowd {
         true
     }
 
-    /// Puts the last `sent` shakes on the wire and notes how late each left.
-    fn note_lag(&mut self, net: &mut impl Transport, sent: usize) {
+    /// Puts the last `sent` shakes on the wire and records how late each left.
+    fn flush_and_record_lag(&mut self, net: &mut impl Transport, sent: usize) {
         net.flush();
         let left_ns = net.read_clock();
         let (slept_ns, woke_ns) = net.last_sleep_ns();
@@ -136,15 +136,15 @@ impl Crowd {
         let phase = self.phase_index();
         let mut asked = 0;
         while let Some(closed) = self.closed.as_mut().filter(|closed| closed.missing > 0) {
-            // Everybody was asked: the rest is busy or offline, and their turn comes with an
-            // answer.
-            if asked == closed.users.min(SENDS_PER_TURN as u32) {
+            // All users were tried: the rest is busy or offline, and an answer brings them back
+            // here.
+            if asked == closed.users.min(SENDS_PER_POLL as u32) {
                 return;
             }
             asked += 1;
             let next = user.filter(|_| asked == 1).unwrap_or_else(|| closed.next_user());
             let at = &self.users[next as usize];
-            if at.state == State::Online && at.due_ns == 0 {
+            if at.state == UserState::Online && at.due_ns == 0 {
                 closed.missing -= 1;
                 let now_ns = net.now_ns();
                 self.shake(net, phase, next, now_ns);
@@ -172,7 +172,7 @@ impl Crowd {
         self.tally.timed_out += 1;
         self.tallies[usize::from(phase)].timed_out += 1;
         self.recorder.record(phase, Segment::Latency, self.rules.timeout_ns);
-        self.explain_timeout(user, due_ns);
+        self.attribute_timeout(user, due_ns);
         self.closed_load_freed(phase);
     }
 }

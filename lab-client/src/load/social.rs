@@ -5,7 +5,7 @@ use shard::ConnId;
 use wire::{Frame, MAX_CHAT_TEXT, UserList};
 
 use super::shaking::nth_ns;
-use super::{Crowd, State};
+use super::{LoadGenerator, UserState};
 use crate::phase::Phase;
 use crate::share::Share;
 use crate::transport::Transport;
@@ -23,11 +23,11 @@ const RECIPIENTS: u32 = 3;
 /// Cents of a created packet, as the prototype draws them.
 const AMOUNTS: std::ops::RangeInclusive<u32> = 10..=309;
 
-/// Texts of one turn, and packets, so that answers are read and shakes are sent in between.
-const EACH_PER_TURN: usize = 256;
+/// Texts of one poll, and packets, so that answers are read and shakes are sent in between.
+const EACH_PER_POLL: usize = 256;
 
 /// Users asked at random before an event is given up: with half of them online, all but one of 2^16
-/// events find somebody.
+/// events find one.
 const ATTEMPTS: usize = 16;
 
 /// Events at even instants.
@@ -77,38 +77,38 @@ impl Social {
     }
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Sends the texts and creates the packets that are due by now. Returns whether there is more.
     pub(super) fn socialize(&mut self, net: &mut impl Transport) -> bool {
         let now_ns = net.now_ns();
-        for _ in 0..EACH_PER_TURN {
+        for _ in 0..EACH_PER_POLL {
             if !self.social.chats.take(now_ns) {
                 break;
             }
             let to = self.random.random_range(0..self.share.total_users);
-            if let Some(conn) = self.somebody_online() {
+            if let Some(conn) = self.random_online() {
                 self.send_chat(net, conn, to, ASKS);
             }
         }
-        for _ in 0..EACH_PER_TURN {
+        for _ in 0..EACH_PER_POLL {
             if !self.social.creates.take(now_ns) {
                 break;
             }
-            if let Some(conn) = self.somebody_online() {
+            if let Some(conn) = self.random_online() {
                 self.create_packet(net, conn);
             }
         }
         self.social.next_ns().is_some_and(|next| next <= now_ns)
     }
 
-    fn somebody_online(&mut self) -> Option<ConnId> {
+    fn random_online(&mut self) -> Option<ConnId> {
         if self.online == 0 {
             return None;
         }
         (0..ATTEMPTS)
             .map(|_| self.random.random_range(0..self.users.len()))
             .map(|user| &self.users[user])
-            .find(|user| user.state == State::Online)
+            .find(|user| user.state == UserState::Online)
             .map(|user| user.conn)
     }
 
@@ -149,7 +149,7 @@ impl Crowd {
         let bytes: Vec<u8> = recipients.iter().flat_map(|user| user.to_be_bytes()).collect();
         let Some(recipients) = UserList::from_be_bytes(&bytes) else { return };
         let amount = self.random.random_range(AMOUNTS);
-        // The answer repeats the number: with the amount in it, the books need no table.
+        // The answer repeats the number: with the amount in it, the receipts need no table.
         let request = amount << 8 | wanted;
         self.tally.creates += 1;
         net.send(conn, &Frame::CreatePacket { request, amount, count: wanted, recipients });
@@ -158,7 +158,7 @@ impl Crowd {
     pub(super) fn create_answered(&mut self, request: u32, created: bool) {
         if created {
             self.tally.created += 1;
-            self.books.created += control::Money::shares(request & 0xff, request >> 8);
+            self.receipts.created += accounting::Money::shares(request & 0xff, request >> 8);
         } else {
             self.tally.creates_refused += 1;
         }
@@ -182,7 +182,7 @@ impl Crowd {
             self.tally.claims_refused += 1;
         } else {
             self.tally.claims_granted += 1;
-            self.books.claimed += control::Money::share(amount);
+            self.receipts.claimed += accounting::Money::share(amount);
         }
     }
 }

@@ -4,8 +4,6 @@
 use serde::{Deserialize, Serialize};
 use shard::SlowOrder;
 
-use super::hub::Hub;
-use crate::message::Message;
 use crate::phase::Phase;
 
 /// A command.
@@ -37,42 +35,4 @@ pub enum Command {
     },
     /// Write the last counters and end.
     Stop {},
-}
-
-/// Why a command was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// A value that makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// A rate and nothing that has one.
-    #[error("no open load is under way whose rate could be changed")]
-    NoOpenLoad,
-    /// An inbox is full.
-    #[error("shard {0} has too much mail waiting; try again")]
-    Busy(usize),
-}
-
-impl Command {
-    /// Checks a command and carries it out.
-    ///
-    /// # Errors
-    /// [`CommandError`].
-    pub fn carry_out(self, hub: &Hub) -> Result<(), CommandError> {
-        match self {
-            Command::Phase(phase) => {
-                phase.check().map_err(CommandError::Invalid)?;
-                hub.begin(&phase);
-                hub.post_all(|| Message::Phase(phase.clone()))
-            }
-            Command::EndPhase { index, end } => {
-                hub.end(index, end);
-                hub.post_all(|| Message::EndPhase { index, end })
-            }
-            Command::Rate { qps } => hub.change_rate(qps),
-            Command::Slow(order) => hub.post_all(|| Message::Slow(Box::new(order))),
-            Command::EndSlow { id, until_ns } => hub.post_all(|| Message::EndSlow { id, until_ns }),
-            Command::Stop {} => hub.post_all(|| Message::Stop),
-        }
-    }
 }

@@ -7,6 +7,7 @@
 //! | `GET /metrics` | everything as OpenMetrics |
 //! | `POST /command` | a [`Command`] as JSON |
 
+use attribution::Tally;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -18,12 +19,12 @@ use control::metrics::Family;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::commands::{Command, CommandError};
+use super::commands::Command;
+use super::error::CommandError;
 use super::hub::Hub;
-use crate::tally::Tally;
 
 /// The routes.
-pub fn router(hub: Hub) -> Router {
+pub(crate) fn router(hub: Hub) -> Router {
     Router::new()
         .route("/qps", get(qps))
         .route("/counters", get(counters))
@@ -38,19 +39,21 @@ struct Qps {
     qps: u32,
 }
 
-fn carry_out(hub: &Hub, command: Command) -> Response {
-    match command.carry_out(hub) {
+fn answer(hub: &Hub, command: Command) -> Response {
+    match hub.execute(command) {
         Ok(()) => Json(json!({})).into_response(),
-        Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
-        Err(why @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, why),
-        Err(why @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(refused @ CommandError::Phase(_)) => error(StatusCode::BAD_REQUEST, refused),
+        Err(refused @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, refused),
+        Err(refused @ CommandError::InboxFull(_)) => {
+            error(StatusCode::SERVICE_UNAVAILABLE, refused)
+        }
     }
 }
 
 async fn qps(State(hub): State<Hub>, asked: Result<Query<Qps>, QueryRejection>) -> Response {
     match asked {
-        Ok(Query(Qps { qps })) => carry_out(&hub, Command::Rate { qps }),
-        Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
+        Ok(Query(Qps { qps })) => answer(&hub, Command::Rate { qps }),
+        Err(refused) => error(StatusCode::BAD_REQUEST, refused.body_text()),
     }
 }
 
@@ -59,8 +62,8 @@ async fn command(
     command: Result<Json<Command>, JsonRejection>,
 ) -> Response {
     match command {
-        Ok(Json(command)) => carry_out(&hub, command),
-        Err(why) => error(StatusCode::BAD_REQUEST, why.body_text()),
+        Ok(Json(command)) => answer(&hub, command),
+        Err(refused) => error(StatusCode::BAD_REQUEST, refused.body_text()),
     }
 }
 

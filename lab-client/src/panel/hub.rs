@@ -1,151 +1,27 @@
-//! Between the shards and everybody who asks or records.
+//! Between the shards and those who command and record: what all shards together have reported.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use control::{Lines, Program};
-use serde::{Deserialize, Serialize};
-use shard::{Clock, Mail, NANOS_PER_SECOND, Spins, monotonic_ns};
+use attribution::{Encoded, Sample, SegmentHistogram, Tally};
+use control::{Lines, Program, Shards, locked};
+use shard::{Clock, NANOS_PER_SECOND, monotonic_ns};
 
-use super::commands::{Command, CommandError};
-use crate::books::Books;
-use crate::causes::CauseRows;
+use super::commands::Command;
+use super::error::CommandError;
+use super::lines::{Audit, Line};
 use crate::client::Client;
-use crate::joined::Sampled;
-use crate::latency::{Encoded, Segment};
 use crate::load::Event;
 use crate::message::Message;
 use crate::phase::{Load, Phase};
-use crate::report::{Report, Sample};
-use crate::slow::SlowRequest;
-use crate::tally::Tally;
+use crate::receipts::Receipts;
+use crate::report::Report;
 
 /// A changed rate must reach all shards before the second in which it counts, and before they work
 /// that second out.
 const RATE_MARGIN_NS: u64 = NANOS_PER_SECOND / 5;
 
-/// What a client says about itself when it is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ready {
-    /// Where its own control interface listens.
-    pub control: String,
-    /// Its process.
-    pub pid: u32,
-    /// The threads of its shards.
-    pub threads: Vec<i32>,
-    /// Its users: the first, and the first behind them.
-    pub users: (u32, u32),
-    /// The addresses that they come from.
-    pub sources: Vec<String>,
-}
-
-/// What the users received, for whoever compares it with the server's books.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Audit {
-    /// The sums.
-    pub books: Books,
-    /// A bit for each packet granted, little-endian words in base64.
-    pub seen: String,
-}
-
-impl Audit {
-    /// The books of all users of a client.
-    pub fn of(books: &Books) -> Self {
-        let bytes: Vec<u8> = books.seen().iter().flat_map(|word| word.to_le_bytes()).collect();
-        Self { books: books.clone(), seen: STANDARD.encode(bytes) }
-    }
-
-    /// The books, packets included.
-    ///
-    /// # Errors
-    /// When the packets are no base64.
-    pub fn into_books(self) -> Result<Books, base64::DecodeError> {
-        let bytes = STANDARD.decode(&self.seen)?;
-        let words: Vec<u64> =
-            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        let mut books = self.books;
-        books.add_seen(&words);
-        Ok(books)
-    }
-}
-
-/// A line of JSON for a recorder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Line {
-    /// The client is ready for phases.
-    Ready(Ready),
-    /// A second of a shard.
-    Sample(Box<Sample>),
-    /// A histogram of a second of a shard.
-    Histogram {
-        /// The Unix second.
-        t: u64,
-        /// The phase whose shakes it has.
-        phase: u16,
-        /// What was measured.
-        segment: Segment,
-        /// The values in microseconds.
-        values: Encoded,
-    },
-    /// Why the requests of a second of a shard took their time.
-    Causes {
-        /// The Unix second.
-        t: u64,
-        /// The shard.
-        shard: usize,
-        /// The phase in which they were due.
-        phase: u16,
-        /// Their sums.
-        #[serde(flatten)]
-        rows: Box<CauseRows>,
-    },
-    /// The slowest requests of a second of a shard.
-    Slow {
-        /// The Unix second.
-        t: u64,
-        /// The requests.
-        requests: Vec<SlowRequest>,
-    },
-    /// The requests of a second of a shard that are to be joined with the server's ends.
-    Sampled {
-        /// The Unix second.
-        t: u64,
-        /// The requests.
-        requests: Vec<Sampled>,
-    },
-    /// All users that a phase was to log in are logged in.
-    Established {
-        /// The phase.
-        phase: u16,
-        /// Seconds since the phase began.
-        seconds: f64,
-    },
-    /// A phase has ended and nothing of it is under way any more.
-    Settled {
-        /// The phase.
-        phase: u16,
-        /// What became of its shakes.
-        tally: Box<Tally>,
-    },
-    /// What a fault on purpose did in a second of a shard.
-    Spun {
-        /// The shard.
-        shard: usize,
-        /// What it did.
-        #[serde(flatten)]
-        spins: Spins,
-    },
-    /// A command failed, or a shard could not go on.
-    Error(String),
-    /// The client has ended.
-    Ended(Audit),
-}
-
-/// What the shards said so far about a phase.
+/// What the shards have reported of a phase.
 #[derive(Debug, Default)]
 struct Gathered {
     start_ns: u64,
@@ -153,63 +29,71 @@ struct Gathered {
     established_ns: u64,
     settled: usize,
     tally: Tally,
-    /// Shards of which nobody is left to connect, and their users who are not logged in.
+    /// Shards that have tried all connections, and their users who are not logged in.
     left_out: (usize, u32),
-    /// The Unix seconds in which it offers an open load: the first, and the first behind them.
+    /// The Unix seconds in which it offers an open load: the first, and the exclusive end.
     open: (u64, u64),
 }
 
 struct State {
-    mail: Mail<Message>,
-    reports: Mail<Report>,
+    shards: Shards<Message, Report>,
     clock: Clock,
     phases: Mutex<HashMap<u16, Gathered>>,
-    /// The rate of an open load that will begin at a time that nobody knows yet.
+    /// The rate of an open load that will begin at a time that is not known yet.
     expected: Mutex<Option<u32>>,
     /// What the shards counted since they began, and their last samples.
     totals: Mutex<Vec<(Tally, Option<Sample>)>>,
-    books: Mutex<Books>,
-    ended: AtomicUsize,
-    failed: Mutex<Vec<String>>,
-}
-
-/// A lock that is only ever held between two awaits of the one control thread.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    receipts: Mutex<Receipts>,
 }
 
 /// The control thread's view of a client. A clone is another handle to the same.
 #[derive(Clone)]
-pub struct Hub(Arc<State>);
+pub(crate) struct Hub(Arc<State>);
 
 impl Hub {
     /// A view of a running client.
-    pub fn new(client: &Client) -> Self {
+    pub(crate) fn new(client: &Client) -> Self {
         let shards = client.mail().shards();
         Self(Arc::new(State {
-            mail: client.mail().clone(),
-            reports: client.reports().clone(),
+            shards: Shards::new(client.mail().clone(), client.reports().clone()),
             clock: client.clock(),
             phases: Mutex::default(),
             expected: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
-            books: Mutex::default(),
-            ended: AtomicUsize::new(0),
-            failed: Mutex::default(),
+            receipts: Mutex::default(),
         }))
     }
 
-    /// How many shards there are.
-    pub fn shards(&self) -> usize {
-        self.0.mail.shards()
-    }
-
     /// The first Unix second from which a changed rate can count on all shards.
-    pub fn next_second(&self) -> u64 {
+    pub(crate) fn next_second(&self) -> u64 {
         self.0.clock.unix_second(monotonic_ns() + RATE_MARGIN_NS) + 1
     }
 
-    pub(super) fn begin(&self, phase: &Phase) {
+    /// Checks a command and carries it out.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub(crate) fn execute(&self, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::Phase(phase) => {
+                phase.check()?;
+                self.begin(&phase);
+                self.post_all(|| Message::Phase(phase.clone()))
+            }
+            Command::EndPhase { index, end } => {
+                self.end(index, end);
+                self.post_all(|| Message::EndPhase { index, end })
+            }
+            Command::Rate { qps } => self.change_rate(qps),
+            Command::Slow(order) => self.post_all(|| Message::Slow(Box::new(order))),
+            Command::EndSlow { id, until_ns } => {
+                self.post_all(|| Message::EndSlow { id, until_ns })
+            }
+            Command::Stop {} => self.post_all(|| Message::Stop),
+        }
+    }
+
+    fn begin(&self, phase: &Phase) {
         let start_ns = self.0.clock.start_of(phase.start);
         let end = phase.seconds.map_or(u64::MAX, |seconds| phase.start.saturating_add(seconds));
         let open = match phase.load {
@@ -222,23 +106,23 @@ impl Hub {
         phases.insert(phase.index, Gathered { start_ns, open, ..Gathered::default() });
     }
 
-    pub(super) fn end(&self, index: u16, end: u64) {
+    fn end(&self, index: u16, end: u64) {
         let mut phases = locked(&self.0.phases);
         phases.get_mut(&index).into_iter().for_each(|it| it.open.1 = it.open.1.min(end));
     }
 
     /// An open load will begin: until then its rate can be changed like that of one under way.
-    pub fn expect_load(&self, rate: u32) {
+    pub(crate) fn expect_load(&self, rate: u32) {
         *locked(&self.0.expected) = Some(rate);
     }
 
     /// The load that was expected begins now: its rate, as it may have been changed.
-    pub fn take_expected(&self) -> Option<u32> {
+    pub(crate) fn take_expected(&self) -> Option<u32> {
         locked(&self.0.expected).take()
     }
 
     /// Changes the rate of the open load from the next second on.
-    pub(super) fn change_rate(&self, qps: u32) -> Result<(), CommandError> {
+    fn change_rate(&self, qps: u32) -> Result<(), CommandError> {
         if let Some(rate) = &mut *locked(&self.0.expected) {
             *rate = qps;
             return Ok(());
@@ -251,40 +135,37 @@ impl Hub {
         self.post_all(|| Message::Rate { from, rate: qps })
     }
 
-    /// How many users that a phase was to log in cannot be, once nobody is left to connect.
-    pub fn left_out(&self, phase: u16) -> Option<u32> {
+    /// How many users that a phase was to log in cannot be, once all connections have been tried.
+    pub(crate) fn left_out(&self, phase: u16) -> Option<u32> {
         let phases = locked(&self.0.phases);
         let Gathered { established, left_out: (shards, users), .. } = phases.get(&phase)?;
-        (*shards > 0 && established + shards == self.shards()).then_some(*users)
+        (*shards > 0 && established + shards == self.0.shards.count()).then_some(*users)
     }
 
     /// Posts a message to every shard.
     ///
     /// # Errors
-    /// [`CommandError::Busy`] for the first whose inbox is full.
-    pub fn post_all(&self, message: impl Fn() -> Message) -> Result<(), CommandError> {
-        for shard in 0..self.shards() {
-            self.0.mail.post(shard, message()).map_err(|_| CommandError::Busy(shard))?;
-        }
-        Ok(())
+    /// [`CommandError::InboxFull`] for the first whose inbox is full.
+    pub(crate) fn post_all(&self, message: impl Fn() -> Message) -> Result<(), CommandError> {
+        Ok(self.0.shards.post_all(message)?)
     }
 
     /// What each shard counted since it began, with its last sample.
-    pub fn totals(&self) -> Vec<(Tally, Option<Sample>)> {
+    pub(crate) fn totals(&self) -> Vec<(Tally, Option<Sample>)> {
         locked(&self.0.totals).clone()
     }
 
-    /// The books of the shards that have ended.
-    pub fn audit(&self) -> Audit {
-        Audit::of(&locked(&self.0.books))
+    /// What the users of the shards that have ended received.
+    pub(crate) fn audit(&self) -> Audit {
+        Audit::of(&locked(&self.0.receipts))
     }
 
-    /// What shards that could not go on said.
-    pub fn failures(&self) -> Vec<String> {
-        std::mem::take(&mut *locked(&self.0.failed))
+    /// The errors of shards that could not go on.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.0.shards.take_failures()
     }
 
-    fn happened(&self, event: Event) -> Option<Line> {
+    fn on_event(&self, event: Event) -> Option<Line> {
         let mut phases = locked(&self.0.phases);
         match event {
             Event::Established { phase, at_ns } => {
@@ -293,7 +174,7 @@ impl Hub {
                 gathered.established_ns = gathered.established_ns.max(at_ns);
                 let took_ns = gathered.established_ns.saturating_sub(gathered.start_ns);
                 let seconds = took_ns as f64 / NANOS_PER_SECOND as f64;
-                (gathered.established == self.shards())
+                (gathered.established == self.0.shards.count())
                     .then_some(Line::Established { phase, seconds })
             }
             Event::LeftOut { phase, users } => {
@@ -306,36 +187,29 @@ impl Hub {
                 gathered.settled += 1;
                 gathered.tally.add(&tally);
                 let tally = Box::new(gathered.tally);
-                (gathered.settled == self.shards()).then_some(Line::Settled { phase, tally })
+                (gathered.settled == self.0.shards.count())
+                    .then_some(Line::Settled { phase, tally })
             }
         }
-    }
-
-    fn failed(&self, shard: usize, reason: &str, lines: &Lines<Line>) {
-        let failed = format!("shard {shard} ended: {reason}");
-        let _ = lines.send(Line::Error(failed.clone()));
-        locked(&self.0.failed).push(failed);
-        // The others cannot stand in for its users: all end.
-        self.stop();
     }
 }
 
 impl Program for Hub {
+    type Message = Message;
     type Report = Report;
     type Command = Command;
     type Line = Line;
 
-    fn reports(&self) -> &Mail<Report> {
-        &self.0.reports
+    fn shards(&self) -> &Shards<Message, Report> {
+        &self.0.shards
     }
 
-    fn read(&self, report: Report, lines: &Lines<Line>) -> bool {
-        // Nobody may be listening to the lines; the books are kept all the same.
+    fn handle(&self, report: Report, lines: &Lines<Line>) {
+        // A recorder may be gone, so lines may be refused; the receipts are kept all the same.
         let line = match report {
             Report::Started(_, Ok(())) => None,
             Report::Started(shard, Err(reason)) => {
-                self.0.ended.fetch_add(1, Ordering::Relaxed);
-                self.failed(shard, &reason, lines);
+                self.shard_ended(shard, Err(reason), lines);
                 None
             }
             Report::Second(sample) => {
@@ -344,38 +218,37 @@ impl Program for Hub {
                 total.1 = Some(sample);
                 Some(Line::Sample(Box::new(sample)))
             }
-            Report::Filled(t, shard, filled) => {
-                let values = Encoded(filled.values.clone());
+            Report::Histogram { t, shard, histogram } => {
+                let SegmentHistogram { phase, segment, values } = histogram;
+                let encoded = Encoded(values.clone());
                 // An inbox that is full gets its histogram back another time, made anew.
-                let _ = self.0.mail.post(shard, Message::Spare(filled.values));
-                Some(Line::Histogram { t, phase: filled.phase, segment: filled.segment, values })
+                let _ = self.0.shards.post(shard, Message::Spare(values));
+                Some(Line::Histogram { t, phase, segment, values: encoded })
             }
-            Report::Causes(t, shard, phase, rows) => Some(Line::Causes { t, shard, phase, rows }),
+            Report::Causes { t, shard, phase, rows } => {
+                Some(Line::Causes { t, shard, phase, rows })
+            }
             Report::Spun(shard, spins) => Some(Line::Spun { shard, spins }),
             Report::Sampled(t, requests) => Some(Line::Sampled { t, requests }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
-            Report::Event(_, event) => self.happened(event),
-            Report::Ended(shard, books, ended) => {
-                self.0.ended.fetch_add(1, Ordering::Relaxed);
-                locked(&self.0.books).add(&books);
-                if let Err(reason) = ended {
-                    self.failed(shard, &reason, lines);
-                }
+            Report::Event(event) => self.on_event(event),
+            Report::Ended(shard, receipts, ended) => {
+                locked(&self.0.receipts).add(&receipts);
+                self.shard_ended(shard, ended, lines);
                 None
             }
         };
         if let Some(line) = line {
             let _ = lines.send(line);
         }
-        self.0.ended.load(Ordering::Relaxed) == self.shards()
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
-        command.carry_out(self).map_err(|error| error.to_string())
+        self.execute(command).map_err(|error| error.to_string())
     }
 
-    fn stop(&self) -> bool {
-        self.post_all(|| Message::Stop).is_ok()
+    fn stop_message() -> Message {
+        Message::Stop
     }
 
     fn error_line(&self, error: String) -> Line {

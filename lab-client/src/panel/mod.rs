@@ -4,9 +4,12 @@
 //! shard does with a phase.
 
 mod commands;
+mod error;
 mod http;
 mod hub;
+mod lines;
 
-pub use commands::{Command, CommandError};
-pub use http::router;
-pub use hub::{Audit, Hub, Line, Ready};
+pub use commands::Command;
+pub(crate) use http::router;
+pub(crate) use hub::Hub;
+pub use lines::{Audit, Line, Ready};

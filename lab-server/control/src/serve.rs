@@ -7,18 +7,21 @@ use std::time::Duration;
 use axum::Router;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shard::Mail;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::shards::Shards;
+
 /// Where lines for a recorder go. Not bounded: a few lines a second and shard.
 pub type Lines<L> = UnboundedSender<L>;
 
 /// What a control thread controls.
 pub trait Program: Clone + Send + 'static {
+    /// What shards are told.
+    type Message: Send + 'static;
     /// What shards report.
     type Report: Send + 'static;
     /// What can be asked of it, as a line of JSON.
@@ -26,11 +29,11 @@ pub trait Program: Clone + Send + 'static {
     /// What it tells a recorder, as a line of JSON.
     type Line: Serialize + Send + 'static;
 
-    /// What shards report into.
-    fn reports(&self) -> &Mail<Self::Report>;
+    /// Its shards.
+    fn shards(&self) -> &Shards<Self::Message, Self::Report>;
 
-    /// Reads a report. Returns whether all shards have ended.
-    fn read(&self, report: Self::Report, lines: &Lines<Self::Line>) -> bool;
+    /// Handles a report; the last one of a shard goes to [`Self::shard_ended`].
+    fn handle(&self, report: Self::Report, lines: &Lines<Self::Line>);
 
     /// Carries out a command.
     ///
@@ -38,8 +41,26 @@ pub trait Program: Clone + Send + 'static {
     /// Why not, for a person.
     fn carry_out(&self, command: Self::Command) -> Result<(), String>;
 
+    /// The message that tells a shard to stop.
+    fn stop_message() -> Self::Message;
+
     /// Tells the shards to stop. Returns whether all of them were told.
-    fn stop(&self) -> bool;
+    fn stop(&self) -> bool {
+        self.shards().post_all(Self::stop_message).is_ok()
+    }
+
+    /// A shard has ended, in order or because it could not go on. No other shard can serve its
+    /// users: after a failure all end.
+    fn shard_ended(&self, shard: usize, ended: Result<(), String>, lines: &Lines<Self::Line>) {
+        self.shards().add_ended();
+        if let Err(reason) = ended {
+            let failure = format!("shard {shard} ended: {reason}");
+            // A recorder that has gone misses the line; the failure is kept all the same.
+            let _ = lines.send(self.error_line(failure.clone()));
+            self.shards().add_failure(failure);
+            self.stop();
+        }
+    }
 
     /// Begins an end in good order, after which the program stops by itself; a second signal does
     /// not wait for that. Returns whether there is something to be ended first.
@@ -109,16 +130,16 @@ async fn until_ended<P: Program>(
 }
 
 async fn read_reports<P: Program>(program: &P, lines: &Lines<P::Line>) -> anyhow::Result<()> {
-    let reports = program.reports();
-    let bell = reports.bell(0).try_clone_to_owned()?;
+    let shards = program.shards();
+    let reports = shards.reports();
+    let eventfd = reports.eventfd(0).try_clone_to_owned()?;
     // SAFETY: an owned descriptor stays open and the same until it is dropped.
-    let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }
+    let eventfd = unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }
         .map_err(|failed| failed.into_parts().1)?;
-    let mut ended = false;
-    while !ended {
-        // Edge-triggered: the bell need not be read to ring again.
-        bell.readable().await?.clear_ready();
-        while reports.take(0, 64, |report| ended |= program.read(report, lines)) {}
+    while !shards.have_ended() {
+        // Edge-triggered: the eventfd need not be read to notify again.
+        eventfd.readable().await?.clear_ready();
+        while reports.drain(0, 64, |report| program.handle(report, lines)) {}
     }
     Ok(())
 }

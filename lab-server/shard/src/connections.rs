@@ -1,97 +1,92 @@
-//! The sockets of a shard: opened, accepted, read, written and closed here and nowhere else.
+//! The sockets of a shard: opened, written and closed here and nowhere else; [`crate::poll`]
+//! accepts and reads. Must not know: the handler, frames, users.
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem;
 
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::alarm::Alarm;
 use crate::clock::monotonic_ns;
-use crate::handler::{Closed, ConnectOptions, Handler, Limits, NetCounters};
-use crate::held::HeldSockets;
-use crate::listener::{Accepted, Listener, reset, set_congestion};
+use crate::limits::{Closed, ConnectOptions, Limits, NetCounters};
+use crate::listener::{Listener, set_congestion};
 use crate::outgoing::{ARENA_BYTES, Outgoing};
-use crate::slots::{Backlog, ConnId, NONE, Slots, Stash, State};
+use crate::registered::RegisteredSockets;
+use crate::slots::{Backlog, ConnId, NONE, Slots, State};
+use crate::timer::Timer;
 
-/// Events of one turn. The batch bounds how long a flood on some connections keeps others waiting:
+/// Events of one poll. The batch bounds how long a flood on some connections keeps others waiting:
 /// 256 requests at 6 µs are 1.5 ms.
 pub(crate) const BATCH: usize = 256;
 
 /// Bytes received from one connection at a time. Requests have 16; what fills a chunk is read on
-/// after everybody else had their turn.
-const CHUNK: usize = 1024;
+/// after every other connection was read.
+pub(crate) const CHUNK: usize = 1024;
 
-/// Connections accepted in one turn, so that a rush of newcomers does not starve the others.
-const ACCEPTS_PER_TURN: usize = 64;
-
-/// A connection that is finished by us is closed after this time, whether the peer closed or not.
+/// A finished connection is closed after this time, whether the peer closed or not.
 const FINISH_NS: u64 = 1_000_000_000;
 
 /// Epoll data of the things that are no connections; no slot has this number.
 const SPECIAL: u32 = NONE;
-const LISTENER: ConnId = ConnId { slot: SPECIAL, generation: 0 };
-const ALARM: ConnId = ConnId { slot: SPECIAL, generation: 1 };
-const BELL: ConnId = ConnId { slot: SPECIAL, generation: 2 };
+pub(crate) const LISTENER: ConnId = ConnId { slot: SPECIAL, generation: 0 };
+pub(crate) const TIMER: ConnId = ConnId { slot: SPECIAL, generation: 1 };
+pub(crate) const NOTIFICATION: ConnId = ConnId { slot: SPECIAL, generation: 2 };
 
-/// The sockets of a shard. See [`Handler`] for what comes back.
+/// The sockets of a shard. [`crate::Handler`] is told what happens on them.
 pub struct Net {
-    epoll: OwnedFd,
-    sockets: HeldSockets,
-    slots: Slots,
-    listener: Option<Listener>,
-    alarm: Alarm,
+    pub(crate) epoll: OwnedFd,
+    pub(crate) sockets: RegisteredSockets,
+    pub(crate) slots: Slots,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) timer: Timer,
     outgoing: Outgoing,
-    events: Vec<epoll::Event>,
-    /// Connections with bytes to be read, in this turn or left from the one before.
-    readable: VecDeque<ConnId>,
-    buffer: Box<[u8]>,
+    pub(crate) events: Vec<epoll::Event>,
+    /// Connections with bytes to be read, in this poll or left from the one before.
+    pub(crate) readable: VecDeque<ConnId>,
+    pub(crate) buffer: Box<[u8]>,
     /// The connections of a batch of receives, and their results.
-    batch: Vec<ConnId>,
-    received: Vec<i32>,
+    pub(crate) batch: Vec<ConnId>,
+    pub(crate) received: Vec<i32>,
     /// The results of a batch of sends.
     results: Vec<i32>,
     /// Slots to be shut down after the sends under way.
     to_shut: Vec<u32>,
     /// Gone, and the handler has not been told.
-    dead: Vec<(ConnId, Closed)>,
+    pub(crate) dead: Vec<(ConnId, Closed)>,
     /// To be shut down once everything is sent, and when to close at the latest.
     finishing: VecDeque<(u64, ConnId)>,
     /// When to look whether a backlog has moved.
     stalled: VecDeque<(u64, ConnId)>,
-    limits: Limits,
+    pub(crate) limits: Limits,
     now_ns: u64,
     /// When the last sleep began and ended, in nanoseconds.
     slept_ns: (u64, u64),
-    /// The last turn found something.
-    busy: bool,
-    counters: NetCounters,
+    /// The last poll found something.
+    pub(crate) busy: bool,
+    pub(crate) counters: NetCounters,
 }
 
 impl Net {
-    /// Sockets for a shard; `bell` is that of its mail.
+    /// Sockets for a shard; `notification` is the eventfd of its inbox.
     ///
     /// # Errors
     /// What the kernel says when it makes the readiness set and the timer.
-    pub fn new(limits: Limits, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+    pub fn new(limits: Limits, notification: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         assert!(limits.backlog_bytes < ARENA_BYTES, "a backlog is sent again in one piece");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let alarm = Alarm::new(limits.alarm_slack_ns)?;
+        let timer = Timer::new(limits.timer_slack_ns)?;
         let edge = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &alarm, EventData::new_u64(ALARM.to_u64()), edge)?;
-        if let Some(bell) = bell {
-            epoll::add(&epoll, bell, EventData::new_u64(BELL.to_u64()), edge)?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER.to_u64()), edge)?;
+        if let Some(eventfd) = notification {
+            epoll::add(&epoll, eventfd, EventData::new_u64(NOTIFICATION.to_u64()), edge)?;
         }
         Ok(Self {
             epoll,
-            sockets: HeldSockets::new(limits.connections, limits.per_ring),
+            sockets: RegisteredSockets::new(limits.connections, limits.per_ring),
             slots: Slots::new(limits.connections),
             listener: None,
-            alarm,
+            timer,
             outgoing: Outgoing::new(),
             events: Vec::with_capacity(BATCH),
             readable: VecDeque::with_capacity(2 * BATCH),
@@ -127,12 +122,12 @@ impl Net {
         self.listener = None;
     }
 
-    /// The monotonic clock as this turn saw it, in nanoseconds.
+    /// The monotonic clock as this poll saw it, in nanoseconds.
     pub fn now_ns(&self) -> u64 {
         self.now_ns
     }
 
-    /// Reads the clock, for work within a turn that takes long enough to matter.
+    /// Reads the clock, for work within a poll that takes long enough to matter.
     pub fn read_clock(&mut self) -> u64 {
         self.now_ns = monotonic_ns();
         self.now_ns
@@ -148,8 +143,8 @@ impl Net {
         self.slots.in_use()
     }
 
-    /// Whether the last turn found nothing.
-    pub fn is_quiet(&self) -> bool {
+    /// Whether the last poll found nothing.
+    pub fn is_idle(&self) -> bool {
         !self.busy
     }
 
@@ -163,7 +158,8 @@ impl Net {
         self.slots.ids()
     }
 
-    /// Begins to open a connection; [`Handler::connected`] or [`Handler::closed`] follows.
+    /// Begins to open a connection; [`crate::Handler::connected`] or [`crate::Handler::closed`]
+    /// follows.
     ///
     /// # Errors
     /// What the kernel says at once, above all that the source address is in use.
@@ -189,7 +185,7 @@ impl Net {
     }
 
     /// Sends a frame of `len` bytes that `write` puts into the space it is given. It leaves at the
-    /// end of the turn, or at [`Self::flush`]. Nothing happens when the connection is gone.
+    /// end of the poll, or at [`Self::flush`]. Nothing happens when the connection is gone.
     pub fn send_with(&mut self, id: ConnId, len: usize, write: impl FnOnce(&mut [u8])) {
         let Some(slot) = self.slots.get(id) else { return };
         if !matches!(slot.state, State::Open) {
@@ -197,7 +193,7 @@ impl Net {
         }
         if let Some(backlog) = &mut slot.backlog {
             if backlog.bytes.len() + len > self.limits.backlog_bytes {
-                self.die(id, Closed::NotReading);
+                self.fail(id, Closed::NotReading);
                 return;
             }
             let end = backlog.bytes.len();
@@ -206,13 +202,13 @@ impl Net {
             return;
         }
         if !self.outgoing.has_room(slot, len) {
-            self.flush_or_note();
+            self.flush_or_discard();
             return self.send_with(id, len, write);
         }
         write(self.outgoing.reserve(id, slot, len));
     }
 
-    /// Sends everything that this turn wanted sent so far.
+    /// Sends everything that this poll wanted sent so far.
     ///
     /// # Errors
     /// What `io_uring_enter` says; what one socket says ends only its own connection.
@@ -233,23 +229,23 @@ impl Net {
         Ok(())
     }
 
-    /// Closes a connection without a word more; what was sent in this turn still leaves.
-    /// [`Handler::closed`] is not called.
+    /// Closes a connection at once; what was sent in this poll still leaves.
+    /// [`crate::Handler::closed`] is not called.
     pub fn close(&mut self, id: ConnId) {
         if self.slots.get(id).is_none_or(|slot| slot.state == State::Dead) {
             return;
         }
-        self.flush_or_note();
+        self.flush_or_discard();
         // The flush may have found it broken.
         if self.slots.get(id).is_some_and(|slot| slot.state != State::Dead) {
-            self.sockets.release(id.slot);
-            self.slots.give_back(id);
+            self.sockets.unregister(id.slot);
+            self.slots.release(id);
         }
     }
 
     /// Closes a connection after what was sent has been read or a second has passed; what comes in
     /// is thrown away meanwhile. A plain close would reset the connection when bytes are unread,
-    /// and the peer might never see the last frame. [`Handler::closed`] is not called.
+    /// and the peer might never see the last frame. [`crate::Handler::closed`] is not called.
     pub fn finish(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get(id).filter(|slot| slot.state == State::Open) else {
             return self.close(id);
@@ -260,30 +256,30 @@ impl Net {
             self.to_shut.push(id.slot);
         }
         self.finishing.push_back((self.now_ns + FINISH_NS, id));
-        self.flush_or_note();
+        self.flush_or_discard();
     }
 
-    /// When [`Self::turn`] has something to do though nothing happens, in nanoseconds.
+    /// When [`Self::poll`] has something to do though nothing happens, in nanoseconds.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let front = |queue: &VecDeque<(u64, ConnId)>| queue.front().map(|(at, _)| *at);
         front(&self.finishing).into_iter().chain(front(&self.stalled)).min()
     }
 
-    /// Sees to it that [`Self::turn`] returns by then.
+    /// Makes [`Self::poll`] return by this instant.
     ///
     /// # Errors
     /// What `timerfd_settime` says.
     pub fn wake_by(&mut self, deadline_ns: u64) -> io::Result<()> {
-        Ok(self.alarm.by(deadline_ns, self.now_ns)?)
+        Ok(self.timer.arm(deadline_ns, self.now_ns)?)
     }
 
-    /// The readiness set, readable when [`Self::turn`] would find something.
+    /// The readiness set, readable when [`Self::poll`] would find something.
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
 
-    /// Notes a sleep that began then and ends now.
-    pub(crate) fn woke(&mut self, began_ns: u64) {
+    /// Records a sleep that began then and ends now.
+    pub(crate) fn record_sleep(&mut self, began_ns: u64) {
         self.slept_ns = (began_ns, self.read_clock());
     }
 
@@ -292,183 +288,22 @@ impl Net {
         self.slept_ns
     }
 
-    /// Handles what has happened, at most 256 events; with `block` waits for something first.
-    /// Returns how many events there were, the alarm not counted.
-    ///
-    /// # Errors
-    /// What the kernel says about the readiness set or a ring: the shard cannot go on then.
-    pub fn turn<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<usize> {
-        let mut events = mem::take(&mut self.events);
-        events.clear();
-        // What is left from the last turn goes first: it could pile up otherwise.
-        if self.readable.len() < BATCH {
-            let block = block && self.readable.is_empty() && self.dead.is_empty();
-            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = if block { None } else { Some(&zero) };
-            let began_ns = if block { monotonic_ns() } else { 0 };
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            if block {
-                self.woke(began_ns);
-            }
-        }
-        self.read_clock();
-        let mut newcomers = false;
-        let mut happened = self.readable.len() + events.len();
-        for event in &events {
-            let id = ConnId::from_u64(event.data.u64());
-            match id {
-                LISTENER => newcomers = true,
-                ALARM => {
-                    self.alarm.rang();
-                    happened -= 1;
-                }
-                BELL => handler.rung(self),
-                _ => self.ready(handler, id, event.flags),
-            }
-        }
-        self.events = events;
-        self.receive(handler)?;
-        if newcomers {
-            self.accept(handler)?;
-        }
-        self.flush()?;
-        self.expire();
-        self.bury(handler);
-        self.busy = happened > 0;
-        self.counters.turns += u64::from(self.busy);
-        Ok(happened)
-    }
-
-    fn ready<H: Handler>(&mut self, handler: &mut H, id: ConnId, flags: EventFlags) {
-        let Some(slot) = self.slots.get(id) else { return };
-        let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
-        slot.hung_up |= broken || flags.contains(EventFlags::RDHUP);
-        if flags.contains(EventFlags::OUT) {
-            if slot.state == State::Connecting && !broken {
-                slot.state = State::Open;
-                handler.connected(self, id);
-            } else if let Some(backlog) = slot.backlog.take() {
-                self.resend(id, &backlog);
-            }
-        }
-        if broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
-            self.readable.push_back(id);
-        }
-    }
-
-    /// Reads once from each readable connection and hands the bytes over.
-    fn receive<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
-        let mut batch = mem::take(&mut self.batch);
-        // Only live ones: the slot of one that went may belong to another connection by now.
-        while batch.len() < BATCH {
-            let Some(id) = self.readable.pop_front() else { break };
-            if self.slots.get(id).is_some_and(|slot| slot.state != State::Dead) {
-                handler.coming(id);
-                batch.push(id);
-            }
-        }
-        if !batch.is_empty() {
-            let slots = batch.iter().map(|id| id.slot);
-            self.sockets.recv_each(slots, &mut self.buffer, CHUNK, &mut self.received)?;
-            self.read_clock();
-            let buffer = mem::take(&mut self.buffer);
-            for (at, bytes) in buffer.chunks_exact(CHUNK).take(batch.len()).enumerate() {
-                self.read(handler, batch[at], self.received[at], bytes);
-            }
-            self.buffer = buffer;
-        }
-        batch.clear();
-        self.batch = batch;
-        Ok(())
-    }
-
-    fn read<H: Handler>(&mut self, handler: &mut H, id: ConnId, result: i32, bytes: &[u8]) {
-        let Some(state) = self.slots.get(id).map(|slot| slot.state) else { return };
-        match (usize::try_from(result), state) {
-            (_, State::Free | State::Dead) => {}
-            (Ok(0), _) => self.die(id, Closed::ByPeer),
-            (Ok(len), _) => {
-                self.counters.bytes_in += len as u64;
-                if state == State::Open {
-                    self.hand_over(handler, id, &bytes[..len]);
-                }
-                let hung_up = self.slots.get(id).is_some_and(|slot| slot.hung_up);
-                if hung_up || len == bytes.len() {
-                    self.readable.push_back(id);
-                }
-            }
-            (Err(_), State::Connecting) if result != -libc::EAGAIN => {
-                self.die(id, Closed::NotConnected(-result));
-            }
-            (Err(_), _) if matches!(-result, libc::EAGAIN | libc::EINTR) => {}
-            (Err(_), _) => self.die(id, Closed::Broken(-result)),
-        }
-    }
-
-    fn hand_over<H: Handler>(&mut self, handler: &mut H, id: ConnId, bytes: &[u8]) {
-        let stash = self.slots.get(id).and_then(|slot| slot.stash.take());
-        let rest = if let Some(mut stash) = stash {
-            stash.bytes.extend_from_slice(bytes);
-            let used = handler.received(self, id, &stash.bytes);
-            stash.bytes.drain(..used);
-            (!stash.bytes.is_empty()).then_some(stash)
-        } else {
-            let used = handler.received(self, id, bytes);
-            (used < bytes.len()).then(|| Box::new(Stash { bytes: bytes[used..].to_vec() }))
-        };
-        let most = self.limits.stash_bytes;
-        let open = self.slots.get(id).filter(|slot| slot.state == State::Open);
-        if let (Some(rest), Some(slot)) = (rest, open) {
-            if rest.bytes.len() > most {
-                self.die(id, Closed::FrameTooLong);
-            } else {
-                slot.stash = Some(rest);
-            }
-        }
-    }
-
-    fn accept<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &mut self.listener else { break };
-            match listener.accept()? {
-                Accepted::Nobody => break,
-                Accepted::TurnedAway => self.counters.turned_away += 1,
-                Accepted::Socket(socket) if self.slots.is_full() => {
-                    self.counters.turned_away += 1;
-                    reset(socket)?;
-                }
-                Accepted::Socket(socket) => match self.adopt(socket, State::Open) {
-                    Ok(Some(id)) => {
-                        self.counters.accepted += 1;
-                        handler.accepted(self, id);
-                    }
-                    // No descriptor for another ring, no memory: that is this peer's loss alone.
-                    Ok(None) | Err(_) => self.counters.turned_away += 1,
-                },
-            }
-        }
-        Ok(())
-    }
-
     /// Gives a socket a slot, readiness and a place in a ring. `None` when slots have run out.
-    fn adopt(&mut self, socket: OwnedFd, state: State) -> io::Result<Option<ConnId>> {
-        let Some(id) = self.slots.take(state) else { return Ok(None) };
+    pub(crate) fn adopt(&mut self, socket: OwnedFd, state: State) -> io::Result<Option<ConnId>> {
+        let Some(id) = self.slots.acquire(state) else { return Ok(None) };
         let edges = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         // Readiness belongs to the file, not to its number: it stays when the descriptor is closed.
         let held = epoll::add(&self.epoll, &socket, EventData::new_u64(id.to_u64()), edges)
             .map_err(io::Error::from)
-            .and_then(|()| self.sockets.hold(id.slot, socket));
+            .and_then(|()| self.sockets.register(id.slot, socket));
         if let Err(error) = held {
-            self.slots.give_back(id);
+            self.slots.release(id);
             return Err(error);
         }
         Ok(Some(id))
     }
 
-    /// Notes what became of a send.
+    /// Accounts for the result of a send.
     fn sent(&mut self, op: usize) {
         let (ops, _, ids) = self.outgoing.parts();
         let (id, len, result) = (ids[op], ops[op].len as usize, self.results[op]);
@@ -477,7 +312,7 @@ impl Net {
         let sent = match usize::try_from(result) {
             Ok(sent) => sent,
             Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOBUFS) => 0,
-            Err(_) => return self.die(id, Closed::Broken(-result)),
+            Err(_) => return self.fail(id, Closed::Broken(-result)),
         };
         self.counters.bytes_out += sent as u64;
         if sent < len {
@@ -491,19 +326,19 @@ impl Net {
     }
 
     /// The peer has made room: tries the backlog again.
-    fn resend(&mut self, id: ConnId, backlog: &Backlog) {
+    pub(crate) fn resend(&mut self, id: ConnId, backlog: &Backlog) {
         let Some(slot) = self.slots.get(id) else { return };
         let len = backlog.bytes.len();
         if self.outgoing.has_room(slot, len) {
             self.outgoing.reserve(id, slot, len).copy_from_slice(&backlog.bytes);
         } else {
-            self.flush_or_note();
+            self.flush_or_discard();
             self.resend(id, backlog);
         }
     }
 
-    /// Closes what was to be closed by now: finished connections, and peers that do not read.
-    fn expire(&mut self) {
+    /// Closes what is due: finished connections, and peers that do not read.
+    pub(crate) fn expire(&mut self) {
         while let Some((at, id)) = self.finishing.front().copied() {
             if at > self.now_ns {
                 break;
@@ -519,7 +354,7 @@ impl Net {
             let since = self.slots.get(id).and_then(|slot| Some(slot.backlog.as_ref()?.since_ns));
             match since {
                 Some(since) if since + self.limits.stall_ns <= self.now_ns => {
-                    self.die(id, Closed::NotReading);
+                    self.fail(id, Closed::NotReading);
                 }
                 // Moved and stalled again: that one is in the queue by itself.
                 _ => {}
@@ -527,33 +362,26 @@ impl Net {
         }
     }
 
-    /// Takes the socket away; the handler is told at the end of the turn.
-    fn die(&mut self, id: ConnId, why: Closed) {
+    /// Takes the socket away; the handler is told at the end of the poll.
+    pub(crate) fn fail(&mut self, id: ConnId, why: Closed) {
         let Some(slot) = self.slots.get(id).filter(|slot| slot.state != State::Dead) else {
             return;
         };
-        let told_already = slot.state == State::Finishing;
+        let handler_knows = slot.state == State::Finishing;
         slot.state = State::Dead;
         slot.backlog = None;
         self.outgoing.cancel(slot);
-        self.sockets.release(id.slot);
-        if told_already {
-            self.slots.give_back(id);
+        self.sockets.unregister(id.slot);
+        if handler_knows {
+            self.slots.release(id);
         } else {
             self.dead.push((id, why));
         }
     }
 
-    fn bury<H: Handler>(&mut self, handler: &mut H) {
-        while let Some((id, why)) = self.dead.pop() {
-            self.slots.give_back(id);
-            handler.closed(self, id, why);
-        }
-    }
-
-    /// Sends in the middle of a turn. When the ring fails, the end of the turn fails the same way
+    /// Sends in the middle of a poll. When the ring fails, the end of the poll fails the same way
     /// and reports it.
-    fn flush_or_note(&mut self) {
+    fn flush_or_discard(&mut self) {
         if self.flush().is_err() {
             self.outgoing.clear();
         }

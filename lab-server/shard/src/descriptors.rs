@@ -49,8 +49,8 @@ pub fn sockets_per_ring(limits: DescriptorLimits) -> u32 {
 /// What `unshare` says (no memory).
 pub(crate) fn unshare_table() -> io::Result<()> {
     // What is open now stays open in both tables under the same number, and every owner of a
-    // descriptor that several threads use (mail bells, executor events) was made before and lives
-    // to the end. What is opened later is used by the thread that opened it alone.
+    // descriptor that several threads use (inbox eventfds, executor events) was made before and
+    // lives to the end. What is opened later is used by the thread that opened it alone.
     // SAFETY: so no thread ever uses a number that means something else in its own table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }
 }

@@ -4,7 +4,7 @@
 //! does not scale. But a wait in glommio's reactor arms and cancels timers and links its rings:
 //! about 9 µs more than `epoll_wait` on the machine of ARCHITECTURE.md, which at 60,000 requests/s
 //! is half of what the requests cost themselves. So a shard that was busy a moment ago waits in
-//! `epoll_wait`, bounded by the alarm, and goes back to the reactor when glommio wants to run
+//! `epoll_wait`, bounded by the timer, and goes back to the reactor when glommio wants to run
 //! something else or nothing has happened for [`LINGER_NS`].
 
 use std::io;
@@ -14,22 +14,11 @@ use glommio::net::TcpStream;
 use rustix::fd::{FromRawFd, IntoRawFd};
 
 use crate::connections::Net;
-use crate::handler::Handler;
+use crate::handler::{Handler, Next};
 
 /// How long a shard waits in `epoll_wait` after something happened, and so the longest that another
 /// task of its executor can be kept waiting: two timers of 100 a second cost nothing measurable.
 const LINGER_NS: u64 = 10_000_000;
-
-/// What a shard waits for, beside its sockets and its mail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// For nothing else.
-    Whenever,
-    /// For this instant of the monotonic clock, in nanoseconds.
-    By(u64),
-    /// For nothing any more: the loop ends.
-    Stop,
-}
 
 /// Runs a shard until its handler says [`Next::Stop`].
 ///
@@ -39,7 +28,7 @@ pub enum Next {
 pub async fn drive<H: Handler>(net: &mut Net, handler: &mut H) -> io::Result<()> {
     let mut busy_ns = net.read_clock();
     loop {
-        let deadline_ns = match handler.turned(net) {
+        let deadline_ns = match handler.polled(net) {
             Next::Whenever => u64::MAX,
             Next::By(at) => at,
             Next::Stop => {
@@ -51,18 +40,18 @@ pub async fn drive<H: Handler>(net: &mut Net, handler: &mut H) -> io::Result<()>
         let deadline_ns = deadline_ns.min(net.next_deadline_ns().unwrap_or(u64::MAX));
         let now_ns = net.now_ns();
         let happened = if deadline_ns <= now_ns {
-            net.turn(handler, false)?
+            net.poll(handler, false)?
         } else if now_ns < busy_ns + LINGER_NS {
             net.wake_by(deadline_ns.min(busy_ns + LINGER_NS))?;
-            net.turn(handler, true)?
+            net.poll(handler, true)?
         } else {
             if deadline_ns != u64::MAX {
                 net.wake_by(deadline_ns)?;
             }
             let began_ns = net.read_clock();
             readable(net).await?;
-            net.woke(began_ns);
-            net.turn(handler, false)?
+            net.record_sleep(began_ns);
+            net.poll(handler, false)?
         };
         if happened > 0 {
             busy_ns = net.now_ns();
@@ -83,7 +72,7 @@ async fn readable(net: &Net) -> io::Result<()> {
         // alive at the price of CPU until one is free.
         return Ok(());
     };
-    // SAFETY: the descriptor was just made, is owned by nobody else, and given away here.
+    // SAFETY: the descriptor was just made, has no other owner, and is given away here.
     let mut stream = unsafe { TcpStream::from_raw_fd(copy.into_raw_fd()) };
     match stream.read(&mut [0; 1]).await {
         Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => Ok(()),

@@ -26,7 +26,7 @@ pub enum Placement {
 
 impl Placement {
     /// The CPU of a shard, if it has one of its own choice.
-    pub fn cpu_of(&self, shard: usize) -> Option<usize> {
+    fn cpu_of(&self, shard: usize) -> Option<usize> {
         match self {
             Placement::Pinned(cpus) => cpus.get(shard % cpus.len().max(1)).copied(),
             Placement::Free => None,
@@ -77,7 +77,7 @@ pub struct ShardContext {
     pub shard: usize,
     /// How many there are.
     pub shards: usize,
-    /// The thread, for whoever looks at it from outside.
+    /// The thread, as other processes see it.
     pub thread: Pid,
     /// The CPU it is pinned to.
     pub cpu: Option<usize>,
@@ -134,7 +134,7 @@ impl Gate {
 }
 
 impl ShardGate {
-    /// Waits for the others and gives the thread its own table. `None` sends the shard home.
+    /// Waits for the others and gives the thread its own table. `None` ends the shard.
     fn pass(&self) -> Option<()> {
         self.arrived.send(gettid()).ok()?;
         self.go.recv().ok()?;
@@ -150,7 +150,7 @@ impl ShardGate {
 ///
 /// The order matters: glommio wakes a foreign executor by writing to its eventfd by number, from
 /// the writer's table. Tables that part only after all executors were made agree on those numbers;
-/// parting earlier would write eight bytes into somebody else's socket.
+/// parting earlier would write eight bytes into another socket.
 ///
 /// # Errors
 /// [`SpawnError`]; no shard is left running.
@@ -196,8 +196,8 @@ where
     match spawned.and_then(|()| open_gates(&gates)) {
         Ok(threads) => Ok(ShardThreads { handles, threads }),
         Err(error) => {
-            // Without a gate the shards that wait go home. A table that could not part is the one
-            // failure behind the gate; the shards that passed it run on until the process ends.
+            // Without a gate the shards that wait end. A table that could not part is the one
+            // failure after the gate; the shards that passed it run on until the process ends.
             drop(gates);
             Err(error)
         }
@@ -207,7 +207,7 @@ where
 /// While this lives, new threads are born with all signals blocked, and keep them so.
 ///
 /// A signal handler that wakes an event loop writes to a pipe by number; run by a thread with
-/// another table of descriptors it would write into a stranger's socket.
+/// another table of descriptors it would write into another socket.
 struct SignalsBlocked {
     before: libc::sigset_t,
 }

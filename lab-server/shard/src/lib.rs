@@ -1,36 +1,40 @@
 //! What a shard is made of, shared by server and client: a thread pinned to a core, a glommio
-//! executor, a table of descriptors of its own, sockets, readiness, timers, and mail between
+//! executor, a table of descriptors of its own, sockets, readiness, timers, and messages between
 //! shards.
 //!
 //! Owns: every system call on the data path. Must not know: frames, users, money, schedules.
 //! The logic of a program is a [`Handler`]; [`drive()`] carries it.
 
-mod alarm;
 mod clock;
 mod connections;
 mod descriptors;
 mod drive;
 mod executor;
 mod handler;
-mod held;
+mod inbox;
+mod limits;
 mod listener;
-mod mailbox;
 mod outgoing;
+mod poll;
+mod registered;
 mod schedstat;
 mod slots;
 mod slowness;
+mod splitmix;
+mod timer;
 mod wheel;
 
-pub use alarm::Alarm;
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
 pub use connections::Net;
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
-pub use drive::{Next, drive};
+pub use drive::drive;
 pub use executor::{Placement, ShardContext, ShardThreads, SpawnError, cpus_allowed, spawn};
-pub use handler::{Closed, ConnectOptions, Handler, Limits, NetCounters};
+pub use handler::{Handler, Next};
+pub use inbox::Inboxes;
+pub use limits::{Closed, ConnectOptions, Limits, NetCounters};
 pub use listener::{ListenOptions, Steering, bind_listener};
-pub use mailbox::Mail;
 pub use schedstat::{SchedStat, ThreadTimes};
 pub use slots::ConnId;
 pub use slowness::{SPINS_KEPT, SlowOrder, Slowness, Spin, Spins, spin};
+pub use splitmix::splitmix64;
 pub use wheel::Wheel;

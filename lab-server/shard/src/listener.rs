@@ -68,17 +68,17 @@ pub(crate) fn set_congestion(socket: &Socket, name: Option<&str>) -> io::Result<
     })
 }
 
-/// What came of one attempt to accept.
+/// The result of one attempt to accept.
 pub(crate) enum Accepted {
     Socket(OwnedFd),
-    /// Nobody waits.
-    Nobody,
-    /// Somebody waited and was turned away, because descriptors or files have run out.
+    /// No peer waits.
+    NoPeer,
+    /// A peer waited and was turned away, because descriptors or files have run out.
     TurnedAway,
 }
 
 /// A listening socket and one spare descriptor: when all others are used up, the spare one is given
-/// up to take a connection and close it, so that its peer is told instead of hanging in the
+/// up to accept a connection and close it, so that its peer is told instead of hanging in the
 /// backlog.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -96,7 +96,7 @@ impl Listener {
         loop {
             match self.accept_once() {
                 Ok(socket) => return Ok(Accepted::Socket(socket)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(Accepted::Nobody),
+                Err(rustix::io::Errno::AGAIN) => return Ok(Accepted::NoPeer),
                 // The peer gave up while it waited, or a packet of its handshake was bad.
                 Err(
                     rustix::io::Errno::INTR
@@ -108,7 +108,7 @@ impl Listener {
                 }
                 // No memory for a socket: the peer stays in the backlog until there is.
                 Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::NOMEM) => {
-                    return Ok(Accepted::Nobody);
+                    return Ok(Accepted::NoPeer);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -121,13 +121,13 @@ impl Listener {
 
     fn turn_away(&mut self) -> io::Result<Accepted> {
         self.spare = None;
-        // Without a descriptor to give, the kernel refuses before it looks whether somebody waits.
+        // Without a descriptor to give, the kernel refuses before it looks whether a peer waits.
         let turned_away = match self.accept_once() {
             Ok(socket) => {
                 reset(socket)?;
                 Accepted::TurnedAway
             }
-            Err(_) => Accepted::Nobody,
+            Err(_) => Accepted::NoPeer,
         };
         self.spare = open_spare().ok();
         Ok(turned_away)
@@ -140,7 +140,7 @@ impl AsFd for Listener {
     }
 }
 
-/// Closes a connection so that its peer learns of it at once and no TIME_WAIT stays behind.
+/// Closes a connection so that its peer learns of it at once and no TIME_WAIT is left.
 pub(crate) fn reset(socket: OwnedFd) -> io::Result<()> {
     Socket::from(socket).set_linger(Some(std::time::Duration::ZERO))
 }

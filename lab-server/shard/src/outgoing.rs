@@ -1,12 +1,12 @@
-//! What a turn wants sent: one send a connection, whose bytes lie in one arena.
+//! What a poll wants sent: one send a connection, whose bytes lie in one arena.
 //!
 //! Two sends to one socket in a batch could swap their order when the first is cut short, so frames
 //! for the same connection are joined.
 
-use crate::held::SendOp;
+use crate::registered::SendOp;
 use crate::slots::{ConnId, NONE, Slot};
 
-/// Bytes of frames that wait for the end of the turn. At least a whole backlog must fit
+/// Bytes of frames that wait for the end of the poll. At least a whole backlog must fit
 /// ([`crate::Limits::backlog_bytes`]); at 28 bytes an answer it holds 9,000 of them.
 pub(crate) const ARENA_BYTES: usize = 256 << 10;
 
@@ -39,7 +39,7 @@ impl Outgoing {
         self.used + carried + len <= self.arena.len()
     }
 
-    /// Room for `len` bytes behind what this connection already sends in this turn.
+    /// Room for `len` bytes after what this connection already sends in this poll.
     pub(crate) fn reserve(&mut self, id: ConnId, slot: &mut Slot, len: usize) -> &mut [u8] {
         let start = self.used;
         if slot.link == NONE {

@@ -1,4 +1,4 @@
-//! The connections of a shard by slot: what the shard must remember of each between two turns.
+//! The connections of a shard by slot: what the shard must remember of each between two polls.
 
 use std::mem;
 
@@ -31,7 +31,7 @@ pub(crate) enum State {
     Connecting,
     /// Bytes may flow.
     Open,
-    /// We have said our last; what comes in is thrown away until the peer closes.
+    /// Nothing more is sent; what comes in is thrown away until the peer closes.
     Finishing,
     /// The socket is gone and the handler has not been told yet.
     Dead,
@@ -57,11 +57,11 @@ pub(crate) const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) generation: u32,
-    /// In a free slot the next free one, else the index of this turn's send or [`NONE`].
+    /// In a free slot the next free one, else the index of this poll's send or [`NONE`].
     pub(crate) link: u32,
     pub(crate) state: State,
-    /// The peer has sent its last: whoever reads the bytes before it must read on, for there will
-    /// be no other event.
+    /// The peer has shut its sending side: after the bytes before that, the reader must read on,
+    /// for there will be no other event.
     pub(crate) hung_up: bool,
     pub(crate) stash: Option<Box<Stash>>,
     pub(crate) backlog: Option<Box<Backlog>>,
@@ -92,7 +92,7 @@ impl Slots {
     }
 
     /// A slot for a new connection, `None` when all are in use.
-    pub(crate) fn take(&mut self, state: State) -> Option<ConnId> {
+    pub(crate) fn acquire(&mut self, state: State) -> Option<ConnId> {
         let slot = if self.first_free != NONE {
             let slot = self.first_free;
             self.first_free = self.slots[slot as usize].link;
@@ -126,7 +126,7 @@ impl Slots {
     }
 
     /// Empties a slot; the id is dead from here on.
-    pub(crate) fn give_back(&mut self, id: ConnId) {
+    pub(crate) fn release(&mut self, id: ConnId) {
         let slot = &mut self.slots[id.slot as usize];
         debug_assert!(slot.generation == id.generation && slot.state != State::Free);
         slot.generation = slot.generation.wrapping_add(1);
@@ -155,12 +155,12 @@ mod tests {
     #[test]
     fn an_id_dies_with_its_connection() {
         let mut slots = Slots::new(2);
-        let first = slots.take(State::Open).expect("room");
-        let second = slots.take(State::Open).expect("room");
-        assert!(slots.take(State::Open).is_none() && slots.is_full());
-        slots.give_back(first);
+        let first = slots.acquire(State::Open).expect("room");
+        let second = slots.acquire(State::Open).expect("room");
+        assert!(slots.acquire(State::Open).is_none() && slots.is_full());
+        slots.release(first);
         assert!(slots.get(first).is_none());
-        let third = slots.take(State::Open).expect("room again");
+        let third = slots.acquire(State::Open).expect("room again");
         assert_eq!(third.slot, first.slot);
         assert!(slots.get(first).is_none() && slots.get(third).is_some());
         assert_eq!(slots.ids().collect::<Vec<_>>(), vec![third, second]);

@@ -1,7 +1,7 @@
 //! Slowness on purpose: CPU time spent for nothing on a share of the requests, and the exact truth
 //! about it. Must not know: what a request is.
 //!
-//! A program that nobody asked for this holds an empty list of it, and pays a comparison with 0.
+//! A program that was not asked for it holds an empty list, and pays a comparison with 0.
 
 use std::hint::spin_loop;
 
@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{NANOS_PER_SECOND, monotonic_ns};
+use crate::splitmix::splitmix64;
 
 /// Spins of one second that are kept one by one; all are counted. The kernel's clocks leave room
 /// for some 50,000 spins of 20 µs in a second; the lab's own faults make a few hundred.
@@ -34,17 +35,9 @@ pub struct SlowOrder {
 impl SlowOrder {
     /// Whether the request of a user at an instant is one of them: a pure function.
     pub fn hits(&self, user: u32, at_ns: u64) -> bool {
-        let drawn = mix(mix(self.seed ^ u64::from(user)) ^ at_ns);
+        let drawn = splitmix64(splitmix64(self.seed ^ u64::from(user)) ^ at_ns);
         drawn % 1_000_000_000 < u64::from(self.per_billion)
     }
-}
-
-/// SplitMix64's last step (Steele, Lea, Flood 2014).
-fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 /// A spin as it was.
@@ -60,7 +53,7 @@ pub struct Spin {
     pub spun_ns: u64,
 }
 
-/// What a slowness did since this was said the last time.
+/// What a slowness did since it was last drained.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spins {
     /// Of which order.
@@ -69,7 +62,7 @@ pub struct Spins {
     pub count: u64,
     /// CPU time of all of them.
     pub spun_ns: u64,
-    /// Requests that were looked at.
+    /// Requests that were examined.
     pub seen: u64,
     /// Spins one by one, at most [`SPINS_KEPT`].
     pub spins: Vec<Spin>,
@@ -121,8 +114,8 @@ impl Slowness {
         }
     }
 
-    /// What it did since this was asked the last time.
-    pub fn take(&mut self, now_ns: u64) -> Spins {
+    /// What it did since it was last drained.
+    pub fn drain(&mut self, now_ns: u64) -> Spins {
         let over = now_ns >= self.order.until_ns;
         let room = if over { 0 } else { SPINS_KEPT };
         let next = Spins { id: self.order.id, spins: Vec::with_capacity(room), ..Spins::default() };
@@ -196,7 +189,7 @@ mod tests {
         for at_ns in 0..40_000 {
             slowness.handle(7, at_ns, spun);
         }
-        let first = slowness.take(40_000);
+        let first = slowness.drain(40_000);
         let (kept, count) = (SPINS_KEPT as u64, 40_000 - 100);
         assert_eq!((first.count, first.seen, first.spun_ns), (count, count, count * 1000));
         assert_eq!((first.spins.len() as u64, first.not_kept), (kept, count - kept));
@@ -206,14 +199,14 @@ mod tests {
         slowness.end_at(9, 0);
         slowness.end_at(3, 40_002);
         slowness.handle(8, 40_002, spun);
-        let last = slowness.take(40_002);
+        let last = slowness.drain(40_002);
         assert_eq!((last.count, last.not_kept), (count + 1, count + 1 - kept));
         assert!(last.over);
     }
 
     #[test]
     fn a_spin_takes_its_time() {
-        let it = spin(300_000);
-        assert!(it.spun_ns >= 300_000 && it.end_ns - it.t >= it.spun_ns, "{it:?}");
+        let spun = spin(300_000);
+        assert!(spun.spun_ns >= 300_000 && spun.end_ns - spun.t >= spun.spun_ns, "{spun:?}");
     }
 }

@@ -83,7 +83,7 @@ impl<K: Copy> Wheel<K> {
                 return;
             }
             self.now_tick = next;
-            self.turn(&mut due);
+            self.empty_buckets(&mut due);
         }
     }
 
@@ -100,7 +100,7 @@ impl<K: Copy> Wheel<K> {
             .map(|level| {
                 let shift = BITS * level as u32;
                 let position = self.now_tick >> shift;
-                // Distance from the bucket behind the present one, going round.
+                // Distance from the bucket after the present one, going round.
                 let from = ((position + 1) % BUCKETS as u64) as u32;
                 let ahead = u64::from(self.occupied[level].rotate_right(from).trailing_zeros());
                 (position + 1 + ahead) << shift
@@ -109,7 +109,7 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Empties the buckets that come up at the present tick, the coarse ones first.
-    fn turn(&mut self, due: &mut impl FnMut(K)) {
+    fn empty_buckets(&mut self, due: &mut impl FnMut(K)) {
         for level in (0..LEVELS).rev() {
             let shift = BITS * level as u32;
             if self.now_tick & ((1 << shift) - 1) != 0 {
@@ -137,7 +137,7 @@ impl<K: Copy> Wheel<K> {
     fn link(&mut self, index: u32) {
         let deadline = self.nodes[index as usize].deadline_tick;
         let ahead = deadline - self.now_tick;
-        // The finest level on which the deadline is less than one turn ahead.
+        // The finest level on which the deadline is less than one revolution ahead.
         let level = (0..LEVELS - 1)
             .find(|level| ahead < 1 << (BITS * (*level as u32 + 1)))
             .unwrap_or(LEVELS - 1);

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Says hello to whoever connects.
+/// Says hello to every peer that connects.
 #[derive(Default)]
 struct Hello(usize);
 
@@ -26,19 +26,19 @@ impl Handler for Hello {
         bytes.len()
     }
     fn closed(&mut self, _: &mut Net, _: ConnId, _: Closed) {}
-    fn rung(&mut self, _: &mut Net) {}
-    fn turned(&mut self, _: &mut Net) -> Next {
+    fn notified(&mut self, _: &mut Net) {}
+    fn polled(&mut self, _: &mut Net) -> Next {
         Next::Whenever
     }
 }
 
-fn turn_until(net: &mut Net, hello: &mut Hello, until: impl Fn(&Net, &Hello) -> bool) {
+fn poll_until(net: &mut Net, hello: &mut Hello, until: impl Fn(&Net, &Hello) -> bool) {
     let start = Instant::now();
     while !until(net, hello) {
         assert!(start.elapsed() < PATIENCE, "{:?}", net.counters());
         let soon = net.read_clock() + 10_000_000;
         net.wake_by(soon).expect("timer");
-        net.turn(hello, true).expect("the shard goes on");
+        net.poll(hello, true).expect("the shard goes on");
     }
 }
 
@@ -75,19 +75,19 @@ fn without_a_descriptor_peers_are_turned_away_and_the_shard_goes_on() {
     // Not one is left: the spare one takes the peer, to close it.
     let mut taken = take_all();
     let mut first = connect();
-    turn_until(&mut net, &mut hello, |net, _| net.counters().turned_away == 1);
+    poll_until(&mut net, &mut hello, |net, _| net.counters().turned_away == 1);
     assert!(first.read(&mut [0; 8]).is_err(), "a reset, not silence");
 
     // One is left: enough to accept, not for the ring that is to hold the socket.
     taken.pop();
     let mut second = connect();
-    turn_until(&mut net, &mut hello, |net, _| net.counters().turned_away == 2);
+    poll_until(&mut net, &mut hello, |net, _| net.counters().turned_away == 2);
     assert!(matches!(second.read(&mut [0; 8]), Ok(0) | Err(_)), "closed, not silence");
     assert_eq!((net.connections(), hello.0), (0, 0));
 
     taken.truncate(taken.len() - 4);
     let mut third = connect();
-    turn_until(&mut net, &mut hello, |_, hello| hello.0 == 1);
+    poll_until(&mut net, &mut hello, |_, hello| hello.0 == 1);
     let mut said = [0; 5];
     third.read_exact(&mut said).expect("room again");
     assert_eq!(&said, b"hello");

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStr
 use std::time::{Duration, Instant};
 
 use shard::{
-    Closed, ConnId, ConnectOptions, Handler, Limits, ListenOptions, Mail, Net, Next, Placement,
+    Closed, ConnId, ConnectOptions, Handler, Inboxes, Limits, ListenOptions, Net, Next, Placement,
     bind_listener, drive, spawn,
 };
 
@@ -72,9 +72,9 @@ impl Handler for Lines {
         self.closed.push(why);
     }
 
-    fn rung(&mut self, _: &mut Net) {}
+    fn notified(&mut self, _: &mut Net) {}
 
-    fn turned(&mut self, _: &mut Net) -> Next {
+    fn polled(&mut self, _: &mut Net) -> Next {
         Next::Whenever
     }
 }
@@ -99,14 +99,14 @@ fn listening(limits: Limits) -> (Net, SocketAddr) {
     (net, address)
 }
 
-/// Turns until `until` holds. The alarm keeps a turn from waiting for ever.
-fn turn_until(net: &mut Net, lines: &mut Lines, until: impl Fn(&Net, &Lines) -> bool) {
+/// Polls until `until` holds. The timer keeps a poll from waiting for ever.
+fn poll_until(net: &mut Net, lines: &mut Lines, until: impl Fn(&Net, &Lines) -> bool) {
     let start = Instant::now();
     while !until(net, lines) {
         assert!(start.elapsed() < PATIENCE, "seen {:?}, closed {:?}", lines.seen, lines.closed);
         let soon = net.read_clock() + 10_000_000;
         net.wake_by(soon).expect("timer");
-        net.turn(lines, true).expect("turn");
+        net.poll(lines, true).expect("poll");
     }
 }
 
@@ -125,7 +125,7 @@ fn more_connections_than_a_ring_holds() {
     for (number, client) in clients.iter_mut().enumerate() {
         writeln!(client, "hello {number}").expect("sent");
     }
-    turn_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 10);
+    poll_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 10);
     for (number, client) in clients.iter_mut().enumerate() {
         let mut answer = vec![0; format!("hello {number}\n").len()];
         client.read_exact(&mut answer).expect("answered");
@@ -134,14 +134,14 @@ fn more_connections_than_a_ring_holds() {
     assert_eq!(net.connections(), 10);
     // No slot left: the next one is told at once.
     let mut eleventh = client(address);
-    turn_until(&mut net, &mut lines, |net, _| net.counters().turned_away == 1);
+    poll_until(&mut net, &mut lines, |net, _| net.counters().turned_away == 1);
     assert!(eleventh.read(&mut [0; 8]).is_err(), "a reset, not silence");
     drop(clients);
-    turn_until(&mut net, &mut lines, |net, _| net.connections() == 0);
+    poll_until(&mut net, &mut lines, |net, _| net.connections() == 0);
     assert_eq!(lines.closed, [Closed::ByPeer; 10]);
     let mut again = client(address);
     writeln!(again, "room again").expect("sent");
-    turn_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 11);
+    poll_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 11);
     // What never was a descriptor for long is none now: the socket is closed with its slot.
     assert_eq!(net.ids().count(), 1);
 }
@@ -155,16 +155,16 @@ fn a_frame_in_pieces_and_many_in_one() {
     let text = format!("one\ntwo\n{long}\nthree\n");
     for piece in text.as_bytes().chunks(7) {
         peer.write_all(piece).expect("sent");
-        net.turn(&mut lines, false).expect("turn");
+        net.poll(&mut lines, false).expect("poll");
     }
-    turn_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 4);
+    poll_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 4);
     assert_eq!(lines.seen, ["one", "two", long.as_str(), "three"]);
     let mut answer = vec![0; text.len()];
     peer.read_exact(&mut answer).expect("answered");
     assert_eq!(answer, text.as_bytes());
     // Over the longest frame, and no end in sight.
     peer.write_all(&[b'y'; 5000]).expect("sent");
-    turn_until(&mut net, &mut lines, |_, lines| lines.closed == [Closed::FrameTooLong]);
+    poll_until(&mut net, &mut lines, |_, lines| lines.closed == [Closed::FrameTooLong]);
     assert_eq!(net.connections(), 0);
 }
 
@@ -175,10 +175,10 @@ fn a_peer_that_sends_its_last_and_says_so_is_seen_to_leave() {
     let mut lines = Lines::default();
     for text in ["whole\n", "half"] {
         let mut peer = client(address);
-        turn_until(&mut net, &mut lines, |net, _| net.connections() == 1);
+        poll_until(&mut net, &mut lines, |net, _| net.connections() == 1);
         peer.write_all(text.as_bytes()).expect("sent");
         peer.shutdown(Shutdown::Write).expect("still open");
-        turn_until(&mut net, &mut lines, |net, _| net.connections() == 0);
+        poll_until(&mut net, &mut lines, |net, _| net.connections() == 0);
         let mut answer = String::new();
         peer.read_to_string(&mut answer).expect("an orderly end");
         assert_eq!(answer == "whole\n", text == "whole\n", "{answer}");
@@ -194,15 +194,15 @@ fn a_peer_that_never_reads_is_closed_and_costs_the_others_nothing() {
     let mut other = client(address);
     writeln!(deaf, "flood").expect("sent");
     writeln!(other, "hello").expect("sent");
-    turn_until(&mut net, &mut lines, |_, lines| lines.closed == [Closed::NotReading]);
-    turn_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 2);
+    poll_until(&mut net, &mut lines, |_, lines| lines.closed == [Closed::NotReading]);
+    poll_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 2);
     other.read_exact(&mut [0; 6]).expect("answered");
     assert_eq!(net.connections(), 1);
 }
 
 /// Sends to a peer that does not read until a send was cut short; returns how many bytes.
 fn fill(net: &mut Net, lines: &mut Lines, piece: &[u8]) -> usize {
-    turn_until(net, lines, |net, _| net.connections() == 1);
+    poll_until(net, lines, |net, _| net.connections() == 1);
     let id = net.ids().next().expect("one connection");
     let mut sent = 0;
     while net.counters().short_sends == 0 {
@@ -219,7 +219,7 @@ fn a_peer_whose_backlog_does_not_move_is_closed() {
     let mut lines = Lines::default();
     let _deaf = client(address);
     fill(&mut net, &mut lines, &[b'z'; 1000]);
-    turn_until(&mut net, &mut lines, |_, lines| lines.closed == [Closed::NotReading]);
+    poll_until(&mut net, &mut lines, |_, lines| lines.closed == [Closed::NotReading]);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_backlog_is_sent_when_the_peer_reads_again() {
         slow.shutdown(Shutdown::Both).expect("shutdown");
         got
     });
-    turn_until(&mut net, &mut lines, |_, lines| lines.closed.len() == 1);
+    poll_until(&mut net, &mut lines, |_, lines| lines.closed.len() == 1);
     let got = reader.join().expect("no panic");
     assert!(got.chunks(piece.len()).all(|part| part == piece), "order or bytes lost");
 }
@@ -247,19 +247,19 @@ fn the_last_word_arrives_though_input_is_unread() {
     let (mut net, address) = listening(limits(4));
     let mut lines = Lines::default();
     let mut peer = client(address);
-    peer.write_all(b"finish\nand a rest that nobody reads").expect("sent");
-    turn_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 1);
+    peer.write_all(b"finish\nand a rest that is not read").expect("sent");
+    poll_until(&mut net, &mut lines, |_, lines| lines.seen.len() == 1);
     peer.write_all(b"more").expect("sent");
     let mut answer = String::new();
     peer.read_to_string(&mut answer).expect("an orderly end");
     assert_eq!(answer, "bye\n");
     // The peer leaves its end open: a second is all it gets.
-    turn_until(&mut net, &mut lines, |net, _| net.connections() == 0);
+    poll_until(&mut net, &mut lines, |net, _| net.connections() == 0);
     assert!(lines.closed.is_empty(), "the handler did it itself");
 
     let mut peer = client(address);
     peer.write_all(b"close\n").expect("sent");
-    turn_until(&mut net, &mut lines, |net, lines| lines.seen.len() == 2 && net.connections() == 0);
+    poll_until(&mut net, &mut lines, |net, lines| lines.seen.len() == 2 && net.connections() == 0);
     let mut answer = String::new();
     peer.read_to_string(&mut answer).expect("an orderly end");
     assert_eq!(answer, "bye\n");
@@ -274,7 +274,7 @@ fn connecting() {
     let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 3, 1), 0);
     let options = ConnectOptions { source, server, congestion: None };
     let id = net.connect(options).expect("begins");
-    turn_until(&mut net, &mut lines, |_, lines| lines.connected == [id]);
+    poll_until(&mut net, &mut lines, |_, lines| lines.connected == [id]);
     let (mut accepted, from) = listener.accept().expect("accepted");
     assert_eq!(from.ip(), *source.ip());
     send(&mut net, id, b"over\n");
@@ -288,7 +288,7 @@ fn connecting() {
 
     drop(listener);
     net.connect(options).expect("begins");
-    turn_until(&mut net, &mut lines, |_, lines| !lines.closed.is_empty());
+    poll_until(&mut net, &mut lines, |_, lines| !lines.closed.is_empty());
     assert_eq!(lines.closed, [Closed::NotConnected(libc_econnrefused())]);
     // Closing resets, so that no TIME_WAIT keeps the port.
     net.close(id);
@@ -299,12 +299,12 @@ fn libc_econnrefused() -> i32 {
     rustix::io::Errno::CONNREFUSED.raw_os_error()
 }
 
-/// Under glommio: two shards pass a number to and fro by mail; between bursts they are idle long
-/// enough to wait in glommio's reactor, and must wake from there too.
+/// Under glommio: two shards pass a number to and fro by messages; between bursts they are idle
+/// long enough to wait in glommio's reactor, and must wake from there too.
 #[test]
 fn shards_wake_each_other_from_both_kinds_of_sleep() {
     struct PingPong {
-        mail: Mail<u64>,
+        inboxes: Inboxes<u64>,
         me: usize,
         heard: BTreeMap<u64, ()>,
         idle_until_ns: u64,
@@ -320,9 +320,9 @@ fn shards_wake_each_other_from_both_kinds_of_sleep() {
             bytes.len()
         }
         fn closed(&mut self, _: &mut Net, _: ConnId, _: Closed) {}
-        fn rung(&mut self, net: &mut Net) {
+        fn notified(&mut self, net: &mut Net) {
             let (heard, pending) = (&mut self.heard, &mut self.pending);
-            self.mail.take(self.me, 64, |number| {
+            self.inboxes.drain(self.me, 64, |number| {
                 heard.insert(number, ());
                 *pending = Some(number + 1);
             });
@@ -333,27 +333,27 @@ fn shards_wake_each_other_from_both_kinds_of_sleep() {
                 self.idle_until_ns = net.now_ns() + nap;
             }
         }
-        fn turned(&mut self, net: &mut Net) -> Next {
+        fn polled(&mut self, net: &mut Net) -> Next {
             if let Some(number) = self.pending {
                 if net.now_ns() < self.idle_until_ns {
                     return Next::By(self.idle_until_ns);
                 }
                 self.pending = None;
-                self.mail.post(1 - self.me, number).expect("room");
+                self.inboxes.post(1 - self.me, number).expect("room");
             }
             if self.done { Next::Stop } else { Next::Whenever }
         }
     }
 
-    let mail = Mail::new(2, 8).expect("eventfd");
+    let inboxes = Inboxes::new(2, 8).expect("eventfd");
     let start = Instant::now();
     let shards = spawn("pingpong", 2, &Placement::Free, move |context| {
-        let mail = mail.clone();
+        let inboxes = inboxes.clone();
         async move {
-            let mut net = Net::new(limits(1), Some(mail.bell(context.shard))).expect("epoll");
+            let mut net = Net::new(limits(1), Some(inboxes.eventfd(context.shard))).expect("epoll");
             let pending = (context.shard == 0).then_some(0);
             let mut handler = PingPong {
-                mail: mail.clone(),
+                inboxes: inboxes.clone(),
                 me: context.shard,
                 heard: BTreeMap::new(),
                 idle_until_ns: 0,

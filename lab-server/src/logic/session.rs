@@ -2,64 +2,17 @@
 
 use shard::ConnId;
 use wire::{
-    Command, Decoded, ErrorCode, Frame, LoginResult, ShakeResult, UserList, create, decode,
+    ChatOutcome, Command, CreateResult, Decoded, ErrorCode, Frame, LoginResult, ShakeResult,
+    UserList, decode,
 };
 
-use super::{Logic, PATIENCE_NS, Timer};
 use crate::directory::home_of;
 use crate::io::Io;
+use crate::logic::connection::LoginState;
+use crate::logic::state::{Logic, PATIENCE_NS, Timer};
 use crate::message::{Message, Parcel};
 use crate::packets::{self, Draft, Refused};
-use crate::sets::Waiting;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
-    /// No connection, or one that is being closed.
-    #[default]
-    Gone,
-    /// Connected and not logged in.
-    Fresh,
-    Online,
-}
-
-/// A connection as the logic knows it: 24 bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Session {
-    generation: u32,
-    pub(super) user: u32,
-    /// When the frame that is half there was begun, in nanoseconds; 0 when none is.
-    half_since_ns: u64,
-    /// The SET, by its place among those of this shard.
-    pub(super) set: u16,
-    state: State,
-    /// The peer has used a command of ours, so that it can read one.
-    pub(super) ours: bool,
-    /// A timer for a half frame is running.
-    pub(super) timed: bool,
-}
-
-impl Session {
-    pub(super) fn fresh(conn: ConnId) -> Self {
-        Self { generation: conn.generation, state: State::Fresh, ..Self::default() }
-    }
-
-    pub(super) fn is_of(&self, conn: ConnId) -> bool {
-        self.state != State::Gone && self.generation == conn.generation
-    }
-
-    pub(super) fn is_online(&self) -> bool {
-        self.state == State::Online
-    }
-
-    pub(super) fn half_since_ns(&self) -> Option<u64> {
-        (self.half_since_ns != 0).then_some(self.half_since_ns)
-    }
-
-    /// The connection in this slot, if a user is logged in on it who can read our commands.
-    pub(super) fn pushable(&self, slot: u32) -> Option<ConnId> {
-        (self.is_online() && self.ours).then_some(ConnId { slot, generation: self.generation })
-    }
-}
+use crate::sets::Queued;
 
 impl Logic {
     /// Bytes arrived; returns how many were used up, the rest is the beginning of a frame.
@@ -77,13 +30,13 @@ impl Logic {
                 }
             }
         }
-        self.note_half(io, conn, used, bytes.len());
-        self.settle(io);
+        self.time_half_frame(io, conn, used, bytes.len());
+        self.handle_local(io);
         used
     }
 
     /// Starts the clock on a frame that was begun, once for each.
-    fn note_half(&mut self, io: &mut impl Io, conn: ConnId, used: usize, len: usize) {
+    fn time_half_frame(&mut self, io: &mut impl Io, conn: ConnId, used: usize, len: usize) {
         let now_ns = io.now_ns();
         let Some(session) = self.session(conn) else { return };
         if used == len {
@@ -102,7 +55,7 @@ impl Logic {
     fn frame(&mut self, io: &mut impl Io, conn: ConnId, frame: &Frame<'_>) {
         let command = frame.command();
         let Some(session) = self.session(conn) else { return };
-        session.ours |= command.is_ours();
+        session.extended |= command.is_extension();
         let (user, set, online) = (session.user, session.set, session.is_online());
         let id = u32::from(command.id());
         match *frame {
@@ -134,18 +87,18 @@ impl Logic {
     fn login(&mut self, io: &mut impl Io, conn: ConnId, user: u32) {
         if user >= self.rules.users {
             self.counters.user_out_of_range += 1;
-            let result = LoginResult::UserOutOfRange as u32;
+            let result = LoginResult::UserOutOfRange.code();
             io.send(conn, &Frame::LoginResponse { user, result });
-            self.forget(io, conn);
+            self.end_session(io, conn);
             io.finish(conn);
             return;
         }
-        // Sent before the answer, so that whoever acts on the answer finds the user in the
+        // Sent before the answer, so that a peer that acts on the answer finds the user in the
         // directory.
         let enter = Message::Enter { user, at: self.address(conn) };
         if !self.post(io, home_of(user, self.shards), enter) {
-            io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Busy as u32 });
-            self.forget(io, conn);
+            io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Busy.code() });
+            self.end_session(io, conn);
             io.finish(conn);
             return;
         }
@@ -153,11 +106,11 @@ impl Logic {
         self.online += 1;
         self.counters.logins += 1;
         if let Some(session) = self.session(conn) {
-            session.state = State::Online;
+            session.state = LoginState::Online;
             session.user = user;
             session.set = set;
         }
-        io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Ok as u32 });
+        io.send(conn, &Frame::LoginResponse { user, result: LoginResult::Ok.code() });
     }
 
     fn shake(&mut self, io: &mut impl Io, conn: ConnId, user: u32, set: u16) {
@@ -169,12 +122,12 @@ impl Logic {
             self.counters.overloaded += 1;
             (ShakeResult::Overloaded, 0, 0)
         } else {
-            match self.sets.take(set) {
-                Some(Waiting::Packet { packet, amount }) => {
+            match self.sets.pop(set) {
+                Some(Queued::Packet { packet, amount }) => {
                     self.counters.granted += 1;
                     (ShakeResult::Granted, packet, amount)
                 }
-                Some(Waiting::Notice { packet, amount, count, users, named }) => {
+                Some(Queued::Notice { packet, amount, count, users, named }) => {
                     self.counters.noticed += 1;
                     if let Some(home) = packets::home_of(packet, self.shards) {
                         self.post(io, home, Message::Entitle { packet, named, user });
@@ -192,7 +145,7 @@ impl Logic {
                 }
             }
         };
-        io.send(conn, &Frame::ShakeResponse { user, result: result as u32, packet, amount });
+        io.send(conn, &Frame::ShakeResponse { user, result: result.code(), packet, amount });
     }
 
     fn claim(&mut self, io: &mut impl Io, conn: ConnId, user: u32, packet: u32) {
@@ -218,18 +171,18 @@ impl Logic {
         self.counters.chats += 1;
         let outcome = if to >= self.rules.users {
             self.counters.chats_offline += 1;
-            wire::chat::OFFLINE
+            ChatOutcome::Offline
         } else {
             let reply = self.address(conn);
             let parcel = Parcel::Chat { message, from, reply, text: text.into() };
-            let pass_on = Message::PassOn { user: to, parcel };
-            if self.post(io, home_of(to, self.shards), pass_on) {
+            let forward = Message::Forward { user: to, parcel };
+            if self.post(io, home_of(to, self.shards), forward) {
                 return;
             }
             self.counters.chats_busy += 1;
-            wire::chat::BUSY
+            ChatOutcome::Busy
         };
-        io.send(conn, &Frame::ChatReceipt { message, to, outcome });
+        io.send(conn, &Frame::ChatReceipt { message, to, outcome: outcome.code() });
     }
 
     fn create(
@@ -242,25 +195,27 @@ impl Logic {
         recipients: UserList<'_>,
     ) {
         let made = if recipients.iter().any(|user| user >= self.rules.users) {
-            Err(create::UNKNOWN_RECIPIENT)
+            Err(CreateResult::UnknownRecipient)
         } else {
             let recipients = recipients.iter().collect();
             let draft =
                 Draft { amount, count, recipients, creator: creator.user, set: creator.set };
             self.make_packet(io, &draft).map_err(|refused| match refused {
-                Refused::ImpossibleSplit => create::IMPOSSIBLE_SPLIT,
-                Refused::NoRoom => create::BUSY,
+                Refused::ImpossibleSplit => CreateResult::ImpossibleSplit,
+                Refused::NoRoom => CreateResult::Busy,
             })
         };
         if made.is_err() {
             self.counters.packets_refused += 1;
         }
-        let (packet, result) = made.map_or_else(|why| (0, why), |packet| (packet, create::OK));
+        let (packet, result) =
+            made.map_or_else(|refused| (0, refused), |packet| (packet, CreateResult::Ok));
+        let result = result.code();
         io.send(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
     }
 }
 
-/// Who wants to create a packet.
+/// The user who wants to create a packet.
 #[derive(Clone, Copy)]
 struct Creator {
     conn: ConnId,

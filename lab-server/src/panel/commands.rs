@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use shard::{LAST_SECOND, NANOS_PER_SECOND, SlowOrder};
 use wire::{MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
-use super::hub::Hub;
-use crate::generator::{Kind, Order};
-use crate::message::{Message, PushOrder};
-use crate::packets::{Draft, NOBODY};
+use crate::generator::{GeneratorSpec, PacketKind};
+use crate::message::{Message, PushSpec};
+use crate::packets::{Draft, NO_CREATOR};
+use crate::panel::error::{CommandError, Done};
+use crate::panel::hub::Hub;
 
 /// The most packets a second that a generator makes: beyond that, spreading them over the SETs one
 /// by one would take a core.
@@ -35,7 +36,7 @@ pub enum Command {
         /// The Unix second at which the first packet is due; at once without it.
         #[serde(default)]
         from: Option<u64>,
-        /// The first Unix second in which no more are made; no end without it.
+        /// Exclusive end, a Unix second; no end without it.
         #[serde(default)]
         until: Option<u64>,
     },
@@ -64,7 +65,7 @@ pub enum Command {
         /// The Unix second at which the first interval begins; at once without it.
         #[serde(default)]
         from: Option<u64>,
-        /// The Unix second from which on nothing is due; goes on without it.
+        /// Exclusive end, a Unix second; goes on without it.
         #[serde(default)]
         until: Option<u64>,
     },
@@ -89,25 +90,6 @@ pub enum Command {
     Stop {},
 }
 
-/// What a command did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Done {
-    /// The id of the generator that was started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generator: Option<u64>,
-}
-
-/// Why a command was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// A value that makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// An inbox is full.
-    #[error("shard {0} has too much mail waiting; try again")]
-    Busy(usize),
-}
-
 fn invalid<T>(why: impl Into<String>) -> Result<T, CommandError> {
     Err(CommandError::Invalid(why.into()))
 }
@@ -128,7 +110,7 @@ impl Command {
             Command::StartGenerator { rate, total, users, seed, from, until } => {
                 let id = hub.new_generator_id();
                 let kind = match users {
-                    None => Kind::Shaken,
+                    None => PacketKind::Shaken,
                     Some((first, end)) => sent_to(hub, first, end)?,
                 };
                 if rate == 0 || rate > MAX_PACKET_RATE {
@@ -137,8 +119,8 @@ impl Command {
                 let seed = seed.unwrap_or(hub.seed() ^ id);
                 let from_ns = start_of(hub, "from", from)?;
                 let until_ns = start_of(hub, "until", until)?;
-                let order = Order { id, kind, rate, total, seed, from_ns, until_ns };
-                hub.post(0, Message::Start(order))?;
+                let spec = GeneratorSpec { id, kind, rate, total, seed, from_ns, until_ns };
+                hub.post(0, Message::Start(spec))?;
                 Ok(Done { generator: Some(id) })
             }
             Command::StopGenerator { id } => {
@@ -171,7 +153,7 @@ fn start_of(hub: &Hub, what: &str, second: Option<u64>) -> Result<Option<u64>, C
     Ok(second.map(|second| hub.start_of(second)))
 }
 
-fn sent_to(hub: &Hub, first: u32, end: u32) -> Result<Kind, CommandError> {
+fn sent_to(hub: &Hub, first: u32, end: u32) -> Result<PacketKind, CommandError> {
     if first >= end || end > hub.users() {
         let users = hub.users();
         return invalid(format!("users {first}..{end}: an ascending range within 0..{users}"));
@@ -179,7 +161,7 @@ fn sent_to(hub: &Hub, first: u32, end: u32) -> Result<Kind, CommandError> {
     if end - first < 3 {
         return invalid(format!("users {first}..{end}: a sent packet names three different users"));
     }
-    Ok(Kind::Sent { first_user: first, end_user: end })
+    Ok(PacketKind::Sent { first_user: first, end_user: end })
 }
 
 fn send_packet(
@@ -206,7 +188,7 @@ fn send_packet(
     if amount < count {
         return invalid(format!("amount {amount}: at least a cent for each of {count} shares"));
     }
-    let draft = Draft { amount, count, recipients, creator: NOBODY, set: 0 };
+    let draft = Draft { amount, count, recipients, creator: NO_CREATOR, set: 0 };
     hub.post(hub.next_shard(), Message::Send(Box::new(draft)))?;
     Ok(Done::default())
 }
@@ -226,6 +208,6 @@ fn start_pushes(
     let every_ns = (every_s * NANOS_PER_SECOND as f64) as u64;
     let from_ns = start_of(hub, "from", from)?;
     let until_ns = start_of(hub, "until", until)?;
-    let order = PushOrder { bytes, every_ns, from_ns, until_ns };
-    hub.post_all(|| Message::Push(Some(order)))
+    let spec = PushSpec { bytes, every_ns, from_ns, until_ns };
+    hub.post_all(|| Message::Push(Some(spec)))
 }

@@ -9,6 +9,8 @@
 //! | `POST /command` | a [`Command`] as JSON |
 //! | `GET /yaohongbao?qps&sum`, `GET /fahongbao?qps&sum&min&max` | as the prototype has them |
 
+use accounting::Ledger;
+use accounting::server::Counters;
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -19,12 +21,11 @@ use axum::routing::{get, post};
 use control::http::error;
 use serde_json::{Value, json};
 
-use super::commands::{Command, CommandError};
-use super::hub::Hub;
-use super::metrics;
-use super::prototype::{FaHongBao, YaoHongBao};
-use crate::counters::Counters;
-use crate::ledger::Ledger;
+use crate::panel::commands::Command;
+use crate::panel::error::CommandError;
+use crate::panel::hub::Hub;
+use crate::panel::metrics;
+use crate::panel::prototype::{FaHongBao, YaoHongBao};
 use crate::report::Snapshot;
 
 /// The routes.
@@ -99,7 +100,7 @@ fn carry_out(hub: &Hub, command: Command) -> Response {
     match command.carry_out(hub) {
         Ok(done) => Json(done).into_response(),
         Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
-        Err(why @ CommandError::Busy(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(why @ CommandError::InboxFull(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Counters, gauges and books as metrics.
 
+use accounting::Money;
 use control::metrics::Family;
 
-use crate::ledger::Money;
 use crate::report::Snapshot;
 
 /// What the snapshots say.

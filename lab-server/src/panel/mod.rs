@@ -5,11 +5,16 @@
 //! shard does with a message. Nothing on the data path waits for it.
 
 mod commands;
+mod error;
 mod http;
 mod hub;
+mod lines;
 mod metrics;
+mod program;
 mod prototype;
 
-pub use commands::{Command, CommandError, Done, MAX_PACKET_RATE};
+pub use commands::{Command, MAX_PACKET_RATE};
+pub use error::{CommandError, Done};
 pub use http::router;
-pub use hub::{Hub, Line, Ready};
+pub use hub::Hub;
+pub use lines::{Line, Ready};

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::commands::Command;
+use crate::panel::commands::Command;
 
 /// `GET /yaohongbao?qps=200&sum=40000`: packets to be shaken, so many a second, so many in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -8,10 +8,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use accounting::Ledger;
+use accounting::server::Counters;
 use lab_server::config::{Config, SteeringChoice};
-use lab_server::counters::Counters;
-use lab_server::generator::{Kind, Order};
-use lab_server::ledger::Ledger;
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use lab_server::server::Server;
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
@@ -56,10 +56,18 @@ impl Live {
         self.server().address()
     }
 
-    /// Red packets for whoever shakes, so that the books have something in them.
+    /// Red packets for users who shake, so that the books have something in them.
     pub(crate) fn generate(&self, rate: u32) {
         let (total, from_ns, until_ns) = (None, None, None);
-        let order = Order { id: 1, kind: Kind::Shaken, rate, total, seed: 7, from_ns, until_ns };
+        let order = GeneratorSpec {
+            id: 1,
+            kind: PacketKind::Shaken,
+            rate,
+            total,
+            seed: 7,
+            from_ns,
+            until_ns,
+        };
         self.server().tell(0, Message::Start(order));
     }
 
@@ -162,7 +170,7 @@ impl Peer {
     }
 
     /// The same, by a user who speaks this project's commands.
-    pub(crate) fn login_ours(address: SocketAddrV4, user: u32) -> Self {
+    pub(crate) fn login_extended(address: SocketAddrV4, user: u32) -> Self {
         let mut peer = Self::login(address, user);
         peer.ping();
         peer

@@ -1,15 +1,15 @@
-//! The logic of a whole server without a socket: shards whose mail takes its time, a clock that
-//! goes when told to, connections that are queues of bytes.
+//! The logic of a whole server without a socket: shards whose messages take their time, a clock
+//! that goes when told to, connections that are queues of bytes.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use lab_server::counters::Counters;
+use accounting::Ledger;
+use accounting::server::Counters;
 use lab_server::directory::Address;
 use lab_server::io::Io;
-use lab_server::ledger::Ledger;
 use lab_server::logic::{Logic, Notices, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
@@ -38,7 +38,7 @@ pub(crate) struct Wires {
     pub(crate) out: VecDeque<Out>,
     /// Messages under way, by sender and receiver: in order for each pair, and for no two pairs.
     /// The last sender is the control thread.
-    mail: Vec<VecDeque<Message>>,
+    messages: Vec<VecDeque<Message>>,
     shards: usize,
     /// How many of a thousand messages find no room.
     pub(crate) dropped_per_mille: u32,
@@ -86,7 +86,7 @@ impl Io for Port<'_> {
             wires.dropped.push(message);
             return false;
         }
-        wires.mail[self.me * wires.shards + shard].push_back(message);
+        wires.messages[self.me * wires.shards + shard].push_back(message);
         true
     }
 }
@@ -134,7 +134,7 @@ impl Cluster {
             wires: Wires {
                 now_ns: START_NS,
                 out: VecDeque::new(),
-                mail: (0..(shards + 1) * shards).map(|_| VecDeque::new()).collect(),
+                messages: (0..(shards + 1) * shards).map(|_| VecDeque::new()).collect(),
                 shards,
                 dropped_per_mille: 0,
                 dropped: Vec::new(),
@@ -216,34 +216,35 @@ impl Cluster {
     /// A message of the control thread.
     pub(crate) fn tell(&mut self, shard: usize, message: Message) {
         let shards = self.wires.shards;
-        self.wires.mail[shards * shards + shard].push_back(message);
+        self.wires.messages[shards * shards + shard].push_back(message);
     }
 
     /// Messages under way.
-    pub(crate) fn mail(&self) -> impl Iterator<Item = &Message> {
-        self.wires.mail.iter().flatten()
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.wires.messages.iter().flatten()
     }
 
     /// Delivers the oldest message of a pair drawn at random; false when none is under way.
     pub(crate) fn deliver(&mut self) -> bool {
         let wires = &mut self.wires;
-        let waiting = wires.mail.iter().filter(|mail| !mail.is_empty()).count();
+        let waiting = wires.messages.iter().filter(|queue| !queue.is_empty()).count();
         if waiting == 0 {
             return false;
         }
         let chosen = wires.random.random_range(0..waiting);
         let shards = wires.shards;
-        let mut pairs = wires.mail.iter_mut().enumerate().filter(|(_, mail)| !mail.is_empty());
-        let (pair, mail) = pairs.nth(chosen).expect("counted");
-        let message = mail.pop_front().expect("not empty");
-        self.at(pair % shards, |logic, port| logic.mail(port, message));
+        let mut pairs =
+            wires.messages.iter_mut().enumerate().filter(|(_, queue)| !queue.is_empty());
+        let (pair, queue) = pairs.nth(chosen).expect("counted");
+        let message = queue.pop_front().expect("not empty");
+        self.at(pair % shards, |logic, port| logic.handle(port, message));
         true
     }
 
     /// Lets time pass, and every shard do what is due then. Returns when the next thing is due.
     pub(crate) fn pass(&mut self, ns: u64) -> u64 {
         self.wires.now_ns += ns;
-        let due = (0..self.shards.len()).map(|shard| self.at(shard, |logic, io| logic.turned(io)));
+        let due = (0..self.shards.len()).map(|shard| self.at(shard, |logic, io| logic.tick(io)));
         due.collect::<Vec<_>>().into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 

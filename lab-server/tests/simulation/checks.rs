@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use accounting::Money;
 use lab_server::directory::home_of;
-use lab_server::ledger::Money;
 use lab_server::message::Message;
 use shard::NANOS_PER_SECOND;
 use wire::Frame;
@@ -20,7 +20,7 @@ impl Model {
         let mut claimed = self.claimed
             + Money { count: counters.undelivered_shares, amount: counters.undelivered_cents };
         let (mut packets, mut sends) = (0, 0);
-        for message in self.cluster.mail() {
+        for message in self.cluster.messages() {
             match message {
                 Message::Claimed { amount: 1.., .. } => {
                     let Message::Claimed { amount, .. } = message else { unreachable!() };
@@ -56,14 +56,15 @@ impl Model {
     }
 
     fn deliver_all(&mut self) {
-        while self.cluster.mail().next().is_some() {
+        while self.cluster.messages().next().is_some() {
             self.act(|model| {
                 model.cluster.deliver();
             });
         }
     }
 
-    /// Lets everything come to its end: mail is delivered, packets expire, queues are shaken empty.
+    /// Lets everything come to its end: messages are delivered, packets expire, queues are shaken
+    /// empty.
     pub(super) fn end(&mut self) {
         self.cluster.tell(0, Message::StopGenerator(None));
         self.deliver_all();
@@ -104,8 +105,8 @@ impl Model {
         assert!(self.cluster.shards.iter().all(|logic| logic.gauges().packets_open == 0));
     }
 
-    /// Without mail under way, the directory knows the connections that live, and no others, but
-    /// for what dropped mail would have told it.
+    /// Without messages under way, the directory knows the connections that live, and no others,
+    /// but for what dropped messages would have told it.
     fn check_directory(&self) {
         let dropped = &self.cluster.wires.dropped;
         for user in 0..USERS {
@@ -125,7 +126,7 @@ impl Model {
         }
     }
 
-    /// Without mail under way, whoever asked and is still there has an answer.
+    /// Without messages under way, every peer that asked and is still there has an answer.
     fn check_answers(&self) {
         let dropped = &self.cluster.wires.dropped;
         for ((from, number), chat) in &self.chats {

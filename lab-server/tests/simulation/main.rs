@@ -1,5 +1,5 @@
-//! The whole server without a socket: random peers against several shards whose mail is late, out
-//! of order between pairs, and sometimes dropped. What must hold is checked after every step.
+//! The whole server without a socket: random peers against several shards whose messages are late,
+//! out of order between pairs, and sometimes dropped. What must hold is checked after every step.
 
 mod checks;
 mod reading;
@@ -8,12 +8,12 @@ mod sim;
 
 use std::collections::{HashMap, HashSet};
 
+use accounting::Money;
 use lab_server::directory::Address;
-use lab_server::generator::{Kind, Order};
-use lab_server::ledger::Money;
+use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::logic::Notices;
 use lab_server::message::Message;
-use lab_server::packets::{Draft, NOBODY};
+use lab_server::packets::{Draft, NO_CREATOR};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use shard::ConnId;
@@ -38,7 +38,7 @@ fn key(at: Address) -> Key {
 struct Peer {
     at: Address,
     user: Option<u32>,
-    ours: bool,
+    extended: bool,
     /// It has left a frame half, and sends nothing any more.
     halved: bool,
     /// Packets it was told of.
@@ -134,7 +134,7 @@ impl Model {
         let peer = Peer {
             at,
             user: None,
-            ours: false,
+            extended: false,
             halved: false,
             told: Vec::new(),
             shakes: 0,
@@ -174,7 +174,7 @@ impl Model {
 
     fn send(&mut self, key: Key, frame: &Frame<'_>) {
         let peer = self.peers.get_mut(&key).expect("open");
-        peer.ours |= frame.command().is_ours();
+        peer.extended |= frame.command().is_extension();
         let at = peer.at;
         self.cluster.frame(at, frame);
     }
@@ -302,7 +302,7 @@ impl Model {
                     amount: 100,
                     count: 3,
                     recipients: vec![1, 2, 3],
-                    creator: NOBODY,
+                    creator: NO_CREATOR,
                     set: 0,
                 };
                 self.ordered += 1;
@@ -311,15 +311,15 @@ impl Model {
             }
             which => {
                 let kind = match which {
-                    2 => Kind::Sent { first_user: 0, end_user: USERS },
-                    _ => Kind::Shaken,
+                    2 => PacketKind::Sent { first_user: 0, end_user: USERS },
+                    _ => PacketKind::Shaken,
                 };
                 let total = Some(self.random.random_range(0..100));
                 let total = total.filter(|_| self.random.random());
                 let rate = self.random.random_range(1..60);
                 let seed = self.random.random();
                 let (from_ns, until_ns) = (None, None);
-                let order = Order { id, kind, rate, total, seed, from_ns, until_ns };
+                let order = GeneratorSpec { id, kind, rate, total, seed, from_ns, until_ns };
                 self.cluster.tell(0, Message::Start(order));
             }
         }

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use lab_server::ledger::Money;
+use accounting::Money;
 use lab_server::logic::Notices;
 use shard::ConnId;
-use wire::{Decoded, Frame, LoginResult, ShakeResult, chat, create, decode};
+use wire::{ChatOutcome, CreateResult, Decoded, Frame, LoginResult, ShakeResult, decode};
 
 use super::sim::Out;
 use super::{ALL, Key, Model, Sent, key};
@@ -24,8 +24,11 @@ impl Model {
                     };
                     assert_eq!(length, bytes.len());
                     let peer = self.peers.get_mut(&key(at)).expect("sent to an open connection");
-                    assert!(!peer.told_error, "{frame:?} behind an error");
-                    assert!(peer.ours || !frame.command().is_ours(), "{frame:?} to a prototype");
+                    assert!(!peer.told_error, "{frame:?} after an error");
+                    assert!(
+                        peer.extended || !frame.command().is_extension(),
+                        "{frame:?} to a prototype"
+                    );
                     self.answer(key(at), &frame);
                 }
             }
@@ -67,7 +70,11 @@ impl Model {
             Frame::ChatReceipt { message, outcome, .. } => {
                 let chat = self.chats.get_mut(&(key, message)).expect("a chat of this peer");
                 assert_eq!(chat.receipt, None, "two receipts");
-                assert_eq!(chat.delivered == 1, outcome == chat::DELIVERED, "{outcome}");
+                assert_eq!(
+                    chat.delivered == 1,
+                    outcome == ChatOutcome::Delivered.code(),
+                    "{outcome}"
+                );
                 chat.receipt = Some(outcome);
             }
             Frame::CreatePacketResponse { request, packet, result } => {
@@ -98,7 +105,7 @@ impl Model {
         });
         assert_eq!((sent.amount, sent.count), (amount, count));
         if self.notices == Notices::Answer {
-            // Whoever gets the notice gets the right with it.
+            // The user who gets the notice gets the right with it.
             peer.shakes_answered += 1;
             sent.named.insert(user);
         } else {
@@ -145,16 +152,20 @@ impl Model {
         let (_, amount, count, recipients) = peer.creates.remove(place.expect("was asked for"));
         let named: HashSet<u32> = recipients.iter().copied().collect();
         let expected = if recipients.contains(&ALL) {
-            create::UNKNOWN_RECIPIENT
+            CreateResult::UnknownRecipient
         } else if count == 0 || amount < count || count as usize > named.len() {
-            create::IMPOSSIBLE_SPLIT
-        } else if result == create::BUSY {
-            create::BUSY
+            CreateResult::ImpossibleSplit
+        } else if result == CreateResult::Busy.code() {
+            CreateResult::Busy
         } else {
-            create::OK
+            CreateResult::Ok
         };
-        assert_eq!(result, expected, "{amount} in {count} for {recipients:?}");
-        if result != create::OK {
+        assert_eq!(
+            CreateResult::from_code(result),
+            Some(expected),
+            "{amount} in {count} for {recipients:?}"
+        );
+        if expected != CreateResult::Ok {
             self.refused += 1;
             return;
         }

@@ -1,6 +1,7 @@
 //! Bytes to frames.
 
-use crate::{Command, ErrorCode, Frame, HEADER_LEN, MAX_FRAME, UserList};
+use crate::frame::{Command, ErrorCode, Frame, UserList};
+use crate::limits::{HEADER_LEN, MAX_FRAME};
 
 /// What the first bytes of a stream are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub enum Decoded<'a> {
         frame: Frame<'a>,
         /// Unix seconds at which the sender says it wrote the frame.
         unix_seconds: u64,
-        /// Bytes of the frame; the next one begins behind them.
+        /// Bytes of the frame; the next one begins after them.
         length: usize,
     },
     /// The beginning of a frame, or nothing.
@@ -57,7 +58,7 @@ impl Malformed {
     }
 }
 
-/// Reads fields one behind the other from a payload whose length was checked.
+/// Reads fields one after the other from a payload whose length was checked.
 /// A field beyond its end reads as zero rather than panicking.
 struct Fields<'a>(&'a [u8]);
 

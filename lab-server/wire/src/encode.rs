@@ -1,6 +1,7 @@
 //! Frames to bytes.
 
-use crate::{Frame, HEADER_LEN, MAX_FRAME};
+use crate::frame::Frame;
+use crate::limits::{HEADER_LEN, MAX_FRAME};
 
 /// Why a frame was not written. Nothing was written then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum EncodeError {
     },
 }
 
-/// Writes fields one behind the other; the caller has checked that they fit.
+/// Writes fields one after the other; the caller has checked that they fit.
 struct Cursor<'a> {
     out: &'a mut [u8],
     at: usize,
@@ -53,7 +54,8 @@ impl Frame<'_> {
     /// Writes the frame to the start of `out` and returns its length in bytes.
     /// `unix_seconds` is the time that the header carries.
     ///
-    /// # Errors [`EncodeError`] when `out` is too short or a variable part too long; `out` is then
+    /// # Errors
+    /// [`EncodeError`] when `out` is too short or a variable part too long; `out` is then
     /// as it was.
     pub fn encode(&self, unix_seconds: u64, out: &mut [u8]) -> Result<usize, EncodeError> {
         let len = self.encoded_len();

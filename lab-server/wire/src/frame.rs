@@ -1,6 +1,6 @@
 //! What the frames mean: commands, fields, result codes.
 
-use crate::{FIRST_OWN_COMMAND, HEADER_LEN, MAX_CHAT_TEXT, MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
+use crate::limits::{FIRST_EXTENSION, HEADER_LEN, MAX_CHAT_TEXT, MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
 /// A command id as it stands in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +20,8 @@ pub enum Command {
     ClaimRequest = 5,
     /// Server to client: the share, or amount 0.
     ClaimResponse = 6,
-    /// Client to server: a nanosecond timestamp to be echoed; also says "I speak these commands".
+    /// Client to server: a nanosecond timestamp to be echoed; also says that it speaks the
+    /// extensions.
     Ping = 0x0100,
     /// Server to client: the timestamp of the ping.
     Pong = 0x0101,
@@ -36,7 +37,7 @@ pub enum Command {
     CreatePacketResponse = 0x0106,
     /// Server to client: a packet was sent whose recipients are not exactly three.
     PacketNotice = 0x0107,
-    /// Server to client: what nobody claimed of a packet goes back to its creator.
+    /// Server to client: unclaimed shares of a packet go back to its creator.
     PacketRefund = 0x0108,
     /// Server to client: payload on a schedule, no answer expected.
     Push = 0x0109,
@@ -97,8 +98,8 @@ impl Command {
     }
 
     /// Whether a prototype peer would not know this command.
-    pub const fn is_ours(self) -> bool {
-        self.id() >= FIRST_OWN_COMMAND
+    pub const fn is_extension(self) -> bool {
+        self.id() >= FIRST_EXTENSION
     }
 
     pub(crate) const fn payload_len(self) -> PayloadLen {
@@ -139,7 +140,7 @@ impl<'a> UserList<'a> {
         self.0.len() / 4
     }
 
-    /// Whether nobody is named.
+    /// Whether no user is named.
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
     }
@@ -226,7 +227,7 @@ pub enum Frame<'a> {
     ChatRequest {
         /// The sender's own number for the text, repeated in the receipt.
         message: u32,
-        /// For whom it is.
+        /// Its recipient.
         to: u32,
         /// Any bytes.
         text: &'a [u8],
@@ -235,7 +236,7 @@ pub enum Frame<'a> {
     ChatDelivery {
         /// The sender's number for the text.
         message: u32,
-        /// From whom it is.
+        /// Its sender.
         from: u32,
         /// Any bytes.
         text: &'a [u8],
@@ -244,9 +245,9 @@ pub enum Frame<'a> {
     ChatReceipt {
         /// The sender's number for the text.
         message: u32,
-        /// For whom it was.
+        /// Its recipient.
         to: u32,
-        /// One of [`chat`].
+        /// A [`ChatOutcome`].
         outcome: u32,
     },
     /// See [`Command::CreatePacket`].
@@ -266,7 +267,7 @@ pub enum Frame<'a> {
         request: u32,
         /// The packet, 0 when it was refused.
         packet: u32,
-        /// One of [`create`].
+        /// A [`CreateResult`].
         result: u32,
     },
     /// See [`Command::PacketNotice`].
@@ -286,7 +287,7 @@ pub enum Frame<'a> {
         packet: u32,
         /// The money that comes back, in cents.
         amount: u32,
-        /// How many shares nobody claimed.
+        /// How many shares were not claimed.
         shares: u32,
     },
     /// See [`Command::Push`].
@@ -346,87 +347,107 @@ impl Frame<'_> {
     }
 }
 
-/// The `result` of a login answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum LoginResult {
-    /// Logged in.
-    Ok = 0,
-    /// The user is beyond the largest that this server was started for.
-    UserOutOfRange = 1,
-    /// The server has no room; try again later.
-    Busy = 2,
+/// Declares the codes of a field: an enum of 32 bits, and the way from a number to it and back.
+macro_rules! codes {
+    ($(#[doc = $about:literal])+ $name:ident {
+        $($(#[doc = $doc:literal])+ $code:ident = $value:literal,)+
+    }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $name {
+            $($(#[doc = $doc])+ $code = $value,)+
+        }
+
+        impl $name {
+            /// The number that stands for it on the wire.
+            pub const fn code(self) -> u32 {
+                self as u32
+            }
+
+            /// What a number on the wire stands for, if it is one of these.
+            pub const fn from_code(code: u32) -> Option<Self> {
+                match code {
+                    $($value => Some(Self::$code),)+
+                    _ => None,
+                }
+            }
+        }
+    };
 }
 
-/// The `result` of a shake answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum ShakeResult {
-    /// A packet was granted.
-    Granted = 14,
-    /// No packet just now.
-    NoPacket = 15,
-    /// All packets are taken and no more will come.
-    AllTaken = 16,
-    /// The server is over its limit of shakes per second.
-    Overloaded = 17,
-}
-
-impl ShakeResult {
-    /// The result with this code, if there is one.
-    pub const fn from_code(code: u32) -> Option<Self> {
-        Some(match code {
-            14 => Self::Granted,
-            15 => Self::NoPacket,
-            16 => Self::AllTaken,
-            17 => Self::Overloaded,
-            _ => return None,
-        })
+codes! {
+    /// The `result` of a login answer.
+    LoginResult {
+        /// Logged in.
+        Ok = 0,
+        /// The user is beyond the largest that this server was started for.
+        UserOutOfRange = 1,
+        /// The server has no room; try again later.
+        Busy = 2,
     }
 }
 
-/// The `outcome` of a chat receipt.
-pub mod chat {
-    /// Written to the recipient's connection.
-    pub const DELIVERED: u32 = 0;
-    /// The recipient is not logged in, or does not speak the chat commands.
-    pub const OFFLINE: u32 = 1;
-    /// The server had no room to pass it on.
-    pub const BUSY: u32 = 2;
+codes! {
+    /// The `result` of a shake answer.
+    ShakeResult {
+        /// A packet was granted.
+        Granted = 14,
+        /// No packet just now.
+        NoPacket = 15,
+        /// All packets are taken and no more will come.
+        AllTaken = 16,
+        /// The server is over its limit of shakes per second.
+        Overloaded = 17,
+    }
 }
 
-/// The `result` of a create-packet answer.
-pub mod create {
-    /// Created; the recipients are told.
-    pub const OK: u32 = 0;
-    /// Less than a cent a share, no share, or more shares than recipients.
-    pub const IMPOSSIBLE_SPLIT: u32 = 1;
-    /// A recipient is beyond the largest user of this server.
-    pub const UNKNOWN_RECIPIENT: u32 = 2;
-    /// The server has no room for another packet.
-    pub const BUSY: u32 = 3;
+codes! {
+    /// The `outcome` of a chat receipt.
+    ChatOutcome {
+        /// Written to the recipient's connection.
+        Delivered = 0,
+        /// The recipient is not logged in, or does not speak the chat commands.
+        Offline = 1,
+        /// The server had no room to pass it on.
+        Busy = 2,
+    }
 }
 
-/// Why the server closes a connection, the `code` of an error frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum ErrorCode {
-    /// A length that the command does not allow.
-    BadLength = 1,
-    /// A command id that does not exist.
-    UnknownCommand = 2,
-    /// A command that only a server may send.
-    WrongDirection = 3,
-    /// A frame other than a login on a new connection.
-    NotLoggedIn = 4,
-    /// A login on a connection that is logged in.
-    AlreadyLoggedIn = 5,
-    /// The user logged in on another, newer connection.
-    Replaced = 6,
-    /// Silence before login.
-    LoginTimeout = 7,
-    /// A frame was begun and not finished.
-    FrameTimeout = 8,
-    /// The peer does not read what is sent to it.
-    NotReading = 9,
+codes! {
+    /// The `result` of a create-packet answer.
+    CreateResult {
+        /// Created; the recipients are told.
+        Ok = 0,
+        /// Less than a cent a share, no share, or more shares than recipients.
+        ImpossibleSplit = 1,
+        /// A recipient is beyond the largest user of this server.
+        UnknownRecipient = 2,
+        /// The server has no room for another packet.
+        Busy = 3,
+    }
+}
+
+codes! {
+    /// Why the server closes a connection, the `code` of an error frame.
+    ErrorCode {
+        /// A length that the command does not allow.
+        BadLength = 1,
+        /// A command id that does not exist.
+        UnknownCommand = 2,
+        /// A command that only a server may send.
+        WrongDirection = 3,
+        /// A frame other than a login on a new connection.
+        NotLoggedIn = 4,
+        /// A login on a connection that is logged in.
+        AlreadyLoggedIn = 5,
+        /// The user logged in on another, newer connection.
+        Replaced = 6,
+        /// Silence before login.
+        LoginTimeout = 7,
+        /// A frame was begun and not finished.
+        FrameTimeout = 8,
+        /// The peer does not read what is sent to it.
+        NotReading = 9,
+    }
 }

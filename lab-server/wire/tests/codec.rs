@@ -147,8 +147,8 @@ fn lengths_at_the_edge() {
         let len = too_long.encoded_len();
         assert_eq!(too_long.encode(0, &mut out), Err(EncodeError::TooLong { len }));
     }
-    let nobody = UserList::from_be_bytes(&[]).expect("whole users");
-    let empty = Frame::CreatePacket { request: 1, amount: 2, count: 3, recipients: nobody };
+    let no_users = UserList::from_be_bytes(&[]).expect("whole users");
+    let empty = Frame::CreatePacket { request: 1, amount: 2, count: 3, recipients: no_users };
     assert!(matches!(empty.encode(0, &mut out), Err(EncodeError::TooLong { .. })));
     assert_eq!(UserList::from_be_bytes(&[1, 2, 3]), None);
 }
@@ -181,7 +181,7 @@ fn command_ids_are_unique_and_known() {
     for (at, command) in Command::ALL.into_iter().enumerate() {
         assert_eq!(Command::from_id(command.id()), Some(command));
         assert!(Command::ALL[..at].iter().all(|other| other.id() != command.id()));
-        assert_eq!(command.is_ours(), at > 6);
+        assert_eq!(command.is_extension(), at > 6);
     }
 }
 

@@ -7,7 +7,7 @@ mod read;
 use serde::{Deserialize, Serialize};
 
 use crate::facts;
-use crate::formula::Text;
+use crate::formula::Template;
 use crate::value::{Relation, Rounding};
 
 pub use embedded::{EMBEDDED, names};
@@ -21,12 +21,12 @@ pub struct Profile {
     /// What it is for, in a sentence.
     pub about: String,
     /// Its settings, included ones first, each key once.
-    pub settings: Vec<Placed>,
+    pub settings: Vec<PlacedSetting>,
 }
 
 /// A setting and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct PlacedSetting {
     /// The file and the line of its key.
     pub place: Place,
     /// The setting.
@@ -205,16 +205,16 @@ impl std::fmt::Display for Key {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub enum Wanted {
     /// This one.
-    Exactly(Text),
+    Exactly(Template),
     /// Not less.
-    AtLeast(Text),
+    AtLeast(Template),
     /// Not more.
-    AtMost(Text),
+    AtMost(Template),
 }
 
 impl Wanted {
     /// How it is meant.
-    pub const fn relation(&self) -> Relation {
+    pub(crate) const fn relation(&self) -> Relation {
         match self {
             Wanted::Exactly(_) => Relation::Exactly,
             Wanted::AtLeast(_) => Relation::AtLeast,
@@ -223,7 +223,7 @@ impl Wanted {
     }
 
     /// The value.
-    pub const fn text(&self) -> &Text {
+    pub const fn text(&self) -> &Template {
         match self {
             Wanted::Exactly(text) | Wanted::AtLeast(text) | Wanted::AtMost(text) => text,
         }

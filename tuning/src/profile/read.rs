@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use ron::extensions::Extensions;
 use serde::Deserialize;
 
-use super::{Key, Place, Placed, Profile, Scope, Setting, embedded};
+use super::{Key, Place, PlacedSetting, Profile, Scope, Setting, embedded};
 use crate::value::Relation;
 
-/// Why there is no profile.
+/// Why a profile cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// There is none of the name.
+    /// There is no profile of the name.
     #[error("there is no profile {name}, only: {known}; a file is named with its path or its .ron")]
     Unknown {
         /// The name.
@@ -111,9 +111,9 @@ fn read(
         .map_err(|error| at(error.span.start.line, error.code.to_string()))?;
     let lines = lines_of(&text, "key");
     if lines.len() != file.settings.len() {
-        return Err(at(1, "the lines of its settings cannot be told".to_owned()));
+        return Err(at(1, "the lines of its settings cannot be found".to_owned()));
     }
-    let mut settings: Vec<Placed> = Vec::new();
+    let mut settings: Vec<PlacedSetting> = Vec::new();
     open.push(shown.clone());
     for included in &file.include {
         let directory = match &origin {
@@ -135,7 +135,7 @@ fn read(
         }
         seen.push((setting.key.clone(), line));
         let place = Place { file: shown.clone(), line };
-        settings.push(Placed { place, setting });
+        settings.push(PlacedSetting { place, setting });
     }
     // What a profile says itself counts more than what it includes.
     let mut place = 0;
@@ -234,18 +234,18 @@ fn lines_of(text: &str, field: &str) -> Vec<usize> {
             end_of_text(rest)
         } else if c.is_alphanumeric() || c == '_' {
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            let (word, behind) = rest.split_at(end);
-            if word == field && behind.trim_start().starts_with(':') && before != '.' {
+            let (word, tail) = rest.split_at(end);
+            if word == field && tail.trim_start().starts_with(':') && before != '.' {
                 lines.push(line);
             }
             end
         } else {
             c.len_utf8()
         };
-        let (seen, behind) = rest.split_at(skip);
+        let (seen, tail) = rest.split_at(skip);
         line += seen.matches('\n').count();
         before = c;
-        rest = behind;
+        rest = tail;
     }
     lines
 }
@@ -371,14 +371,14 @@ mod tests {
         assert!(error.contains("nowhere.ron: cannot read it"), "{error}");
     }
 
-    /// Whoever reads a profile learns why, and from where.
+    /// Every setting says why it is there, and what its source is.
     #[test]
     fn the_profiles_of_the_program_are_sound() {
         for (name, _) in embedded::EMBEDDED {
             let profile = Profile::load(name).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(profile.name, name);
             assert!(!profile.settings.is_empty());
-            for Placed { place, setting } in profile.settings {
+            for PlacedSetting { place, setting } in profile.settings {
                 assert!(setting.because.split_whitespace().count() >= 4, "{place}: a sentence");
                 assert_eq!(
                     place

@@ -3,8 +3,8 @@
 #
 # Made from a tuning profile by `lab tune script @NAME@`; to be changed there.
 #
-#   sh @NAME@.sh apply    set everything; what was there is kept in $LAB_TUNING_STATE
-#   sh @NAME@.sh undo     put it back, but nothing that somebody else has set meanwhile
+#   sh @NAME@.sh apply    set everything; the original values are kept in $LAB_TUNING_STATE
+#   sh @NAME@.sh undo     restore it, but no value that was set by another program since
 #   sh @NAME@.sh check    say what differs
 @LIMITS@
 set -u
@@ -289,7 +289,7 @@ undo() {
         elif [ "$now" = "$before" ]; then
             :
         elif [ "$now" != "$after" ]; then
-            say "left alone: $name is $now, which somebody else has set (before: $before)" >&2
+            say "left alone: $name is $now, which another program has set (before: $before)" >&2
             left=1
         elif put "$kind" "$format" "$where" "$before" &&
             [ "$(get "$kind" "$format" "$where")" = "$before" ]; then

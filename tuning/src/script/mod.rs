@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
+use ethtool::long_name;
+
 use crate::limits::{Limit, limits, limits_d, systemd};
-use crate::profile::{Effect, Key, Placed, Profile, Ring, Setting};
-use crate::system::long_name;
+use crate::profile::{Effect, Key, PlacedSetting, Profile, Ring, Setting};
 use crate::value::{Format, Relation, Rounding, normal};
 
 /// Everything but the settings.
@@ -31,10 +32,11 @@ pub fn script(profile: &Profile) -> String {
         .replace(SETTINGS, &settings)
 }
 
-/// A script cannot raise the limits of others: it says what would.
+/// A script cannot raise the limits of other processes: it has the files that do.
 fn snippets(name: &str, limits: &[Limit]) -> String {
-    let mut out =
-        String::from("#\n# Limits are for processes, and stay with whoever sets them:\n#\n");
+    let mut out = String::from(
+        "#\n# A script cannot raise the limits of other processes; these files do:\n#\n",
+    );
     for text in [limits_d(name, limits), systemd(name, limits)] {
         for line in text.lines() {
             out += &format!("#   {}\n", line.trim_start_matches("# "));
@@ -44,7 +46,7 @@ fn snippets(name: &str, limits: &[Limit]) -> String {
     out
 }
 
-fn add(out: &mut String, placed: &Placed) -> std::fmt::Result {
+fn add(out: &mut String, placed: &PlacedSetting) -> std::fmt::Result {
     let setting = &placed.setting;
     if matches!(setting.key, Key::Limit(_)) {
         return Ok(());

@@ -1,21 +1,18 @@
 //! Reading and writing one setting. Every system call that changes something is here or in
-//! `ethtool`. Must not know: profiles, and why something is set.
+//! the crate `ethtool`. Must not know: profiles, and why something is set.
 
-mod at;
-mod ethtool;
+mod location;
 mod sysfs;
 
-pub(crate) use at::At;
-pub(crate) use at::{NotWritable, may_raise_limits, raise};
-pub(crate) use ethtool::long_name;
+pub(crate) use location::Location;
+pub(crate) use location::{NotWritable, may_raise_limits, raise};
 
 use std::cell::OnceCell;
 use std::io;
 
+use ethtool::Ethtool;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
-
-use ethtool::Ethtool;
 
 /// The machine as the calling thread's network namespace has it. What it opens, it opens when it
 /// is needed.

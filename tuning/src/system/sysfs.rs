@@ -14,15 +14,15 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Nic {
     pub(crate) name: String,
-    /// Whether a card is behind it.
+    /// Whether it is one of a card.
     pub(crate) device: bool,
     up: bool,
     loopback: bool,
 }
 
 /// A mounted sysfs shows the interfaces of the namespace that it was mounted in, which need not be
-/// this one. So a new instance is mounted, nowhere: it is gone when its descriptor is closed. Who
-/// may not mount takes the one that is there if it shows the interfaces that there are.
+/// this one. So a new instance is mounted, nowhere: it is gone when its descriptor is closed. A
+/// process that may not mount takes `/sys` if that shows the interfaces of its namespace.
 pub(super) fn open() -> io::Result<OwnedFd> {
     let mounted = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|context| {
         fsconfig_create(&context)?;
@@ -56,8 +56,8 @@ fn entries(sys: BorrowedFd<'_>, path: &str) -> io::Result<Vec<String>> {
 }
 
 impl System {
-    /// The interfaces that settings of all network cards are for: those that have a card behind
-    /// them and, in a namespace without any, all that are up, but never loopback.
+    /// The interfaces that settings of all network cards are for: those of a card
+    /// and, in a namespace without any, all that are up, but never loopback.
     pub(crate) fn cards(&self) -> io::Result<Vec<Nic>> {
         let mut nics = Vec::new();
         for name in entries(self.sys()?, "class/net")? {
@@ -94,7 +94,7 @@ impl System {
         Ok(names.iter().filter_map(number).collect())
     }
 
-    /// The interrupts of the card behind an interface; none where there is no card.
+    /// The interrupts of the card of an interface; none where there is no card.
     pub(crate) fn interrupts(&self, nic: &str) -> io::Result<Vec<u32>> {
         // A virtio device has its interrupts at the PCI device above it.
         for place in ["device/msi_irqs", "device/../msi_irqs"] {
@@ -122,7 +122,7 @@ impl System {
         Ok(states)
     }
 
-    /// Names in the directory of a sysctl, for who has misspelt one.
+    /// The names in the directory of a sysctl, for a hint when one is misspelt.
     pub(crate) fn sysctls_beside(&self, path: &str) -> Vec<String> {
         let directory = path.rsplit_once('/').map_or(".", |(directory, _)| directory);
         self.proc().and_then(|proc| entries(proc, directory)).unwrap_or_default()

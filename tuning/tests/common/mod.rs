@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
 use tuning::{
-    Applied, ApplyError, Directory, JournalError, Lock, Manner, Owner, Profile, Reverted, Which,
+    Applied, ApplyError, ApplyOptions, Directory, JournalError, Lock, Owner, Profile,
+    RevertedProfile, Selection,
 };
 
 /// Programs begin within this time.
@@ -35,7 +36,7 @@ pub(crate) fn in_namespace<T: Send>(act: impl FnOnce() -> T + Send) -> T {
         });
         match inside.join() {
             Ok((value, tid)) => {
-                // Who has joined a thread may still find it, and its namespace, in `/proc`.
+                // A thread that was joined, and its namespace, may still be in `/proc`.
                 let task = PathBuf::from(format!("/proc/self/task/{tid}"));
                 let deadline = Instant::now() + PATIENCE;
                 while task.exists() {
@@ -104,19 +105,19 @@ impl Place {
     }
 
     pub(crate) fn apply(&self, profile: &Profile) -> Result<Applied, ApplyError> {
-        self.apply_in(profile, Manner { owner: Owner::Hand, keep_going: false })
+        self.apply_in(profile, ApplyOptions { owner: Owner::Hand, keep_going: false })
     }
 
     pub(crate) fn apply_in(
         &self,
         profile: &Profile,
-        manner: Manner,
+        options: ApplyOptions,
     ) -> Result<Applied, ApplyError> {
         let lock = self.lock();
-        tuning::apply(profile, &self.directory, manner, &lock)
+        tuning::apply(profile, &self.directory, options, &lock)
     }
 
-    pub(crate) fn revert(&self, which: Which) -> Vec<Reverted> {
+    pub(crate) fn revert(&self, which: Selection) -> Vec<RevertedProfile> {
         let lock = self.lock();
         tuning::revert(&self.directory, which, false, &lock).expect("journals")
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use attribution::Segment;
 use hdrhistogram::Histogram;
-use lab_client::latency::Segment;
 use serde_json::Value;
 
 use super::Mistake;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use lab_client::causes::{BUCKETS, Cause, CauseRows, PerCause, bucket, bucket_floor};
+use attribution::{BUCKETS, Cause, CauseRows, PerCause, bucket, bucket_floor};
 use serde::{Deserialize, Serialize};
 
 use spec::AttributionSpec;
@@ -64,7 +64,7 @@ pub struct Account {
     /// By bucket of latency: requests, and the sum of each cause in microseconds.
     sums: Vec<(u64, PerCause<u64>)>,
     /// By cause and bucket of its time: requests.
-    times: Vec<Vec<u64>>,
+    times: PerCause<Vec<u64>>,
     /// By second in which they were due and second in which they were over.
     moved: Vec<(u64, u64, PerCause<u64>)>,
 }
@@ -76,8 +76,8 @@ impl Default for Account {
             mixed: 0,
             unsampled: 0,
             incomplete: 0,
-            sums: vec![(0, [0; 7]); BUCKETS],
-            times: vec![vec![0; BUCKETS]; Cause::ALL.len()],
+            sums: vec![(0, PerCause::default()); BUCKETS],
+            times: PerCause::from_fn(|_| vec![0; BUCKETS]),
             moved: Vec::new(),
         }
     }
@@ -107,24 +107,22 @@ impl Account {
         self.mixed += rows.mixed;
         self.unsampled += rows.unsampled;
         self.incomplete += rows.incomplete;
-        for (at, requests, us) in &rows.sums {
-            let Some(sum) = self.sums.get_mut(usize::from(*at)) else { continue };
-            sum.0 += requests;
-            for (sum, us) in sum.1.iter_mut().zip(us) {
-                *sum += us;
+        for row in &rows.sums {
+            let Some(sum) = self.sums.get_mut(usize::from(row.bucket)) else { continue };
+            sum.0 += row.requests;
+            sum.1 += row.causes_us;
+        }
+        for row in &rows.times {
+            if let Some(count) = self.times[row.cause].get_mut(usize::from(row.bucket)) {
+                *count += row.requests;
             }
         }
-        for (cause, at, requests) in &rows.times {
-            if let Some(count) = self.times[*cause as usize].get_mut(usize::from(*at)) {
-                *count += requests;
-            }
-        }
-        self.moved.extend(rows.moved.iter().map(|(due, causes)| (*due, t, *causes)));
+        self.moved.extend(rows.moved.iter().map(|row| (row.due, t, row.dominant)));
     }
 
     /// The median time of a cause in microseconds: the middle of its bucket.
     fn median_us(&self, cause: Cause) -> u64 {
-        let counts = &self.times[cause as usize];
+        let counts = &self.times[cause];
         let half = counts.iter().sum::<u64>().div_ceil(2);
         let mut below = 0;
         let at = counts.iter().position(|count| {
@@ -136,17 +134,17 @@ impl Account {
 
     /// The median time of each cause in microseconds.
     pub fn medians_us(&self) -> PerCause<u64> {
-        Cause::ALL.map(|cause| self.median_us(cause))
+        PerCause::from_fn(|cause| self.median_us(cause))
     }
 
     /// Requests from a bucket of latency on, and what each cause took of them beyond its median.
     fn beyond(&self, first: usize) -> (u64, PerCause<u64>) {
         let medians = self.medians_us();
-        let mut all = (0, [0; 7]);
+        let mut all = (0, PerCause::<u64>::default());
         for (requests, us) in &self.sums[first..] {
             all.0 += requests;
-            for ((excess, us), median) in all.1.iter_mut().zip(us).zip(medians) {
-                *excess += us.saturating_sub(median * requests);
+            for (cause, excess) in all.1.iter_mut() {
+                *excess += us[cause].saturating_sub(medians[cause] * requests);
             }
         }
         all
@@ -172,7 +170,7 @@ impl Account {
             tail: Tail {
                 requests: Some(requests),
                 from_us: Some(bucket_floor(first)),
-                excess_us: Some(excess.iter().sum()),
+                excess_us: Some(excess.values().sum()),
                 shares,
             },
             jitter: Jitter {
@@ -193,15 +191,13 @@ impl Account {
     }
 
     fn jitter(&self, off: &[u64]) -> (u64, Option<Shares>) {
-        let mut sums = [0; 7];
+        let mut sums = PerCause::<u64>::default();
         for (due, over, causes) in &self.moved {
             if off.contains(due) || off.contains(over) {
-                for (sum, count) in sums.iter_mut().zip(causes) {
-                    *sum += count;
-                }
+                sums += *causes;
             }
         }
-        (sums.iter().sum(), shares(&sums))
+        (sums.values().sum(), shares(&sums))
     }
 }
 
@@ -219,9 +215,9 @@ fn seconds_off(spec: &AttributionSpec, seen: &Seen) -> Vec<u64> {
 }
 
 fn shares(parts: &PerCause<u64>) -> Option<Shares> {
-    let all: u64 = parts.iter().sum();
+    let all: u64 = parts.values().sum();
     let share = |part: &u64| *part as f64 / all as f64;
-    (all > 0).then(|| Cause::ALL.into_iter().zip(parts.iter().map(share)).collect())
+    (all > 0).then(|| parts.iter().map(|(cause, part)| (cause, share(part))).collect())
 }
 
 /// The cause with the largest share, and that share.
@@ -295,26 +291,31 @@ fn advice(cause: Cause, seen: &Seen) -> String {
 
 #[cfg(test)]
 mod tests {
+    use attribution::{CauseCount, LatencySum, MovedCount};
+
     use super::*;
 
     /// 10,000 requests of 100 µs (50 client busy, 50 server busy), and `slow` more with a cause.
     fn account(slow: u64, slow_us: u64, cause: Cause) -> Account {
-        let mut usual = [0; 7];
-        usual[Cause::ClientBusy as usize] = 50;
-        usual[Cause::ServerBusy as usize] = 50;
+        let mut usual = PerCause::<u64>::default();
+        usual[Cause::ClientBusy] = 50;
+        usual[Cause::ServerBusy] = 50;
         let mut late = usual;
-        late[cause as usize] += slow_us - 100;
+        late[cause] += slow_us - 100;
         let mut rows = CauseRows { requests: 10_000 + slow, ..CauseRows::default() };
         for (count, us) in [(10_000, usual), (slow, late)] {
             if count > 0 {
-                let total: u64 = us.iter().sum();
-                rows.sums.push((bucket(total) as u16, count, us.map(|us| us * count)));
+                let total: u64 = us.values().sum();
+                let causes_us = us.map(|us| us * count);
+                let bucket = bucket(total) as u16;
+                rows.sums.push(LatencySum { bucket, requests: count, causes_us });
             }
-            for (cause, us) in Cause::ALL.into_iter().zip(us) {
-                rows.times.push((cause, bucket(us) as u16, count));
+            for (cause, us) in us.iter() {
+                rows.times.push(CauseCount { cause, bucket: bucket(*us) as u16, requests: count });
             }
         }
-        rows.moved = vec![(5, late.map(|us| u64::from(us > 1000) * slow))];
+        rows.moved =
+            vec![MovedCount { due: 5, dominant: late.map(|us| u64::from(us > 1000) * slow) }];
         let mut account = Account::default();
         account.add(6, &rows);
         account

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lab_client::causes::Cause;
+use attribution::Cause;
 
 use super::blame::{Account, Seen};
 use super::phase::{RunQueue, Shakes};

@@ -9,8 +9,8 @@ mod table;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use control::{Money, undelivered};
-use lab_server::ledger::Ledger;
+use accounting::Ledger;
+use accounting::Money;
 use serde::{Deserialize, Serialize};
 
 use record::{FORMAT, FileError, Problems, Raw, RawError, SUMMARY_FILE};
@@ -75,9 +75,8 @@ impl Books {
         doubles: Option<u64>,
         lost: u64,
     ) -> Self {
-        let undelivered = ledger
-            .zip(received)
-            .map(|(ledger, received)| undelivered(ledger.granted + ledger.claimed, received));
+        let undelivered =
+            ledger.zip(received).map(|(ledger, received)| ledger.undelivered(received));
         let balanced =
             ledger.zip(doubles).zip(undelivered).map(|((ledger, doubles), undelivered)| {
                 // Answers disappear with connections, and in no other way.

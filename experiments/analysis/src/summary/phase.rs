@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use accounting::server::Counters;
+use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
-use lab_client::latency::Segment;
-use lab_client::tally::Tally;
-use lab_server::counters::Counters;
 use serde::{Deserialize, Serialize};
 
 use super::blame::Attribution;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use control::Money;
+use accounting::Money;
 
 use super::{PhaseSummary, Summary};
 use text::thousands;

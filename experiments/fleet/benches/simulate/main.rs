@@ -1,8 +1,9 @@
-//! The control plane of a fleet of many hosts against a real NATS server: what it costs, and how far
-//! apart hosts start a phase.
+//! The control plane of a fleet of many hosts against a real NATS server: what it costs, and how
+//! far apart hosts start a phase.
 //!
-//! `cargo bench -p fleet --bench simulate` runs in full: 600 servers and 10,200 client machines; `--
-//! --help` lists what can be changed. Among the tests 18 hosts run, and their counts are checked.
+//! `cargo bench -p fleet --bench simulate` runs in full, with 600 servers and 10,200 client
+//! machines; arguments behind `--` change that, and `-- --help` lists them. Among the tests 18 hosts
+//! run, and their counts are checked.
 //!
 //! Stub agents, many to a process, speak the agents' protocol: they register, are leased, start a
 //! phase on a second and send a sample a second, through the spools and streams of real ones. The

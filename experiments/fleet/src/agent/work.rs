@@ -108,8 +108,11 @@ impl Work {
     pub(super) fn new(lease: Lease, agent: &str, children: UnboundedSender<FromChild>) -> Self {
         let now = Instant::now();
         let clock = Clock::read_ahead(lease.ahead_ns);
-        let surroundings =
-            if lease.machine { Surroundings::new() } else { Surroundings::without_machine() };
+        let surroundings = if lease.machine {
+            Surroundings::of_machine()
+        } else {
+            Surroundings::without_machine()
+        };
         Self {
             next_look: clock.unix_second(monotonic_ns()) + 1,
             agent: agent.to_owned(),

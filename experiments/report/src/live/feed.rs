@@ -66,7 +66,7 @@ impl Feed {
                 *lines = Lines::open(&self.directory.join(name)).ok();
             }
             let Some(lines) = lines else { continue };
-            while let Ok(Some((number, line))) = lines.next() {
+            while let Ok(Some((number, line))) = lines.next_line() {
                 if let Err(error) = self.digest.line(name, line) {
                     self.problems.add(format!("{name}:{number}: {error}; the line is left out"));
                 }

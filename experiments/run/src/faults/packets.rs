@@ -1,7 +1,7 @@
 //! Faults of packets: they are dropped or held where they arrive at the links between namespaces.
 
 use anyhow::Context;
-use ebpf::{Hit, Meddled, Meddler, Meddling};
+use ebpf::{DroppedPacket, PacketFaultCounts, PacketFaultInjector, PacketFaultSpec};
 use serde_json::json;
 
 use crate::links::{CLIENT_END, Namespaces, server_end};
@@ -18,7 +18,7 @@ const GRACE_NS: u64 = 10_000_000;
 /// What drops or holds the packets of a fault.
 #[derive(Default)]
 pub(super) struct Meddlers {
-    programs: Vec<Meddler>,
+    programs: Vec<PacketFaultInjector>,
     holders: Vec<Holder>,
 }
 
@@ -56,7 +56,7 @@ impl Meddlers {
                 made.holders.push(holder);
             }
             for interface in interfaces {
-                let meddling = Meddling {
+                let meddling = PacketFaultSpec {
                     port,
                     to_server: direction == Direction::ToServer,
                     all,
@@ -64,7 +64,8 @@ impl Meddlers {
                     seed: seed ^ ((made.programs.len() as u64) << 48),
                     divert_to,
                 };
-                let program = namespace.run(|| Meddler::attach(&interface, &meddling))??;
+                let program =
+                    namespace.run(|| PacketFaultInjector::attach(&interface, &meddling))??;
                 made.programs.push(program);
             }
         }
@@ -85,13 +86,13 @@ impl Meddlers {
         self.holders.len().max(usize::from(!self.programs.is_empty()))
     }
 
-    fn read(&mut self) -> anyhow::Result<(Meddled, Vec<Hit>)> {
-        let (mut sum, mut hits) = (Meddled::default(), Vec::new());
+    fn read(&mut self) -> anyhow::Result<(PacketFaultCounts, Vec<DroppedPacket>)> {
+        let (mut sum, mut hits) = (PacketFaultCounts::default(), Vec::new());
         for program in &mut self.programs {
-            hits.extend(program.take_hits());
+            hits.extend(program.take_dropped());
             let counts = program.counts().context("what a fault did cannot be read")?;
             sum.seen += counts.seen;
-            sum.hit += counts.hit;
+            sum.chosen += counts.chosen;
             sum.not_kept += counts.not_kept;
         }
         Ok((sum, hits))
@@ -126,7 +127,7 @@ impl Faults {
 
 impl Fault {
     /// What was dropped and held since this was asked the last time.
-    fn look(&mut self, now_ns: u64) -> anyhow::Result<(Vec<Hit>, Vec<Held>)> {
+    fn look(&mut self, now_ns: u64) -> anyhow::Result<(Vec<DroppedPacket>, Vec<Held>)> {
         let Meddlers { programs, holders } = &self.meddlers;
         let is_loss = holders.is_empty();
         let mut hits = Vec::new();
@@ -137,9 +138,9 @@ impl Fault {
             (counts, hits) = self.meddlers.read()?;
             self.sums.seen = counts.seen;
             if is_loss {
-                (self.sums.count, self.sums.not_kept) = (counts.hit, counts.not_kept);
+                (self.sums.count, self.sums.not_kept) = (counts.chosen, counts.not_kept);
             } else {
-                self.sums.diverted = counts.hit;
+                self.sums.diverted = counts.chosen;
             }
             if over {
                 self.meddlers.programs.clear();

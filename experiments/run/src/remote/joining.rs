@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use ebpf::ServerSide;
-use lab_client::causes::{CauseRows, Causes};
-use lab_client::joined::{Sampled, account};
-use lab_client::latency::Recorder;
-use lab_client::slow::SlowRequest;
+use attribution::{
+    CauseRecorder, CauseRows, Sampled, SegmentRecorder, ServerSide, SlowRequest, record_joined,
+};
 use serde::{Deserialize, Serialize};
 
 use fleet::protocol::What;
@@ -38,11 +36,11 @@ impl Requests {
     fn names(&self) -> Vec<(SocketAddrV4, u32)> {
         match self {
             Self::Slow(all) => {
-                let name = |it: &SlowRequest| Some((it.from, it.half?.request.sequence));
+                let name = |it: &SlowRequest| Some((it.from, it.client_side?.request.sequence));
                 all.iter().filter_map(name).collect()
             }
             Self::Sampled(all) => {
-                all.iter().map(|it| (it.from, it.half.request.sequence)).collect()
+                all.iter().map(|it| (it.from, it.client_side.request.sequence)).collect()
             }
         }
     }
@@ -73,7 +71,7 @@ impl Run {
         client: u32,
         requests: Vec<SlowRequest>,
     ) -> anyhow::Result<()> {
-        if self.fleet.is_none() || requests.iter().all(|it| it.half.is_none()) {
+        if self.fleet.is_none() || requests.iter().all(|it| it.client_side.is_none()) {
             return self.record_slow(t, client, requests);
         }
         self.look_up(t, client, Requests::Slow(requests));
@@ -134,8 +132,9 @@ impl Run {
                 self.record_slow(t, client, requests)
             }
             Requests::Sampled(requests) => {
-                let (mut causes, mut recorder) = (Causes::default(), Recorder::default());
-                account(&requests, sides, &mut causes, &mut recorder);
+                let (mut causes, mut recorder) =
+                    (CauseRecorder::default(), SegmentRecorder::default());
+                record_joined(&requests, sides, &mut causes, &mut recorder);
                 for (phase, rows) in causes.take() {
                     self.causes(t, client, None, phase, &rows)?;
                 }
@@ -175,7 +174,7 @@ impl Run {
         requests: Vec<SlowRequest>,
     ) -> anyhow::Result<()> {
         for request in requests {
-            let mut request = serde_json::to_value(SlowRequest { half: None, ..request })?;
+            let mut request = serde_json::to_value(SlowRequest { client_side: None, ..request })?;
             request["client"] = client.into();
             for (key, host) in self.host_of(Who::Client(client)) {
                 request[key] = host;
@@ -188,7 +187,7 @@ impl Run {
 
 /// Puts the server's ends to the slow requests that wait for them.
 fn join(requests: &mut [SlowRequest], sides: &[Option<ServerSide>]) {
-    let halves = requests.iter_mut().filter(|it| it.half.is_some());
+    let halves = requests.iter_mut().filter(|it| it.client_side.is_some());
     for (request, side) in halves.zip(sides) {
         if let Some(side) = side {
             request.join(side);
@@ -198,13 +197,12 @@ fn join(requests: &mut [SlowRequest], sides: &[Option<ServerSide>]) {
 
 #[cfg(test)]
 mod tests {
-    use lab_client::causes::{BeforeSend, Cause, Explained};
-    use lab_client::slow::{Half, Seen};
+    use attribution::{Attributed, BeforeSend, Cause, ClientSide, CpuWait, Request, Trace};
 
     use super::*;
 
     fn request(sequence: u32, half: bool) -> SlowRequest {
-        let request = ebpf::Request {
+        let request = Request {
             sequence,
             end: sequence + 20,
             answer: 90,
@@ -224,22 +222,6 @@ mod tests {
             sent_totals: None,
             ready_totals: None,
         };
-        struct Nobody;
-        impl lab_client::witness::Witness for Nobody {
-            fn looks_at(&self, _: SocketAddrV4, _: u64) -> bool {
-                true
-            }
-            fn prepare(&self, _: SocketAddrV4) {}
-            fn request(&self, _: SocketAddrV4, _: u64) -> Option<ebpf::Request> {
-                None
-            }
-            fn waited(&self, _: &ebpf::Request, _: u64, _: u64) -> ebpf::WaitedBetween {
-                ebpf::WaitedBetween::default()
-            }
-            fn thread(&self, _: u16) -> Option<lab_client::witness::SeenThread> {
-                None
-            }
-        }
         SlowRequest {
             user: 1,
             from: "10.0.0.1:1".parse().expect("an address"),
@@ -247,8 +229,13 @@ mod tests {
             due_ns: 1_000_000,
             send_lag_us: 0,
             latency_us: 8_000,
-            seen: Some(Seen::of(1_000_000, &request, &Explained::not(8_000_000), &Nobody)),
-            half: half.then_some(Half { request, before: BeforeSend::default() }),
+            trace: Some(Trace::new(
+                1_000_000,
+                &request,
+                &Attributed::unexplained(8_000_000),
+                |_| None,
+            )),
+            client_side: half.then_some(ClientSide { request, before: BeforeSend::default() }),
         }
     }
 
@@ -265,14 +252,14 @@ mod tests {
             answered_ns: Some(506_000_000),
             end: 23,
             answer: 90,
-            wait: Some(ebpf::CpuWait { foreign_ns: 1_000_000, own_ns: 0 }),
-            service: Some(ebpf::CpuWait::default()),
+            wait: Some(CpuWait { foreign_ns: 1_000_000, own_ns: 0 }),
+            service: Some(CpuWait::default()),
         };
         let Requests::Slow(requests) = &mut waiting else { unreachable!() };
         join(requests, &[]);
-        assert!(requests[2].half.is_some(), "nobody has looked");
+        assert!(requests[2].client_side.is_some(), "no host has looked");
         join(requests, &[None, Some(side)]);
-        let causes = |place: usize| requests[place].seen.clone().expect("seen").causes_us;
+        let causes = |place: usize| requests[place].trace.clone().expect("a trace").causes_us;
         assert_eq!(causes(0)[&Cause::Unexplained], 8_000);
         assert_eq!(causes(1)[&Cause::Unexplained], 8_000);
         let third = causes(2);

@@ -1,0 +1,38 @@
+//! Why an answer was late: from the instants of a request to the time that each cause took of it,
+//! and the sums of a second that clients keep and reports read.
+//!
+//! Owns: causes and segments by name, what the kernel saw of a request, the joining of its two
+//! ends, sums, histograms and records of a second. Must not know: where instants come from, files,
+//! sockets, threads; it depends on nothing that does.
+//!
+//! Read it from the instants on: [`Request`] and [`ServerSide`], [`attribute()`], then what is kept:
+//! [`CauseRecorder`], [`SegmentRecorder`], [`Slowest`], [`Tally`].
+
+mod attribute;
+mod causes;
+mod histograms;
+mod join;
+mod request;
+mod row;
+mod sampled;
+mod segments;
+mod slow;
+mod sums;
+mod tally;
+
+pub use attribute::{Attributed, BeforeSend, attribute};
+pub use causes::{Cause, PerCause};
+pub use histograms::{Encoded, Latencies, SegmentHistogram, SegmentRecorder, empty};
+pub use join::ServerSide;
+pub use request::{CpuWait, Request, WaitedBetween};
+pub use sampled::{ClientSide, Sampled, record_joined};
+pub use segments::{PerSegment, Segment, Segments};
+pub use slow::{SlowRequest, Slowest, Trace, TracedThread};
+pub use sums::{
+    BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, MovedCount, Seconds, bucket,
+    bucket_floor,
+};
+pub use tally::{Sample, Tally};
+
+#[cfg(test)]
+mod fixtures;

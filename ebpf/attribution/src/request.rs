@@ -1,0 +1,224 @@
+//! What the kernel saw of one request, put together from both ends' stamps.
+
+use events::{FlowEntry, client, server};
+use serde::{Deserialize, Serialize};
+
+use crate::segments::Segments;
+
+/// Time a thread waited for a CPU, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuWait {
+    /// While it was idle, or held by a thread of another program.
+    pub foreign_ns: u64,
+    /// While a thread of its own program held it.
+    pub own_ns: u64,
+}
+
+impl CpuWait {
+    const fn of(foreign: u32, own: u32) -> Self {
+        Self { foreign_ns: foreign as u64, own_ns: own as u64 }
+    }
+}
+
+/// Waiting between two instants, from a thread's long waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WaitedBetween {
+    /// How long.
+    pub wait: CpuWait,
+    /// How much of that time lies before the oldest wait that is still kept: whether the thread
+    /// waited then is not known any more. Short waits (under 50 µs) are never kept.
+    pub unknown_ns: u64,
+}
+
+/// What the kernel saw of one request. Instants are CLOCK_MONOTONIC nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The request's first byte in the stream.
+    pub sequence: u32,
+    /// Its exclusive end in the stream.
+    pub end: u32,
+    /// The answer's first byte.
+    pub answer: u32,
+    /// T1: the client's send began.
+    pub sent_ns: u64,
+    /// T2: ready at the server.
+    pub server_ready_ns: Option<u64>,
+    /// T3: read by the server.
+    pub server_read_ns: Option<u64>,
+    /// T4: the server's send began.
+    pub answered_ns: Option<u64>,
+    /// T5: the answer was ready.
+    pub ready_ns: Option<u64>,
+    /// T6: the answer was read.
+    pub read_ns: Option<u64>,
+    /// Waiting for a CPU from T2 to T3, by the server's thread.
+    pub server_wait: Option<CpuWait>,
+    /// The same from T3 to T4.
+    pub server_service: Option<CpuWait>,
+    /// The same from T5 to T6, by the client's thread.
+    pub client_receive: Option<CpuWait>,
+    /// Retransmissions and drops of the connection, either way, from T1 to T5 (or till now).
+    pub losses: u32,
+    /// The request shared its stretch of the stream with something else, as far as the kernel can
+    /// tell; two frames in one send, it cannot.
+    pub mixed: bool,
+    /// The slot of the client's thread among the watched threads; 0 for none.
+    pub client_slot: u16,
+    /// The same of the server's thread.
+    pub server_slot: u16,
+    /// Totals of the client's thread at T5, while T6 is not there: as `sent_totals`.
+    pub ready_totals: Option<(u32, u32)>,
+    /// Totals of the client's thread at T1, lower 32 bits of nanoseconds: (foreign, own).
+    pub sent_totals: Option<(u32, u32)>,
+}
+
+impl Request {
+    /// Puts together what belongs together. `None` if nothing was sent yet.
+    pub fn of(entry: &FlowEntry) -> Option<Self> {
+        let FlowEntry { client: mine, server: theirs } = entry;
+        let has = |flags: u16, bit: u16| flags & bit != 0;
+        if !has(mine.flags, client::SENT) {
+            return None;
+        }
+        let same = theirs.sequence == mine.sequence;
+        let at_server = |bit: u16, ns: u64| (same && has(theirs.flags, bit)).then_some(ns);
+        let at_client = |bit: u16, ns: u64| has(mine.flags, bit).then_some(ns);
+        let ready = has(mine.flags, client::READY);
+        let until = if ready { mine.losses_at_ready } else { mine.losses as u16 };
+        Some(Self {
+            sequence: mine.sequence,
+            end: mine.sequence.wrapping_add(mine.length),
+            answer: mine.answer,
+            sent_ns: mine.sent_ns,
+            server_ready_ns: at_server(server::READY, theirs.ready_ns),
+            server_read_ns: at_server(server::READ, theirs.read_ns),
+            answered_ns: at_server(server::ANSWERED, theirs.answered_ns),
+            ready_ns: at_client(client::READY, mine.ready_ns),
+            read_ns: at_client(client::READ, mine.read_ns),
+            server_wait: at_server(server::WAIT_SPLIT, 0)
+                .map(|_| CpuWait::of(theirs.wait_foreign, theirs.wait_own)),
+            server_service: at_server(server::SERVICE_SPLIT, 0)
+                .map(|_| CpuWait::of(theirs.service_foreign, theirs.service_own)),
+            client_receive: at_client(client::RECEIVE_SPLIT, 0)
+                .map(|_| CpuWait::of(mine.receive_foreign, mine.receive_own)),
+            losses: u32::from(until.wrapping_sub(mine.losses_at_send)),
+            mixed: has(mine.flags, client::SHARED) || shares_its_stretch(entry, same),
+            client_slot: mine.slot,
+            server_slot: theirs.slot,
+            ready_totals: at_client(client::RECEIVE_BEGUN, 0)
+                .map(|_| (mine.receive_foreign, mine.receive_own)),
+            sent_totals: at_client(client::SENT_SPLIT, 0)
+                .map(|_| (mine.sent_foreign, mine.sent_own)),
+        })
+    }
+
+    /// Enters T6 as the client measured it: when its thread had read the answer, and the thread's
+    /// totals then, lower 32 bits of nanoseconds: (foreign, own).
+    pub fn read_at(&mut self, now_ns: u64, totals: Option<(u32, u32)>) {
+        // Beyond this the lower 32 bits of two totals cannot be told apart.
+        const LIMIT_NS: u64 = 1 << 32;
+        let Some(ready_ns) = self.ready_ns.filter(|_| self.read_ns.is_none()) else { return };
+        self.read_ns = Some(now_ns);
+        let both = totals.zip(self.ready_totals.take());
+        if now_ns.saturating_sub(ready_ns) < LIMIT_NS {
+            self.client_receive = both.map(|(now, then)| {
+                CpuWait::of(now.0.wrapping_sub(then.0), now.1.wrapping_sub(then.1))
+            });
+        }
+    }
+
+    /// T1 to T6.
+    pub fn instants_ns(&self) -> [Option<u64>; 6] {
+        [
+            Some(self.sent_ns),
+            self.server_ready_ns,
+            self.server_read_ns,
+            self.answered_ns,
+            self.ready_ns,
+            self.read_ns,
+        ]
+    }
+
+    /// T2 to T4 and the rest, in order; negative where clocks or the kernel's order disagree.
+    pub fn segments(&self) -> Option<Segments> {
+        let span = |from: u64, to: u64| to.wrapping_sub(from).cast_signed();
+        let (t2, t3, t4) = (self.server_ready_ns?, self.server_read_ns?, self.answered_ns?);
+        let (t5, t6) = (self.ready_ns?, self.read_ns?);
+        Some(Segments {
+            network_ns: span(self.sent_ns, t5) - span(t2, t4),
+            server_wait_ns: span(t2, t3),
+            server_service_ns: span(t3, t4),
+            client_receive_lag_ns: span(t5, t6),
+        })
+    }
+}
+
+/// Whether the two ends' stretches of the stream say that another frame was there too.
+fn shares_its_stretch(entry: &FlowEntry, same: bool) -> bool {
+    let FlowEntry { client: mine, server: theirs } = entry;
+    if theirs.flags & server::READ == 0 {
+        return false;
+    }
+    let mine_end = mine.sequence.wrapping_add(mine.length);
+    if same {
+        let answered = theirs.flags & server::ANSWERED != 0;
+        return theirs.end != mine_end || (answered && theirs.answer != mine.answer);
+    }
+    // The server read it together with what came before it: its stretch begins before our first
+    // byte and ends after it.
+    let begins_before = mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0;
+    begins_before && theirs.end.wrapping_sub(mine.sequence).cast_signed() > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered() -> FlowEntry {
+        let mut entry = FlowEntry::default();
+        entry.client.flags = client::SENT | client::READY | client::READ;
+        (entry.client.sequence, entry.client.length, entry.client.answer) = (u32::MAX - 3, 20, 7);
+        (entry.client.sent_ns, entry.client.ready_ns, entry.client.read_ns) = (10, 60, 70);
+        entry.server.flags = server::READY | server::READ | server::ANSWERED;
+        (entry.server.sequence, entry.server.end, entry.server.answer) = (u32::MAX - 3, 16, 7);
+        (entry.server.ready_ns, entry.server.read_ns, entry.server.answered_ns) = (20, 30, 45);
+        entry
+    }
+
+    #[test]
+    fn instants_of_one_request_make_its_segments() {
+        let request = Request::of(&answered()).expect("sent");
+        assert!(!request.mixed);
+        let expected = Segments {
+            network_ns: 25,
+            server_wait_ns: 10,
+            server_service_ns: 15,
+            client_receive_lag_ns: 10,
+        };
+        assert_eq!(request.segments(), Some(expected));
+    }
+
+    #[test]
+    fn what_belongs_to_another_request_is_left_out_or_called_mixed() {
+        let check = |change: fn(&mut FlowEntry), whole: bool, mixed: bool| {
+            let mut entry = answered();
+            change(&mut entry);
+            let request = Request::of(&entry).expect("sent");
+            assert_eq!((request.segments().is_some(), request.mixed), (whole, mixed), "{entry:?}");
+        };
+        // An older request of the server's.
+        let older = |entry: &mut FlowEntry| {
+            (entry.server.sequence, entry.server.end) = (u32::MAX - 23, u32::MAX - 3);
+        };
+        check(older, false, false);
+        // Both read at once.
+        check(|entry| entry.server.sequence = u32::MAX - 23, false, true);
+        // More read than was sent.
+        check(|entry| entry.server.end = 36, true, true);
+        // A notice before the answer.
+        check(|entry| entry.server.answer = 30, true, true);
+        check(|entry| entry.client.flags |= client::SHARED, true, true);
+        check(|entry| entry.server.flags = 0, false, false);
+        assert_eq!(Request::of(&FlowEntry::default()), None);
+    }
+}

@@ -1,0 +1,228 @@
+//! The users of one shard against a network that a test moves by hand: what no live server can be
+//! made to do on time.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use lab_client::config::Notices;
+use lab_client::flows::Flows;
+use lab_client::load::{Event, LoadGenerator, Rules};
+use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
+use lab_client::schedule::{Pacing, Rate};
+use lab_client::share::Share;
+use lab_client::transport::Transport;
+use shard::{Clock, ConnId, NANOS_PER_SECOND};
+use wire::{Decoded, Frame, LoginResult, ShakeResult, decode};
+
+/// The second in which users connect; loads begin with the next.
+const START: u64 = 1_000;
+const MILLISECOND: u64 = 1_000_000;
+
+/// What users sent, and a clock that stands still.
+#[derive(Default)]
+struct Network {
+    now_ns: u64,
+    opened: u32,
+    sent: Vec<(ConnId, Vec<u8>)>,
+}
+
+impl Transport for Network {
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn last_sleep_ns(&self) -> (u64, u64) {
+        (0, self.now_ns)
+    }
+
+    fn read_clock(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn open(&mut self, _: SocketAddrV4) -> io::Result<ConnId> {
+        self.opened += 1;
+        Ok(ConnId { slot: self.opened - 1, generation: 0 })
+    }
+
+    fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let mut bytes = vec![0; frame.encoded_len()];
+        frame.encode(0, &mut bytes).expect("fits");
+        self.sent.push((conn, bytes));
+    }
+
+    fn flush(&mut self) {}
+
+    fn close(&mut self, _: ConnId) {}
+}
+
+/// A shard with so many users, all of those that there are.
+struct Shard {
+    generator: LoadGenerator,
+    network: Network,
+}
+
+impl Shard {
+    fn new(users: u32, phases: impl IntoIterator<Item = Phase>) -> Self {
+        let share = Share { total_users: users, first: 0, end: users, shard: 0, shards: 1 };
+        let sources = vec![Ipv4Addr::LOCALHOST];
+        let rules = Rules {
+            seed: 7,
+            timeout_ns: 5 * NANOS_PER_SECOND,
+            late_ns: MILLISECOND,
+            notices: Notices::Push,
+            own_commands: true,
+            flows: Flows { sources, first_port: 1024, last_port: 60_000, but: 0 },
+            first_flow: 0,
+            reconnect: true,
+            slow_kept: 8,
+            join: false,
+        };
+        let network = Network { now_ns: START * NANOS_PER_SECOND, ..Network::default() };
+        let clock = Clock::with_offset(0);
+        let mut generator = LoadGenerator::new(share, Arc::new(rules), clock, network.now_ns);
+        let connect = Some(Connect { users, rate: None });
+        generator.add_phase(Phase { start: START, seconds: Some(1), connect, ..Phase::default() });
+        phases.into_iter().for_each(|phase| generator.add_phase(phase));
+        Self { generator, network }
+    }
+
+    /// What is due at an instant after the start is done, once.
+    fn turn_at(&mut self, ns: u64) -> Option<u64> {
+        self.network.now_ns = START * NANOS_PER_SECOND + ns;
+        self.generator.poll(&mut self.network)
+    }
+
+    fn receive(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let mut bytes = vec![0; frame.encoded_len()];
+        frame.encode(0, &mut bytes).expect("fits");
+        let used = self.generator.received(&mut self.network, conn, &bytes);
+        assert_eq!(used, bytes.len());
+    }
+
+    /// All users connect, and their logins are answered with this.
+    fn log_in(&mut self, result: impl Fn(u32) -> LoginResult) {
+        self.turn_at(0);
+        for slot in 0..self.network.opened {
+            self.generator.connected(&mut self.network, ConnId { slot, generation: 0 });
+        }
+        for (conn, bytes) in std::mem::take(&mut self.network.sent) {
+            if let Decoded::Frame { frame: Frame::LoginRequest { user }, .. } = decode(&bytes) {
+                let result = result(user) as u32;
+                self.receive(conn, &Frame::LoginResponse { user, result });
+            }
+        }
+    }
+
+    /// Answers what shakes were sent, so long after the present instant.
+    fn answer_after(&mut self, ns: u64) -> usize {
+        self.network.now_ns += ns;
+        let result = ShakeResult::NoPacket as u32;
+        let mut answered = 0;
+        for (conn, bytes) in std::mem::take(&mut self.network.sent) {
+            if let Decoded::Frame { frame: Frame::ShakeRequest { user }, .. } = decode(&bytes) {
+                answered += 1;
+                self.receive(conn, &Frame::ShakeResponse { user, result, packet: 0, amount: 0 });
+            }
+        }
+        answered
+    }
+}
+
+fn open(index: u16, start: u64, rate: u32) -> Phase {
+    let load = Load::Open { rate: Rate::Fixed(rate), pacing: Pacing::Even };
+    Phase { index, start, load, ..Phase::default() }
+}
+
+#[test]
+fn a_closed_load_after_an_open_one_does_not_take_over_its_lag() {
+    let first = Phase { seconds: Some(1), ..open(1, START + 1, 1) };
+    let closed = Load::Closed { in_flight: 1 };
+    let closed = Phase { index: 2, start: START + 2, load: closed, ..Phase::default() };
+    let mut shard = Shard::new(1, [first, closed]);
+    shard.log_in(|_| LoginResult::Ok);
+    // Due at the beginning of the second, sent 300 ms later.
+    shard.turn_at(1_300 * MILLISECOND);
+    assert_eq!(shard.answer_after(2 * MILLISECOND), 1);
+    shard.turn_at(2_000 * MILLISECOND);
+    assert_eq!(shard.answer_after(5 * MILLISECOND), 1);
+    let lags: Vec<_> = shard
+        .generator
+        .take_slow()
+        .iter()
+        .map(|it| (it.phase, it.send_lag_us, it.latency_us))
+        .collect();
+    assert_eq!(lags, [(1, 300_000, 302_000), (2, 0, 5_000)]);
+}
+
+#[test]
+fn users_refused_for_good_are_reported_once_all_others_are_connected() {
+    let mut shard = Shard::new(5, []);
+    shard.log_in(|user| match user {
+        0..3 => LoginResult::Ok,
+        _ => LoginResult::UserOutOfRange,
+    });
+    let events: Vec<_> = shard.generator.take_events().collect();
+    assert_eq!(events, [Event::LeftOut { phase: 0, users: 2 }]);
+    assert_eq!((shard.generator.online(), shard.generator.tally().login_refused), (3, 2));
+
+    // The server is busy: they are still to come.
+    let mut shard = Shard::new(5, []);
+    shard.log_in(|user| if user < 3 { LoginResult::Ok } else { LoginResult::Busy });
+    assert_eq!(shard.generator.take_events().count(), 0);
+}
+
+#[test]
+fn texts_and_packets_that_are_overdue_do_not_hold_up_a_turn() {
+    const RATE: usize = 1_000;
+    let social = Phase {
+        index: 1,
+        start: START + 1,
+        chat: Some(Chat { rate: RATE as f64, bytes: 9 }),
+        creates: Some(Creates { rate: RATE as f64 }),
+        ..Phase::default()
+    };
+    let mut shard = Shard::new(10, [social]);
+    shard.log_in(|_| LoginResult::Ok);
+    let late_ns = 11 * NANOS_PER_SECOND;
+    let (mut turns, mut all) = (0, 0);
+    loop {
+        let next_ns = shard.turn_at(late_ns);
+        let sent = std::mem::take(&mut shard.network.sent).len();
+        assert!(sent <= 512, "{sent} frames in one poll");
+        all += sent;
+        turns += 1;
+        assert!(turns < 1_000, "there is no end to it");
+        if next_ns > Some(shard.network.now_ns) {
+            break;
+        }
+    }
+    // The first is due at the start, so one more of each than ten seconds have.
+    assert_eq!(all, 2 * (10 * RATE + 1), "in {turns} turns");
+}
+
+#[test]
+fn a_rate_that_is_asked_for_just_before_the_load_begins_counts() {
+    let mut shard = Shard::new(100, [open(1, START + 1, 0)]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.generator.change_rate(START + 1, 50);
+    for step in 0..200 {
+        shard.turn_at(NANOS_PER_SECOND + step * 10 * MILLISECOND);
+        shard.answer_after(0);
+    }
+    assert_eq!(shard.generator.tally().offered, 100, "two seconds of it");
+}
+
+#[test]
+fn a_rate_of_an_earlier_load_is_not_that_of_the_next() {
+    let first = Phase { seconds: Some(2), ..open(1, START + 1, 0) };
+    let mut shard = Shard::new(100, [first, open(2, START + 3, 0)]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.turn_at(NANOS_PER_SECOND);
+    shard.generator.change_rate(START + 2, 50);
+    for step in 0..300 {
+        shard.turn_at(NANOS_PER_SECOND + step * 10 * MILLISECOND);
+        shard.answer_after(0);
+    }
+    assert_eq!(shard.generator.tally().offered, 50, "the second from START + 2 on");
+}

@@ -1,0 +1,12 @@
+//! What server and client both count: counters that know their names, and sums of money; and what
+//! the server counts of them, for the programs that read its results.
+//!
+//! Must not know: threads, clocks, sockets, who counts.
+
+mod counters;
+mod ledger;
+mod money;
+pub mod server;
+
+pub use ledger::Ledger;
+pub use money::Money;

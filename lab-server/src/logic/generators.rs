@@ -1,0 +1,71 @@
+//! The generators of a server, and where their packets go.
+
+use std::sync::atomic::Ordering;
+
+use crate::generator::{Generator, Spread};
+use crate::message::Message;
+use crate::packets::{Draft, NO_CREATOR};
+use crate::sets::{Online, sets_of, shard_of};
+
+/// Ids of shaken packets begin where those of the prototype do.
+const FIRST_SHAKEN: u32 = 0x0010_0000;
+
+/// The generators of the server.
+#[derive(Debug)]
+pub(super) struct Generators {
+    pub(super) running: Vec<Generator>,
+    spread: Spread,
+    online: Online,
+    shards: usize,
+    /// Shaken packets made so far: the id of the next one.
+    shaken: u32,
+    /// Sent packets made so far: they go round the shards, and round the SETs of each.
+    sent: u64,
+}
+
+impl Generators {
+    pub(super) fn new(online: Online, shards: usize) -> Self {
+        let spread = Spread::new(online.len());
+        Self { running: Vec::new(), spread, online, shards, shaken: 0, sent: 0 }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(super) fn made(&self) -> u64 {
+        u64::from(self.shaken) + self.sent
+    }
+
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        self.running.iter().filter_map(Generator::next_ns).min()
+    }
+
+    pub(super) fn stop(&mut self, id: Option<u64>) {
+        self.running.retain(|generator| id.is_some_and(|id| generator.spec().id != id));
+    }
+
+    pub(super) fn weigh(&mut self) {
+        self.spread.weigh(self.online.iter().map(|users| users.load(Ordering::Relaxed)));
+    }
+
+    /// A packet for the next SET, and the shard of that SET.
+    pub(super) fn shaken_packet(&mut self, amount: u32) -> (usize, Message) {
+        let set = self.spread.pick();
+        let packet = FIRST_SHAKEN.wrapping_add(self.shaken);
+        self.shaken = self.shaken.wrapping_add(1);
+        let shard = shard_of(set, self.shards, self.online.len());
+        (shard, Message::Packet { set: set as u32, packet, amount })
+    }
+
+    /// A packet for three users, and the shard that is to make it.
+    pub(super) fn sent_packet(&mut self, amount: u32, users: [u32; 3]) -> (usize, Message) {
+        let shard = (self.sent % self.shards as u64) as usize;
+        let sets = sets_of(shard, self.shards, self.online.len()).len() as u64;
+        let set = (self.sent / self.shards as u64 % sets) as u16;
+        self.sent += 1;
+        let recipients = users.to_vec();
+        let draft = Draft { amount, count: 3, recipients, creator: NO_CREATOR, set };
+        (shard, Message::Send(Box::new(draft)))
+    }
+}

@@ -1,0 +1,29 @@
+//! What all shards of a server must agree on.
+
+/// How notices of sent packets reach their users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Notices {
+    /// Written to the named users' own connections.
+    #[default]
+    Push,
+    /// The prototype's way: put into the queue of the named user's SET, to travel as the answer to
+    /// that SET's next shake, from any of its users.
+    Answer,
+}
+
+/// What all shards must agree on.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Users are `0..users`.
+    pub users: u32,
+    /// How notices travel.
+    pub notices: Notices,
+    /// How long a sent packet can be claimed, in nanoseconds.
+    pub packet_life_ns: u64,
+    /// Packets and notices that wait in one SET at most.
+    pub queue_bound: usize,
+    /// Sent packets that one shard keeps at a time.
+    pub packets_bound: usize,
+    /// What splits come from.
+    pub seed: u64,
+}

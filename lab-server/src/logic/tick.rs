@@ -1,0 +1,66 @@
+//! Connections that come and go, and what falls due.
+
+use shard::ConnId;
+use wire::ErrorCode;
+
+use crate::io::Io;
+use crate::logic::connection::Session;
+use crate::logic::pushes::Pushes;
+use crate::logic::state::{Logic, PATIENCE_NS, TICK_NS, Timer};
+
+impl Logic {
+    /// A peer connected.
+    pub fn accepted(&mut self, io: &mut impl Io, conn: ConnId) {
+        let slot = conn.slot as usize;
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, Session::default);
+        }
+        self.sessions[slot] = Session::fresh(conn);
+        self.wheel.insert(io.now_ns() + PATIENCE_NS, Timer::Login(conn));
+    }
+
+    /// A connection is gone without this shard having closed it.
+    pub fn closed(&mut self, io: &mut impl Io, conn: ConnId) {
+        self.end_session(io, conn);
+        self.handle_local(io);
+    }
+
+    /// Everything that happened was handled: does what is due by now. Returns when something is due
+    /// next, in nanoseconds.
+    pub fn tick(&mut self, io: &mut impl Io) -> Option<u64> {
+        let now_ns = io.now_ns();
+        if self.wheel.next_ns().is_some_and(|next| next <= now_ns) {
+            let mut due = Vec::new();
+            self.wheel.expire(now_ns, |timer| due.push(timer));
+            for timer in due {
+                self.expired(io, timer);
+            }
+        }
+        self.generate(io);
+        self.push_due(io);
+        self.handle_local(io);
+        let pushes = self.pushes.first().map(Pushes::next_ns);
+        self.wheel.next_ns().into_iter().chain(self.generators.next_ns()).chain(pushes).min()
+    }
+
+    fn expired(&mut self, io: &mut impl Io, timer: Timer) {
+        match timer {
+            Timer::Login(conn) => {
+                if self.session(conn).is_some_and(|session| !session.is_online()) {
+                    self.refuse(io, conn, ErrorCode::LoginTimeout, u32::MAX);
+                }
+            }
+            Timer::Frame(conn) => {
+                let Some(session) = self.session(conn) else { return };
+                match session.half_since_ns() {
+                    None => session.timed = false,
+                    Some(since) if since + PATIENCE_NS <= io.now_ns() + TICK_NS => {
+                        self.refuse(io, conn, ErrorCode::FrameTimeout, u32::MAX);
+                    }
+                    Some(since) => self.wheel.insert(since + PATIENCE_NS, Timer::Frame(conn)),
+                }
+            }
+            Timer::Packet(packet) => self.packet_expired(io, packet),
+        }
+    }
+}
