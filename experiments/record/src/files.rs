@@ -133,7 +133,7 @@ pub struct PhaseTime {
     pub name: String,
     /// Its first second.
     pub start: u64,
-    /// The first second behind it; `u64::MAX` while nobody knows.
+    /// Its exclusive end; `u64::MAX` while that is not known.
     pub end: u64,
 }
 
@@ -178,12 +178,12 @@ impl Files {
         Ok(files)
     }
 
-    /// Goes on with the files of a recorder that was killed: they are cut to these lengths, which
-    /// [`Files::lengths`] has told.
+    /// Opens the files of a recorder that was killed, and cuts them to the lengths that
+    /// [`Files::lengths`] returned.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn again(
+    pub fn restore(
         directory: &Path,
         host: &str,
         started: u64,
@@ -353,7 +353,7 @@ impl Files {
     }
 }
 
-/// Writes a JSON file in one step: whoever reads it sees the old one or the new one.
+/// Writes a JSON file in one step: a reader sees the old one or the new one.
 ///
 /// # Errors
 /// [`FileError`].

@@ -87,11 +87,12 @@ fn default_seed() -> u64 {
 impl TryFrom<Unchecked> for Experiment {
     type Error = String;
 
-    fn try_from(it: Unchecked) -> Result<Self, String> {
-        let Unchecked { name, about, users, seed, hosts, network, server, client, .. } = it;
-        let on_lost_host = it.on_lost_host;
-        let (tuning, probes, softirqs) = (it.tuning, it.probes, it.softirqs);
-        let (attribution, validity, phases) = (it.attribution, it.validity, it.phases);
+    fn try_from(unchecked: Unchecked) -> Result<Self, String> {
+        let Unchecked { name, about, users, seed, hosts, network, server, client, .. } = unchecked;
+        let on_lost_host = unchecked.on_lost_host;
+        let (tuning, probes, softirqs) = (unchecked.tuning, unchecked.probes, unchecked.softirqs);
+        let (attribution, validity, phases) =
+            (unchecked.attribution, unchecked.validity, unchecked.phases);
         if phases.is_empty() {
             return Err("an experiment needs at least one phase".to_owned());
         }

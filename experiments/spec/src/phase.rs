@@ -71,9 +71,11 @@ struct Unchecked {
 impl TryFrom<Unchecked> for PhaseSpec {
     type Error = String;
 
-    fn try_from(it: Unchecked) -> Result<Self, String> {
-        let Unchecked { name, after, seconds, until, longest_s, connect, shake, packets, .. } = it;
-        let (sends, chat, push, abort, faults) = (it.sends, it.chat, it.push, it.abort, it.faults);
+    fn try_from(unchecked: Unchecked) -> Result<Self, String> {
+        let Unchecked { name, after, seconds, until, longest_s, connect, shake, packets, .. } =
+            unchecked;
+        let (sends, chat, push, abort, faults) =
+            (unchecked.sends, unchecked.chat, unchecked.push, unchecked.abort, unchecked.faults);
         match (seconds, until) {
             (None, None) => {
                 return Err(format!(

@@ -85,15 +85,15 @@ impl UncheckedValidity {
 impl TryFrom<UncheckedValidity> for Validity {
     type Error = String;
 
-    fn try_from(it: UncheckedValidity) -> Result<Self, String> {
+    fn try_from(unchecked: UncheckedValidity) -> Result<Self, String> {
         let strict = UncheckedValidity::default();
-        let looser = it.late_us > strict.late_us
-            || it.late_share > strict.late_share
-            || it.connections_share < strict.connections_share
-            || it.client_busy_share > strict.client_busy_share;
-        if looser && it.because.trim().is_empty() {
+        let looser = unchecked.late_us > strict.late_us
+            || unchecked.late_share > strict.late_share
+            || unchecked.connections_share < strict.connections_share
+            || unchecked.client_busy_share > strict.client_busy_share;
+        if looser && unchecked.because.trim().is_empty() {
             return Err("validity is looser than the defaults: say why in `because`".to_owned());
         }
-        Ok(it.checked())
+        Ok(unchecked.checked())
     }
 }

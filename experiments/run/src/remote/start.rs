@@ -387,7 +387,7 @@ impl Run {
             experiment: manifest.experiment.clone(),
         };
         let phases = source.experiment.ordered_phases()?;
-        let files = Files::again(
+        let files = Files::restore(
             &directory,
             "coordinator",
             manifest.started,
@@ -402,7 +402,8 @@ impl Run {
             (hosts, merged, queues, done),
         )?;
         run.books = Books::again(checkpoint.books)?;
-        run.seconds = Seconds::again(checkpoint.open, checkpoint.newest, checkpoint.complete_until);
+        run.seconds =
+            Seconds::restore(checkpoint.open, checkpoint.newest, checkpoint.complete_until);
         if let Some(fleet) = &mut run.fleet {
             fleet.position = checkpoint.position;
             fleet.ending = checkpoint.ending;

@@ -18,12 +18,12 @@ pub(super) const BASE_BYTES: u64 = 64 << 20;
 /// The part of the available memory that a run may count on.
 const MEMORY_SHARE: f64 = 0.9;
 
-/// What came of one comparison.
+/// The verdict of one comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It fits.
     Fits,
-    /// It fits, and somebody should know.
+    /// It fits, with a remark.
     Note,
     /// It does not fit.
     Refused {
@@ -41,7 +41,7 @@ pub struct Item {
     pub needs: String,
     /// What there is.
     pub has: String,
-    /// What came of it.
+    /// The verdict.
     pub verdict: Verdict,
 }
 

@@ -159,36 +159,40 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_what_would_and_the_way_there() {
         let small = Machine { memory_available_bytes: 5 * GIB, ..machine() };
-        let it = Preflight::of(&experiment(1_000_000, ""), &small);
-        assert_eq!(refused(&it)[0].0, "memory");
-        let most = it.most_users.expect("some fit");
+        let preflight = Preflight::of(&experiment(1_000_000, ""), &small);
+        assert_eq!(refused(&preflight)[0].0, "memory");
+        let most = preflight.most_users.expect("some fit");
         assert!((400_000..600_000).contains(&most), "{most}");
         assert!(!Preflight::of(&experiment(most, ""), &small).is_refused());
         assert!(Preflight::of(&experiment(most + 1, ""), &small).is_refused());
 
         let few_files = Machine { files: (500_000, 0), ..machine() };
-        let it = Preflight::of(&experiment(1_000_000, ""), &few_files);
-        assert_eq!(refused(&it), [("files", "sysctl -w fs.file-max=2100000")]);
-        assert_eq!(it.most_users, Some(249_000));
+        let preflight = Preflight::of(&experiment(1_000_000, ""), &few_files);
+        assert_eq!(refused(&preflight), [("files", "sysctl -w fs.file-max=2100000")]);
+        assert_eq!(preflight.most_users, Some(249_000));
         let root = Machine { root: true, ..few_files };
         assert!(!Preflight::of(&experiment(1_000_000, ""), &root).is_refused());
 
         let few_descriptors = Machine { descriptors: 256, ..machine() };
-        let it = Preflight::of(&experiment(1_000_000, ""), &few_descriptors);
-        assert_eq!(refused(&it), [("descriptors", "ulimit -n 1024")]);
-        assert!(it.most_users.is_some_and(|most| most > 10_000), "{:?}", it.most_users);
+        let preflight = Preflight::of(&experiment(1_000_000, ""), &few_descriptors);
+        assert_eq!(refused(&preflight), [("descriptors", "ulimit -n 1024")]);
+        assert!(
+            preflight.most_users.is_some_and(|most| most > 10_000),
+            "{:?}",
+            preflight.most_users
+        );
 
         let old = Machine { kernel: "5.15.0-91-generic".to_owned(), ..machine() };
-        let it = Preflight::of(&experiment(10, ""), &old);
-        assert_eq!(refused(&it), [("kernel", "boot a kernel from 6.0 on")]);
-        assert_eq!(it.most_users, None, "no number of users helps");
+        let preflight = Preflight::of(&experiment(10, ""), &old);
+        assert_eq!(refused(&preflight), [("kernel", "boot a kernel from 6.0 on")]);
+        assert_eq!(preflight.most_users, None, "no number of users helps");
     }
 
     #[test]
     fn wishes_that_need_root() {
         let own = experiment(10, "network: (namespace: Own, congestion: \"cubic\"),");
-        let it = Preflight::of(&own, &machine());
-        let what: Vec<_> = refused(&it).into_iter().map(|(what, _)| what).collect();
+        let preflight = Preflight::of(&own, &machine());
+        let what: Vec<_> = refused(&preflight).into_iter().map(|(what, _)| what).collect();
         assert_eq!(what, ["network namespace", "congestion control"]);
         let root = Machine { root: true, ..machine() };
         assert!(!Preflight::of(&own, &root).is_refused());
@@ -203,8 +207,8 @@ mod tests {
     fn the_socket_table_counts_where_a_namespace_is_made() {
         let table = |more: &str, root: bool| {
             let machine = Machine { root, ..machine() };
-            let it = Preflight::of(&experiment(1_000_000, more), &machine);
-            let item = it.items.into_iter().find(|it| it.what == "socket table");
+            let preflight = Preflight::of(&experiment(1_000_000, more), &machine);
+            let item = preflight.items.into_iter().find(|item| item.what == "socket table");
             let item = item.expect("looked at");
             (item.has, item.verdict)
         };
@@ -239,11 +243,11 @@ mod tests {
             )
         };
         assert_eq!(refused(&Preflight::of(&fleet(16, 60_000), &machine())), []);
-        let it = Preflight::of(&fleet(2, 60_000), &machine());
-        assert_eq!(refused(&it)[0].0, "memory of r2950");
-        let it = Preflight::of(&fleet(16, 50_000), &machine());
-        assert_eq!(refused(&it)[0].0, "users");
-        assert_eq!(it.most_users, Some(850_000));
+        let preflight = Preflight::of(&fleet(2, 60_000), &machine());
+        assert_eq!(refused(&preflight)[0].0, "memory of r2950");
+        let preflight = Preflight::of(&fleet(16, 50_000), &machine());
+        assert_eq!(refused(&preflight)[0].0, "users");
+        assert_eq!(preflight.most_users, Some(850_000));
         assert_eq!(
             refused(&Preflight::of(&fleet(16, 70_000), &machine()))[0].0,
             "client ports of vm"
