@@ -11,7 +11,7 @@ use crate::tune;
 use crate::validate;
 use analysis::compare;
 use analysis::projection;
-use analysis::summary::{self, Summary};
+use analysis::summary::{self, Outcome, Summary};
 use fleet::Access;
 use host::hog;
 use host::leftover;
@@ -94,9 +94,9 @@ enum Command {
     Hosts(Box<fleet::hosts::HostsArgs>),
     /// Say what differs between two runs, or two directories of repeated runs, and whether it could
     /// be chance
-    Compare(compare::Args),
+    Compare(compare::CompareArgs),
     /// Project measured runs: how many servers and clients, how long, for 10 billion shakes
-    Plan(projection::Args),
+    Plan(projection::PlanArgs),
     /// Serve the live page of a run that goes on, or is over
     Live {
         /// The directory of the run
@@ -320,7 +320,7 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     Ok(worst)
 }
 
-fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
+fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
     let comparison = match compare::compare(args) {
         Ok(comparison) => comparison,
         Err(mistake) => {
@@ -341,8 +341,8 @@ fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-fn plan(args: &projection::Args) -> anyhow::Result<Exit> {
-    match projection::plan(args) {
+fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
+    match projection::project(args) {
         Ok(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
         Ok(plan) => print!("{}", projection::table(&plan)),
         Err(error) => {
@@ -443,8 +443,8 @@ fn report_again(directory: &Path) -> anyhow::Result<Exit> {
     println!("{}", directory.join(report::NAME).display());
     problems.sentences().for_each(|sentence| eprintln!("lab: {sentence}"));
     Ok(match summary {
-        Some(summary) if problems.is_empty() => match summary.outcome.as_str() {
-            "completed" => verdict(&summary),
+        Some(summary) if problems.is_empty() => match summary.outcome {
+            Outcome::Completed => verdict(&summary),
             _ => Exit::Aborted,
         },
         _ => Exit::Error,

@@ -3,10 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use shard::{
-    Clock, DescriptorLimits, Inboxes, Limits, Net, ShardContext, ShardThreads, SpawnError,
-    cpus_allowed, drive,
-};
+use platform::{Clock, DescriptorLimits, cpus_allowed};
+
+use shard::{Inboxes, Limits, Net, ShardContext, ShardThreads, SpawnError, drive};
 use wire::MAX_FRAME;
 
 use crate::config::{Config, ConfigError, Resolved, port_range};

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use platform::{DescriptorLimits, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
-use shard::{DescriptorLimits, Placement, sockets_per_ring};
 
 use crate::flows::{Flows, TooFewPorts, loopback_sources};
 

@@ -1,8 +1,8 @@
 //! The load: a million users in one process or several, who shake on an open-loop schedule.
 //!
 //! Read it from the inside out. `permutation`, [`schedule`], [`share`], [`flows`], [`receipts`] and
-//! the crate [`attribution`] are pure. [`pacer`] carries a schedule out. [`load`] makes users of it,
-//! still without a socket; `shard_loop` puts them on sockets. `client` runs the shards, and
+//! the crate [`attribution`] are pure. [`pacer`] carries a schedule out. [`load`] makes users of
+//! it, still without a socket; `shard_loop` puts them on sockets. `client` runs the shards, and
 //! [`panel`] takes commands and says what happens.
 
 #![forbid(unsafe_code)]

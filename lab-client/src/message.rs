@@ -1,7 +1,7 @@
 //! What the control thread tells shards.
 
 use attribution::Latencies;
-use shard::SlowOrder;
+use platform::SlowOrder;
 
 use crate::phase::Phase;
 

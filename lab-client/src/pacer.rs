@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use shard::Clock;
+use platform::Clock;
 
 use crate::schedule::{Arrivals, Pacing, Rate, Schedule, Second};
 use crate::share::Share;

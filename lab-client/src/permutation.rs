@@ -5,7 +5,7 @@
 //! Nothing is stored, so that every shard and every machine computes the same order of a million
 //! users.
 
-use shard::splitmix64;
+use platform::splitmix64;
 
 /// Rounds of the network. Four make a pseudo-random permutation (Luby and Rackoff, 1988); the load
 /// needs no more than that neighbours in time are strangers.

@@ -1,7 +1,7 @@
 //! What a client is to do in a phase.
 
+use platform::LAST_SECOND;
 use serde::{Deserialize, Serialize};
-use shard::LAST_SECOND;
 
 use crate::schedule::{Pacing, Rate};
 

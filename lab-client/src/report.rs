@@ -1,7 +1,7 @@
 //! What shards tell the control thread.
 
 use attribution::{CauseRows, Sample, Sampled, SegmentHistogram, SlowRequest};
-use shard::Spins;
+use platform::Spins;
 
 use crate::load::Event;
 use crate::receipts::Receipts;

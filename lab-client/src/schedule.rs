@@ -3,10 +3,10 @@
 //! Every client computes the whole schedule and carries out what belongs to its own users. So one
 //! machine and eighteen make the same load, without a message between them.
 
+use platform::splitmix64;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
-use shard::splitmix64;
 
 use crate::permutation::Permutation;
 

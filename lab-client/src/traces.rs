@@ -99,7 +99,7 @@ impl TraceReader for KernelTraces {
     }
 
     fn thread(&self, slot: u16) -> Option<TracedThread> {
-        let thread = self.threads.thread(slot, shard::monotonic_ns())?;
+        let thread = self.threads.thread(slot, platform::monotonic_ns())?;
         let held_by = self.threads.long_waits(slot).pop().map(|wait| wait.holder);
         Some(TracedThread { tid: thread.tid, held_by })
     }

@@ -4,7 +4,7 @@
 use lab_client::pacer::Pacer;
 use lab_client::schedule::{Pacing, Rate, Schedule, Second};
 use lab_client::share::Share;
-use shard::{Clock, NANOS_PER_SECOND};
+use platform::{Clock, NANOS_PER_SECOND};
 
 const USERS: u32 = 10_007;
 const SEED: u64 = 2015;

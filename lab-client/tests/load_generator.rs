@@ -12,7 +12,9 @@ use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_client::schedule::{Pacing, Rate};
 use lab_client::share::Share;
 use lab_client::transport::Transport;
-use shard::{Clock, ConnId, NANOS_PER_SECOND};
+use platform::{Clock, NANOS_PER_SECOND};
+
+use shard::ConnId;
 use wire::{Decoded, Frame, LoginResult, ShakeResult, decode};
 
 /// The second in which users connect; loads begin with the next.

@@ -1,5 +1,6 @@
 //! The client's users against the server's logic in one simulated world: connections break, answers
-//! take longer than users wait, messages between shards are late. The ledger and the receipts must agree.
+//! take longer than users wait, messages between shards are late. The ledger and the receipts must
+//! agree.
 
 #[path = "../../lab-server/tests/sim/mod.rs"]
 mod sim;
@@ -23,9 +24,11 @@ use lab_client::transport::Transport;
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
+use platform::{Clock, NANOS_PER_SECOND};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use shard::{Clock, ConnId, NANOS_PER_SECOND};
+
+use shard::ConnId;
 use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
 use sim::{Cluster, Out, START_NS, rules};

@@ -3,7 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use shard::{DescriptorLimits, Placement, Steering, sockets_per_ring};
+use platform::{DescriptorLimits, Placement, sockets_per_ring};
+
+use shard::Steering;
 
 use crate::logic::Notices;
 

@@ -5,10 +5,12 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
+use platform::{Clock, DescriptorLimits, cpus_allowed, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use shard::{
-    Clock, DescriptorLimits, Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads,
-    SpawnError, Steering, bind_listener, cpus_allowed, drive, monotonic_ns,
+    Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads, SpawnError, Steering,
+    bind_listener, drive,
 };
 use wire::MAX_FRAME;
 

@@ -17,7 +17,9 @@ use lab_server::logic::{Logic, Notices, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
 use lab_server::sets::new_online;
-use shard::{ConnId, NANOS_PER_SECOND};
+use platform::NANOS_PER_SECOND;
+
+use shard::ConnId;
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
 
 use common::{Live, Peer, bytes_of, small};

@@ -5,8 +5,8 @@
 //! ends, sums, histograms and records of a second. Must not know: where instants come from, files,
 //! sockets, threads; it depends on nothing that does.
 //!
-//! Read it from the instants on: [`Request`] and [`ServerSide`], [`attribute()`], then what is kept:
-//! [`CauseRecorder`], [`SegmentRecorder`], [`Slowest`], [`Tally`].
+//! Read it from the instants on: [`Request`] and [`ServerSide`], [`attribute()`], then what is
+//! kept: [`CauseRecorder`], [`SegmentRecorder`], [`Slowest`], [`Tally`].
 
 mod attribute;
 mod causes;

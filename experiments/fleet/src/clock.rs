@@ -75,12 +75,12 @@ pub(crate) async fn measure(client: &Client, agent: &str, exchanges: usize) -> O
     let question = bytes::Bytes::from(serde_json::to_vec(&Ask::Clock {}).ok()?);
     let mut seen = Vec::with_capacity(exchanges);
     for _ in 0..exchanges {
-        let asked_ns = shard::realtime_ns();
+        let asked_ns = platform::realtime_ns();
         let asked = client.request(ask(agent), question.clone());
         let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(1), asked).await else {
             continue;
         };
-        let back_ns = shard::realtime_ns();
+        let back_ns = platform::realtime_ns();
         if let Ok(Answer::Clock { came_ns, left_ns }) = serde_json::from_slice(&answer.payload) {
             seen.push(Exchange { asked_ns, came_ns, left_ns, back_ns });
         }

@@ -158,7 +158,7 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&hosts)?);
     } else {
-        print!("{}", table(&hosts, shard::realtime_ns() / shard::NANOS_PER_SECOND));
+        print!("{}", table(&hosts, platform::realtime_ns() / platform::NANOS_PER_SECOND));
     }
     Ok(())
 }

@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use platform::{SchedStat, monotonic_ns};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
-use shard::{SchedStat, monotonic_ns};
 
 /// Two readings of the clock that are further apart than this had something else in between: a
 /// reading takes 0.05 µs, a thread that takes the CPU keeps it for more than this, and most

@@ -11,7 +11,7 @@ use host::program::Who;
 use lab_client::panel::{Command as ClientCommand, Line as ClientLine};
 use lab_server::panel::Line as ServerLine;
 use record::Second;
-use report::live::{Answer, Given, Order};
+use report::live::{CommandResult, PendingCommand, RunCommand};
 use spec::Shake;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -223,8 +223,8 @@ impl<P: Place> Coordinator<P> {
     }
 
     /// Carries out a command of a person. One that ends the phase is for the phase to carry out.
-    async fn on_command(&mut self, pending: Given) -> anyhow::Result<Option<PhaseEvent>> {
-        let Given { order: command, answer } = pending;
+    async fn on_command(&mut self, pending: PendingCommand) -> anyhow::Result<Option<PhaseEvent>> {
+        let PendingCommand { command, result: answer } = pending;
         let users = self.run.schedule.experiment.users.get();
         let checked = match self.run.ending {
             true => Err("the run is about to be over".to_owned()),
@@ -235,16 +235,16 @@ impl<P: Place> Coordinator<P> {
             let _ = answer.send(Err(why));
             return Ok(None);
         }
-        if command == (Order::EndPhase {}) {
+        if command == (RunCommand::EndPhase {}) {
             return Ok(Some(PhaseEvent::EndPhase(answer)));
         }
         let done = match (&command, command.for_server()) {
-            (Order::Rate { qps }, _) => self.set_rate(*qps).await?,
+            (RunCommand::Rate { qps }, _) => self.set_rate(*qps).await?,
             (_, Some(for_server)) => {
                 self.run.programs.tell_server(&for_server).await?;
                 Ok("the server was told; what it refuses stands among the warnings".to_owned())
             }
-            (_, None) => Err("nobody can do that".to_owned()),
+            (_, None) => Err("no program of the run can do that".to_owned()),
         };
         if done.is_ok() {
             self.run.records.command(&command)?;
@@ -253,7 +253,7 @@ impl<P: Place> Coordinator<P> {
         Ok(None)
     }
 
-    async fn set_rate(&mut self, qps: u32) -> anyhow::Result<Answer> {
+    async fn set_rate(&mut self, qps: u32) -> anyhow::Result<CommandResult> {
         let Run { schedule, records, programs, .. } = &mut self.run;
         let phase = records.files.phase_at(schedule.now()).map(|phase| usize::from(phase.index));
         let Some(spec) = phase.and_then(|index| schedule.phases.get(index)) else {

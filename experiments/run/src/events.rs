@@ -1,6 +1,6 @@
 //! What the phases of a run wait for.
 
-use report::live::Answer;
+use report::live::CommandResult;
 use tokio::sync::oneshot;
 
 /// Something that the waiting in a phase reacts to.
@@ -14,8 +14,8 @@ pub(crate) enum PhaseEvent {
     Abort(String),
     /// Ctrl-C.
     Interrupt,
-    /// A person wants the phase to end; the answer goes there.
-    EndPhase(oneshot::Sender<Answer>),
+    /// A person wants the phase to end; the result goes there.
+    EndPhase(oneshot::Sender<CommandResult>),
     /// A host or a program is missing or there again, or an answer has come.
     PlaceChanged,
     /// The time waited for has come.

@@ -1,8 +1,8 @@
 //! Carrying an experiment out: programs are started, phases follow each other on whole seconds, and
 //! everything that is heard is recorded.
 //!
-//! Owns: what the outside may ask for, [`run`] and [`resume`]. The work is the
-//! [coordinator](coordinator::Coordinator)'s. Must not know: statistics, HTML.
+//! Owns: what the outside may ask for, [`run`] and [`resume`]. The work is the coordinator's, in
+//! `coordinator`. Must not know: statistics, HTML.
 
 mod books;
 mod coordinator;
@@ -31,8 +31,7 @@ use std::path::PathBuf;
 use spec::Source;
 
 pub use directory::default_directory;
-pub use local::profiles::Sampling;
-pub use options::Options;
+pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
 pub use remote::pipe::PIPE_PROTOCOL;
 

@@ -3,7 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::local::profiles::Sampling;
+/// How to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Samples a second of each CPU.
+    pub hertz: u32,
+    /// The clients, too.
+    pub clients: bool,
+}
 
 /// How to run.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lab_client::panel::Command as ClientCommand;
 use record::PhaseTime;
-use report::live::Order;
+use report::live::RunCommand;
 use serde_json::json;
 use spec::configure::{client_phase, server_commands, server_commands_after};
 use spec::{After, PhaseSpec, Seconds, Until};
@@ -169,7 +169,7 @@ impl<P: Place> Coordinator<P> {
                     if phase.end.is_none_or(|planned| end < planned) {
                         phase.end = Some(end);
                     }
-                    self.run.records.command(&Order::EndPhase {})?;
+                    self.run.records.command(&RunCommand::EndPhase {})?;
                     // Dropped when the person does not wait any more.
                     let _ = answer.send(Ok(format!("phase {} ends with this second", spec.name)));
                 }

@@ -7,8 +7,8 @@ use std::fmt::Debug;
 
 use attribution::{Sampled, SlowRequest};
 use host::program::Who;
+use platform::Spins;
 use serde::{Deserialize, Serialize};
-use shard::Spins;
 use spec::PhaseSpec;
 
 use crate::events::PhaseEvent;

@@ -9,7 +9,7 @@ use accounting::server::Sample as ServerSample;
 use attribution::{CauseRows, Sample as ClientSample, SlowRequest, Tally};
 use host::program::Who;
 use record::{Event, Files, Manifest, PhaseTime, Second, Seconds};
-use report::live::Order;
+use report::live::RunCommand;
 use serde_json::{Value, json};
 use spec::PhaseSpec;
 use text::thousands;
@@ -112,7 +112,7 @@ impl Records {
     }
 
     /// Records a command of a person that was carried out.
-    pub(crate) fn command(&mut self, command: &Order) -> anyhow::Result<()> {
+    pub(crate) fn command(&mut self, command: &RunCommand) -> anyhow::Result<()> {
         let command = serde_json::to_value(command)?;
         self.notices.say(&format!("ordered: {command}"));
         self.event("ordered", json!({ "order": command }))

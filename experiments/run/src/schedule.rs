@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use platform::{Clock, monotonic_ns};
 use record::{PhaseTime, Second};
 use serde::{Deserialize, Serialize};
-use shard::{Clock, monotonic_ns};
 use spec::configure::users_connected;
 use spec::{Experiment, PhaseSpec, Seconds};
 use tokio::time::Instant;

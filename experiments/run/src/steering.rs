@@ -5,18 +5,20 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use report::live::{Desk, Given, Live, SOCKET, Socket, bind, take_orders};
+use report::live::{
+    ControlHandle, ControlSocket, Live, PendingCommand, SOCKET, accept_commands, bind,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Where a run gets commands from.
 pub(crate) struct Steering {
-    pub(crate) pending: UnboundedReceiver<Given>,
+    pub(crate) pending: UnboundedReceiver<PendingCommand>,
     /// Kept, so that the wait for a command goes on when no page and no socket is there.
-    sender: UnboundedSender<Given>,
+    sender: UnboundedSender<PendingCommand>,
     /// The address of the page, until it is served.
     listener: Option<TcpListener>,
     live: Option<Live>,
-    socket: Option<Socket>,
+    socket: Option<ControlSocket>,
 }
 
 impl Steering {
@@ -36,14 +38,14 @@ impl Steering {
     /// When the page cannot be served.
     pub(crate) fn open(&mut self, directory: &Path) -> anyhow::Result<Vec<String>> {
         let mut notices = Vec::new();
-        match take_orders(directory, self.sender.clone()) {
+        match accept_commands(directory, self.sender.clone()) {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => {
                 notices.push(format!("{SOCKET}: {error}; lab live can only watch this run"));
             }
         }
         if let Some(listener) = self.listener.take() {
-            let live = Live::start(listener, directory, Desk::Run(self.sender.clone()))?;
+            let live = Live::start(listener, directory, ControlHandle::Run(self.sender.clone()))?;
             notices.push(format!("live page: {}", live.address()));
             self.live = Some(live);
         }

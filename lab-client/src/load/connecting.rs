@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 
+use platform::NANOS_PER_SECOND;
 use rand::Rng;
-use shard::{ConnId, NANOS_PER_SECOND};
+
+use shard::ConnId;
 use wire::{Frame, LoginResult};
 
 use super::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};

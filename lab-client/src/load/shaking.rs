@@ -1,7 +1,7 @@
 //! Shakes: sent when they are due, timed out when they are not answered.
 
 use attribution::Segment;
-use shard::NANOS_PER_SECOND;
+use platform::NANOS_PER_SECOND;
 use wire::Frame;
 
 use super::{LoadGenerator, UserState};

@@ -1,8 +1,8 @@
 //! What can be asked of a client. The same commands come over HTTP and as lines of JSON over a
 //! pipe.
 
+use platform::SlowOrder;
 use serde::{Deserialize, Serialize};
-use shard::SlowOrder;
 
 use crate::phase::Phase;
 

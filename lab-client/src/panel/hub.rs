@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use attribution::{Encoded, Sample, SegmentHistogram, Tally};
 use control::{Lines, Program, Shards, locked};
-use shard::{Clock, NANOS_PER_SECOND, monotonic_ns};
+use platform::{Clock, NANOS_PER_SECOND, monotonic_ns};
 
 use super::commands::Command;
 use super::error::CommandError;

@@ -5,8 +5,8 @@
 use attribution::{CauseRows, Encoded, Sample, Sampled, Segment, SlowRequest, Tally};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use platform::Spins;
 use serde::{Deserialize, Serialize};
-use shard::Spins;
 
 use crate::receipts::Receipts;
 

@@ -1,7 +1,9 @@
 //! Messages from other shards, from the control thread, and from the shard to itself.
 
 use accounting::Money;
-use shard::{ConnId, Slowness};
+use platform::Slowness;
+
+use shard::ConnId;
 use wire::{ChatOutcome, ErrorCode, Frame};
 
 use crate::directory::{Address, home_of};

@@ -1,8 +1,8 @@
 //! What can be asked of a server. The same commands come over HTTP and as lines of JSON over a
 //! pipe.
 
+use platform::{LAST_SECOND, NANOS_PER_SECOND, SlowOrder};
 use serde::{Deserialize, Serialize};
-use shard::{LAST_SECOND, NANOS_PER_SECOND, SlowOrder};
 use wire::{MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
 use crate::generator::{GeneratorSpec, PacketKind};

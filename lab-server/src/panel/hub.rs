@@ -8,7 +8,7 @@ use std::time::Duration;
 use accounting::Ledger;
 use accounting::server::Sample;
 use control::{Shards, locked};
-use shard::Clock;
+use platform::Clock;
 use tokio::sync::Notify;
 
 use crate::config::Config;

@@ -2,8 +2,8 @@
 
 use accounting::Ledger;
 use accounting::server::Sample;
+use platform::Spins;
 use serde::{Deserialize, Serialize};
-use shard::Spins;
 
 /// What a server says about itself when it is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 //! far apart hosts start a phase.
 //!
 //! `cargo bench -p fleet --bench simulate` runs in full, with 600 servers and 10,200 client
-//! machines; arguments behind `--` change that, and `-- --help` lists them. Among the tests 18 hosts
-//! run, and their counts are checked.
+//! machines; arguments behind `--` change that, and `-- --help` lists them. Among the tests 18
+//! hosts run, and their counts are checked.
 //!
 //! Stub agents, many to a process, speak the agents' protocol: they register, are leased, start a
 //! phase on a second and send a sample a second, through the spools and streams of real ones. The
@@ -22,8 +22,8 @@ use anyhow::Context;
 use async_nats::Client;
 use clap::Parser;
 use futures_util::{StreamExt, stream};
+use platform::{Clock, NANOS_PER_SECOND, monotonic_ns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shard::{Clock, NANOS_PER_SECOND, monotonic_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 

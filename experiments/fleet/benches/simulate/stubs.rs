@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_nats::{Client, jetstream};
 use futures_util::StreamExt;
+use platform::{Clock, monotonic_ns};
 use serde_json::json;
-use shard::{Clock, monotonic_ns};
 use tokio::time::Instant;
 
 use fleet::Access;
@@ -74,7 +74,7 @@ fn card(number: u32, servers: u32, machine: &Machine) -> Card {
         machine: machine.clone(),
         boot: number.to_string(),
         netns: 0,
-        since: shard::realtime_ns() / shard::NANOS_PER_SECOND,
+        since: platform::realtime_ns() / platform::NANOS_PER_SECOND,
         findings: json!(null),
         kept: Vec::new(),
         beat: Beat::default(),
@@ -105,7 +105,7 @@ async fn stub(access: &Access, card: Card, state: PathBuf, clock: Clock) -> anyh
         let next = stub.next();
         tokio::select! {
             Some(message) = asks.next() => {
-                let came_ns = shard::realtime_ns();
+                let came_ns = platform::realtime_ns();
                 let Some(reply) = message.reply else { continue };
                 let answer = stub.answer(serde_json::from_slice(&message.payload)?, came_ns)?;
                 stub.client.publish(reply, serde_json::to_vec(&answer)?.into()).await?;
@@ -174,7 +174,7 @@ impl Stub {
 
     fn answer(&mut self, asked: Ask, came_ns: u64) -> anyhow::Result<Answer> {
         Ok(match asked {
-            Ask::Clock {} => Answer::Clock { came_ns, left_ns: shard::realtime_ns() },
+            Ask::Clock {} => Answer::Clock { came_ns, left_ns: platform::realtime_ns() },
             Ask::Lease(lease) => {
                 let kept =
                     Sending::of_new(&self.context, &self.state, &lease.run, &self.card.name)?;

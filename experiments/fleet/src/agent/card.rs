@@ -41,7 +41,7 @@ pub(super) fn card(args: &AgentArgs, client: &Client) -> anyhow::Result<Card> {
         machine: Machine::this(),
         boot: boot.trim().to_owned(),
         netns: std::fs::metadata("/proc/self/ns/net")?.ino(),
-        since: shard::realtime_ns() / shard::NANOS_PER_SECOND,
+        since: platform::realtime_ns() / platform::NANOS_PER_SECOND,
         findings: json!(ebpf::doctor::examine()),
         kept: Vec::new(),
         beat: Beat::default(),

@@ -15,7 +15,7 @@ pub(super) struct Cpus {
 impl Cpus {
     /// Those that this process may use now.
     pub(super) fn allowed() -> Self {
-        Self { allowed: shard::cpus_allowed().unwrap_or_default(), shards: BTreeSet::new() }
+        Self { allowed: platform::cpus_allowed().unwrap_or_default(), shards: BTreeSet::new() }
     }
 
     /// The CPUs to which these threads are pinned belong to shards from here on.

@@ -188,10 +188,10 @@ impl Agent {
     }
 
     async fn on_ask(&mut self, message: Message) -> anyhow::Result<()> {
-        let came_ns = shard::realtime_ns();
+        let came_ns = platform::realtime_ns();
         let Some(reply) = message.reply else { return Ok(()) };
         let answer = match serde_json::from_slice(&message.payload) {
-            Ok(Ask::Clock {}) => Answer::Clock { came_ns, left_ns: shard::realtime_ns() },
+            Ok(Ask::Clock {}) => Answer::Clock { came_ns, left_ns: platform::realtime_ns() },
             Ok(Ask::Lease(lease)) => self.lease(*lease),
             Ok(Ask::Order(order)) => self.order(*order).await?,
             Ok(Ask::Resume { run, merged }) => self.resume(&run, merged),

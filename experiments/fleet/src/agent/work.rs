@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
+use platform::{Clock, monotonic_ns};
 use serde_json::Value;
-use shard::{Clock, monotonic_ns};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 

@@ -30,7 +30,7 @@ const LIBRARIES: [&str; 8] =
 impl Kind {
     /// What a function of the program's own file is, by its name.
     pub fn of(name: &str) -> Self {
-        // `<shard::slots::Slots<T> as core::ops::Drop>::drop` belongs to the shard.
+        // `<platform::slots::Slots<T> as core::ops::Drop>::drop` belongs to the shard.
         let path = name.trim_start_matches(['<', '&', '*', '(']);
         let path = ["mut ", "dyn ", "const "]
             .iter()
@@ -180,10 +180,10 @@ mod tests {
             ("main", Kind::Program),
             ("__rust_try", Kind::Library),
             ("lab_server::logic::Logic::shake", Kind::Program),
-            ("shard::drive::drive", Kind::Runtime),
-            ("<shard::slots::Slots<T> as core::ops::drop::Drop>::drop", Kind::Runtime),
+            ("platform::drive::drive", Kind::Runtime),
+            ("<platform::slots::Slots<T> as core::ops::drop::Drop>::drop", Kind::Runtime),
             ("<&mut glommio::Task<T> as core::future::Future>::poll", Kind::Runtime),
-            ("core::ptr::drop_in_place<shard::Slots>", Kind::Library),
+            ("core::ptr::drop_in_place<platform::Slots>", Kind::Library),
             ("rustix::event::epoll::wait", Kind::Library),
             ("sharded::a", Kind::Program),
         ] {

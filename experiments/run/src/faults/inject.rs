@@ -1,29 +1,20 @@
 //! The beginning and the end of faults: each kind has its injector.
 
+use std::sync::Arc;
+
 use host::hog;
 use host::program::{Program, Who};
 use lab_client::panel::Command as ClientCommand;
 use lab_server::panel::Command as ServerCommand;
+use platform::SlowOrder;
 use serde_json::{Value, json};
-use shard::SlowOrder;
 use spec::{FaultSpec, PhaseSpec, Share};
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::injectors::{PacketInjectors, per_billion};
-use super::state::{Fault, Faults};
+use super::state::{Fault, Faults, HogLines};
 use crate::links::Namespaces;
-use crate::local::news::LocalNews;
-use crate::messages::Message;
 use crate::place::Run;
 use crate::schedule::PhaseUnderWay;
-
-/// Where faults are injected, beside the programs of the run.
-#[derive(Clone, Copy)]
-pub(crate) struct Site<'a> {
-    pub(crate) namespaces: &'a Namespaces,
-    /// Where the lines of hogs go.
-    pub(crate) messages: &'a UnboundedSender<Message<LocalNews>>,
-}
 
 /// The injectors of a fault.
 struct Injectors {
@@ -41,7 +32,7 @@ pub(crate) async fn begin(
     faults: &mut Faults,
     spec: &PhaseSpec,
     phase: PhaseUnderWay,
-    site: Site<'_>,
+    namespaces: &Namespaces,
     run: &mut Run,
 ) -> anyhow::Result<()> {
     for fault in &spec.faults {
@@ -53,7 +44,8 @@ pub(crate) async fn begin(
         let span_ns = (run.schedule.start_ns(from), until_ns);
         let name = (phase.index, spec.name.to_string());
         faults.begun.push(Fault::new(name, fault, until, span_ns));
-        let injectors = inject(fault, id, span_ns, site, run).await?;
+        let hog_lines = Arc::clone(&faults.hog_lines);
+        let injectors = inject(fault, (id, span_ns), hog_lines, namespaces, run).await?;
         if let Some(begun) = faults.begun.get_mut(id as usize) {
             let Injectors { open, hog, packets } = injectors;
             (begun.open, begun.hog, begun.packets) = (open, hog, packets);
@@ -73,9 +65,9 @@ pub(crate) async fn begin(
 /// Brings a fault about from one instant to another.
 async fn inject(
     spec: &FaultSpec,
-    id: u32,
-    (from_ns, until_ns): (u64, u64),
-    site: Site<'_>,
+    (id, (from_ns, until_ns)): (u32, (u64, u64)),
+    hog_lines: HogLines,
+    namespaces: &Namespaces,
     run: &mut Run,
 ) -> anyhow::Result<Injectors> {
     let seed = run.schedule.experiment.seed.rotate_left(32) ^ u64::from(id);
@@ -100,9 +92,7 @@ async fn inject(
                 from_ns,
                 until_ns,
             };
-            let messages = site.messages.clone();
-            // Nothing listens any more when the run is over.
-            let on_line = move |line| drop(messages.send(LocalNews::of_hog(id, line)));
+            let on_line = move |line| hog_lines(id, line);
             let hog = Program::start(Who::Hog(id), &order, None, Vec::new(), &[], on_line)?;
             (injectors.open, injectors.hog) = (1, Some(hog));
         }
@@ -118,7 +108,7 @@ async fn inject(
         }
         FaultSpec::Loss { .. } | FaultSpec::Delay { .. } => {
             let port = run.programs.server_address.port();
-            let mut packets = PacketInjectors::attach(site.namespaces, port, spec, id, seed)?;
+            let mut packets = PacketInjectors::attach(namespaces, port, spec, id, seed)?;
             packets.during(from_ns, until_ns)?;
             (injectors.open, injectors.packets) = (packets.reports(), packets);
         }

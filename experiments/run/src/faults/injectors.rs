@@ -6,7 +6,7 @@ use ebpf::{DroppedPacket, PacketFaultCounts, PacketFaultInjector, PacketFaultSpe
 use host::namespace::Netns;
 use spec::{Direction, FaultSpec, Share};
 
-use super::hold::{Held, Holder};
+use super::hold::{HoldReport, Holder};
 use crate::links::{CLIENT_END, Namespaces, server_end};
 
 /// A share as a whole number of a billion.
@@ -121,8 +121,8 @@ impl PacketInjectors {
     }
 
     /// What holders have reported since this was asked the last time.
-    pub(super) fn held(&self) -> Vec<Held> {
-        self.holders.iter().flat_map(|holder| holder.heard.try_iter()).collect()
+    pub(super) fn held(&self) -> Vec<HoldReport> {
+        self.holders.iter().flat_map(|holder| holder.reports.try_iter()).collect()
     }
 
     /// Ends with the holders.

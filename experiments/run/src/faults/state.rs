@@ -1,15 +1,16 @@
 //! The faults of a run: what they are, what their injectors report, and how they are recorded.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ebpf::DroppedPacket;
 use host::hog;
 use host::program::Program;
+use platform::Spins;
 use serde_json::{Value, json};
-use shard::Spins;
 use spec::{FaultSpec, PhaseSpec};
 
-use super::hold::Held;
+use super::hold::HoldReport;
 use super::injectors::PacketInjectors;
 use super::truth::{Sums, Truth};
 use crate::records::Records;
@@ -17,6 +18,9 @@ use crate::records::Records;
 /// After the end of a fault nothing is dropped or diverted any more: a program that was about to
 /// has done so within this time.
 const GRACE_NS: u64 = 10_000_000;
+
+/// Takes the lines of the hog of a fault, by its number; `None` at their end.
+pub(crate) type HogLines = Arc<dyn Fn(u32, Option<String>) + Send + Sync>;
 
 /// A fault that has begun, or is about to.
 pub(super) struct Fault {
@@ -44,13 +48,18 @@ pub(super) struct Fault {
 pub(crate) struct Faults {
     truth: Truth,
     pub(super) begun: Vec<Fault>,
+    pub(super) hog_lines: HogLines,
 }
 
 impl Faults {
     /// None yet; the file for their truth is made if any phase has one.
-    pub(crate) fn new(directory: &Path, phases: &[PhaseSpec]) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        directory: &Path,
+        phases: &[PhaseSpec],
+        hog_lines: HogLines,
+    ) -> anyhow::Result<Self> {
         let wanted = phases.iter().any(|phase| !phase.faults.is_empty());
-        Ok(Self { truth: Truth::create(directory, wanted)?, begun: Vec::new() })
+        Ok(Self { truth: Truth::create(directory, wanted)?, begun: Vec::new(), hog_lines })
     }
 
     /// Whether every injector has reported that it ended.
@@ -132,7 +141,7 @@ impl Faults {
     /// Takes in what was dropped and held, and ends what is over.
     pub(crate) fn tick(&mut self, now_ns: u64) -> anyhow::Result<()> {
         for id in 0..self.begun.len() {
-            let (dropped, held) = self.begun[id].tick(now_ns)?;
+            let (dropped, reports) = self.begun[id].tick(now_ns)?;
             let id = u32::try_from(id)?;
             for packet in dropped {
                 let (flow, sequence) = (packet.flow.to_string(), packet.sequence);
@@ -141,7 +150,7 @@ impl Faults {
                 });
                 self.write(id, &line)?;
             }
-            for hold in held.iter().flat_map(|held| &held.holds) {
+            for hold in reports.iter().flat_map(|report| &report.holds) {
                 let (flow, sequence) = (hold.flow.to_string(), hold.sequence);
                 let line = json!({
                     "t": hold.t, "end_ns": hold.end_ns, "ns": hold.end_ns - hold.t, "flow": flow,
@@ -209,7 +218,7 @@ impl Fault {
     }
 
     /// What was dropped and held since the tick before.
-    fn tick(&mut self, now_ns: u64) -> anyhow::Result<(Vec<DroppedPacket>, Vec<Held>)> {
+    fn tick(&mut self, now_ns: u64) -> anyhow::Result<(Vec<DroppedPacket>, Vec<HoldReport>)> {
         let is_loss = !self.packets.holds();
         let mut dropped = Vec::new();
         if self.packets.are_attached() {
@@ -230,8 +239,8 @@ impl Fault {
                 }
             }
         }
-        let held = self.packets.held();
-        for held in &held {
+        let reports = self.packets.held();
+        for held in &reports {
             self.sums.count += held.count;
             self.sums.ns += held.ns;
             self.sums.not_kept += held.count - held.holds.len() as u64;
@@ -241,6 +250,6 @@ impl Fault {
         if self.open == 0 {
             self.packets.drop_holders();
         }
-        Ok((dropped, held))
+        Ok((dropped, reports))
     }
 }

@@ -7,14 +7,14 @@ use host::probing::Probing;
 use host::program::Who;
 use host::sock_diag;
 use host::surroundings::Surroundings;
-use shard::{Spins, monotonic_ns};
+use platform::{Spins, monotonic_ns};
 use spec::PhaseSpec;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::news::LocalNews;
 use super::profiles::Profiles;
 use crate::events::PhaseEvent;
-use crate::faults::inject::{Site, begin, end};
+use crate::faults::inject::{begin, end};
 use crate::faults::state::Faults;
 use crate::links::Namespaces;
 use crate::messages::Message;
@@ -160,8 +160,7 @@ impl Place for Local {
         phase: PhaseUnderWay,
         run: &mut Run,
     ) -> anyhow::Result<()> {
-        let Self { faults, namespaces, messages, .. } = self;
-        begin(faults, spec, phase, Site { namespaces, messages }, run).await
+        begin(&mut self.faults, spec, phase, &self.namespaces, run).await
     }
 
     async fn end_faults(&mut self, phase: u16, at: u64, run: &mut Run) -> anyhow::Result<()> {

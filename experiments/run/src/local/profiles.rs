@@ -14,14 +14,7 @@ use host::profile::{Recording, Sampler, Symboliser, folded_beside, write};
 use host::program::Who;
 use record::PhaseTime;
 
-/// How to sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sampling {
-    /// Samples a second of each CPU.
-    pub hertz: u32,
-    /// The clients, too.
-    pub clients: bool,
-}
+use crate::options::Sampling;
 
 /// A phase that was cut off.
 struct Job {

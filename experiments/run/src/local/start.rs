@@ -94,7 +94,10 @@ pub(crate) async fn start(
     files.manifest(&manifest)?;
     let notices = steering.open(&directory)?;
     let (messages, received) = unbounded_channel();
-    let faults = Faults::new(&directory, &phases)?;
+    let hog_messages = messages.clone();
+    // Nothing listens any more when the run is over.
+    let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
+    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines))?;
     let (config, limits) = (server_config(experiment), tuned.limits());
     let server =
         start_program(Who::Server, &config, namespace, Vec::new(), limits, messages.clone())

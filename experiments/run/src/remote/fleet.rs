@@ -9,8 +9,8 @@ use fleet::link::{self, HostNews, Link, drop_stream, question};
 use fleet::protocol::{Ask, HostReport, What};
 use host::program::Who;
 use host::usage::own_cpu_us;
+use platform::Spins;
 use serde_json::json;
-use shard::Spins;
 use spec::{OnLostHost, PhaseSpec};
 use tokio::time::Instant;
 
