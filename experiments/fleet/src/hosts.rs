@@ -58,7 +58,7 @@ pub async fn gather(client: &Client) -> anyhow::Result<Vec<Card>> {
     loop {
         let quiet = (tokio::time::Instant::now() + QUIET).min(deadline);
         match tokio::time::timeout_at(quiet, answers.next()).await {
-            // What is no card says that there is no agent, or comes from an agent of another version.
+            // What is no card says that there is no agent, or comes from one of another version.
             Ok(Some(message)) => {
                 cards.extend(serde_json::from_slice::<Card>(&message.payload).ok());
             }
