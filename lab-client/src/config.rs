@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use attribution::Handover;
 use platform::{DescriptorLimits, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +73,7 @@ pub struct Config {
     #[serde(default)]
     pub join: bool,
     /// Arrays of probes, inherited from the process that attached them.
-    pub probes: Option<ebpf::Handover>,
+    pub probes: Option<Handover>,
 }
 
 impl Default for Config {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use ebpf::FlowLayout;
+use attribution::FlowLayout;
 
 use super::checkpoint::Hosts;
 use fleet::Mistake;
