@@ -10,13 +10,10 @@ use std::sync::Arc;
 
 use accounting::Money;
 use attribution::Tally;
-use lab_client::config::Notices;
-use lab_client::flows::Flows;
 use lab_client::load::{Event, LoadGenerator, Rules};
-use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
-use lab_client::receipts::Receipts;
-use lab_client::schedule::{Pacing, Rate};
-use lab_client::share::Share;
+use workload::{
+    Chat, Connect, Creates, Flows, Load, Notices, Pacing, Phase, Rate, Receipts, Share,
+};
 
 use accounting::server::Counters;
 use lab_client::transport::Transport;

@@ -362,7 +362,7 @@ fn sources(
         )));
     }
     let (first, last) = card.machine.ports;
-    let needed = lab_client::flows::sources_needed(users, first, last) as usize;
+    let needed = workload::sources_needed(users, first, last) as usize;
     if card.addresses.len() < needed {
         return Err(Mistake::error(format!(
             "{users} users on {} need {needed} addresses with ports {first} to {last}, and it \

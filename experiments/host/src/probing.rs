@@ -106,7 +106,7 @@ impl Probing {
         let sources = match &experiment.client.sources {
             _ if !of_groups.is_empty() => of_groups,
             Some(sources) => sources.clone(),
-            None => lab_client::flows::loopback_sources(users, ports.0, ports.1),
+            None => workload::loopback_sources(users, ports.0, ports.1),
         };
         let options = Options {
             server_pid: Some(server_pid),

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use accounting::Ledger;
 use anyhow::Context;
-use lab_client::panel::{Audit, Command as ClientCommand};
-use lab_client::receipts::Receipts;
 use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use workload::{Audit, Command as ClientCommand, Receipts};
 
 use crate::remote::KeptBooks;
 use record::Event;

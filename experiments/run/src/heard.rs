@@ -10,7 +10,7 @@ pub(crate) enum Heard {
     /// A line of the server.
     Server(lab_server::panel::Line),
     /// A line of a client.
-    Client(u32, lab_client::panel::Line),
+    Client(u32, workload::Line),
     /// A line of a hog.
     Hog(u32, host::hog::Line),
     /// A line that makes no sense.

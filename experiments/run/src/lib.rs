@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use attribution::{Segment, Tally};
-use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
 use platform::{Clock, monotonic_ns};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
+use workload::Line as ClientLine;
 
 use host::namespace::Netns;
 use host::probing::Probing;
@@ -328,7 +328,7 @@ impl Run {
     fn attach_probes(&mut self, port: u16, server_pid: u32) -> anyhow::Result<()> {
         let ports = match &self.namespaces.server {
             Some(_) => self.source.experiment.network.ports,
-            None => lab_client::config::port_range()?,
+            None => platform::port_range()?,
         };
         let alone = self.source.experiment.hosts == Hosts::Local;
         let namespace = self.namespaces.server.as_deref().filter(|_| alone);

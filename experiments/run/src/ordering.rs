@@ -4,9 +4,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use lab_client::panel::Command as ClientCommand;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use workload::Command as ClientCommand;
 
 use record::Event;
 use report::live::{Desk, Given, Live, Order, SOCKET, Socket, bind, take_orders};

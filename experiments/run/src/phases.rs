@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lab_client::panel::Command as ClientCommand;
 use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use workload::Command as ClientCommand;
 
 use crate::remote::Position;
 use host::sock_diag;

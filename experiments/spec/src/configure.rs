@@ -3,10 +3,9 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use lab_client::config::Config as ClientConfig;
-use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
 use lab_server::config::{Config as ServerConfig, SteeringChoice};
 use lab_server::panel::Command as ServerCommand;
+use workload::{Chat, Config as ClientConfig, Connect, Creates, Load, Phase};
 
 use crate::places::{SERVER_ADDRESS, group_of, users_of_client};
 use crate::{
@@ -76,8 +75,8 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
         sources,
         seed: experiment.seed,
         notices: match experiment.server.notices {
-            Notices::Push => lab_client::config::Notices::Push,
-            Notices::Answer => lab_client::config::Notices::Answer,
+            Notices::Push => workload::Notices::Push,
+            Notices::Answer => workload::Notices::Answer,
         },
         timeout: duration(it.timeout_s),
         late: Duration::from_micros(u64::from(experiment.validity.late_us)),
@@ -185,10 +184,10 @@ pub fn server_commands_after(spec: &PhaseSpec, end_was_known: bool) -> Vec<Serve
 pub fn shakes_offered(spec: &PhaseSpec, users: Users) -> Option<u64> {
     let seconds = spec.seconds?.get();
     match spec.shake? {
-        Shake::Open { rate, pacing: lab_client::schedule::Pacing::Prototype } => {
+        Shake::Open { rate, pacing: workload::Pacing::Prototype } => {
             let each = |second| {
                 let rate = rate.at(second);
-                let round = lab_client::schedule::Schedule::round_seconds(users.get(), rate);
+                let round = workload::Schedule::round_seconds(users.get(), rate);
                 if rate == 0 { 0 } else { u64::from(users.get()) / u64::from(round) }
             };
             Some((0..seconds).map(each).sum())

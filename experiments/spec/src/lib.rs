@@ -22,7 +22,6 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 pub use fault::{Direction, FaultSpec};
-pub use lab_client::schedule::{Pacing, Rate};
 pub use order::OrderError;
 pub use phase::{
     Abort, After, By, ChatSpec, ConnectSpec, PacketsSpec, PhaseSpec, PushSpec, SendsSpec, Shake,
@@ -31,6 +30,7 @@ pub use phase::{
 pub use read::{ReadError, Source};
 pub use tuning::TuningSpec;
 pub use values::{Count, Micros, Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
+pub use workload::{Pacing, Rate};
 
 /// An experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -444,7 +444,7 @@ impl Default for ClientSpec {
             timer_slack_us: 100,
             own_commands: None,
             reconnect: true,
-            slow_kept: lab_client::config::SLOW_KEPT as u32,
+            slow_kept: workload::SLOW_KEPT as u32,
         }
     }
 }

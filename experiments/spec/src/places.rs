@@ -50,8 +50,7 @@ pub fn groups(experiment: &Experiment) -> Vec<Group> {
         .map(|group| {
             let processes = first(group)..first(group + 1);
             let users = users(&processes);
-            let needed =
-                lab_client::flows::sources_needed(users.end - users.start, first_port, last_port);
+            let needed = workload::sources_needed(users.end - users.start, first_port, last_port);
             let sources = (next..next + needed).map(Ipv4Addr::from).collect();
             next += needed;
             Group { processes, users, sources }

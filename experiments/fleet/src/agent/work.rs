@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
-use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
 use platform::{Clock, monotonic_ns};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
+use workload::Line as ClientLine;
 
 use super::sender::Sending;
 use crate::protocol::{Answer, Lease, STILL_THERE, Said, What};
@@ -570,7 +570,7 @@ impl Work {
         self.ending = Some(Ending { server_at: Some(now + CLIENTS_STOP), kill_at: now + ALL_STOP });
         for (who, program) in &mut self.programs {
             if matches!(who, Who::Client(_)) {
-                let _ = program.tell(&lab_client::panel::Command::Stop {}).await;
+                let _ = program.tell(&workload::Command::Stop {}).await;
             }
         }
         self.end_if_over();

@@ -10,10 +10,10 @@ mod truth;
 
 use std::path::Path;
 
-use lab_client::panel::Command as ClientCommand;
 use lab_server::panel::Command as ServerCommand;
 use platform::{SlowOrder, Spins, monotonic_ns};
 use serde_json::{Value, json};
+use workload::Command as ClientCommand;
 
 use host::hog;
 use spec::{FaultSpec, PhaseSpec, Share};

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use accounting::Ledger;
-use lab_client::panel::Audit;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use workload::Audit;
 
 use fleet::Mistake;
 use fleet::assign::Assignment;

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::Client;
-use lab_client::panel::Line as ClientLine;
 use lab_server::panel::Line as ServerLine;
 use platform::Clock;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
+use workload::Line as ClientLine;
 
 use super::checkpoint::{Checkpoint, Host, Hosts};
 use crate::links::Namespaces;
