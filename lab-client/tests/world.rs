@@ -225,8 +225,8 @@ impl World {
         let shards = random.random_range(2..=4);
         let limit = (seed % 5 == 4).then_some(40);
         let (notices, at_server) = match seed % 4 {
-            3 => (Notices::Answer, lab_server::logic::Notices::Answer),
-            _ => (Notices::Push, lab_server::logic::Notices::Push),
+            3 => (Notices::Answer, service::Notices::Answer),
+            _ => (Notices::Push, service::Notices::Push),
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);

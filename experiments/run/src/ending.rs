@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use accounting::Ledger;
 use anyhow::Context;
-use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
+use service::Command as ServerCommand;
 use tokio::time::Instant;
 use workload::{Audit, Command as ClientCommand, Receipts};
 

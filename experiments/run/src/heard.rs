@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// A line of the server.
-    Server(lab_server::panel::Line),
+    Server(service::Line),
     /// A line of a client.
     Client(u32, workload::Line),
     /// A line of a hog.

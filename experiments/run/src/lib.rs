@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use attribution::{Segment, Tally};
-use lab_server::panel::Line as ServerLine;
 use platform::{Clock, monotonic_ns};
 use serde_json::json;
+use service::Line as ServerLine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lab_server::panel::Command as ServerCommand;
 use serde_json::{Value, json};
+use service::Command as ServerCommand;
 use tokio::time::Instant;
 use workload::Command as ClientCommand;
 

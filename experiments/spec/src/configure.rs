@@ -3,8 +3,7 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use lab_server::config::{Config as ServerConfig, SteeringChoice};
-use lab_server::panel::Command as ServerCommand;
+use service::{Command as ServerCommand, Config as ServerConfig, SteeringChoice};
 use workload::{Chat, Config as ClientConfig, Connect, Creates, Load, Phase};
 
 use crate::places::{SERVER_ADDRESS, group_of, users_of_client};
@@ -37,8 +36,8 @@ pub fn server_config(experiment: &Experiment) -> ServerConfig {
         sets: it.sets.get() as usize,
         overload: it.overload,
         notices: match it.notices {
-            Notices::Push => lab_server::logic::Notices::Push,
-            Notices::Answer => lab_server::logic::Notices::Answer,
+            Notices::Push => service::Notices::Push,
+            Notices::Answer => service::Notices::Answer,
         },
         packet_life: duration(it.packet_life_s),
         queue_bound: it.queue.get() as usize,

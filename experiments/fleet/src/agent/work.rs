@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
-use lab_server::panel::Line as ServerLine;
 use platform::{Clock, monotonic_ns};
 use serde_json::{Value, json};
+use service::Line as ServerLine;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use workload::Line as ClientLine;
@@ -581,7 +581,7 @@ impl Work {
             ending.server_at = None;
         }
         if let Some(program) = self.programs.get_mut(&Who::Server) {
-            let _ = program.tell(&lab_server::panel::Command::Stop {}).await;
+            let _ = program.tell(&service::Command::Stop {}).await;
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use lab_server::panel::{Command as ServerCommand, MAX_PACKET_RATE};
 use serde::{Deserialize, Serialize};
+use service::{Command as ServerCommand, MAX_PACKET_RATE};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 

@@ -10,9 +10,9 @@ mod truth;
 
 use std::path::Path;
 
-use lab_server::panel::Command as ServerCommand;
 use platform::{SlowOrder, Spins, monotonic_ns};
 use serde_json::{Value, json};
+use service::Command as ServerCommand;
 use workload::Command as ClientCommand;
 
 use host::hog;

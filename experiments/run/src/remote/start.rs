@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::Client;
-use lab_server::panel::Line as ServerLine;
 use platform::Clock;
 use serde_json::json;
+use service::Line as ServerLine;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
