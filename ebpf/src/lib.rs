@@ -6,7 +6,8 @@
 //!
 //! A kernel may be built to run no tracing program while certain tasks are current, and then a
 //! softirq on top of such a task goes unseen: no probe can know. Where it matters, compare with the
-//! kernel's own counters (`RetransSegs`) and with packets that were received but not seen to be sent.
+//! kernel's own counters (`RetransSegs`) and with packets that were received but not seen to be
+//! sent.
 //!
 //! What cannot be attached is named with the reason and the kernel that has it
 //! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.

@@ -1,4 +1,5 @@
-//! The users of a shard on real sockets: translates between [`shard::Handler`] and [`LoadGenerator`].
+//! The users of a shard on real sockets: translates between [`shard::Handler`] and
+//! [`LoadGenerator`].
 
 use std::io;
 use std::net::SocketAddrV4;

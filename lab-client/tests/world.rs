@@ -1,5 +1,6 @@
 //! The client's users against the server's logic in one simulated world: connections break, answers
-//! take longer than users wait, messages between shards are late. The ledger and the receipts must agree.
+//! take longer than users wait, messages between shards are late. The ledger and the receipts must
+//! agree.
 
 #[path = "../../lab-server/tests/sim/mod.rs"]
 mod sim;

@@ -6,8 +6,8 @@
 //! ([`Handover`]). Must not know: how instants are taken, files, sockets, threads; it depends on
 //! nothing that does.
 //!
-//! Read it from the instants on: [`Request`] and [`ServerSide`], [`attribute()`], then what is kept:
-//! [`CauseRecorder`], [`SegmentRecorder`], [`Slowest`], [`Tally`].
+//! Read it from the instants on: [`Request`] and [`ServerSide`], [`attribute()`], then what is
+//! kept: [`CauseRecorder`], [`SegmentRecorder`], [`Slowest`], [`Tally`].
 
 mod attribute;
 mod causes;

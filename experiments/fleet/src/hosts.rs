@@ -8,14 +8,15 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde::Serialize;
 
-use super::clock::{EXCHANGES, MOST, Offset, measure};
-use super::protocol::{Card, PROTOCOL, Role, WHO};
-use super::{Access, Mistake};
+use crate::access::Access;
+use crate::clock::{EXCHANGES, MOST, Offset, measure};
+use crate::mistake::Mistake;
+use crate::protocol::{Card, PROTOCOL, Role, WHO};
 
-/// Nobody answers any more after so long without an answer.
+/// No more answers come after so long without one.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// Nobody is waited for longer than this.
+/// Answers are waited for no longer than this.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// Clocks measured at a time: more would wait for each other and look uncertain.
@@ -23,7 +24,7 @@ const AT_A_TIME: usize = 16;
 
 /// Arguments of `lab hosts`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct HostsArgs {
     #[command(flatten)]
     access: Access,
     /// As JSON
@@ -56,7 +57,7 @@ pub async fn gather(client: &Client) -> anyhow::Result<Vec<Card>> {
     loop {
         let quiet = (tokio::time::Instant::now() + QUIET).min(deadline);
         match tokio::time::timeout_at(quiet, answers.next()).await {
-            // What is no card is the absence of anybody, or of an agent of these days.
+            // What is no card says that there is no agent, or comes from an agent of another version.
             Ok(Some(message)) => {
                 cards.extend(serde_json::from_slice::<Card>(&message.payload).ok());
             }
@@ -138,7 +139,7 @@ pub fn check_clocks(
 ///
 /// # Errors
 /// [`Mistake`] when NATS cannot be reached.
-pub async fn run(args: &Args) -> anyhow::Result<()> {
+pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
     let client = args.access.connect("lab hosts").await?;
     let cards = gather(&client).await?;
     let names: Vec<&str> = cards.iter().map(|card| card.name.as_str()).collect();

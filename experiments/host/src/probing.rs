@@ -11,7 +11,7 @@ use ebpf::{Counters, Durations, Options, Probes, Program};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use spec::places::groups;
+use spec::places::{groups, loopback_sources};
 use spec::{Count, Experiment, Probing as Wanted};
 
 /// Kernel memory of the probes per flow, in bytes: the entry in which instants are stamped.
@@ -31,7 +31,7 @@ const HASHED: u32 = 2;
 
 /// Which probes to attach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProbeOrder {
+pub struct ProbeSpec {
     /// Whether the run does not start without them.
     pub required: bool,
     /// Whether softirqs are timed, too.
@@ -106,7 +106,7 @@ impl Probing {
         let sources = match &experiment.client.sources {
             _ if !of_groups.is_empty() => of_groups,
             Some(sources) => sources.clone(),
-            None => workload::loopback_sources(users, ports.0, ports.1),
+            None => loopback_sources(users, ports.0, ports.1),
         };
         let options = Options {
             server_pid: Some(server_pid),
@@ -124,7 +124,7 @@ impl Probing {
     /// # Errors
     /// Only when the experiment cannot do without them.
     pub fn attach_as(
-        order: &ProbeOrder,
+        order: &ProbeSpec,
         port: u16,
         server_pid: Option<u32>,
     ) -> anyhow::Result<Self> {

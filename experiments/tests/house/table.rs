@@ -80,7 +80,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("record", &["accounting", "attribution", "spec", "text"], never(&[], RUNNING)),
     row(
         "host",
-        &["attribution", "ebpf", "platform", "spec", "text", "tuning", "workload"],
+        &["attribution", "ebpf", "platform", "spec", "text", "tuning"],
         never(&["axum", "statrs"], &["arrow", "async-nats", "glommio", "parquet"]),
     ),
     row(
@@ -90,7 +90,7 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(
         "fleet",
-        &["attribution", "ebpf", "host", "platform", "service", "spec", "text", "workload"],
+        &["attribution", "ebpf", "host", "platform", "spec", "text"],
         never(&["axum", "hdrhistogram", "statrs"], &["arrow", "glommio", "parquet"]),
     ),
     row(

@@ -1,8 +1,8 @@
 //! The users of a shard: they log in, shake on schedule, claim, chat, and count what they
 //! receive.
 //!
-//! Owns: users, what is under way, tallies, receipts. Must not know: sockets, threads, the real clock;
-//! it acts through [`Transport`].
+//! Owns: users, what is under way, tallies, receipts. Must not know: sockets, threads, the real
+//! clock; it acts through [`Transport`].
 
 mod answers;
 mod attributing;

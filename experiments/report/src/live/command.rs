@@ -1,22 +1,17 @@
-//! What a person may tell a run to do, as the articles did over HTTP.
-
-use std::path::PathBuf;
+//! What a person may tell a run to do, as the articles did over HTTP. Must not know: how commands
+//! travel.
 
 use serde::{Deserialize, Serialize};
 use service::{Command as ServerCommand, MAX_PACKET_RATE};
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
-
-use super::socket;
 
 /// The highest rate that can be set, in shakes a second: beyond what one run has ever carried by
 /// far, and small enough for every counter.
 const MAX_RATE: u32 = 10_000_000;
 
-/// An order.
+/// A command to a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Order {
+pub enum RunCommand {
     /// Change the rate of the open load from the next second on.
     Rate {
         /// Shakes per second, over all clients.
@@ -50,29 +45,29 @@ pub enum Order {
     EndPhase {},
 }
 
-impl Order {
-    /// Holds it against a run with so many users.
+impl RunCommand {
+    /// Compares it with what a run of so many users can do.
     ///
     /// # Errors
     /// What is wrong with it, for a person.
     pub fn check(&self, users: u32) -> Result<(), String> {
         match self {
-            Order::Rate { qps } if *qps == 0 || *qps > MAX_RATE => {
+            RunCommand::Rate { qps } if *qps == 0 || *qps > MAX_RATE => {
                 Err(format!("rate {qps}: between 1 and {MAX_RATE} shakes a second"))
             }
-            Order::StartGenerator { rate, .. } if *rate == 0 || *rate > MAX_PACKET_RATE => {
+            RunCommand::StartGenerator { rate, .. } if *rate == 0 || *rate > MAX_PACKET_RATE => {
                 Err(format!("rate {rate}: between 1 and {MAX_PACKET_RATE} packets a second"))
             }
-            Order::StartGenerator { total: Some(0), .. } => {
+            RunCommand::StartGenerator { total: Some(0), .. } => {
                 Err("total 0: at least 1 packet, or none given for no end".to_owned())
             }
-            Order::StartGenerator { users: Some((first, end)), .. }
+            RunCommand::StartGenerator { users: Some((first, end)), .. }
                 if *end > users || end.saturating_sub(*first) < 3 =>
             {
                 Err(format!("users {first} to {end}: at least three of the {users} users"))
             }
-            Order::SendPacket { amount, count, recipients } => {
-                let most = wire_bound();
+            RunCommand::SendPacket { amount, count, recipients } => {
+                let most = wire::MAX_RECIPIENTS;
                 if recipients.is_empty() || recipients.len() > most {
                     return Err(format!("{} recipients: between 1 and {most}", recipients.len()));
                 }
@@ -96,65 +91,20 @@ impl Order {
         }
     }
 
-    /// What the server is told, if it is an order for the server.
+    /// What the server is told, if the command is for the server.
     pub fn for_server(&self) -> Option<ServerCommand> {
         match self.clone() {
-            Order::StartGenerator { rate, total, users } => {
+            RunCommand::StartGenerator { rate, total, users } => {
                 let (seed, from, until) = (None, None, None);
                 Some(ServerCommand::StartGenerator { rate, total, users, seed, from, until })
             }
-            Order::StopGenerators {} => Some(ServerCommand::StopGenerator { id: None }),
-            Order::SendPacket { amount, count, recipients } => {
+            RunCommand::StopGenerators {} => Some(ServerCommand::StopGenerator { id: None }),
+            RunCommand::SendPacket { amount, count, recipients } => {
                 Some(ServerCommand::SendPacket { amount, count, recipients })
             }
-            Order::Rate { .. } | Order::EndPhase {} => None,
+            RunCommand::Rate { .. } | RunCommand::EndPhase {} => None,
         }
     }
-}
-
-fn wire_bound() -> usize {
-    wire::MAX_RECIPIENTS
-}
-
-/// What became of an order: a sentence either way.
-pub type Answer = Result<String, String>;
-
-/// An order, and where its answer goes.
-#[derive(Debug)]
-pub struct Given {
-    /// The order.
-    pub order: Order,
-    /// Who waits. Dropped, the run could not take the order just then.
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// Where orders go.
-#[derive(Clone, Debug)]
-pub enum Desk {
-    /// To the run of this process.
-    Run(UnboundedSender<Given>),
-    /// To the run of another one, over its socket.
-    Socket(PathBuf),
-}
-
-impl Desk {
-    /// Hands an order over and waits for what becomes of it.
-    ///
-    /// # Errors
-    /// Why nothing came of it, for a person.
-    pub async fn give(&self, order: Order) -> Answer {
-        match self {
-            Desk::Run(run) => give(run, order).await,
-            Desk::Socket(path) => socket::give(path, &order).await,
-        }
-    }
-}
-
-/// Hands an order to a run in this process.
-pub(super) async fn give(run: &UnboundedSender<Given>, order: Order) -> Answer {
-    let (answer, answered) = oneshot::channel();
-    run.send(Given { order, answer }).map_err(|_| "the run is over".to_owned())?;
-    answered.await.unwrap_or_else(|_| Err("not now: no phase is under way".to_owned()))
 }
 
 #[cfg(test)]
@@ -162,8 +112,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_checked_before_anybody_hears_of_them() {
-        let order = |text: &str| serde_json::from_str::<Order>(text).expect("an order");
+    fn commands_are_checked_before_they_are_sent() {
+        let command = |text: &str| serde_json::from_str::<RunCommand>(text).expect("a command");
         for (text, wrong) in [
             (r#"{"rate": {"qps": 60000}}"#, None),
             (r#"{"rate": {"qps": 0}}"#, Some("rate 0")),
@@ -181,7 +131,7 @@ mod tests {
             (r#"{"send_packet": {"amount": 9, "count": 2, "recipients": [1]}}"#, Some("2 shares")),
             (r#"{"end_phase": {}}"#, None),
         ] {
-            let said = order(text).check(100);
+            let said = command(text).check(100);
             match wrong {
                 None => assert_eq!(said, Ok(()), "{text}"),
                 Some(begins) => {
@@ -190,6 +140,6 @@ mod tests {
                 }
             }
         }
-        assert!(serde_json::from_str::<Order>(r#"{"stop": {}}"#).is_err());
+        assert!(serde_json::from_str::<RunCommand>(r#"{"stop": {}}"#).is_err());
     }
 }

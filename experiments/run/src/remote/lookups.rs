@@ -1,26 +1,26 @@
-//! Requests of a fleet, of which each kernel saw one end: the client names them by connection and
-//! sequence number, the server's host looks them up, and they are recorded when it has answered, or
-//! without it after a while. Two kinds: the slow ones, for their records, and a sample of all, from
-//! which the phase's causes and segments come.
+//! Requests of a fleet, of which each kernel saw one end.
+//!
+//! The client names them by connection and sequence number, and the server's host looks them up.
+//! They are recorded when it has answered, or without its end after a while. There are two kinds:
+//! the slow ones, for their records, and a sample of all, from which the phase's causes and segments
+//! come.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 use attribution::{
-    CauseRecorder, CauseRows, Sampled, SegmentRecorder, ServerSide, SlowRequest, record_joined,
+    CauseRecorder, Sampled, SegmentRecorder, ServerSide, SlowRequest, record_joined,
 };
+use fleet::protocol::What;
 use serde::{Deserialize, Serialize};
 
-use fleet::protocol::What;
+use crate::records::{CausesOf, Records};
 
-use crate::Run;
-use host::program::Who;
-
-/// An answer of the server's host is waited for so many seconds.
+/// How long an answer of the server's host is waited for, in seconds.
 const WAIT_S: u64 = 4;
 
-/// Requests in one question: the answer, 300 bytes each, is one message.
-const ASKED: usize = 512;
+/// Requests in one lookup: the answer, 300 bytes each, is one message.
+const MOST_REQUESTS: usize = 512;
 
 /// Requests that wait for the server's end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,7 +36,8 @@ impl Requests {
     fn names(&self) -> Vec<(SocketAddrV4, u32)> {
         match self {
             Self::Slow(all) => {
-                let name = |it: &SlowRequest| Some((it.from, it.client_side?.request.sequence));
+                let name =
+                    |slow: &SlowRequest| Some((slow.from, slow.client_side?.request.sequence));
                 all.iter().filter_map(name).collect()
             }
             Self::Sampled(all) => {
@@ -48,140 +49,112 @@ impl Requests {
 
 /// Requests of a second of a client that wait for the server's end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Waiting {
+pub(super) struct Lookup {
     t: u64,
     client: u32,
     requests: Requests,
-    /// When they were heard of.
+    /// The Unix second at which the client told of them.
     since: u64,
 }
 
-/// What waits to be joined, by number.
+/// Lookups that the server's host has not answered, by number.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Joining {
-    waiting: BTreeMap<u64, Waiting>,
+pub(super) struct Lookups {
+    waiting: BTreeMap<u64, Lookup>,
+    /// The number of the last one.
     last: u64,
 }
 
-impl Run {
-    /// Records slow requests, or has the server's host look for its end of them first.
-    pub(crate) fn slow(
+impl Lookups {
+    /// Has slow requests of a second of a client looked up: what to ask the server's host.
+    pub(super) fn add_slow(
         &mut self,
         t: u64,
         client: u32,
         requests: Vec<SlowRequest>,
-    ) -> anyhow::Result<()> {
-        if self.fleet.is_none() || requests.iter().all(|it| it.client_side.is_none()) {
-            return self.record_slow(t, client, requests);
-        }
-        self.look_up(t, client, Requests::Slow(requests));
-        Ok(())
+        now: u64,
+    ) -> What {
+        self.add(Lookup { t, client, requests: Requests::Slow(requests), since: now })
     }
 
-    /// Has the server's host look for its end of requests of the sample.
-    pub(crate) fn sampled(&mut self, t: u64, client: u32, requests: &[Sampled]) {
-        for some in requests.chunks(ASKED) {
-            self.look_up(t, client, Requests::Sampled(some.to_vec()));
-        }
-    }
-
-    fn look_up(&mut self, t: u64, client: u32, requests: Requests) {
-        let since = self.now();
-        let Some(fleet) = &mut self.fleet else { return };
-        fleet.joining.last += 1;
-        let number = fleet.joining.last;
-        let what = What::Look { number, requests: requests.names() };
-        fleet.joining.waiting.insert(number, Waiting { t, client, requests, since });
-        fleet.link.orders(&fleet.hosts.assignment.server).give(what);
-    }
-
-    /// The server's host has looked.
-    pub(crate) fn looked(
+    /// Has requests of the sample looked up: what to ask the server's host, in so many lookups.
+    pub(super) fn add_sampled(
         &mut self,
-        number: u64,
-        sides: &[Option<ServerSide>],
-    ) -> anyhow::Result<()> {
-        let waiting = self.fleet.as_mut().and_then(|it| it.joining.waiting.remove(&number));
-        waiting.map_or(Ok(()), |waiting| self.record_joined(waiting, Some(sides)))
+        t: u64,
+        client: u32,
+        requests: &[Sampled],
+        now: u64,
+    ) -> Vec<What> {
+        let lookup = |some: &[Sampled]| Lookup {
+            t,
+            client,
+            requests: Requests::Sampled(some.to_vec()),
+            since: now,
+        };
+        requests.chunks(MOST_REQUESTS).map(|some| self.add(lookup(some))).collect()
     }
 
-    /// Records what has waited for too long; with `all` everything.
-    pub(crate) fn record_waiting(&mut self, all: bool) -> anyhow::Result<()> {
-        let now = self.now();
-        loop {
-            let Some(fleet) = &mut self.fleet else { return Ok(()) };
-            let oldest = fleet.joining.waiting.first_entry();
-            let Some(entry) = oldest.filter(|it| all || it.get().since + WAIT_S < now) else {
-                return Ok(());
-            };
-            let waiting = entry.remove();
-            self.record_joined(waiting, None)?;
-        }
+    fn add(&mut self, lookup: Lookup) -> What {
+        self.last += 1;
+        let (number, requests) = (self.last, lookup.requests.names());
+        self.waiting.insert(number, lookup);
+        What::Look { number, requests }
     }
 
-    /// Records requests with the server's end of each, as far as it was found, or without.
-    fn record_joined(
-        &mut self,
-        waiting: Waiting,
+    /// The lookup that is answered, unless it was recorded already.
+    pub(super) fn take(&mut self, number: u64) -> Option<Lookup> {
+        self.waiting.remove(&number)
+    }
+
+    /// The oldest lookup that has waited for too long.
+    pub(super) fn take_old(&mut self, now: u64) -> Option<Lookup> {
+        let oldest = self.waiting.first_entry()?;
+        (oldest.get().since + WAIT_S < now).then(|| oldest.remove())
+    }
+
+    /// The oldest lookup.
+    pub(super) fn take_any(&mut self) -> Option<Lookup> {
+        self.waiting.pop_first().map(|(_, lookup)| lookup)
+    }
+}
+
+impl Lookup {
+    /// Whose requests they are.
+    pub(super) fn client(&self) -> u32 {
+        self.client
+    }
+
+    /// Records requests with the server's end of each, as far as it was found; without any if it
+    /// was not looked for.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(super) fn record(
+        self,
         sides: Option<&[Option<ServerSide>]>,
+        host: Option<&str>,
+        records: &mut Records,
     ) -> anyhow::Result<()> {
-        let Waiting { t, client, requests, .. } = waiting;
+        let Self { t, client, requests, .. } = self;
         match requests {
             Requests::Slow(mut requests) => {
                 join(&mut requests, sides.unwrap_or_default());
-                self.record_slow(t, client, requests)
+                records.slow(t, host, client, requests)
             }
             Requests::Sampled(requests) => {
                 let (mut causes, mut recorder) =
                     (CauseRecorder::default(), SegmentRecorder::default());
                 record_joined(&requests, sides, &mut causes, &mut recorder);
                 for (phase, rows) in causes.take() {
-                    self.causes(t, client, None, phase, &rows)?;
+                    records.causes(CausesOf { t, host, client, shard: None, phase }, &rows)?;
                 }
                 for filled in recorder.take() {
-                    self.seconds.histogram(t, filled.phase, filled.segment, &filled.values);
+                    let seconds = &mut records.seconds;
+                    seconds.histogram(t, filled.phase, filled.segment, &filled.values);
                 }
                 Ok(())
             }
         }
-    }
-
-    /// Records why requests of a second of a client took their time: those of a shard, or those
-    /// that were joined here.
-    pub(crate) fn causes(
-        &mut self,
-        t: u64,
-        client: u32,
-        shard: Option<usize>,
-        phase: u16,
-        rows: &CauseRows,
-    ) -> anyhow::Result<()> {
-        let mut who = self.host_of(Who::Client(client));
-        who.extend([
-            ("phase", self.name_of(phase).into()),
-            ("client", client.into()),
-            ("shard", shard.into()),
-        ]);
-        let mut line = serde_json::to_value(rows)?;
-        line["t"] = t.into();
-        Ok(self.files.sample("causes", &who, &line)?)
-    }
-
-    fn record_slow(
-        &mut self,
-        t: u64,
-        client: u32,
-        requests: Vec<SlowRequest>,
-    ) -> anyhow::Result<()> {
-        for request in requests {
-            let mut request = serde_json::to_value(SlowRequest { client_side: None, ..request })?;
-            request["client"] = client.into();
-            for (key, host) in self.host_of(Who::Client(client)) {
-                request[key] = host;
-            }
-            self.files.slow(t, &request)?;
-        }
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use async_nats::Client;
 use serde_json::json;
 
-use super::Args;
+use super::args::AgentArgs;
 use crate::protocol::{Beat, Card, PROTOCOL, Role};
 use spec::machine::Machine;
 
@@ -16,7 +16,7 @@ pub(super) fn load() -> Option<f64> {
 }
 
 /// What this agent and its host are.
-pub(super) fn card(args: &Args, client: &Client) -> anyhow::Result<Card> {
+pub(super) fn card(args: &AgentArgs, client: &Client) -> anyhow::Result<Card> {
     let mut roles = args.roles.clone();
     if roles.is_empty() {
         roles = vec![Role::Server, Role::Client, Role::Probe];
@@ -33,7 +33,7 @@ pub(super) fn card(args: &Args, client: &Client) -> anyhow::Result<Card> {
     Ok(Card {
         name: args.name.clone(),
         session,
-        version: ::host::VERSION.to_owned(),
+        version: host::VERSION.to_owned(),
         protocol: PROTOCOL,
         roles,
         labels: args.labels.iter().cloned().collect(),

@@ -1,14 +1,21 @@
-//! The statistics of comparisons held against simulations: how often equal sets are said to differ,
+//! The statistics of comparisons against simulations: how often equal sets are said to differ,
 //! how often a difference of known size is found, how often the interval holds the truth. All of it
-//! seeded; rates are held with their own uncertainty (Clopper and Pearson, Biometrika 26, 1934).
+//! seeded; rates are compared with their own uncertainty (Clopper and Pearson, Biometrika 26, 1934).
 
-use analysis::stats::{Difference, Estimate, Scale, compare, holm};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use statrs::distribution::{Beta, ContinuousCDF};
 
+use super::{Difference, Estimate, Scale, holm};
+
 /// Comparisons simulated of each kind.
 const MANY: usize = 10_000;
+
+/// Compares two lists of values of the same figure, one for each run.
+pub(super) fn compare(first: &[f64], second: &[f64], scale: Scale) -> Option<Difference> {
+    let (first, second) = (Estimate::of(first, scale)?, Estimate::of(second, scale)?);
+    Some(Difference::between(&first, &second, scale, 0.0))
+}
 
 /// How the figures of runs may vary around their truth.
 #[derive(Clone, Copy, Debug)]

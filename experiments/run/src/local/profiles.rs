@@ -1,7 +1,7 @@
-//! The profile of a run: a flame graph per phase.
+//! The profiles of a run: a flame graph per phase.
 //!
 //! A phase is cut off where its last second ends. Names are looked up and files written on a
-//! thread that only runs when nobody else wants the CPU, since the next phase goes on meanwhile.
+//! thread that only runs when the CPU is idle, since the next phase goes on meanwhile.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,10 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 
 use host::profile::{Recording, Sampler, Symboliser, folded_beside, write};
-use record::{Event, PhaseTime};
-
-use super::Run;
 use host::program::Who;
+use record::PhaseTime;
 
-/// How to sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sampling {
-    /// Samples a second of each CPU.
-    pub hertz: u32,
-    /// The clients, too.
-    pub clients: bool,
-}
+use crate::options::Sampling;
 
 /// A phase that was cut off.
 struct Job {
@@ -56,9 +47,9 @@ struct Active {
     jobs: Sender<Job>,
 }
 
-/// The profile of a run, if one is wanted.
+/// The profiles of a run, if they are wanted.
 #[derive(Default)]
-pub(super) struct Profiling {
+pub(crate) struct Profiles {
     active: Option<Active>,
     writer: Option<JoinHandle<Vec<Written>>>,
     lines: Vec<String>,
@@ -86,12 +77,12 @@ fn draw(job: &Job, symbols: &mut Symboliser, hertz: u32) -> Written {
     Written { line, fields }
 }
 
-impl Profiling {
+impl Profiles {
     /// Begins to sample, if that is wanted.
     ///
     /// # Errors
     /// When the kernel does not let it.
-    pub(super) fn start(sampling: Option<Sampling>, experiment: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(sampling: Option<Sampling>, experiment: &str) -> anyhow::Result<Self> {
         let Some(sampling) = sampling else { return Ok(Self::default()) };
         let sampler = Sampler::start(sampling.hertz)?;
         let (jobs, todo) = channel::<Job>();
@@ -108,7 +99,7 @@ impl Profiling {
     }
 
     /// Samples a program, if it is one of those that are wanted.
-    pub(super) fn watch(&mut self, who: Who, pid: u32) {
+    pub(crate) fn watch(&mut self, who: Who, pid: u32) {
         let Some(active) = &mut self.active else { return };
         let all = active.sampling.clients;
         if all || who == Who::Server {
@@ -121,7 +112,7 @@ impl Profiling {
     ///
     /// # Errors
     /// When the samples cannot be read; the next phase is then tried again.
-    pub(super) fn second(&mut self, phase: Option<&PhaseTime>, into: &Path) -> io::Result<()> {
+    pub(crate) fn second(&mut self, phase: Option<&PhaseTime>, into: &Path) -> io::Result<()> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let now = phase.map(|phase| phase.index);
         if active.current.as_ref().map(|current| current.index) == now {
@@ -145,14 +136,14 @@ impl Profiling {
     ///
     /// # Errors
     /// When the samples cannot be read.
-    pub(super) fn stop(&mut self, into: &Path) -> io::Result<()> {
+    pub(crate) fn stop(&mut self, into: &Path) -> io::Result<()> {
         let cut = self.second(None, into);
         self.active = None;
         cut
     }
 
     /// Waits until all graphs are written; what they are, for the record.
-    pub(super) async fn written(&mut self) -> Vec<Value> {
+    pub(crate) async fn written(&mut self) -> Vec<Value> {
         let Some(writer) = self.writer.take() else { return Vec::new() };
         let joined = tokio::task::spawn_blocking(|| writer.join()).await;
         let Ok(Ok(written)) = joined else {
@@ -165,34 +156,7 @@ impl Profiling {
     }
 
     /// What became of each graph, for a person.
-    pub(super) fn lines(&mut self) -> Vec<String> {
+    pub(crate) fn lines(&mut self) -> Vec<String> {
         std::mem::take(&mut self.lines)
-    }
-}
-
-impl Run {
-    /// Makes the profile of the phase that ended with the second before `now`, if one did.
-    pub(super) fn profile_phase(&mut self, now: u64) -> anyhow::Result<()> {
-        let cut = self.profiling.second(self.files.phase_at(now), self.files.directory());
-        self.warn_of_profile(cut)
-    }
-
-    /// Makes the profile of the last phase, and samples no more.
-    pub(super) fn end_profile(&mut self) -> anyhow::Result<()> {
-        let cut = self.profiling.stop(self.files.directory());
-        self.warn_of_profile(cut)
-    }
-
-    /// A profile is never worth a run.
-    fn warn_of_profile(&mut self, cut: io::Result<()>) -> anyhow::Result<()> {
-        cut.or_else(|error| self.warn("profile", &error.to_string()))
-    }
-
-    /// Waits until all graphs are written, and records them.
-    pub(super) async fn record_profiles(&mut self) -> anyhow::Result<()> {
-        for profile in self.profiling.written().await {
-            self.files.event(Event::now("profile", profile))?;
-        }
-        Ok(())
     }
 }
