@@ -12,6 +12,7 @@ use crate::access::Access;
 use crate::clock::{EXCHANGES, MOST, Offset, measure};
 use crate::mistake::Mistake;
 use crate::protocol::{Card, PROTOCOL, Role, WHO};
+use text::{Align, Table};
 
 /// No more answers come after so long without one.
 const QUIET: Duration = Duration::from_millis(700);
@@ -183,23 +184,38 @@ fn findings(card: &Card) -> String {
     }
 }
 
-fn table(hosts: &[Host], now: u64) -> String {
-    let mut rows = vec![
-        ["name", "roles", "cpus", "memory", "kernel", "addresses", "there for", "load", "clock"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    rows[0].extend(["doctor", "labels", "works for"].map(str::to_owned));
+/// The columns of `lab hosts`.
+const COLUMNS: [&str; 12] = [
+    "name",
+    "roles",
+    "cpus",
+    "memory",
+    "kernel",
+    "addresses",
+    "there for",
+    "load",
+    "clock",
+    "doctor",
+    "labels",
+    "works for",
+];
+
+fn table(hosts: &[Host], now: u64) -> Table {
+    let mut table = Table::new([Align::Left; COLUMNS.len()]);
+    table.row(COLUMNS);
+    let list = |words: Vec<String>| match &words[..] {
+        [] => "-".to_owned(),
+        words => words.join(","),
+    };
     for Host { card, ahead_ns, ahead_error_ns } in hosts {
-        let words = |it: Vec<String>| if it.is_empty() { "-".to_owned() } else { it.join(",") };
         let offset = ahead_ns.zip(*ahead_error_ns);
-        rows.push(vec![
+        let row: [String; COLUMNS.len()] = [
             card.name.clone(),
-            words(card.roles.iter().map(Role::to_string).collect()),
+            list(card.roles.iter().map(Role::to_string).collect()),
             card.machine.cpus.len().to_string(),
             format!("{} GiB", card.machine.memory_bytes >> 30),
             card.machine.kernel.clone(),
-            words(card.addresses.iter().map(ToString::to_string).collect()),
+            list(card.addresses.iter().map(ToString::to_string).collect()),
             since(now.saturating_sub(card.since)),
             card.beat.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.2}")),
             offset.map_or_else(
@@ -207,21 +223,12 @@ fn table(hosts: &[Host], now: u64) -> String {
                 |(ahead_ns, error_ns)| Offset { ahead_ns, error_ns }.to_string(),
             ),
             findings(card),
-            words(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+            list(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
             card.beat.run.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
+        ];
+        table.row(row);
     }
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    table
 }
 
 #[cfg(test)]
