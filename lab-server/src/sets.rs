@@ -55,12 +55,12 @@ pub fn new_online(sets: usize) -> Online {
 }
 
 /// Which of `sets` SETs belong to a shard.
-pub fn sets_of(shard: usize, shards: usize, sets: usize) -> Range<usize> {
+pub(crate) fn sets_of(shard: usize, shards: usize, sets: usize) -> Range<usize> {
     shard * sets / shards..(shard + 1) * sets / shards
 }
 
 /// The shard that a SET belongs to.
-pub fn shard_of(set: usize, shards: usize, sets: usize) -> usize {
+pub(crate) fn shard_of(set: usize, shards: usize, sets: usize) -> usize {
     // The inverse of `sets_of`: the first shard whose range ends after the SET.
     ((set + 1) * shards).div_ceil(sets) - 1
 }

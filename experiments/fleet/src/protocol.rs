@@ -28,7 +28,7 @@ pub const PROTOCOL: u32 = 3;
 pub const WHO: &str = "lab.who";
 
 /// Where the beats of all agents are.
-pub const ALL_BEATS: &str = "lab.beat.*";
+pub(crate) const ALL_BEATS: &str = "lab.beat.*";
 
 /// Where an agent's beats are.
 pub fn beat(agent: &str) -> String {

@@ -55,22 +55,8 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
         good = false;
         held.push(format!("{} connections were lost", thousands(connections.lost)));
     }
-    if shake.offered > 0 {
-        let missing = shake.offered - shake.answered.min(shake.offered);
-        good &= missing == 0;
-        held.push(if missing == 0 {
-            format!("all {} shakes were answered", thousands(shake.offered))
-        } else {
-            format!(
-                "{} of {} shakes were not answered{}",
-                thousands(missing),
-                thousands(shake.offered),
-                what_became(phase)
-            )
-        });
-    } else if shake.answered > 0 {
-        held.push(format!("{} shakes were answered", thousands(shake.answered)));
-    }
+    good &= shake.answered >= shake.offered;
+    held.extend(answered(phase));
     if shake.offered_rate.is_some()
         && let Some(counted) = seconds_off(phase, digest, off_share)
     {
@@ -91,7 +77,7 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
     }
     let why = phase.attribution.verdict.clone().or_else(|| {
         let because = summary.missing.get("phases.attribution");
-        because.filter(|_| shake.offered > 0).map(|why| format!("nobody looked why: {why}"))
+        because.filter(|_| shake.offered > 0).map(|why| format!("no probes looked why: {why}"))
     });
     let state = match (phase.valid, good) {
         (false, _) => "not valid",
@@ -103,6 +89,25 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
         held.replace_range(..1, &first.to_uppercase());
     }
     Verdict { phase: phase.name.clone(), state, held, why, invalid: phase.invalid_because.clone() }
+}
+
+/// How many shakes of a phase were answered, if there were any.
+fn answered(phase: &PhaseSummary) -> Option<String> {
+    let shake = &phase.shake;
+    let missing = shake.offered.saturating_sub(shake.answered);
+    match (shake.offered, shake.answered) {
+        (0, 0) => None,
+        (0, answered) => Some(format!("{} shakes were answered", thousands(answered))),
+        (offered, _) if missing == 0 => {
+            Some(format!("all {} shakes were answered", thousands(offered)))
+        }
+        (offered, _) => Some(format!(
+            "{} of {} shakes were not answered{}",
+            thousands(missing),
+            thousands(offered),
+            what_became(phase)
+        )),
+    }
 }
 
 fn what_became(phase: &PhaseSummary) -> String {

@@ -74,7 +74,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Whether anything was shown.
-    pub fn any_shown(&self) -> bool {
+    pub(crate) fn any_shown(&self) -> bool {
         let mut all = self.phases.iter().flat_map(|phase| &phase.figures);
         all.any(|it| it.verdict == Verdict::Shown)
     }

@@ -135,7 +135,7 @@ impl Stacks {
 
 impl Node {
     /// How many frames lie above each other at most.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.callees.values().map(|node| 1 + node.depth()).max().unwrap_or(0)
     }
 }
