@@ -5,8 +5,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
-use attribution::ServerSide;
-use ebpf::{Counters, Durations, FlowLayout, Handover, Options, Probes, Program};
+use attribution::{FlowLayout, Handover, ServerSide};
+use ebpf::{Counters, Durations, Options, Probes, Program};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -42,7 +42,7 @@ pub struct ProbeSpec {
     /// Whether there are clients whose kernels have not: a sample of requests is joined.
     pub join: bool,
     /// Where the flows lie.
-    pub layout: ebpf::FlowLayout,
+    pub layout: FlowLayout,
 }
 
 /// The probes of this machine, or why there are none.

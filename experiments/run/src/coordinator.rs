@@ -8,14 +8,14 @@ use std::collections::VecDeque;
 
 use attribution::Segment;
 use host::program::Who;
-use lab_client::panel::{Command as ClientCommand, Line as ClientLine};
-use lab_server::panel::Line as ServerLine;
 use record::Second;
 use report::live::{CommandResult, PendingCommand, RunCommand};
+use service::Line as ServerLine;
 use spec::Shake;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
+use workload::{Command as ClientCommand, Line as ClientLine};
 
 use crate::books::Books;
 use crate::events::PhaseEvent;

@@ -138,7 +138,7 @@ impl Machine {
             memory_available_bytes: meminfo("MemAvailable:").unwrap_or(0),
             descriptors: DescriptorLimits::of_this_process().hard,
             files: (number(files.get(2)), number(files.first())),
-            ports: lab_client::config::port_range().unwrap_or((32_768, 60_999)),
+            ports: platform::port_range().unwrap_or((32_768, 60_999)),
             root: has_capabilities(),
             congestion: (
                 words("/proc/sys/net/ipv4/tcp_available_congestion_control"),

@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-pub use lab_client::flows::{loopback_sources, sources_needed};
+pub use workload::{loopback_sources, sources_needed};
 
 use crate::experiment::Experiment;
 use crate::hosts::Hosts;

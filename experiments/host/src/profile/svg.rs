@@ -78,7 +78,7 @@ fn shade(kind: Kind, hash: u64) -> String {
 }
 
 /// A function's name without types and with only the last module: `Logic::shake` for
-/// `<lab_server::logic::Logic<T> as platform::Handler>::shake`.
+/// `<lab_server::logic::Logic<T> as shard::Handler>::shake`.
 fn short(name: &str) -> String {
     let whole = match name.strip_prefix('<').and_then(|rest| rest.split_once(" as ")) {
         Some((this, rest)) => {
@@ -315,18 +315,14 @@ mod tests {
 
     #[test]
     fn labels_fit() {
-        let name = "<lab_server::logic::Logic<T> as platform::Handler>::shake";
+        let name = "<lab_server::logic::Logic<T> as shard::Handler>::shake";
         for (name, width, expected) in [
             (name, 1000.0, Some(name)),
             (name, 100.0, Some("Logic::shake")),
             (name, 60.0, Some("Logic::…")),
             (name, 20.0, None),
             ("core::ptr::drop_in_place<alloc::vec::Vec<u8>>", 150.0, Some("ptr::drop_in_place")),
-            (
-                "platform::drive::drive::{{closure}}::{{closure}}",
-                200.0,
-                Some("drive::drive{closure}"),
-            ),
+            ("shard::drive::drive::{{closure}}::{{closure}}", 200.0, Some("drive::drive{closure}")),
             ("tcp_sendmsg", 80.0, Some("tcp_sendmsg")),
             ("über", 0.0, None),
         ] {
