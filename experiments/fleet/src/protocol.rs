@@ -22,7 +22,7 @@ use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 2;
 
 /// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
