@@ -6,7 +6,8 @@
 //!
 //! A kernel may be built to run no tracing program while certain tasks are current, and then a
 //! softirq on top of such a task goes unseen: no probe can know. Where it matters, compare with the
-//! kernel's own counters (`RetransSegs`) and with packets that were received but not seen to be sent.
+//! kernel's own counters (`RetransSegs`) and with packets that were received but not seen to be
+//! sent.
 //!
 //! What cannot be attached is named with the reason and the kernel that has it
 //! ([`Probes::report`]); what it would have measured is `None`, and the rest goes on.
@@ -49,8 +50,8 @@ pub use events::JOINED_ONE_IN;
 pub use faults::{
     DroppedPacket, PacketFaultCounts, PacketFaultError, PacketFaultInjector, PacketFaultSpec,
 };
-pub use flows::{FlowLayout, FlowTable};
-pub use handover::{Handover, keep_on_exec};
+pub use flows::FlowTable;
+pub use handover::{keep_on_exec, map_inherited};
 pub use histogram::Durations;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::Options;

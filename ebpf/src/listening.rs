@@ -1,7 +1,8 @@
 //! Connections that found the server's accept queue full.
 //!
-//! No tracepoint shows them: a SYN that finds the queue full is freed as if it had been used. The kernel
-//! counts it all the same, per network namespace, so this reads the counters of the server's.
+//! No tracepoint shows them: a SYN that finds the queue full is freed as if it had been used. The
+//! kernel counts it all the same, per network namespace, so this reads the counters of the
+//! server's.
 
 use std::{fs, sync::OnceLock};
 

@@ -1,6 +1,6 @@
 //! What to watch.
 
-use crate::flows::FlowLayout;
+use attribution::FlowLayout;
 
 /// Entries of a hashed flow array when clients are not known: 32 MiB, and with 10,000 connections
 /// 2% share a place with another.
@@ -21,8 +21,8 @@ pub struct Options {
     pub learn_server: bool,
     /// Take a process that reads a connection to the port for a client.
     pub learn_clients: bool,
-    /// Count the server's waits and services in the kernel: for a watcher of the server alone; a client
-    /// that reads its requests' instants has them all, and spares the kernel the counting.
+    /// Count the server's waits and services in the kernel: for a watcher of the server alone; a
+    /// client that reads its requests' instants has them all, and spares the kernel the counting.
     pub server_histograms: bool,
     /// Stamp T6 in the kernel, too. A client that reads its requests' instants knows when it read,
     /// and what its thread did by then ([`crate::Request::read_at`]).
@@ -68,8 +68,8 @@ impl Options {
         }
     }
 
-    /// For clients of known addresses whose processes are named by [`crate::Probes::watch`] and that
-    /// read their own requests.
+    /// For clients of known addresses whose processes are named by [`crate::Probes::watch`] and
+    /// that read their own requests.
     pub fn of_flows(port: u16, flows: FlowLayout) -> Self {
         Self {
             flows,

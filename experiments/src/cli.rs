@@ -11,7 +11,7 @@ use crate::tune;
 use crate::validate;
 use analysis::compare;
 use analysis::projection;
-use analysis::summary::{self, Summary};
+use analysis::summary::{self, Outcome, Summary};
 use fleet::Access;
 use host::hog;
 use host::leftover;
@@ -89,14 +89,14 @@ enum Command {
         resume: Option<PathBuf>,
     },
     /// Be a host of a fleet: wait for work from NATS and do it
-    Agent(Box<fleet::agent::Args>),
+    Agent(Box<fleet::agent::AgentArgs>),
     /// Say which hosts of a fleet are there, what they can do, and how far their clocks are off
-    Hosts(Box<fleet::hosts::Args>),
+    Hosts(Box<fleet::hosts::HostsArgs>),
     /// Say what differs between two runs, or two directories of repeated runs, and whether it could
     /// be chance
-    Compare(compare::Args),
+    Compare(compare::CompareArgs),
     /// Project measured runs: how many servers and clients, how long, for 10 billion shakes
-    Plan(projection::Args),
+    Plan(projection::PlanArgs),
     /// Serve the live page of a run that goes on, or is over
     Live {
         /// The directory of the run
@@ -112,9 +112,9 @@ enum Command {
     },
     /// Show where the server's CPU time goes: a flame graph per phase of a run, or of any process
     /// (as root)
-    Profile(profile::Args),
+    Profile(profile::ProfileArgs),
     /// Watch any server with the probes, a line a second (as root)
-    Probe(probe::Args),
+    Probe(probe::ProbeArgs),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
     Validate(validate::Args),
     /// Settings of the kernel: check, apply, and put back exactly what was there
@@ -131,7 +131,7 @@ enum Command {
     Client(Box<lab_client::cli::Args>),
     /// Take the CPU from others, as a fault of an experiment
     #[command(hide = true)]
-    Hog(hog::Args),
+    Hog(hog::HogArgs),
 }
 
 /// How `lab` ends.
@@ -185,7 +185,7 @@ impl Cli {
                     (None, None) => carry_out(&file, options),
                 }
             }
-            Command::Agent(args) => block_on(fleet::agent::run(&args)),
+            Command::Agent(args) => block_on(fleet::agent::run(&args, run::PIPE_PROTOCOL)),
             Command::Hosts(args) => block_on(fleet::hosts::run(&args)),
             Command::Compare(args) => compare(&args),
             Command::Plan(args) => plan(&args),
@@ -320,7 +320,7 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     Ok(worst)
 }
 
-fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
+fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
     let comparison = match compare::compare(args) {
         Ok(comparison) => comparison,
         Err(mistake) => {
@@ -341,8 +341,8 @@ fn compare(args: &compare::Args) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-fn plan(args: &projection::Args) -> anyhow::Result<Exit> {
-    match projection::plan(args) {
+fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
+    match projection::project(args) {
         Ok(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
         Ok(plan) => print!("{}", projection::table(&plan)),
         Err(error) => {
@@ -378,7 +378,7 @@ fn doctor(json: bool) -> anyhow::Result<Exit> {
     Ok(if missing { Exit::Refused } else { Exit::Fine })
 }
 
-fn watch(args: &probe::Args) -> anyhow::Result<Exit> {
+fn watch(args: &probe::ProbeArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(probe::run(args)) {
         Ok(()) => Ok(Exit::Fine),
@@ -390,7 +390,7 @@ fn watch(args: &probe::Args) -> anyhow::Result<Exit> {
     }
 }
 
-fn profile(args: profile::Args) -> anyhow::Result<Exit> {
+fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
     if let Some(pid) = args.pid {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return match runtime.block_on(profile::of_process(&args, pid)) {
@@ -402,7 +402,7 @@ fn profile(args: profile::Args) -> anyhow::Result<Exit> {
             Err(error) => Err(error),
         };
     }
-    let profile::Args { file, out, settings, hertz, clients, .. } = args;
+    let profile::ProfileArgs { file, out, settings, hertz, clients, .. } = args;
     let sampling = Some(Sampling { hertz, clients });
     let options = Options { out, settings, sampling, ..Options::default() };
     carry_out(&file.unwrap_or_default(), options)
@@ -443,8 +443,8 @@ fn report_again(directory: &Path) -> anyhow::Result<Exit> {
     println!("{}", directory.join(report::NAME).display());
     problems.sentences().for_each(|sentence| eprintln!("lab: {sentence}"));
     Ok(match summary {
-        Some(summary) if problems.is_empty() => match summary.outcome.as_str() {
-            "completed" => verdict(&summary),
+        Some(summary) if problems.is_empty() => match summary.outcome {
+            Outcome::Completed => verdict(&summary),
             _ => Exit::Aborted,
         },
         _ => Exit::Error,

@@ -55,7 +55,7 @@ fn stub(lan: &Lan, card: Card, ahead_ns: i64) {
                 let (message, answer) = tokio::select! {
                     Some(who) = whos.next() => (who, serde_json::to_vec(&card)),
                     Some(asked) = asks.next() => {
-                        let now = shard::realtime_ns().saturating_add_signed(ahead_ns);
+                        let now = platform::realtime_ns().saturating_add_signed(ahead_ns);
                         let answer = match serde_json::from_slice(&asked.payload) {
                             Ok(Ask::Clock {}) => Answer::Clock { came_ns: now, left_ns: now },
                             _ => Answer::Refused { why: "a stub does nothing".to_owned() },

@@ -1,9 +1,8 @@
 //! What the control thread tells shards.
 
 use attribution::Latencies;
-use shard::SlowOrder;
-
-use crate::phase::Phase;
+use platform::SlowOrder;
+use workload::Phase;
 
 /// A message to a shard.
 #[derive(Clone, Debug)]

@@ -1,10 +1,10 @@
 //! What shards tell the control thread.
 
 use attribution::{CauseRows, Sample, Sampled, SegmentHistogram, SlowRequest};
-use shard::Spins;
+use platform::Spins;
+use workload::Receipts;
 
 use crate::load::Event;
-use crate::receipts::Receipts;
 
 /// A message to the control thread.
 #[derive(Debug)]

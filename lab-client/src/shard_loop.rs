@@ -1,13 +1,13 @@
-//! The users of a shard on real sockets: translates between [`shard::Handler`] and [`LoadGenerator`].
+//! The users of a shard on real sockets: translates between [`shard::Handler`] and
+//! [`LoadGenerator`].
 
 use std::io;
 use std::net::SocketAddrV4;
 
 use attribution::{Sample, Tally};
-use shard::{
-    Clock, Closed, ConnId, ConnectOptions, Handler, Inboxes, Net, Next, SchedStat, Slowness, Spin,
-    ThreadTimes, monotonic_ns,
-};
+use platform::{Clock, SchedStat, Slowness, Spin, ThreadTimes, monotonic_ns};
+
+use shard::{Closed, ConnId, ConnectOptions, Handler, Inboxes, Net, Next};
 use wire::Frame;
 
 use crate::load::LoadGenerator;
@@ -82,7 +82,7 @@ impl Transport for Sockets<'_> {
     }
 
     fn spin(&mut self, ns: u64) -> Spin {
-        shard::spin(ns)
+        platform::spin(ns)
     }
 }
 
@@ -287,10 +287,8 @@ mod tests {
     use wire::MAX_FRAME;
 
     use super::*;
-    use crate::config::Notices;
-    use crate::flows::Flows;
     use crate::load::Rules;
-    use crate::share::Share;
+    use workload::{Flows, Notices, Share};
 
     /// Nothing here takes longer.
     const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use attribution::{BeforeSend, CpuWait, Request, TracedThread, WaitedBetween};
+use attribution::{BeforeSend, CpuWait, Handover, Request, TracedThread, WaitedBetween};
 use ebpf::{FlowTable, SampleTable, ThreadTable};
 
 /// Waits for a CPU are looked up only for sends that are later than this, which few are. What an
@@ -68,8 +68,8 @@ impl KernelTraces {
     ///
     /// # Errors
     /// When they are no such arrays.
-    pub(crate) fn map(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn TraceReader>> {
-        let (flows, threads, sample) = handover.map()?;
+    pub(crate) fn map(handover: &Handover) -> std::io::Result<Arc<dyn TraceReader>> {
+        let (flows, threads, sample) = ebpf::map_inherited(handover)?;
         Ok(Arc::new(Self { flows, threads, sample }))
     }
 }
@@ -99,7 +99,7 @@ impl TraceReader for KernelTraces {
     }
 
     fn thread(&self, slot: u16) -> Option<TracedThread> {
-        let thread = self.threads.thread(slot, shard::monotonic_ns())?;
+        let thread = self.threads.thread(slot, platform::monotonic_ns())?;
         let held_by = self.threads.long_waits(slot).pop().map(|wait| wait.holder);
         Some(TracedThread { tid: thread.tid, held_by })
     }

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::SocketAddrV4;
 
-use shard::{ConnId, Spin};
+use platform::Spin;
+
+use shard::ConnId;
 use wire::Frame;
 
 /// A way to connect, send and close, and a clock.

@@ -1,5 +1,6 @@
 //! The client's users against the server's logic in one simulated world: connections break, answers
-//! take longer than users wait, messages between shards are late. The ledger and the receipts must agree.
+//! take longer than users wait, messages between shards are late. The ledger and the receipts must
+//! agree.
 
 #[path = "../../lab-server/tests/sim/mod.rs"]
 mod sim;
@@ -10,22 +11,21 @@ use std::sync::Arc;
 
 use accounting::Money;
 use attribution::Tally;
-use lab_client::config::Notices;
-use lab_client::flows::Flows;
 use lab_client::load::{Event, LoadGenerator, Rules};
-use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
-use lab_client::receipts::Receipts;
-use lab_client::schedule::{Pacing, Rate};
-use lab_client::share::Share;
+use workload::{
+    Chat, Connect, Creates, Flows, Load, Notices, Pacing, Phase, Rate, Receipts, Share,
+};
 
 use accounting::server::Counters;
 use lab_client::transport::Transport;
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
+use platform::{Clock, NANOS_PER_SECOND};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use shard::{Clock, ConnId, NANOS_PER_SECOND};
+
+use shard::ConnId;
 use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
 use sim::{Cluster, Out, START_NS, rules};
@@ -226,8 +226,8 @@ impl World {
         let shards = random.random_range(2..=4);
         let limit = (seed % 5 == 4).then_some(40);
         let (notices, at_server) = match seed % 4 {
-            3 => (Notices::Answer, lab_server::logic::Notices::Answer),
-            _ => (Notices::Push, lab_server::logic::Notices::Push),
+            3 => (Notices::Answer, service::Notices::Answer),
+            _ => (Notices::Push, service::Notices::Push),
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);

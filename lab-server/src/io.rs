@@ -1,7 +1,9 @@
 //! What the logic of a shard wants from the world: sockets, messages and a clock behind one trait,
 //! so that everything but the sockets runs in simulation.
 
-use shard::{ConnId, Spin};
+use platform::Spin;
+
+use shard::ConnId;
 use wire::Frame;
 
 use crate::message::Message;

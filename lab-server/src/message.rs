@@ -1,6 +1,6 @@
 //! What shards tell each other, and what the control thread tells them.
 
-use shard::SlowOrder;
+use platform::SlowOrder;
 use wire::ChatOutcome;
 
 use crate::directory::Address;

@@ -2,7 +2,7 @@
 
 use accounting::Ledger;
 use accounting::server::{Counters, Gauges, Sample};
-use shard::Spins;
+use platform::Spins;
 
 /// The state of a shard at an instant. Counters are since it began.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,14 +5,16 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
+use platform::{Clock, DescriptorLimits, cpus_allowed, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use service::{Config, ConfigError, Resolved, Steering};
 use shard::{
-    Clock, DescriptorLimits, Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads,
-    SpawnError, Steering, bind_listener, cpus_allowed, drive, monotonic_ns,
+    Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads, SpawnError, bind_listener,
+    drive,
 };
 use wire::MAX_FRAME;
 
-use crate::config::{Config, ConfigError, Resolved};
 use crate::logic::{Logic, Rules};
 use crate::message::Message;
 use crate::outbox::INBOX;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use accounting::server::{Counters, Sample};
-use shard::{
-    Clock, Closed, ConnId, Handler, Inboxes, NANOS_PER_SECOND, Net, Next, SchedStat, Spin,
-    ThreadTimes, monotonic_ns,
-};
+use platform::{Clock, NANOS_PER_SECOND, SchedStat, Spin, ThreadTimes, monotonic_ns};
+
+use shard::{Closed, ConnId, Handler, Inboxes, Net, Next};
 use wire::Frame;
 
 use crate::io::Io;
@@ -83,7 +82,7 @@ impl Io for World<'_> {
     }
 
     fn spin(&mut self, ns: u64) -> Spin {
-        shard::spin(ns)
+        platform::spin(ns)
     }
 }
 
@@ -323,9 +322,10 @@ mod tests {
     use wire::MAX_FRAME;
 
     use super::*;
-    use crate::logic::{Notices, Rules};
+    use crate::logic::Rules;
     use crate::overload::Budget;
     use crate::sets::new_online;
+    use service::Notices;
 
     /// A shard of its own with one SET, and its sockets.
     fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {

@@ -4,10 +4,9 @@
 
 mod common;
 
-use lab_server::config::Config;
-use lab_server::logic::Notices;
 use lab_server::message::Message;
 use lab_server::packets::{Draft, NO_CREATOR};
+use service::{Config, Notices};
 use wire::{ChatOutcome, Frame, LoginResult};
 
 use common::{Live, Peer, frame_of, small};
@@ -50,7 +49,7 @@ fn expect(peer: &mut Peer, recorded: &Recorded, but: &[std::ops::Range<usize>]) 
     let mut time = [0; 8];
     time.copy_from_slice(&said[TIME]);
     // A real time, within a day of the test's own clock.
-    let now = shard::realtime_ns() / shard::NANOS_PER_SECOND;
+    let now = platform::realtime_ns() / platform::NANOS_PER_SECOND;
     assert!(u64::from_be_bytes(time).abs_diff(now) < 86_400, "{}", recorded.what);
     for range in but.iter().chain([&TIME]) {
         said[range.clone()].fill(0);

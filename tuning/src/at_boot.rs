@@ -1,5 +1,5 @@
-//! The settings that a boot sets: what the directories of sysctl.d(5) say about them. Must not know:
-//! what a machine has now.
+//! The settings that a boot sets: what the directories of sysctl.d(5) say about them. Must not
+//! know: what a machine has now.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -187,8 +187,8 @@ fn state(now: &str, target: &str, at: &Location, system: &System) -> State {
             ))
         } else {
             State::NotPossible(format!(
-                "the hard limit of {name} is {now}, not {target}, and this process may not raise it \
-                 (CAP_SYS_RESOURCE)"
+                "the hard limit of {name} is {now}, not {target}, and this process may not raise \
+                 it (CAP_SYS_RESOURCE)"
             ))
         };
     }

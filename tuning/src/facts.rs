@@ -1,4 +1,5 @@
-//! The facts of a machine that formulas and kernel versions are compared with: memory, CPUs, kernel.
+//! The facts of a machine that formulas and kernel versions are compared with: memory, CPUs,
+//! kernel.
 
 use std::io;
 

@@ -66,8 +66,8 @@ pub struct Wait {
     pub end_ns: u64,
     /// For how long of it others held the CPU; the rest, its own program did.
     pub foreign_ns: u64,
-    /// The thread that held it: of other programs the one with the longest hold, when those held most
-    /// of the wait; else the last one.
+    /// The thread that held it: of other programs the one with the longest hold, when those held
+    /// most of the wait; else the last one.
     pub holder_tid: u32,
     /// Unused.
     pub padding: u32,

@@ -1,6 +1,8 @@
 //! What the files of `/proc` say, as pure functions of their text.
 
-use super::{CpuTimes, Interrupt, Pressure, PressureLine, Protocols, SoftnetCpu, ThreadTimes};
+use crate::proc::figures::{
+    CpuTimes, Interrupt, Pressure, PressureLine, Protocols, SoftnetCpu, ThreadTimes,
+};
 
 /// `/proc/net/softnet_stat`: a line for each online CPU, numbers of 32 bits in hexadecimal.
 /// Columns have been added over time; those that a kernel does not print are `None`.

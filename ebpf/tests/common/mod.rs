@@ -19,8 +19,8 @@ use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched
 /// One test at a time: they count what the whole machine does.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Waits for the tests before it, or says why the test is skipped. Panics where `LAB_TEST_REQUIRE` names
-/// what is missing.
+/// Waits for the tests before it, or says why the test is skipped. Panics where `LAB_TEST_REQUIRE`
+/// names what is missing.
 pub(crate) fn needs(what: &[&str]) -> Option<MutexGuard<'static, ()>> {
     for need in what {
         let there = match *need {

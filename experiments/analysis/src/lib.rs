@@ -5,6 +5,9 @@
 //! probes.
 
 pub mod compare;
+mod input;
 pub mod projection;
 pub mod stats;
 pub mod summary;
+
+pub use input::InputError;

@@ -35,6 +35,9 @@
 //! Resampling is not used: of the 252 ways of dividing ten runs by five none has a p below 0.8%,
 //! too coarse to be corrected for many figures, and bootstraps of five runs are too narrow.
 
+#[cfg(test)]
+mod simulated;
+
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -78,7 +81,7 @@ impl Scale {
 
 /// A figure of a set.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// On the axis: a logarithm on the scale [`Scale::Ratio`].
     at: f64,
     /// Variance of a unit; `None` when there is but one.
@@ -90,7 +93,7 @@ pub struct Estimate {
 impl Estimate {
     /// A figure of which each unit has its own value, and the set the mean (on the scale of ratios
     /// the geometric one). `None` when there is no value, or one that does not fit the scale.
-    pub fn of(values: &[f64], scale: Scale) -> Option<Self> {
+    pub(crate) fn of(values: &[f64], scale: Scale) -> Option<Self> {
         let values: Vec<f64> =
             values.iter().map(|value| scale.axis(*value)).collect::<Option<_>>()?;
         let at = mean(&values)?;
@@ -99,7 +102,7 @@ impl Estimate {
 
     /// A figure of so many units taken together: `figure(None)` is that of all, `figure(Some(i))`
     /// that of all but unit i. `None` when one of these does not exist or does not fit the scale.
-    pub fn jackknife(
+    pub(crate) fn jackknife(
         units: usize,
         scale: Scale,
         figure: impl Fn(Option<usize>) -> Option<f64>,
@@ -109,7 +112,7 @@ impl Estimate {
     }
 
     /// The same of units that follow each other, and resemble their neighbours.
-    pub fn jackknife_in_sequence(
+    pub(crate) fn jackknife_in_sequence(
         units: usize,
         scale: Scale,
         figure: impl Fn(Option<usize>) -> Option<f64>,
@@ -121,13 +124,13 @@ impl Estimate {
 
     /// How far a unit is from the others, typically, on the axis: on the scale of ratios nearly the
     /// coefficient of variation.
-    pub fn deviation(&self) -> Option<f64> {
+    pub(crate) fn deviation(&self) -> Option<f64> {
         self.variance.map(f64::sqrt)
     }
 
     /// Between what the figure lies with 95% confidence, in its unit; `None` when nothing tells how
     /// much units vary.
-    pub fn interval(&self, scale: Scale) -> Option<(f64, f64)> {
+    pub(crate) fn interval(&self, scale: Scale) -> Option<(f64, f64)> {
         let error = (self.variance? / self.units).sqrt();
         let student = StudentsT::new(0.0, 1.0, self.freedom()).ok()?;
         let reach = student.inverse_cdf(f64::midpoint(1.0, CONFIDENCE)) * error;
@@ -202,7 +205,12 @@ pub struct Difference {
 impl Difference {
     /// The second set less the first. `resolution` is the step of the figure's scale: a share of
     /// the value on the scale of ratios, else in its unit.
-    pub fn between(first: &Estimate, second: &Estimate, scale: Scale, resolution: f64) -> Self {
+    pub(crate) fn between(
+        first: &Estimate,
+        second: &Estimate,
+        scale: Scale,
+        resolution: f64,
+    ) -> Self {
         let distance = second.at - first.at;
         let step = match scale {
             Scale::Ratio => resolution.ln_1p(),
@@ -227,7 +235,7 @@ impl Difference {
 
 /// The standard error of the distance between two estimates, and its degrees of freedom.
 fn error(first: &Estimate, second: &Estimate) -> Option<(f64, f64)> {
-    let part = |it: &Estimate, variance: f64| variance / it.units;
+    let part = |estimate: &Estimate, variance: f64| variance / estimate.units;
     let (a, b, freedom) = match (first.variance, second.variance) {
         (Some(a), Some(b)) => {
             let (a, b) = (part(first, a), part(second, b));
@@ -256,17 +264,9 @@ fn test(distance: f64, error: f64, freedom: f64, step: f64) -> (Option<(f64, f64
     (Some((distance - reach, distance + reach)), Some(p))
 }
 
-/// Holds two lists of values of the same figure, one for each run, against each other.
-///
-/// `None` when a list is empty or has a value that does not fit the scale.
-pub fn compare(first: &[f64], second: &[f64], scale: Scale) -> Option<Difference> {
-    let (first, second) = (Estimate::of(first, scale)?, Estimate::of(second, scale)?);
-    Some(Difference::between(&first, &second, scale, 0.0))
-}
-
 /// Adjusts p-values for how many there are, in place, as Holm has it: one that is still below 5%
 /// shows a difference, and at most 5% of the families in which there is none have such a one.
-pub fn holm(p: &mut [f64]) {
+pub(crate) fn holm(p: &mut [f64]) {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let mut least: f64 = 0.0;
@@ -279,6 +279,7 @@ pub fn holm(p: &mut [f64]) {
 
 #[cfg(test)]
 mod tests {
+    use super::simulated::compare;
     use super::*;
 
     fn near(a: f64, b: f64) -> bool {
@@ -346,8 +347,8 @@ mod tests {
     /// Three values around 10 with deviation 1: 10 ± 4.3027 / √3 (the table's t of 2 degrees).
     #[test]
     fn the_interval_of_a_mean_is_students() {
-        let it = Estimate::of(&[9.0, 10.0, 11.0], Scale::Difference).expect("an estimate");
-        let (low, high) = it.interval(Scale::Difference).expect("an interval");
+        let estimate = Estimate::of(&[9.0, 10.0, 11.0], Scale::Difference).expect("an estimate");
+        let (low, high) = estimate.interval(Scale::Difference).expect("an interval");
         assert!(near(high - 10.0, 2.4842) && near(10.0 - low, 2.4842), "{low} {high}");
         let one = Estimate::of(&[9.0], Scale::Ratio).expect("an estimate");
         assert_eq!(one.interval(Scale::Ratio), None);
@@ -356,8 +357,8 @@ mod tests {
     #[test]
     fn a_set_and_itself_do_not_differ() {
         for values in [&[3.0, 4.0, 5.0][..], &[7.0, 7.0], &[0.0, 0.0, 0.0], &[2.0]] {
-            let it = compare(values, values, Scale::Difference).expect("compared");
-            assert_eq!((it.estimate, it.p), (0.0, Some(1.0)), "{values:?}");
+            let difference = compare(values, values, Scale::Difference).expect("compared");
+            assert_eq!((difference.estimate, difference.p), (0.0, Some(1.0)), "{values:?}");
         }
     }
 
@@ -375,11 +376,11 @@ mod tests {
     fn a_single_unit_borrows_the_variance_of_the_others() {
         // Crawford and Howell's t: (80 - 100) / (10 · √(1 + 1/5)) = -1.826 with 4 degrees.
         let norm = [100.0, 110.0, 90.0, 112.247_449, 87.752_551];
-        let it = compare(&norm, &[80.0], Scale::Difference).expect("compared");
+        let difference = compare(&norm, &[80.0], Scale::Difference).expect("compared");
         let deviation = Estimate::of(&norm, Scale::Difference).unwrap().deviation().unwrap();
         let t = 20.0 / (deviation * 1.2_f64.sqrt());
         let student = StudentsT::new(0.0, 1.0, 4.0).unwrap();
-        assert!(near(it.p.unwrap(), 2.0 * student.sf(t)), "{it:?}");
+        assert!(near(difference.p.unwrap(), 2.0 * student.sf(t)), "{difference:?}");
         let alone = compare(&[1.0], &[2.0], Scale::Difference).expect("compared");
         assert_eq!((alone.p, alone.interval), (None, None), "nothing is known of how they vary");
     }

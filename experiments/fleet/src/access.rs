@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
 
-use super::Mistake;
+use crate::mistake::Mistake;
 
 /// A connection that is silent for three of these is given up, and a new one tried: a host that was
 /// cut off is back this soon after the network is.
 const PING: Duration = Duration::from_secs(1);
 
 /// Between two attempts to connect again.
-const AGAIN: Duration = Duration::from_millis(200);
+const RECONNECT: Duration = Duration::from_millis(200);
 
 /// An attempt to connect takes so long at most.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -53,6 +53,15 @@ pub struct Access {
     pub tls_key: Option<PathBuf>,
 }
 
+/// How to run on a fleet.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where NATS is.
+    pub access: Access,
+    /// Go on whatever the clocks of the hosts say.
+    pub allow_clock_offset: bool,
+}
+
 fn secret(path: &PathBuf) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Mistake::error(format!("{}: {error}", path.display())))?;
@@ -73,7 +82,7 @@ impl Access {
             .name(name)
             .ping_interval(PING)
             .connection_timeout(CONNECT)
-            .reconnect_delay_callback(|_| AGAIN)
+            .reconnect_delay_callback(|_| RECONNECT)
             .ignore_discovered_servers()
             .subscription_capacity(1 << 16)
             // What happens to the connection is seen in what happens to the run.
@@ -124,7 +133,7 @@ impl Access {
     /// Connects. From then on the connection comes back by itself.
     ///
     /// # Errors
-    /// [`Mistake`]: nobody there, or credentials that are not taken.
+    /// [`Mistake`]: no server there, or credentials that are not taken.
     pub async fn connect(&self, name: &str) -> anyhow::Result<Client> {
         let url = self.url()?;
         let options = self.options(name).await?;

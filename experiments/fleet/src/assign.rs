@@ -1,13 +1,14 @@
 //! Which host does what: roles and ranges of users, from an experiment and the cards of agents.
-//! A pure function; whoever measures clocks and leases hosts does it elsewhere.
+//! A pure function. Must not know: how clocks are measured and hosts leased.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistake;
-use super::protocol::{Card, Role};
+use crate::mistake::Mistake;
+use crate::protocol::{Card, Role};
+use spec::places::sources_needed;
 use spec::{Experiment, HostSpec, Hosts, Users};
 
 /// Client processes of one host.
@@ -207,8 +208,8 @@ fn candidates<'a>(
 /// Whether ranges have every user once.
 ///
 /// # Errors
-/// [`Mistake`]: which ranges overlap, or which users nobody has.
-pub fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Result<()> {
+/// [`Mistake`]: which ranges overlap, or which users have no host.
+fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Result<()> {
     let mut sorted: Vec<&(String, Range<u32>)> = ranges.iter().collect();
     sorted.sort_by_key(|(_, range)| (range.start, range.end));
     let mut next = 0;
@@ -258,14 +259,14 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
     }
     let sum: u64 = candidates.iter().map(|it| it.weight).sum::<u64>().max(1);
     let mut before = 0;
-    let ranges = candidates.iter().map(|it| match it.range {
+    let ranges = candidates.iter().map(|candidate| match candidate.range {
         Some((start, end)) => start..end,
         None => {
             // Shares are proportional, so with limits for weights none is exceeded.
             let at =
                 |weight: u64| (u128::from(users) * u128::from(weight) / u128::from(sum)) as u32;
-            let range = at(before)..at(before + it.weight);
-            before += it.weight;
+            let range = at(before)..at(before + candidate.weight);
+            before += candidate.weight;
             range
         }
     });
@@ -275,7 +276,7 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
 /// Works out who does what.
 ///
 /// # Errors
-/// [`Mistake`]: a role that nobody can fill, users that do not fit, ranges that overlap.
+/// [`Mistake`]: a role that no host can fill, users that do not fit, ranges that overlap.
 pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignment> {
     if let Hosts::Namespaces(_) = experiment.hosts {
         return Err(Mistake::error(
@@ -298,23 +299,23 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
     check_ranges(&named, users)?;
     let each = experiment.client.processes.get();
     let mut clients = Vec::with_capacity(candidates.len());
-    for (place, (it, users)) in candidates.iter().zip(&ranges).enumerate() {
+    for (place, (candidate, users)) in candidates.iter().zip(&ranges).enumerate() {
         let (before, flows) = flows_beside(&candidates, &ranges, place);
         let first = u32::try_from(place)? * each;
         if (users.len() as u64) < u64::from(each) {
             return Err(Mistake::error(format!(
                 "{}: {} users for {each} client processes",
-                it.card.name,
+                candidate.card.name,
                 users.len()
             )));
         }
-        let sources = sources(it.card, (server, address), flows)?;
+        let sources = sources(candidate.card, (server, address), flows)?;
         clients.push(ClientHost {
-            agent: it.card.name.clone(),
+            agent: candidate.card.name.clone(),
             processes: first..first + each,
             users: users.clone(),
             sources,
-            ports: it.card.machine.ports,
+            ports: candidate.card.machine.ports,
             first_flow: users.start - before,
             flows,
         });
@@ -362,7 +363,7 @@ fn sources(
         )));
     }
     let (first, last) = card.machine.ports;
-    let needed = lab_client::flows::sources_needed(users, first, last) as usize;
+    let needed = sources_needed(users, first, last) as usize;
     if card.addresses.len() < needed {
         return Err(Mistake::error(format!(
             "{users} users on {} need {needed} addresses with ports {first} to {last}, and it \

@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use async_nats::Client;
 
-use super::protocol::{Answer, Ask, ask};
+use crate::protocol::{Answer, Ask, ask};
 
 /// Exchanges with each host: the shortest of eight is close to the shortest there is.
-pub const EXCHANGES: usize = 8;
+pub(crate) const EXCHANGES: usize = 8;
 
 /// Clocks of a fleet may be off by this.
-pub const MOST: Duration = Duration::from_millis(50);
+pub(crate) const MOST: Duration = Duration::from_millis(50);
 
 /// Four instants in Unix nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exchange {
+struct Exchange {
     /// When the question left, by our clock.
-    pub asked_ns: u64,
+    asked_ns: u64,
     /// When it came, by theirs.
-    pub came_ns: u64,
+    came_ns: u64,
     /// When the answer left, by theirs.
-    pub left_ns: u64,
+    left_ns: u64,
     /// When it came back, by ours.
-    pub back_ns: u64,
+    back_ns: u64,
 }
 
 /// How far a clock is off.
@@ -39,7 +39,7 @@ pub struct Offset {
 
 impl Exchange {
     /// What it says of the clock. The error is half of the way: all of it may have been one way.
-    pub fn offset(self) -> Offset {
+    fn offset(self) -> Offset {
         let ahead = |theirs: u64, ours: u64| i128::from(theirs) - i128::from(ours);
         let sum = ahead(self.came_ns, self.asked_ns) + ahead(self.left_ns, self.back_ns);
         let way = self
@@ -52,13 +52,13 @@ impl Exchange {
 }
 
 /// The most certain of some exchanges.
-pub fn best(exchanges: impl IntoIterator<Item = Exchange>) -> Option<Offset> {
+fn best(exchanges: impl IntoIterator<Item = Exchange>) -> Option<Offset> {
     exchanges.into_iter().map(Exchange::offset).min_by_key(|offset| offset.error_ns)
 }
 
 impl Offset {
     /// Whether the clock may be off by more than `most`.
-    pub fn may_exceed(self, most: Duration) -> bool {
+    pub(crate) fn may_exceed(self, most: Duration) -> bool {
         u128::from(self.ahead_ns.unsigned_abs()) + u128::from(self.error_ns) > most.as_nanos()
     }
 }
@@ -71,16 +71,16 @@ impl std::fmt::Display for Offset {
 }
 
 /// Measures the clock of an agent; `None` when it does not answer.
-pub async fn measure(client: &Client, agent: &str, exchanges: usize) -> Option<Offset> {
+pub(crate) async fn measure(client: &Client, agent: &str, exchanges: usize) -> Option<Offset> {
     let question = bytes::Bytes::from(serde_json::to_vec(&Ask::Clock {}).ok()?);
     let mut seen = Vec::with_capacity(exchanges);
     for _ in 0..exchanges {
-        let asked_ns = shard::realtime_ns();
+        let asked_ns = platform::realtime_ns();
         let asked = client.request(ask(agent), question.clone());
         let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(1), asked).await else {
             continue;
         };
-        let back_ns = shard::realtime_ns();
+        let back_ns = platform::realtime_ns();
         if let Ok(Answer::Clock { came_ns, left_ns }) = serde_json::from_slice(&answer.payload) {
             seen.push(Exchange { asked_ns, came_ns, left_ns, back_ns });
         }

@@ -8,14 +8,16 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde::Serialize;
 
-use super::clock::{EXCHANGES, MOST, Offset, measure};
-use super::protocol::{Card, PROTOCOL, Role, WHO};
-use super::{Access, Mistake};
+use crate::access::Access;
+use crate::clock::{EXCHANGES, MOST, Offset, measure};
+use crate::mistake::Mistake;
+use crate::protocol::{Card, PROTOCOL, Role, WHO};
+use text::{Align, Table};
 
-/// Nobody answers any more after so long without an answer.
+/// No more answers come after so long without one.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// Nobody is waited for longer than this.
+/// Answers are waited for no longer than this.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// Clocks measured at a time: more would wait for each other and look uncertain.
@@ -23,7 +25,7 @@ const AT_A_TIME: usize = 16;
 
 /// Arguments of `lab hosts`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct HostsArgs {
     #[command(flatten)]
     access: Access,
     /// As JSON
@@ -56,7 +58,7 @@ pub async fn gather(client: &Client) -> anyhow::Result<Vec<Card>> {
     loop {
         let quiet = (tokio::time::Instant::now() + QUIET).min(deadline);
         match tokio::time::timeout_at(quiet, answers.next()).await {
-            // What is no card is the absence of anybody, or of an agent of these days.
+            // What is no card says that there is no agent, or comes from one of another version.
             Ok(Some(message)) => {
                 cards.extend(serde_json::from_slice::<Card>(&message.payload).ok());
             }
@@ -138,7 +140,7 @@ pub fn check_clocks(
 ///
 /// # Errors
 /// [`Mistake`] when NATS cannot be reached.
-pub async fn run(args: &Args) -> anyhow::Result<()> {
+pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
     let client = args.access.connect("lab hosts").await?;
     let cards = gather(&client).await?;
     let names: Vec<&str> = cards.iter().map(|card| card.name.as_str()).collect();
@@ -157,7 +159,7 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&hosts)?);
     } else {
-        print!("{}", table(&hosts, shard::realtime_ns() / shard::NANOS_PER_SECOND));
+        print!("{}", table(&hosts, platform::realtime_ns() / platform::NANOS_PER_SECOND));
     }
     Ok(())
 }
@@ -182,23 +184,38 @@ fn findings(card: &Card) -> String {
     }
 }
 
-fn table(hosts: &[Host], now: u64) -> String {
-    let mut rows = vec![
-        ["name", "roles", "cpus", "memory", "kernel", "addresses", "there for", "load", "clock"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    rows[0].extend(["doctor", "labels", "works for"].map(str::to_owned));
+/// The columns of `lab hosts`.
+const COLUMNS: [&str; 12] = [
+    "name",
+    "roles",
+    "cpus",
+    "memory",
+    "kernel",
+    "addresses",
+    "there for",
+    "load",
+    "clock",
+    "doctor",
+    "labels",
+    "works for",
+];
+
+fn table(hosts: &[Host], now: u64) -> Table {
+    let mut table = Table::new([Align::Left; COLUMNS.len()]);
+    table.row(COLUMNS);
+    let list = |words: Vec<String>| match &words[..] {
+        [] => "-".to_owned(),
+        words => words.join(","),
+    };
     for Host { card, ahead_ns, ahead_error_ns } in hosts {
-        let words = |it: Vec<String>| if it.is_empty() { "-".to_owned() } else { it.join(",") };
         let offset = ahead_ns.zip(*ahead_error_ns);
-        rows.push(vec![
+        let row: [String; COLUMNS.len()] = [
             card.name.clone(),
-            words(card.roles.iter().map(Role::to_string).collect()),
+            list(card.roles.iter().map(Role::to_string).collect()),
             card.machine.cpus.len().to_string(),
             format!("{} GiB", card.machine.memory_bytes >> 30),
             card.machine.kernel.clone(),
-            words(card.addresses.iter().map(ToString::to_string).collect()),
+            list(card.addresses.iter().map(ToString::to_string).collect()),
             since(now.saturating_sub(card.since)),
             card.beat.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.2}")),
             offset.map_or_else(
@@ -206,21 +223,12 @@ fn table(hosts: &[Host], now: u64) -> String {
                 |(ahead_ns, error_ns)| Offset { ahead_ns, error_ns }.to_string(),
             ),
             findings(card),
-            words(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+            list(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
             card.beat.run.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
+        ];
+        table.row(row);
     }
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    table
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::protocol::{
-    ALL_BEATS, Answer, Ask, Batch, Beat, Order, Pulse, Said, What, ask, from, pulse, stream,
+use crate::protocol::{
+    ALL_BEATS, Answer, Ask, Batch, Beat, HostReport, Order, Pulse, Said, What, ask, from, pulse,
+    stream,
 };
 use host::program::Who;
 
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// Between two attempts of anything.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What is in the stream of a run goes by itself after this, whatever becomes of the run.
 const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
@@ -41,7 +42,7 @@ const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// oldest go first, which are merged and on the agents' disks until they are.
 const STREAM_BYTES: i64 = 1 << 30;
 
-/// An agent that says so often that it works for nobody has given up the run. Its last batch takes
+/// An agent that says so often that it works for no run has given up this one. Its last batch takes
 /// another way than its beats, and may come later than the first of them.
 const GIVEN_UP: u32 = 4;
 
@@ -52,6 +53,13 @@ pub enum FromFleet {
     Line(Who, String),
     /// The output of a program has ended.
     Silence(Who),
+    /// Something about a host.
+    Host(HostNews),
+}
+
+/// What a host says beside the lines of its programs, and what becomes of it.
+#[derive(Debug)]
+pub enum HostNews {
     /// A batch begins: what comes until its end belongs together.
     Batch,
     /// The batch is over.
@@ -65,8 +73,8 @@ pub enum FromFleet {
         /// Whether nothing is open that later batches will close.
         whole: bool,
     },
-    /// What a host says, but for lines of programs.
-    Said(String, Said),
+    /// A host reports something.
+    Reported(String, HostReport),
     /// Nothing is heard of it.
     Lost(String),
     /// It is heard of again.
@@ -77,7 +85,7 @@ pub enum FromFleet {
     Refused(String, String),
 }
 
-/// Who hears what a fleet says.
+/// Called with everything that a fleet says.
 pub type Listener = Arc<dyn Fn(FromFleet) + Send + Sync>;
 
 /// Orders on their way to a host.
@@ -102,13 +110,13 @@ pub struct Queue {
     closed: bool,
 }
 
-fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Orders {
     /// Those that an earlier coordinator left.
-    pub fn again(queue: Queue) -> Self {
+    pub fn restore(queue: Queue) -> Self {
         Self(Arc::new(OrdersState { queue: Mutex::new(queue), news: Notify::new() }))
     }
 
@@ -129,7 +137,7 @@ impl Orders {
         lock(&self.0.queue).clone()
     }
 
-    /// The next number is behind this one.
+    /// The next number is greater than this one.
     pub fn not_before(&self, number: u64) {
         let mut queue = lock(&self.0.queue);
         queue.number = queue.number.max(number);
@@ -144,8 +152,8 @@ impl Orders {
 }
 
 /// A question to an agent; `None` when it does not answer in time.
-pub async fn question(client: &Client, agent: &str, ask_it: &Ask) -> Option<Answer> {
-    let body = serde_json::to_vec(ask_it).ok()?;
+pub async fn question(client: &Client, agent: &str, question: &Ask) -> Option<Answer> {
+    let body = serde_json::to_vec(question).ok()?;
     let asked = client.request(ask(agent), body.into());
     let answer = tokio::time::timeout(ANSWER, asked).await.ok()?.ok()?;
     serde_json::from_slice(&answer.payload).ok()
@@ -162,10 +170,10 @@ async fn send_orders(client: Client, run: String, host: String, orders: Orders, 
         match question(&client, &host, &order).await {
             Some(Answer::Done {}) => {}
             Some(Answer::Refused { why }) => {
-                heard(FromFleet::Refused(host.clone(), why));
+                heard(FromFleet::Host(HostNews::Refused(host.clone(), why)));
             }
             _ => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY).await;
                 continue;
             }
         }
@@ -177,15 +185,14 @@ async fn send_orders(client: Client, run: String, host: String, orders: Orders, 
 }
 
 /// What is merged of each host, and where in the stream that was.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Merged {
+struct Merged {
     /// The number of the last batch, by host.
-    pub batches: BTreeMap<String, u64>,
+    batches: BTreeMap<String, u64>,
     /// The place of the last of them in the stream.
-    pub place: u64,
+    place: u64,
 }
 
-/// Takes batches in order and once.
+/// Merges batches in order and once.
 struct Merger {
     merged: Merged,
     pieces: BTreeMap<(String, Who), String>,
@@ -193,15 +200,15 @@ struct Merger {
 }
 
 impl Merger {
-    /// Takes a batch at a place of the stream. One that was taken is left out, and so is one that
+    /// Merges a batch at a place of the stream. One that was merged is left out, and so is one that
     /// comes before its predecessor: the agent sends both again.
-    fn take(&mut self, host: &str, batch: Batch, place: u64) {
+    fn merge(&mut self, host: &str, batch: Batch, place: u64) {
         let Some(last) = self.merged.batches.get_mut(host) else { return };
         if batch.number != *last + 1 {
             return;
         }
         *last = batch.number;
-        self.tell(FromFleet::Batch);
+        self.tell(FromFleet::Host(HostNews::Batch));
         for said in batch.said {
             let heard = match said {
                 Said::Line { who, line } => FromFleet::Line(who, line),
@@ -215,13 +222,13 @@ impl Merger {
                     let line = self.pieces.remove(&(host.to_owned(), who)).unwrap_or_default();
                     FromFleet::Line(who, line)
                 }
-                other => FromFleet::Said(host.to_owned(), other),
+                Said::Host(report) => FromFleet::Host(HostNews::Reported(host.to_owned(), report)),
             };
             self.tell(heard);
         }
         let whole = self.pieces.is_empty();
         let (host, number) = (host.to_owned(), batch.number);
-        self.tell(FromFleet::Merged { host, number, place, whole });
+        self.tell(FromFleet::Host(HostNews::Merged { host, number, place, whole }));
     }
 
     fn tell(&self, heard: FromFleet) {
@@ -278,9 +285,9 @@ async fn read_from(
         let message = message?;
         *place = message.info()?.stream_sequence;
         let host = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
-        // What is no batch is nobody's of ours.
+        // What is no batch does not come from an agent.
         if let Ok(batch) = serde_json::from_slice(&message.payload) {
-            merger.take(&host, batch, *place);
+            merger.merge(&host, batch, *place);
         }
     }
     Ok(())
@@ -291,7 +298,7 @@ async fn read_all(context: jetstream::Context, run: String, mut merger: Merger) 
     loop {
         // A server that was started again, or a consumer that is gone: once more from there.
         let _ = read_from(&context, &run, &mut merger, &mut place).await;
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
@@ -317,7 +324,7 @@ async fn watch(
     let mut hosts: BTreeMap<String, Seen> =
         sessions.into_iter().map(|(host, session)| (host, seen(session))).collect();
     let mut blind = false;
-    let tell = |news| heard(news);
+    let tell = |news| heard(FromFleet::Host(news));
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
@@ -337,12 +344,12 @@ async fn watch(
                     "its agent has given up the run"
                 } else {
                     if ours && std::mem::take(&mut host.lost) {
-                        tell(FromFleet::Back(name));
+                        tell(HostNews::Back(name));
                     }
                     continue;
                 };
                 host.gone = true;
-                tell(FromFleet::Gone(name, why.to_owned()));
+                tell(HostNews::Gone(name, why.to_owned()));
             }
             _ = look.tick() => {
                 let now = Instant::now();
@@ -351,13 +358,13 @@ async fn watch(
                     continue;
                 }
                 if std::mem::take(&mut blind) {
-                    // Nobody could be heard: they, too, take a while to connect again.
+                    // No host could be heard: they, too, take a while to connect again.
                     hosts.values_mut().for_each(|host| host.last = now);
                 }
                 for (name, host) in &mut hosts {
                     if !host.lost && !host.gone && now - host.last > LOST {
                         host.lost = true;
-                        tell(FromFleet::Lost(name.clone()));
+                        tell(HostNews::Lost(name.clone()));
                     }
                 }
             }
@@ -371,55 +378,82 @@ async fn beat(client: Client, run: String, merged: Arc<Mutex<BTreeMap<String, u6
         every.tick().await;
         let now = lock(&merged).clone();
         for (host, merged) in now {
-            let it = Pulse { run: run.clone(), merged };
-            let Ok(body) = serde_json::to_vec(&it) else { continue };
-            // Without a connection nobody hears it, which is what the agents then find.
+            let pulse_now = Pulse { run: run.clone(), merged };
+            let Ok(body) = serde_json::to_vec(&pulse_now) else { continue };
+            // Without a connection agents do not hear it, and act on that.
             let _ = client.publish(pulse(&host), body.into()).await;
         }
     }
 }
 
-/// The coordinator's end of all connections to its hosts.
-pub struct Link {
+/// A connection to NATS, and its streams.
+#[derive(Clone)]
+pub struct Nats {
     /// The connection.
     pub client: Client,
     /// Its streams.
     pub context: jetstream::Context,
+}
+
+/// A host that a link is to listen to.
+#[derive(Clone, Debug, Default)]
+pub struct LinkedHost {
+    /// Its agent's process.
+    pub session: String,
+    /// The number of its last batch that is merged.
+    pub merged: u64,
+    /// What is on its way to it.
+    pub orders: Orders,
+}
+
+/// The coordinator's end of all connections to its hosts.
+pub struct Link {
+    /// The connection.
+    pub nats: Nats,
     /// The name of the run among agents.
     pub run: String,
     orders: BTreeMap<String, Orders>,
     /// What hosts need not keep any more.
     safe: Arc<Mutex<BTreeMap<String, u64>>>,
-    /// The last orders that hosts carried out for an earlier coordinator.
-    pub done: BTreeMap<String, u64>,
     /// Ends with this.
     _tasks: JoinSet<()>,
 }
 
 impl Link {
-    /// Begins to listen to hosts, given with their sessions, behind what is merged already, and to
-    /// send them what is on its way.
+    /// Begins to listen to hosts after a place of the stream, and to send them what is on its way.
     pub fn start(
-        (client, context): (Client, jetstream::Context),
+        nats: Nats,
         run: &str,
-        (sessions, done): (BTreeMap<String, String>, BTreeMap<String, u64>),
-        merged: Merged,
-        orders: BTreeMap<String, Orders>,
+        hosts: BTreeMap<String, LinkedHost>,
+        place: u64,
         heard: &Listener,
     ) -> Self {
         let mut tasks = JoinSet::new();
         let run = run.to_owned();
-        for (host, orders) in &orders {
-            let (host, orders) = (host.clone(), orders.clone());
-            tasks.spawn(send_orders(client.clone(), run.clone(), host, orders, heard.clone()));
+        let Nats { client, context } = nats.clone();
+        let (mut sessions, mut batches) = (BTreeMap::new(), BTreeMap::new());
+        let mut queues = BTreeMap::new();
+        for (name, LinkedHost { session, merged, orders }) in hosts {
+            let sending = send_orders(
+                client.clone(),
+                run.clone(),
+                name.clone(),
+                orders.clone(),
+                heard.clone(),
+            );
+            tasks.spawn(sending);
+            sessions.insert(name.clone(), session);
+            batches.insert(name.clone(), merged);
+            queues.insert(name, orders);
         }
-        let safe = Arc::new(Mutex::new(merged.batches.clone()));
+        let safe = Arc::new(Mutex::new(batches.clone()));
+        let merged = Merged { batches, place };
         let merger = Merger { merged, pieces: BTreeMap::new(), heard: heard.clone() };
-        tasks.spawn(read_all(context.clone(), run.clone(), merger));
+        tasks.spawn(read_all(context, run.clone(), merger));
         tasks.spawn(beat(client.clone(), run.clone(), Arc::clone(&safe)));
-        let watching = watch(client.clone(), run.clone(), sessions, heard.clone());
+        let watching = watch(client, run.clone(), sessions, heard.clone());
         tasks.spawn(async move { drop(watching.await) });
-        Self { client, context, run, orders, safe, done, _tasks: tasks }
+        Self { nats, run, orders: queues, safe, _tasks: tasks }
     }
 
     /// The orders of a host.
@@ -433,8 +467,8 @@ impl Link {
     }
 
     /// So much is safe: hosts need not keep it.
-    pub fn is_safe(&self, batches: &BTreeMap<String, u64>) {
-        *lock(&self.safe) = batches.clone();
+    pub fn is_safe(&self, batches: BTreeMap<String, u64>) {
+        *lock(&self.safe) = batches;
     }
 }
 
@@ -447,29 +481,29 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_taken_once_and_in_order() {
+    fn batches_are_merged_once_and_in_order() {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let heard: Listener = Arc::new(move |news| drop(tell.send(news)));
         let batches = BTreeMap::from([("a".to_owned(), 0)]);
         let merged = Merged { batches, place: 0 };
         let mut merger = Merger { merged, pieces: BTreeMap::new(), heard };
-        let warning = |what: &str| vec![Said::Warning { what: what.to_owned() }];
-        merger.take("a", batch(1, warning("1")), 1);
-        merger.take("a", batch(1, warning("1 again")), 2);
-        merger.take("a", batch(3, warning("3 too early")), 3);
-        merger.take("nobody", batch(1, warning("of another run")), 4);
-        merger.take("a", batch(2, warning("2")), 5);
-        merger.take("a", batch(3, warning("3")), 6);
+        let warning = |what: &str| vec![Said::Host(HostReport::Warning { what: what.to_owned() })];
+        merger.merge("a", batch(1, warning("1")), 1);
+        merger.merge("a", batch(1, warning("1 again")), 2);
+        merger.merge("a", batch(3, warning("3 too early")), 3);
+        merger.merge("stranger", batch(1, warning("of another run")), 4);
+        merger.merge("a", batch(2, warning("2")), 5);
+        merger.merge("a", batch(3, warning("3")), 6);
         let who = Who::Client(0);
         let piece = |text: &str, last| vec![Said::Piece { who, piece: text.to_owned(), last }];
-        merger.take("a", batch(4, piece("not ", false)), 7);
-        merger.take("a", batch(5, piece("JSON", true)), 8);
+        merger.merge("a", batch(4, piece("not ", false)), 7);
+        merger.merge("a", batch(5, piece("JSON", true)), 8);
         let mut seen = Vec::new();
         while let Ok(heard) = told.try_recv() {
             seen.push(match heard {
-                FromFleet::Batch => continue,
-                FromFleet::Said(_, Said::Warning { what }) => what,
-                FromFleet::Merged { number, place, whole, .. } => {
+                FromFleet::Host(HostNews::Batch) => continue,
+                FromFleet::Host(HostNews::Reported(_, HostReport::Warning { what })) => what,
+                FromFleet::Host(HostNews::Merged { number, place, whole, .. }) => {
                     format!("{number} at {place} {whole}")
                 }
                 FromFleet::Line(who, line) => format!("{who}: {line}"),
@@ -498,13 +532,13 @@ mod tests {
         let queue = orders.queue();
         assert_eq!(queue.waiting, [(1, What::Finish {}), (2, What::Stop {})]);
         let text = serde_json::to_string(&queue).expect("JSON");
-        let again = Orders::again(serde_json::from_str(&text).expect("the same"));
-        assert_eq!(again.queue(), queue);
-        again.not_before(7);
-        again.give(What::Stop {});
-        assert_eq!(again.queue().number, 8);
-        again.close();
-        again.give(What::Stop {});
-        assert!(again.queue().waiting.is_empty());
+        let restored = Orders::restore(serde_json::from_str(&text).expect("the same"));
+        assert_eq!(restored.queue(), queue);
+        restored.not_before(7);
+        restored.give(What::Stop {});
+        assert_eq!(restored.queue().number, 8);
+        restored.close();
+        restored.give(What::Stop {});
+        assert!(restored.queue().waiting.is_empty());
     }
 }

@@ -1,9 +1,10 @@
 //! Subjects and messages. All are JSON; all but the results are of core NATS, which answers at once
-//! whether anybody listens. Orders are repeated until they are acknowledged and carried out once.
+//! whether a subject has subscribers. Orders are repeated until they are acknowledged and carried
+//! out once.
 //!
-//! | subject | who to whom | what |
+//! | subject | from and to | what |
 //! | --- | --- | --- |
-//! | `lab.who` | anybody to all agents | a request; each answers with its [`Card`] |
+//! | `lab.who` | a command to all agents | a request; each answers with its [`Card`] |
 //! | `lab.beat.AGENT` | agent to all, every second | a [`Beat`] |
 //! | `lab.ask.AGENT` | coordinator to an agent | a request: [`Ask`], answered by [`Answer`] |
 //! | `lab.pulse.AGENT` | coordinator to an agent, every second | a [`Pulse`] |
@@ -16,17 +17,14 @@ use attribution::ServerSide;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use host::probing::ProbeOrder;
+use host::probing::ProbeSpec;
 use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
-/// What a refusal says while another coordinator of the run is heard.
-pub const STILL_THERE: &str = "is still there";
-
-/// Where agents hear who asks for them.
+/// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
 
 /// Where the beats of all agents are.
@@ -91,7 +89,7 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// Who an agent is and what its machine has.
+/// What an agent is and what its machine has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
     /// Its name.
@@ -118,7 +116,7 @@ pub struct Card {
     pub since: u64,
     /// What its doctor found.
     pub findings: Value,
-    /// Runs with results that nobody has acknowledged yet.
+    /// Runs with results that are not acknowledged yet.
     pub kept: Vec<String>,
     /// Its latest beat.
     pub beat: Beat,
@@ -198,7 +196,7 @@ pub enum What {
         /// Its configuration.
         config: Value,
         /// The probes to attach beside it, unless they are attached.
-        probes: Option<Box<ProbeOrder>>,
+        probes: Option<Box<ProbeSpec>>,
     },
     /// Tell a program a line.
     Tell {
@@ -211,7 +209,7 @@ pub enum What {
     Phase {
         /// Its first second.
         start: u64,
-        /// The first behind it, if that is known.
+        /// Its exclusive end, if that is known.
         end: Option<u64>,
     },
     /// Ask the kernel for the connections of the server.
@@ -258,6 +256,11 @@ pub enum Answer {
         done: u64,
         /// The number of the last batch it has written.
         written: u64,
+    },
+    /// Another coordinator leads the run: it was heard a moment ago.
+    StillLed {
+        /// The same as a sentence.
+        why: String,
     },
     /// It will not, and why.
     Refused {
@@ -309,6 +312,22 @@ pub enum Said {
         /// Which.
         who: Who,
     },
+    /// A report of the host.
+    #[serde(untagged)]
+    Host(HostReport),
+}
+
+impl From<HostReport> for Said {
+    fn from(report: HostReport) -> Self {
+        Self::Host(report)
+    }
+}
+
+/// What a host tells of itself, beside the lines of its programs. On the wire it stands among
+/// [`Said`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostReport {
     /// A sample of the host.
     Sample {
         /// What kind.
@@ -369,9 +388,18 @@ mod tests {
         }));
         let text = serde_json::to_string(&order).expect("JSON");
         assert_eq!(serde_json::from_str::<Ask>(&text).expect("the same"), order);
-        let said = vec![Said::Silence { who: Who::Server }, Said::Over {}];
+        let kernel = HostReport::Kernel {
+            by_address: BTreeMap::from([("10.0.0.1".to_owned(), 3)]),
+            wanted: 4,
+        };
+        let said = vec![
+            Said::Silence { who: Who::Server },
+            kernel.into(),
+            Said::Host(HostReport::Over {}),
+        ];
         let batch = Batch { number: 1, said };
         let text = serde_json::to_string(&batch).expect("JSON");
+        assert!(text.contains(r#"{"kernel":{"by_address":{"10.0.0.1":3},"wanted":4}}"#), "{text}");
         assert_eq!(serde_json::from_str::<Batch>(&text).expect("the same"), batch);
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{Batch, Said};
+use crate::protocol::{Batch, Said};
 
 /// The ending of a spool's file.
 const ENDING: &str = "spool";
@@ -69,7 +69,7 @@ impl Spool {
         let mut runs: Vec<String> = entries
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|it| it == ENDING))
+            .filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
             .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
             .collect();
         runs.sort();
@@ -171,11 +171,11 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(&path).expect("there");
         file.write_all(b"{\"number\":5,\"sa").expect("written");
         assert_eq!(Spool::kept(directory.path()), ["run"]);
-        let mut again = Spool::open(directory.path(), "run").expect("there");
-        assert_eq!((again.written(), text(&again, 1).as_deref()), (4, Some("a")));
-        again.push(line("e")).expect("written");
-        assert_eq!(text(&again, 5).as_deref(), Some("e"));
-        again.remove().expect("removed");
+        let mut opened = Spool::open(directory.path(), "run").expect("there");
+        assert_eq!((opened.written(), text(&opened, 1).as_deref()), (4, Some("a")));
+        opened.push(line("e")).expect("written");
+        assert_eq!(text(&opened, 5).as_deref(), Some("e"));
+        opened.remove().expect("removed");
         assert!(Spool::kept(directory.path()).is_empty());
     }
 }

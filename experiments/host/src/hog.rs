@@ -1,8 +1,8 @@
 //! Threads that take the CPU from others, as a fault on purpose: a process of its own, that dies
-//! with the run, and says to the nanosecond when it had the CPU.
+//! with the process that started it, and says to the nanosecond when it had the CPU.
 //!
 //! It knows that from its own clock: a thread that reads the clock again and again sees a gap where
-//! it did not run. Must not know: whom it disturbs.
+//! it did not run. Must not know: which programs it disturbs.
 
 use std::io::{BufRead, Write};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use platform::{SchedStat, monotonic_ns};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
-use shard::{SchedStat, monotonic_ns};
 
 /// Two readings of the clock that are further apart than this had something else in between: a
 /// reading takes 0.05 µs, a thread that takes the CPU keeps it for more than this, and most
@@ -28,15 +28,15 @@ const PERIODS_WAITING: usize = 2048;
 
 /// `lab hog`, which only `lab run` starts.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// The order as JSON
+pub struct HogArgs {
+    /// A `HogSpec` as JSON
     #[arg(long, value_name = "JSON")]
     config: String,
 }
 
-/// What a hog is to do.
+/// When and where a hog takes the CPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Order {
+pub struct HogSpec {
     /// On which CPUs.
     pub cpus: Vec<usize>,
     /// Threads on each.
@@ -56,7 +56,7 @@ pub struct Order {
 /// What a hog says, as a line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum HogLine {
     /// A thread had its CPU.
     Ran(Period),
     /// It is over.
@@ -129,32 +129,32 @@ impl End {
 /// input is the end at once.
 ///
 /// # Errors
-/// A CPU that there is not, a nice level that is not allowed, or nobody who listens.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let order: Order = serde_json::from_str(&args.config).context("--config")?;
-    let order = Arc::new(order);
-    let end = Arc::new(End { until_ns: Mutex::new(order.until_ns), changed: Condvar::new() });
+/// A CPU that there is not, a nice level that is not allowed, or output that is not read.
+pub fn run(args: &HogArgs) -> anyhow::Result<()> {
+    let spec: HogSpec = serde_json::from_str(&args.config).context("--config")?;
+    let spec = Arc::new(spec);
+    let end = Arc::new(End { until_ns: Mutex::new(spec.until_ns), changed: Condvar::new() });
     listen(Arc::clone(&end));
     let (tell, periods) = sync_channel(PERIODS_WAITING);
     let mut threads = Vec::new();
-    for cpu in &order.cpus {
-        for _ in 0..order.threads {
+    for cpu in &spec.cpus {
+        for _ in 0..spec.threads {
             let (number, cpu) = (u32::try_from(threads.len())?, *cpu);
-            let (order, end, tell) = (Arc::clone(&order), Arc::clone(&end), tell.clone());
+            let (spec, end, tell) = (Arc::clone(&spec), Arc::clone(&end), tell.clone());
             let thread = std::thread::Builder::new().name("lab-hog".to_owned());
-            threads.push(thread.spawn(move || take(&order, number, cpu, &end, &tell))?);
+            threads.push(thread.spawn(move || occupy(&spec, number, cpu, &end, &tell))?);
         }
     }
     drop(tell);
     let mut out = std::io::stdout().lock();
-    let mut say = |line: &Line| -> anyhow::Result<()> {
+    let mut say = |line: &HogLine| -> anyhow::Result<()> {
         let mut text = serde_json::to_string(line)?;
         text.push('\n');
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     };
     for period in periods {
-        say(&Line::Ran(period))?;
+        say(&HogLine::Ran(period))?;
     }
     let mut all = Sum::default();
     let mut schedstat_ns = Some(0);
@@ -167,7 +167,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         schedstat_ns = schedstat_ns.zip(of_kernel).map(|(all, one)| all + one);
     }
     let Sum { ran_ns, intervals, not_kept } = all;
-    say(&Line::Ended { ran_ns, schedstat_ns, intervals, not_kept })
+    say(&HogLine::Ended { ran_ns, schedstat_ns, intervals, not_kept })
 }
 
 /// Listens for another end, on a thread that ends with the process.
@@ -183,8 +183,8 @@ fn listen(end: Arc<End>) {
 }
 
 /// The life of one thread: what it had, by its own clock and by the kernel's.
-fn take(
-    order: &Order,
+fn occupy(
+    spec: &HogSpec,
     thread: u32,
     cpu: usize,
     end: &End,
@@ -193,27 +193,27 @@ fn take(
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).with_context(|| format!("a hog cannot run on CPU {cpu}"))?;
-    renice(order.nice)?;
+    renice(spec.nice)?;
     let stat = SchedStat::of_this_thread();
     let mut sum = Sum::default();
-    let mut start_ns = order.from_ns;
+    let mut start_ns = spec.from_ns;
     if !end.sleep_until(start_ns) {
         return Ok((sum, Some(0)));
     }
     let before = stat.read();
     loop {
-        let until_ns = (start_ns + order.busy_ns).min(end.ns());
+        let until_ns = (start_ns + spec.busy_ns).min(end.ns());
         let mut period = Period { thread, cpu, intervals: Vec::with_capacity(16) };
         spin(until_ns, &mut period.intervals, &mut sum);
         let kept = period.intervals.len() as u64;
         if tell.try_send(period).is_err() {
             sum.not_kept += kept;
         }
-        // A period that went by while somebody else had the CPU does not come again.
+        // A period that went by while others had the CPU does not come again.
         let now_ns = monotonic_ns();
-        start_ns += order.period_ns;
-        if start_ns + order.period_ns <= now_ns {
-            start_ns += (now_ns - start_ns) / order.period_ns * order.period_ns;
+        start_ns += spec.period_ns;
+        if start_ns + spec.period_ns <= now_ns {
+            start_ns += (now_ns - start_ns) / spec.period_ns * spec.period_ns;
         }
         if !end.sleep_until(start_ns) {
             break;
@@ -223,7 +223,7 @@ fn take(
     Ok((sum, of_kernel))
 }
 
-/// Reads the clock until an instant, and notes when there was nobody to read it.
+/// Reads the clock until an instant, and records when it could not.
 fn spin(until_ns: u64, intervals: &mut Vec<(u64, u64)>, sum: &mut Sum) {
     let mut keep = |from_ns: u64, to_ns: u64| {
         sum.ran_ns += to_ns - from_ns;

@@ -4,6 +4,7 @@
 
 pub mod hog;
 pub mod leftover;
+pub mod links;
 mod listeners;
 pub mod namespace;
 pub mod probe;

@@ -1,5 +1,5 @@
-//! A network namespace of a run's own: it has no name, belongs to the run's processes, and is gone
-//! with the last of them, however they end.
+//! A network namespace without a name: it belongs to the processes in it, and is gone with the last
+//! of them, however they end.
 
 use std::io;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::links::bring_up;
 use spec::Network;
 
 /// Connections that may wait at a listening socket of the namespace.
@@ -99,29 +100,4 @@ fn unshare() -> io::Result<()> {
         let error = io::Error::from(errno);
         io::Error::new(error.kind(), format!("a network namespace cannot be made: {error}"))
     })
-}
-
-/// Switches an interface of the calling thread's namespace on.
-pub fn bring_up(interface: &str) -> io::Result<()> {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )?;
-    // SAFETY: a zeroed request is valid; the name fits with its final zero; the kernel reads and
-    // writes within the request.
-    unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(15)) {
-            *to = from.cast_signed();
-        }
-        let fd = rustix::fd::AsRawFd::as_raw_fd(&socket);
-        for (call, flags) in [(libc::SIOCGIFFLAGS, 0), (libc::SIOCSIFFLAGS, libc::IFF_UP)] {
-            request.ifr_ifru.ifru_flags |= flags as libc::c_short;
-            if libc::ioctl(fd, call, &raw mut request) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-    }
-    Ok(())
 }

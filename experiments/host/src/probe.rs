@@ -13,7 +13,7 @@ const REASONS: usize = 3;
 
 /// What to watch.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct ProbeArgs {
     /// The port that the server listens on
     #[arg(long, value_name = "PORT", required_unless_present = "pid")]
     port: Option<u16>,
@@ -56,7 +56,7 @@ pub enum Mistake {
 }
 
 /// The port to watch.
-fn port(args: &Args) -> anyhow::Result<u16> {
+fn port(args: &ProbeArgs) -> anyhow::Result<u16> {
     let Some(pid) = args.pid else {
         let port = args.port.unwrap_or(0);
         anyhow::ensure!(is_listened_on(port)?, Mistake::NobodyListens(port));
@@ -75,7 +75,7 @@ fn port(args: &Args) -> anyhow::Result<u16> {
 ///
 /// # Errors
 /// [`Mistake`], or what keeps the probes from being attached.
-pub async fn run(args: &Args) -> anyhow::Result<()> {
+pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let port = port(args)?;
     let options = Options {
         server_pid: args.pid,
@@ -127,7 +127,7 @@ fn json_line(grown: &Counters) -> anyhow::Result<String> {
     Ok(serde_json::to_string(&line)?)
 }
 
-/// How long the server's threads waited for a CPU, each time; `None` when nobody looked.
+/// How long the server's threads waited for a CPU, each time; `None` when that was not looked at.
 fn delays(grown: &Counters) -> Option<Durations> {
     let mut all = Durations::default();
     for thread in grown.threads.as_ref()? {

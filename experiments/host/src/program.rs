@@ -1,4 +1,4 @@
-//! The programs of a run: children of this one, which die with it.
+//! Programs that this one starts: its children, which die with it.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -11,7 +11,7 @@ use tuning::Limit;
 
 use crate::namespace::{Netns, enter};
 
-/// Who says something.
+/// Which program says something.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -46,8 +46,9 @@ pub struct Program {
 
 impl Program {
     /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace
-    /// if there is one. `take` has each of its lines as it is, and `None` at the end. It inherits
-    /// the descriptors `keep` under their numbers, and its limits are raised as far as they may be.
+    /// if there is one. `on_line` has each of its lines as it is, and `None` at the end. It
+    /// inherits the descriptors `keep` under their numbers, and its limits are raised as far as
+    /// they may be.
     ///
     /// # Errors
     /// What the system says.
@@ -57,7 +58,7 @@ impl Program {
         namespace: Option<&Netns>,
         keep: Vec<OwnedFd>,
         limits: &[Limit],
-        mut take: impl FnMut(Option<String>) + Send + 'static,
+        mut on_line: impl FnMut(Option<String>) + Send + 'static,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
         let arguments: &[&str] = match who {
@@ -71,11 +72,11 @@ impl Program {
             .args(["--config", &config])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C at the terminal is for the run, which tells its programs in its own time.
+            // Ctrl-C at the terminal is for this process, which tells its programs in its own time.
             .process_group(0)
             .kill_on_drop(true);
         let limits = limits.to_vec();
-        let namespace = namespace.map(|it| it.as_fd().try_clone_to_owned());
+        let namespace = namespace.map(|namespace| namespace.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
         // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
         unsafe {
@@ -94,20 +95,17 @@ impl Program {
             if let Some(output) = output {
                 let mut lines = BufReader::new(output).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
-                    take(Some(line));
+                    on_line(Some(line));
                 }
             }
-            take(None);
+            on_line(None);
         });
         Ok(Self { who, child: Box::new(child), input })
     }
 
-    /// Tells it something, as a line of JSON.
-    ///
-    /// # Errors
-    /// When it does not listen any more.
-    pub async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
-        self.tell_line(serde_json::to_string(command)?).await
+    /// Its process; `None` once it has ended and was waited for.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Tells it a line.

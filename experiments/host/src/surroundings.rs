@@ -1,5 +1,5 @@
-//! What a run stands in, second by second: its processes, the kernel's protocols, the machine, the
-//! interfaces. What cannot be read is null.
+//! What surrounds programs under test, second by second: their processes, the kernel's protocols,
+//! the machine, the interfaces. What cannot be read is null.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,18 @@ use crate::program::Who;
 /// Interfaces looked at; a machine with more is looked at in part, and a warning says so.
 const INTERFACES: usize = 16;
 
-/// A line of a second: which source, what it is of, and its values.
-pub type Line = (&'static str, Vec<(&'static str, Value)>, Value);
+/// What one source says of a second.
+#[derive(Debug)]
+pub struct SampleRow {
+    /// The source.
+    pub source: &'static str,
+    /// What it is of.
+    pub of: Vec<(&'static str, Value)>,
+    /// Its values.
+    pub values: Value,
+}
 
-/// A process of the run.
+/// A process that is looked at.
 struct Process {
     who: Who,
     pid: u32,
@@ -27,7 +35,7 @@ struct Process {
     perf_before: ProcessPerf,
 }
 
-/// A network namespace of the run.
+/// A network namespace that is looked at.
 struct Network {
     name: String,
     /// Which one; `None` for that of this process.
@@ -44,12 +52,12 @@ struct Interface {
     gone: Option<String>,
 }
 
-/// Everything around a run.
+/// Everything that is looked at.
 pub struct Surroundings {
     reader: ProcReader,
     processes: Vec<Process>,
     networks: Vec<Network>,
-    /// `None` when somebody else tells of it.
+    /// `None` when another process tells of it.
     machine: Option<MachineReading>,
 }
 
@@ -109,21 +117,22 @@ impl Surroundings {
     }
 
     /// What happened in the second `t`, which has just ended.
-    pub fn second(&mut self, t: u64) -> Vec<Line> {
-        let mut lines = Vec::new();
+    pub fn second(&mut self, t: u64) -> Vec<SampleRow> {
+        let mut rows = Vec::new();
         for process in &mut self.processes {
-            process.second(t, &self.reader, &mut lines);
+            process.second(t, &self.reader, &mut rows);
         }
         for network in &mut self.networks {
-            network.second(t, &self.reader, &mut lines);
+            network.second(t, &self.reader, &mut rows);
         }
         if let Some(before) = &mut self.machine {
             let now = self.reader.machine();
             let grown = now.since(before);
-            lines.push(("proc", vec![("of", json!("machine"))], machine_line(t, &grown)));
+            let of = vec![("of", json!("machine"))];
+            rows.push(SampleRow { source: "proc", of, values: machine_values(t, &grown) });
             *before = now;
         }
-        lines
+        rows
     }
 }
 
@@ -137,15 +146,16 @@ fn protocols(reader: &ProcReader, namespace: Option<&Netns>) -> NetworkReading {
 }
 
 impl Network {
-    fn second(&mut self, t: u64, reader: &ProcReader, lines: &mut Vec<Line>) {
+    fn second(&mut self, t: u64, reader: &ProcReader, rows: &mut Vec<SampleRow>) {
         let now = protocols(reader, self.namespace.as_deref());
         let of = vec![("of", json!("tcp")), ("namespace", json!(self.name))];
-        lines.push(("proc", of, network_line(t, &now.since(&self.before))));
+        let values = network_values(t, &now.since(&self.before));
+        rows.push(SampleRow { source: "proc", of, values });
         self.before = now;
         for interface in &mut self.interfaces {
-            let (source, mut of, values) = interface.second(t);
-            of.push(("namespace", json!(self.name)));
-            lines.push((source, of, values));
+            let mut row = interface.second(t);
+            row.of.push(("namespace", json!(self.name)));
+            rows.push(row);
         }
     }
 }
@@ -167,7 +177,7 @@ fn open_interfaces() -> std::io::Result<(Vec<Interface>, Vec<String>)> {
 }
 
 impl Process {
-    fn second(&mut self, t: u64, reader: &ProcReader, lines: &mut Vec<Line>) {
+    fn second(&mut self, t: u64, reader: &ProcReader, rows: &mut Vec<SampleRow>) {
         let of = match self.who {
             Who::Server => vec![("of", json!("server")), ("client", Value::Null)],
             Who::Client(number) => vec![("of", json!("client")), ("client", json!(number))],
@@ -194,12 +204,12 @@ impl Process {
             "wait_us": wait_us,
             "threads": threads,
         });
-        lines.push(("proc", of.clone(), values));
+        rows.push(SampleRow { source: "proc", of: of.clone(), values });
         self.before = now;
-        lines.push(("perf", of, self.perf_line(t)));
+        rows.push(SampleRow { source: "perf", of, values: self.perf_values(t) });
     }
 
-    fn perf_line(&mut self, t: u64) -> Value {
+    fn perf_values(&mut self, t: u64) -> Value {
         let read = self.perf.as_mut().map_err(|why| why.clone()).and_then(ProcessCounters::read);
         let now = match read {
             Ok(now) => now,
@@ -215,7 +225,7 @@ impl Process {
             let values: Option<Vec<u64>> = grown.threads.values().map(each).collect();
             values.filter(|values| !values.is_empty()).map(|values| values.iter().sum::<u64>())
         };
-        let threads: Vec<Value> = grown.threads.values().map(thread_line).collect();
+        let threads: Vec<Value> = grown.threads.values().map(thread_values).collect();
         json!({
             "t": t,
             "task_clock_ns": sum(|it| it.task_clock_ns),
@@ -231,7 +241,7 @@ impl Process {
     }
 }
 
-fn thread_line(it: &PerfReading) -> Value {
+fn thread_values(it: &PerfReading) -> Value {
     json!({
         "tid": it.tid,
         "task_clock_ns": it.task_clock_ns,
@@ -244,7 +254,7 @@ fn thread_line(it: &PerfReading) -> Value {
     })
 }
 
-fn network_line(t: u64, grown: &NetworkReading) -> Value {
+fn network_values(t: u64, grown: &NetworkReading) -> Value {
     let mut line = Map::new();
     line.insert("t".to_owned(), t.into());
     for (name, protocol, counter) in TCP {
@@ -262,7 +272,7 @@ fn network_line(t: u64, grown: &NetworkReading) -> Value {
     Value::Object(line)
 }
 
-fn machine_line(t: u64, grown: &MachineReading) -> Value {
+fn machine_values(t: u64, grown: &MachineReading) -> Value {
     let sum = |each: fn(&CpuTimes) -> Option<u64>| {
         let values: Option<Vec<u64>> = grown.cpus.as_ref()?.iter().map(each).collect();
         Some(values?.iter().sum::<u64>())
@@ -285,7 +295,7 @@ fn machine_line(t: u64, grown: &MachineReading) -> Value {
 }
 
 impl Interface {
-    fn second(&mut self, t: u64) -> Line {
+    fn second(&mut self, t: u64) -> SampleRow {
         let of = vec![("nic", json!(self.nic.name()))];
         let read = match &self.gone {
             Some(why) => Err(why.clone()),
@@ -295,7 +305,8 @@ impl Interface {
             Ok(now) => now,
             Err(why) => {
                 self.gone = Some(why.clone());
-                return ("nic", of, json!({ "t": t, "link": null, "missing": why }));
+                let values = json!({ "t": t, "link": null, "missing": why });
+                return SampleRow { source: "nic", of, values };
             }
         };
         let grown = now.since(&self.before);
@@ -319,6 +330,6 @@ impl Interface {
             "losses": losses.by_name,
             "missing": grown.missing,
         });
-        ("nic", of, values)
+        SampleRow { source: "nic", of, values }
     }
 }

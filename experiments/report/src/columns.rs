@@ -15,7 +15,7 @@ const MOST_COLUMNS: usize = 4096;
 pub(crate) struct Cell {
     /// The sum over all seconds.
     pub(crate) total: f64,
-    /// The last second that everybody has reported, if it was measured.
+    /// The last second that is whole, if it was measured.
     pub(crate) last: Option<f64>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// The first second, and the first behind the last; `None` without any.
+    /// The first second, and the exclusive end; `None` without any.
     pub(super) fn span(&self) -> Option<(u64, u64)> {
         self.first.map(|first| (first, first + self.length as u64))
     }
@@ -86,23 +86,23 @@ impl Columns {
 
     /// Each column's name, with its sum and its last value.
     pub(super) fn cells(&self) -> impl Iterator<Item = (&str, Cell)> {
-        // The last second may have been heard of by some and not by others: the one before counts.
-        let behind = self.length.saturating_sub(2);
+        // Some shards may have reported the last second, others not: the one before it counts.
+        let whole = self.length.saturating_sub(2);
         self.by_name.iter().map(move |(name, column)| {
             let total = column.iter().filter(|value| !value.is_nan()).sum();
-            let last = column.get(behind).copied().filter(|value| !value.is_nan());
+            let last = column.get(whole).copied().filter(|value| !value.is_nan());
             (name.as_str(), Cell { total, last })
         })
     }
 
     /// Makes 0 of what is missing of the columns that begin like this, in the seconds in which the
-    /// column `seen` says that somebody looked.
+    /// column `seen` has a value.
     pub(super) fn fill(&mut self, beginning: &str, seen: &str) {
-        let Some(looked) = self.by_name.get(seen).cloned() else { return };
+        let Some(seen) = self.by_name.get(seen).cloned() else { return };
         for (_, column) in self.by_name.iter_mut().filter(|(name, _)| name.starts_with(beginning)) {
-            column.resize(looked.len().max(column.len()), f64::NAN);
-            for (value, looked) in column.iter_mut().zip(&looked) {
-                if value.is_nan() && !looked.is_nan() {
+            column.resize(seen.len().max(column.len()), f64::NAN);
+            for (value, seen) in column.iter_mut().zip(&seen) {
+                if value.is_nan() && !seen.is_nan() {
                     *value = 0.0;
                 }
             }

@@ -18,8 +18,8 @@ impl Digest {
         self.columns.cells()
     }
 
-    /// Makes what is worked out of the rest: columns of causes, and zeros where somebody looked
-    /// and saw nothing.
+    /// Makes what is worked out of the rest: columns of causes, and zeros where probes
+    /// saw nothing.
     pub(crate) fn complete(&mut self, from: u64) {
         let slowest = self.excess.seconds(from, |phase| self.histograms.p99_us(phase));
         let over = self.excess.seconds(from, |_| None);

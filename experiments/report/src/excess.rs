@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use attribution::{LatencySum, PerCause};
 use record::CausesRow;
 
-use analysis::summary::{Account, slow_from};
+use analysis::summary::{CauseTotals, slow_from};
 
 /// Seconds and phases by their buckets of latency: requests, and the sums of each cause.
 type Sums = BTreeMap<(u64, String), Vec<LatencySum>>;
 
 /// The slow requests of a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct OfSecond {
+pub(super) struct SlowOfSecond {
     /// How many there were.
     pub(super) requests: u64,
     /// What each cause took of them beyond its median, in microseconds.
@@ -25,7 +25,7 @@ pub(super) struct OfSecond {
 pub(super) struct Excess {
     /// Faster requests are never slow, in microseconds.
     pub(super) slow_us: u64,
-    phases: BTreeMap<String, Account>,
+    phases: BTreeMap<String, CauseTotals>,
     sums: Sums,
 }
 
@@ -47,7 +47,7 @@ impl Excess {
         self.sums.entry((t, phase)).or_default().extend(slow);
     }
 
-    /// Whether anybody looked.
+    /// Whether there were no probes.
     pub(super) fn is_empty(&self) -> bool {
         self.phases.is_empty()
     }
@@ -58,16 +58,16 @@ impl Excess {
         &self,
         from: u64,
         p99_us: impl Fn(&str) -> Option<u64>,
-    ) -> BTreeMap<u64, OfSecond> {
+    ) -> BTreeMap<u64, SlowOfSecond> {
         let medians: BTreeMap<&str, (PerCause<u64>, usize)> = self
             .phases
             .iter()
-            .map(|(phase, account)| {
+            .map(|(phase, causes)| {
                 let from_us = p99_us(phase).unwrap_or(0).max(self.slow_us);
-                (phase.as_str(), (account.medians_us(), slow_from(from_us, self.slow_us)))
+                (phase.as_str(), (causes.medians_us(), slow_from(from_us, self.slow_us)))
             })
             .collect();
-        let mut seconds: BTreeMap<u64, OfSecond> = BTreeMap::new();
+        let mut seconds: BTreeMap<u64, SlowOfSecond> = BTreeMap::new();
         for ((t, phase), sums) in self.sums.range((from, String::new())..) {
             let second = seconds.entry(*t).or_default();
             let Some((medians, least)) = medians.get(phase.as_str()) else { continue };
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(second.requests, 1);
         assert_eq!(second.us[Cause::NetworkLoss], 200_000);
         assert!(second.us[Cause::ServerBusy] < 10, "{second:?}");
-        assert_eq!(excess.seconds(0, |_| Some(10_000_000))[&7], OfSecond::default());
+        assert_eq!(excess.seconds(0, |_| Some(10_000_000))[&7], SlowOfSecond::default());
         assert!(excess.seconds(8, |_| None).is_empty());
         assert!(record::parse::<CausesRow>(b"{\"t\":8}").is_err());
     }

@@ -3,7 +3,7 @@
 use record::{EventKind, EventRow};
 use serde_json::{Map, Value};
 
-/// More lines than anybody reads.
+/// More lines than a person reads.
 const MOST_NOTES: usize = 200;
 
 /// A phase as it was.
@@ -13,7 +13,7 @@ pub(crate) struct Span {
     pub(crate) name: String,
     /// Its first second.
     pub(crate) start: u64,
-    /// The first second behind it, once it is known.
+    /// Its exclusive end, once it is known.
     pub(crate) end: Option<u64>,
 }
 

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use analysis::summary::{PhaseSummary, Summary};
-use text::thousands;
+use analysis::summary::{PhaseSummary, SecondsOff, Summary};
+use text::{milliseconds, thousands};
 
 use super::digest::Digest;
 
@@ -16,14 +16,14 @@ pub(super) struct Verdict {
     state: &'static str,
     /// Whether it held.
     held: String,
-    /// Why it did not, as far as somebody looked; or that nobody did.
+    /// Why it did not, as far as probes tell; or that there were none.
     why: Option<String>,
     /// Why it is not valid.
     invalid: Vec<String>,
 }
 
 fn ms(us: Option<u64>) -> String {
-    us.map_or_else(|| "not measured".to_owned(), |us| format!("{:.2} ms", us as f64 / 1000.0))
+    us.map_or_else(|| "not measured".to_owned(), |us| milliseconds(us, 2) + " ms")
 }
 
 /// A verdict for each phase.
@@ -72,8 +72,9 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
         held.push(format!("{} shakes were answered", thousands(shake.answered)));
     }
     if shake.offered_rate.is_some()
-        && let Some((off, seconds)) = off(phase, digest, off_share)
+        && let Some(counted) = seconds_off(phase, digest, off_share)
     {
+        let (off, seconds) = (counted.off.len(), counted.of);
         good &= off == 0;
         let percent = off_share * 100.0;
         held.push(if off == 0 {
@@ -119,18 +120,14 @@ fn what_became(phase: &PhaseSummary) -> String {
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
-/// Seconds whose answers differ from what was due by more than a share, and all seconds.
-fn off(phase: &PhaseSummary, digest: &Digest, share: f64) -> Option<(usize, usize)> {
-    let span = digest.incidents.phases.iter().rev().find(|it| it.name == phase.name)?;
+/// The seconds of a phase that were off; `None` when none was recorded.
+fn seconds_off(phase: &PhaseSummary, digest: &Digest, off_share: f64) -> Option<SecondsOff> {
+    let span = digest.incidents.phases.iter().rev().find(|span| span.name == phase.name)?;
     let (_, last) = digest.columns.span()?;
-    let seconds = span.start..span.end.unwrap_or(last).min(last);
-    let (mut off, mut all) = (0, 0);
-    for t in seconds {
-        let due = digest.columns.get(t, "client.offered");
-        let answered = digest.columns.get(t, "client.answered");
-        let Some((due, answered)) = due.zip(answered) else { continue };
-        all += 1;
-        off += usize::from((answered - due).abs() > share * due);
-    }
-    (all > 0).then_some((off, all))
+    let seconds = (span.start..span.end.unwrap_or(last).min(last)).filter_map(|t| {
+        let count = |name| digest.columns.get(t, name).map(|count| count as u64);
+        Some((t, count("client.offered")?, count("client.answered")?))
+    });
+    let counted = SecondsOff::count(seconds, off_share);
+    (counted.of > 0).then_some(counted)
 }

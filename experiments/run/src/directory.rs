@@ -1,4 +1,4 @@
-//! Where a run is written unless somebody says otherwise, and what is known of it before it begins.
+//! Where a run is written when no directory is given, and what is known of it before it begins.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

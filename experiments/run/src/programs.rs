@@ -1,18 +1,16 @@
-//! A program of a run, here or there: a child of this process, or one that an agent is told of.
+//! The programs of a run: children of this process, or of an agent that is told what to do.
 
 use std::io;
+use std::net::SocketAddrV4;
 use std::process::ExitStatus;
 
 use fleet::link::Orders;
 use fleet::protocol::What;
-use host::namespace::Netns;
 use host::program::{self, Who};
-use rustix::fd::OwnedFd;
 use serde::Serialize;
-use tokio::sync::mpsc::UnboundedSender;
-use tuning::Limit;
-
-use crate::heard::Heard;
+use service::Command as ServerCommand;
+use tokio::time::Instant;
+use workload::Command as ClientCommand;
 
 /// A program of a run.
 #[derive(Debug)]
@@ -29,28 +27,7 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// Starts one here, as [`program::Program::start`] does. What it says goes to `heard`.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn start(
-        who: Who,
-        config: &impl Serialize,
-        namespace: Option<&Netns>,
-        keep: Vec<OwnedFd>,
-        limits: &[Limit],
-        heard: UnboundedSender<Heard>,
-    ) -> io::Result<Self> {
-        // Nothing listens any more when the run is over.
-        let take = move |line: Option<String>| drop(heard.send(Heard::line(who, line.as_deref())));
-        program::Program::start(who, config, namespace, keep, limits, take).map(Self::Here)
-    }
-
-    /// Tells it something.
-    ///
-    /// # Errors
-    /// When it does not listen any more.
-    pub(crate) async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
+    async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(command)?;
         match self {
             Self::Here(child) => child.tell_line(line).await,
@@ -62,7 +39,7 @@ impl Program {
     }
 
     /// Closes its input, which ends it.
-    pub(crate) fn end(&mut self) {
+    fn end(&mut self) {
         match self {
             Self::Here(child) => child.end(),
             Self::There { who, orders } => orders.give(What::Close { who: *who }),
@@ -70,10 +47,7 @@ impl Program {
     }
 
     /// Waits until it has ended. An agent waits for its own.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
         match self {
             Self::Here(child) => child.wait().await,
             Self::There { .. } => Ok(ExitStatus::default()),
@@ -81,10 +55,90 @@ impl Program {
     }
 
     /// Ends it at once.
-    pub(crate) fn kill(&mut self) {
+    fn kill(&mut self) {
         match self {
             Self::Here(child) => child.kill(),
             Self::There { orders, .. } => orders.give(What::Stop {}),
         }
+    }
+}
+
+/// The server and the clients of a run.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    server: Program,
+    clients: Vec<Program>,
+    /// Where the server listens; port 0 until it does.
+    pub(crate) server_address: SocketAddrV4,
+}
+
+impl Programs {
+    /// A server that is to listen at an address, and clients, which may come later.
+    pub(crate) fn new(
+        server: Program,
+        clients: Vec<Program>,
+        server_address: SocketAddrV4,
+    ) -> Self {
+        Self { server, clients, server_address }
+    }
+
+    /// Adds the next client.
+    pub(crate) fn add_client(&mut self, client: Program) {
+        self.clients.push(client);
+    }
+
+    /// How many clients there are.
+    pub(crate) fn clients(&self) -> u32 {
+        self.clients.len() as u32
+    }
+
+    /// Tells all clients something.
+    ///
+    /// # Errors
+    /// When one does not listen any more.
+    pub(crate) async fn tell_clients(&mut self, command: &ClientCommand) -> io::Result<()> {
+        for client in &mut self.clients {
+            client.tell(command).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the server something.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub(crate) async fn tell_server(&mut self, command: &ServerCommand) -> io::Result<()> {
+        self.server.tell(command).await
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Program> {
+        std::iter::once(&mut self.server).chain(&mut self.clients)
+    }
+
+    /// Closes the input of all, which ends them.
+    pub(crate) fn end(&mut self) {
+        self.all().for_each(Program::end);
+    }
+
+    /// Ends all at once.
+    pub(crate) fn kill(&mut self) {
+        self.all().for_each(Program::kill);
+    }
+
+    /// Waits until all have ended, or a deadline. Returns how those ended that failed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn wait(&mut self, deadline: Instant) -> io::Result<Vec<ExitStatus>> {
+        let mut failed = Vec::new();
+        for program in self.all() {
+            if let Ok(status) = tokio::time::timeout_at(deadline, program.wait()).await {
+                let status = status?;
+                if !status.success() {
+                    failed.push(status);
+                }
+            }
+        }
+        Ok(failed)
     }
 }

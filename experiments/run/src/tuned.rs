@@ -81,7 +81,7 @@ impl Tuned {
             let applied = tuning::apply(&of_machine, &directory, options, &lock);
             let applied = none_failed("the machine", applied)?;
             tuned.machine = Some(TunedMachine { directory, lock, journal: applied.journal });
-            tuned.note("machine", &applied);
+            tuned.add("machine", &applied);
         }
         tuned.profile = Some(profile);
         Ok(tuned)
@@ -143,7 +143,7 @@ impl Tuned {
         for (name, namespace) in server.chain(named) {
             let (applied, by_sockets) = apply_inside(&profile, &namespace)?;
             let applied = none_failed(&format!("the namespace of the {name}"), applied)?;
-            self.note(&name, &applied);
+            self.add(&name, &applied);
             if by_sockets && experiment.network.congestion.is_none() {
                 experiment.network.congestion = self.value_of(CONGESTION)?;
                 self.not_applied.push(format!("{CONGESTION}: set for each socket instead"));
@@ -152,10 +152,10 @@ impl Tuned {
         Ok(())
     }
 
-    fn note(&mut self, place: &str, applied: &Applied) {
-        for it in &applied.changes {
+    fn add(&mut self, place: &str, applied: &Applied) {
+        for change in &applied.changes {
             self.applied.push(json!({
-                "in": place, "name": it.name, "before": it.before, "after": it.after,
+                "in": place, "name": change.name, "before": change.before, "after": change.after,
             }));
         }
         self.not_applied.extend(applied.others.iter().map(|it| format!("{place}: {it}")));

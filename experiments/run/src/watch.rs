@@ -1,23 +1,20 @@
-//! The conditions that abort a run, and what a person sees while it goes on.
-
-use std::io::{IsTerminal, Write};
+//! The conditions that abort a run.
 
 use attribution::Tally;
 
 use record::Second;
 use spec::Abort;
-use text::thousands;
 
 /// Watches the seconds of one phase.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct AbortWatch {
     conditions: Vec<(Abort, u32)>,
     total: Tally,
 }
 
-impl Watch {
+impl AbortWatch {
     /// Watches for these conditions.
-    pub(super) fn new(conditions: &[Abort]) -> Self {
+    pub(crate) fn new(conditions: &[Abort]) -> Self {
         Self {
             conditions: conditions.iter().map(|condition| (*condition, 0)).collect(),
             total: Tally::default(),
@@ -25,7 +22,7 @@ impl Watch {
     }
 
     /// Looks at a second of the phase; the sentence that says why the run must end, if it must.
-    pub(super) fn see(&mut self, second: &Second) -> Option<String> {
+    pub(crate) fn on_second(&mut self, second: &Second) -> Option<String> {
         self.total.add(&second.clients);
         let total = self.total;
         let p99 = second.latency().map(|latency| latency.value_at_quantile(0.99));
@@ -62,76 +59,6 @@ impl Watch {
             }
         }
         broken
-    }
-}
-
-/// What a person sees: one line that changes on a terminal, plain lines elsewhere.
-#[derive(Debug)]
-pub(super) struct Progress {
-    terminal: bool,
-    open_line: bool,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), open_line: false }
-    }
-}
-
-impl Progress {
-    /// A second of a phase: its name, how far it is, how long the rest of the run will take.
-    pub(super) fn second(
-        &mut self,
-        phase: &str,
-        gone: u64,
-        of: Option<u64>,
-        left: Option<u64>,
-        it: &Second,
-    ) {
-        let of = of.map_or_else(String::new, |of| format!("/{of}"));
-        let mut line = format!("{phase} {gone}{of} s  {} connections", thousands(it.online));
-        if it.clients.offered > 0 || it.clients.answered > 0 {
-            let (answered, offered) = (it.clients.answered, it.clients.offered);
-            line += &format!("  {} of {}/s", thousands(answered), thousands(offered));
-        }
-        if let Some(latency) = it.latency() {
-            line += &format!("  p99 {:.1} ms", latency.value_at_quantile(0.99) as f64 / 1000.0);
-        }
-        if it.server.granted > 0 {
-            line += &format!("  {} packets/s", thousands(it.server.granted));
-        }
-        let bad = it.clients.timed_out + it.clients.lost + it.clients.connections_lost;
-        if bad > 0 {
-            line += &format!("  {bad} timed out or lost");
-        }
-        if let Some(left) = left {
-            line += &format!("  {}:{:02} left", left / 60, left % 60);
-        }
-        self.show(&line);
-    }
-
-    fn show(&mut self, line: &str) {
-        let mut out = std::io::stderr();
-        // Whoever closed the terminal does not want to see it.
-        let _ = if self.terminal {
-            self.open_line = true;
-            write!(out, "\r\x1b[2K{line}").and_then(|()| out.flush())
-        } else {
-            writeln!(out, "{line}")
-        };
-    }
-
-    /// A message that stays.
-    pub(super) fn say(&mut self, message: &str) {
-        self.end_line();
-        eprintln!("{message}");
-    }
-
-    /// Ends the line that changes.
-    pub(super) fn end_line(&mut self) {
-        if std::mem::take(&mut self.open_line) {
-            eprintln!();
-        }
     }
 }
 
@@ -183,19 +110,12 @@ mod tests {
             ),
         ];
         for (condition, seconds) in cases {
-            let mut watch = Watch::new(&[condition]);
+            let mut watch = AbortWatch::new(&[condition]);
             let last = seconds.len() - 1;
             for (place, second) in seconds.iter().enumerate() {
-                let broken = watch.see(second);
+                let broken = watch.on_second(second);
                 assert_eq!(broken.is_some(), place == last, "{condition:?} at {place}: {broken:?}");
             }
-        }
-    }
-
-    #[test]
-    fn numbers_for_people() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(thousands(number), text);
         }
     }
 }

@@ -3,10 +3,8 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use lab_client::config::Config as ClientConfig;
-use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
-use lab_server::config::{Config as ServerConfig, SteeringChoice};
-use lab_server::panel::Command as ServerCommand;
+use service::{Command as ServerCommand, Config as ServerConfig, SteeringChoice};
+use workload::{Chat, Config as ClientConfig, Connect, Creates, Load, Phase};
 
 use crate::experiment::Experiment;
 use crate::hosts::Hosts;
@@ -39,8 +37,8 @@ pub fn server_config(experiment: &Experiment) -> ServerConfig {
         sets: server.sets.get() as usize,
         overload: server.overload,
         notices: match server.notices {
-            Notices::Push => lab_server::logic::Notices::Push,
-            Notices::Answer => lab_server::logic::Notices::Answer,
+            Notices::Push => service::Notices::Push,
+            Notices::Answer => service::Notices::Answer,
         },
         packet_life: duration(server.packet_life_s),
         queue_bound: server.queue.get() as usize,
@@ -79,8 +77,8 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
         sources,
         seed: experiment.seed,
         notices: match experiment.server.notices {
-            Notices::Push => lab_client::config::Notices::Push,
-            Notices::Answer => lab_client::config::Notices::Answer,
+            Notices::Push => workload::Notices::Push,
+            Notices::Answer => workload::Notices::Answer,
         },
         timeout: duration(client.timeout_s),
         late: Duration::from_micros(u64::from(experiment.validity.late_us)),
@@ -188,10 +186,10 @@ pub fn server_commands_after(spec: &PhaseSpec, end_was_known: bool) -> Vec<Serve
 pub fn shakes_offered(spec: &PhaseSpec, users: Users) -> Option<u64> {
     let seconds = spec.seconds?.get();
     match spec.shake? {
-        Shake::Open { rate, pacing: lab_client::schedule::Pacing::Prototype } => {
+        Shake::Open { rate, pacing: workload::Pacing::Prototype } => {
             let each = |second| {
                 let rate = rate.at(second);
-                let round = lab_client::schedule::Schedule::round_seconds(users.get(), rate);
+                let round = workload::Schedule::round_seconds(users.get(), rate);
                 if rate == 0 { 0 } else { u64::from(users.get()) / u64::from(round) }
             };
             Some((0..seconds).map(each).sum())

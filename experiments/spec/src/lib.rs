@@ -23,7 +23,6 @@ mod values;
 pub use experiment::{Experiment, Probing};
 pub use fault::{Direction, FaultSpec};
 pub use hosts::{HostSpec, Hosts, Namespace, Network, OnLostHost};
-pub use lab_client::schedule::{Pacing, Rate};
 pub use order::OrderError;
 pub use phase::{
     Abort, After, ChatSpec, ConnectSpec, ConnectUsers, PacketsSpec, PhaseSpec, PushSpec, SendsSpec,
@@ -34,3 +33,4 @@ pub use read::{ReadError, Source};
 pub use tuning::TuningSpec;
 pub use validity::{AttributionSpec, Validity};
 pub use values::{Count, Micros, Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
+pub use workload::{Pacing, Rate};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use platform::DescriptorLimits;
 use serde::{Deserialize, Serialize};
-use shard::DescriptorLimits;
 
 /// Settings that matter to a run, as they are below `/proc/sys`.
 const SYSCTLS: [&str; 52] = [
@@ -132,13 +132,13 @@ impl Machine {
         Self {
             host: uname.nodename().to_string_lossy().into_owned(),
             kernel: uname.release().to_string_lossy().into_owned(),
-            cpus: shard::cpus_allowed().unwrap_or_default(),
+            cpus: platform::cpus_allowed().unwrap_or_default(),
             cpu_model: model.map(|it| it.trim_start_matches([' ', '\t', ':']).to_owned()),
             memory_bytes: meminfo("MemTotal:").unwrap_or(0),
             memory_available_bytes: meminfo("MemAvailable:").unwrap_or(0),
             descriptors: DescriptorLimits::of_this_process().hard,
             files: (number(files.get(2)), number(files.first())),
-            ports: lab_client::config::port_range().unwrap_or((32_768, 60_999)),
+            ports: platform::port_range().unwrap_or((32_768, 60_999)),
             root: has_capabilities(),
             congestion: (
                 words("/proc/sys/net/ipv4/tcp_available_congestion_control"),

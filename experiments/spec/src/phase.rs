@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::FaultSpec;
 use crate::values::{Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
-use lab_client::schedule::{Pacing, Rate};
+use workload::{Pacing, Rate};
 
 /// A phase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

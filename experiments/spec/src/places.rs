@@ -6,6 +6,8 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+pub use workload::{loopback_sources, sources_needed};
+
 use crate::experiment::Experiment;
 use crate::hosts::Hosts;
 
@@ -51,8 +53,7 @@ pub fn groups(experiment: &Experiment) -> Vec<Group> {
         .map(|group| {
             let processes = first(group)..first(group + 1);
             let users = users(&processes);
-            let needed =
-                lab_client::flows::sources_needed(users.end - users.start, first_port, last_port);
+            let needed = sources_needed(users.end - users.start, first_port, last_port);
             let sources = (next..next + needed).map(Ipv4Addr::from).collect();
             next += needed;
             Group { processes, users, sources }

@@ -107,7 +107,7 @@ impl Default for ClientSpec {
             timer_slack_us: 100,
             own_commands: None,
             reconnect: true,
-            slow_kept: lab_client::config::SLOW_KEPT as u32,
+            slow_kept: workload::SLOW_KEPT as u32,
         }
     }
 }

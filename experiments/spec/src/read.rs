@@ -154,7 +154,7 @@ fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lab_client::schedule::Rate;
+    use workload::Rate;
 
     use crate::phase::{After, Shake};
     use crate::values::Seconds;

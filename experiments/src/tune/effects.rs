@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::arms::{Arm, WITH, WITHOUT};
-use analysis::compare::{self, Compared, Figure, Verdict};
+use analysis::compare::{self, CompareArgs, ComparedFigure, Figure, Verdict};
 use analysis::stats::{CONFIDENCE, Scale};
+use text::{Align, Table};
 
 /// What a setting may be worth something for.
 const FIGURES: [Figure; 5] =
@@ -20,7 +21,7 @@ pub(super) struct Effect {
     /// The key; `None` for the whole profile.
     key: Option<String>,
     /// Figure by figure: the first value is that without it, the second that with it.
-    figures: Vec<Compared>,
+    figures: Vec<ComparedFigure>,
     /// Figures that the runs do not have.
     missing: Vec<Figure>,
 }
@@ -47,7 +48,7 @@ pub(super) struct Ablation {
 }
 
 impl Ablation {
-    /// Holds the arms below a directory against the one with the whole profile.
+    /// Compares the arms below a directory with the one that has the whole profile.
     pub(super) fn of(
         out: &Path,
         arms: &[Arm],
@@ -58,7 +59,7 @@ impl Ablation {
         let mut objections: Vec<String> = Vec::new();
         let mut rounds = 0;
         for arm in arms.iter().filter(|arm| arm.name != WITH) {
-            let comparison = compare::compare(&compare::Args {
+            let comparison = compare::compare(&CompareArgs {
                 first: out.join(&arm.name),
                 second: out.join(WITH),
                 json: false,
@@ -121,26 +122,15 @@ fn cell(effect: &Effect, figure: Figure) -> String {
 
 /// For people.
 pub(super) fn table(ablation: &Ablation) -> String {
-    let mut rows: Vec<Vec<String>> = vec![
-        std::iter::once("having it, against leaving it out".to_owned())
-            .chain(FIGURES.iter().map(|it| it.title().to_owned()))
-            .collect(),
-    ];
+    let mut table = Table::new([Align::Left; 1 + FIGURES.len()]);
+    let head = "having it, against leaving it out";
+    table.row(std::iter::once(head).chain(FIGURES.map(Figure::title)));
     for effect in &ablation.effects {
         let name = effect.key.clone().unwrap_or_else(|| "the whole profile".to_owned());
         let cells = FIGURES.iter().map(|figure| cell(effect, *figure));
-        rows.push(std::iter::once(name).chain(cells).collect());
+        table.row(std::iter::once(name).chain(cells));
     }
-    let mut out = String::new();
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..=FIGURES.len()).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out += cells.join("  ").trim_end();
-        out.push('\n');
-    }
+    let mut out = table.to_string();
     let list = |names: &[String]| match names {
         [] => "none".to_owned(),
         names => names.join(", "),
@@ -170,8 +160,8 @@ mod tests {
     use super::*;
     use analysis::stats::{Difference, Scale};
 
-    fn compared(figure: Figure, estimate: f64, p: f64) -> Compared {
-        Compared {
+    fn compared(figure: Figure, estimate: f64, p: f64) -> ComparedFigure {
+        ComparedFigure {
             figure,
             first: 100.0,
             second: 100.0 * (1.0 + estimate),
@@ -205,7 +195,8 @@ mod tests {
         assert_eq!(cell(&effects[2], Figure::P99), "-50.0% (-52.0 to -48.0)");
         assert_eq!(cell(&effects[2], Figure::ServerCpu), "-");
         // Bytes of the kernel a socket can grow less than nothing, and have no ratio.
-        let bytes = Compared { scale: Scale::Difference, ..compared(Figure::P99, 3500.0, 0.9) };
+        let bytes =
+            ComparedFigure { scale: Scale::Difference, ..compared(Figure::P99, 3500.0, 0.9) };
         let effect = Effect { key: None, figures: vec![bytes], missing: Vec::new() };
         assert_eq!(cell(&effect, Figure::P99), "+3500.0 (+3500.0 to +3500.0)");
     }

@@ -1,16 +1,16 @@
-//! Stalls of a CPU, seen without the probes: on each CPU a thread of a real-time priority wakes once a
-//! millisecond. No other program can hold it up; when it is late all the same, the machine stood
-//! still, and everything that ran there was late for no injected cause. A hypervisor that takes a
-//! CPU away need not say so in the kernel's steal time.
+//! Stalls of a CPU, seen without the probes: on each CPU a thread of a real-time priority wakes
+//! once a millisecond. No other program can hold it up; when it is late all the same, the machine
+//! stood still, and everything that ran there was late for no injected cause. A hypervisor that
+//! takes a CPU away need not say so in the kernel's steal time.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use platform::monotonic_ns;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, Timespec};
-use shard::monotonic_ns;
 
 /// How often a thread wants to run.
 const STEP_NS: u64 = 1_000_000;

@@ -1,8 +1,8 @@
 //! The users of a shard: they log in, shake on schedule, claim, chat, and count what they
 //! receive.
 //!
-//! Owns: users, what is under way, tallies, receipts. Must not know: sockets, threads, the real clock;
-//! it acts through [`Transport`].
+//! Owns: users, what is under way, tallies, receipts. Must not know: sockets, threads, the real
+//! clock; it acts through [`Transport`].
 
 mod answers;
 mod attributing;
@@ -14,16 +14,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
+use platform::{Clock, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use shard::{Clock, ConnId, Slowness, Wheel};
 
-use crate::config::Notices;
-use crate::flows::Flows;
+use shard::{ConnId, Wheel};
+use workload::{Flows, Load, Notices, Phase, Receipts, Share};
+
 use crate::pacer::Pacer;
-use crate::phase::{Load, Phase};
-use crate::receipts::Receipts;
-use crate::share::Share;
 use crate::traces::TraceReader;
 use crate::transport::Transport;
 
@@ -403,7 +401,7 @@ impl LoadGenerator {
                 self.pacer = Some(pacer);
             }
             Load::Closed { in_flight } => {
-                let order = shard::splitmix64(self.rules.seed ^ u64::from(phase.index));
+                let order = platform::splitmix64(self.rules.seed ^ u64::from(phase.index));
                 self.closed = ClosedLoad::new(&self.share, in_flight, order);
             }
         }

@@ -8,13 +8,13 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::clock::monotonic_ns;
 use crate::limits::{Closed, ConnectOptions, Limits, NetCounters};
 use crate::listener::{Listener, set_congestion};
 use crate::outgoing::{ARENA_BYTES, Outgoing};
 use crate::registered::RegisteredSockets;
 use crate::slots::{Backlog, ConnId, NONE, Slots, State};
 use crate::timer::Timer;
+use platform::monotonic_ns;
 
 /// Events of one poll. The batch bounds how long a flood on some connections keeps others waiting:
 /// 256 requests at 6 µs are 1.5 ms.

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder};
-use rustix::thread::{Pid, gettid, sched_getaffinity};
+use platform::Placement;
+use rustix::thread::{Pid, gettid};
 
 use crate::descriptors::unshare_table;
 
@@ -14,34 +15,6 @@ const IO_MEMORY: usize = 0;
 
 /// Entries of each of glommio's three rings: a shard has one poll and a few timers under way.
 const RING_DEPTH: usize = 128;
-
-/// Where shards run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// Shard `i` on CPU `cpus[i % cpus.len()]`.
-    Pinned(Vec<usize>),
-    /// Wherever the scheduler puts them.
-    Free,
-}
-
-impl Placement {
-    /// The CPU of a shard, if it has one of its own choice.
-    fn cpu_of(&self, shard: usize) -> Option<usize> {
-        match self {
-            Placement::Pinned(cpus) => cpus.get(shard % cpus.len().max(1)).copied(),
-            Placement::Free => None,
-        }
-    }
-}
-
-/// The CPUs that this process may use, in ascending order.
-///
-/// # Errors
-/// What `sched_getaffinity` says.
-pub fn cpus_allowed() -> io::Result<Vec<usize>> {
-    let set = sched_getaffinity(None)?;
-    Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
-}
 
 /// Why shards could not be started. None is running then.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,6 @@
 //! Owns: every system call on the data path. Must not know: frames, users, money, schedules.
 //! The logic of a program is a [`Handler`]; [`drive()`] carries it.
 
-mod clock;
 mod connections;
 mod descriptors;
 mod drive;
@@ -17,24 +16,16 @@ mod listener;
 mod outgoing;
 mod poll;
 mod registered;
-mod schedstat;
 mod slots;
-mod slowness;
-mod splitmix;
 mod timer;
 mod wheel;
 
-pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
 pub use connections::Net;
-pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use drive::drive;
-pub use executor::{Placement, ShardContext, ShardThreads, SpawnError, cpus_allowed, spawn};
+pub use executor::{ShardContext, ShardThreads, SpawnError, spawn};
 pub use handler::{Handler, Next};
 pub use inbox::Inboxes;
 pub use limits::{Closed, ConnectOptions, Limits, NetCounters};
-pub use listener::{ListenOptions, Steering, bind_listener};
-pub use schedstat::{SchedStat, ThreadTimes};
+pub use listener::{ListenOptions, bind_listener};
 pub use slots::ConnId;
-pub use slowness::{SPINS_KEPT, SlowOrder, Slowness, Spin, Spins, spin};
-pub use splitmix::splitmix64;
 pub use wheel::Wheel;

@@ -8,12 +8,12 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventFlags};
 
-use crate::clock::monotonic_ns;
 use crate::connections::{BATCH, CHUNK, LISTENER, NOTIFICATION, Net, TIMER};
 use crate::handler::Handler;
 use crate::limits::Closed;
 use crate::listener::{Accepted, reset};
 use crate::slots::{ConnId, Stash, State};
+use platform::monotonic_ns;
 
 /// Connections accepted in one poll, so that a rush of newcomers does not starve the others.
 const ACCEPTS_PER_POLL: usize = 64;

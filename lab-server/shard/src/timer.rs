@@ -11,7 +11,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use crate::clock::NANOS_PER_SECOND;
+use platform::NANOS_PER_SECOND;
 
 /// A one-shot timer on the monotonic clock.
 #[derive(Debug)]

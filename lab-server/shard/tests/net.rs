@@ -6,8 +6,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use platform::Placement;
+
 use shard::{
-    Closed, ConnId, ConnectOptions, Handler, Inboxes, Limits, ListenOptions, Net, Next, Placement,
+    Closed, ConnId, ConnectOptions, Handler, Inboxes, Limits, ListenOptions, Net, Next,
     bind_listener, drive, spawn,
 };
 

@@ -1,12 +1,14 @@
 //! Messages from other shards, from the control thread, and from the shard to itself.
 
 use accounting::Money;
-use shard::{ConnId, Slowness};
+use platform::Slowness;
+
+use service::Notices;
+use shard::ConnId;
 use wire::{ChatOutcome, ErrorCode, Frame};
 
 use crate::directory::{Address, home_of};
 use crate::io::Io;
-use crate::logic::rules::Notices;
 use crate::logic::state::{Logic, Timer};
 use crate::message::{Message, Notice, Parcel};
 use crate::packets::{Draft, NO_CREATOR, Refused};

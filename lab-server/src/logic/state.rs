@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use accounting::Ledger;
 use accounting::server::{Counters, Gauges};
+use platform::Slowness;
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use shard::{ConnId, Slowness, Wheel};
+
+use shard::{ConnId, Wheel};
 use wire::{ErrorCode, Frame};
 
 use crate::directory::{Address, Directory, home_of};

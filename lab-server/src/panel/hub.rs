@@ -8,13 +8,13 @@ use std::time::Duration;
 use accounting::Ledger;
 use accounting::server::Sample;
 use control::{Shards, locked};
-use shard::Clock;
+use platform::Clock;
+use service::{Config, Done};
 use tokio::sync::Notify;
 
-use crate::config::Config;
 use crate::message::Message;
 use crate::overload::Budget;
-use crate::panel::error::{CommandError, Done};
+use crate::panel::error::CommandError;
 use crate::report::{Report, Snapshot};
 use crate::server::Server;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use accounting::Money;
 use lab_server::directory::home_of;
 use lab_server::message::Message;
-use shard::NANOS_PER_SECOND;
+use platform::NANOS_PER_SECOND;
 use wire::Frame;
 
 use super::{Model, USERS, key};

@@ -7,8 +7,9 @@ use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::process::{Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::{System, read_at, write_at};
 use crate::profile::{Resource, Ring};
+use crate::system::System;
+use crate::system::files::{read_at, write_at};
 use crate::value::{Format, grouped, normal};
 
 /// Where a setting lives. It is written into journals.
@@ -128,8 +129,8 @@ impl System {
         }
     }
 
-    /// Whether it could be written, without writing: `Err` says why not. For a setting that is not a
-    /// file, only writing shows it.
+    /// Whether it could be written, without writing: `Err` says why not. For a setting that is not
+    /// a file, only writing shows it.
     pub(crate) fn may_write(&self, at: &Location) -> Result<(), NotWritable> {
         let (directory, path) = match at {
             Location::Sysctl(path) => (self.proc(), path.clone()),

@@ -1,7 +1,9 @@
 //! Reading and writing one setting. Every system call that changes something is here or in
 //! the crate `ethtool`. Must not know: profiles, and why something is set.
 
+mod files;
 mod location;
+mod mount;
 mod sysfs;
 
 pub(crate) use location::Location;
@@ -12,7 +14,7 @@ use std::io;
 
 use ethtool::Ethtool;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags};
 
 /// The machine as the calling thread's network namespace has it. What it opens, it opens when it
 /// is needed.
@@ -45,37 +47,10 @@ impl System {
 
     /// `/sys`, in which the interfaces are those of the thread's network namespace.
     fn sys(&self) -> io::Result<BorrowedFd<'_>> {
-        once(&self.sys, sysfs::open).map(OwnedFd::as_fd)
+        once(&self.sys, mount::open).map(OwnedFd::as_fd)
     }
 
     fn ethtool(&self) -> io::Result<&Ethtool> {
         once(&self.ethtool, Ethtool::new)
     }
-}
-
-/// The text of a file.
-fn read_at(directory: BorrowedFd<'_>, path: &str) -> io::Result<String> {
-    let file = openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = Vec::new();
-    // One read gives all of a setting; a second one its end.
-    let mut buffer = [0; 4096];
-    loop {
-        match rustix::io::read(&file, &mut buffer)? {
-            0 => break,
-            some => text.extend_from_slice(&buffer[..some]),
-        }
-    }
-    String::from_utf8(text).map_err(|_| io::Error::other("it is not text"))
-}
-
-/// Writes a file that exists, in one call.
-fn write_at(directory: BorrowedFd<'_>, path: &str, text: &str) -> io::Result<()> {
-    let file = openat(directory, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let line = format!("{text}\n");
-    let written = rustix::io::write(&file, line.as_bytes())?;
-    if written < text.len() {
-        let part = "it takes a part of it only";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, part));
-    }
-    Ok(())
 }

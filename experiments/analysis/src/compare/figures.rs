@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::sets::{Cpu, Unit};
+use super::sets::{CpuTime, SamplingUnit};
 use crate::stats::{Estimate, Scale};
 
 /// A figure of a phase.
@@ -84,8 +84,9 @@ impl Figure {
         matches!(self, Self::ServerMemory | Self::KernelMemory)
     }
 
-    /// What a unit has of a figure of which each unit has its own value; `None` of another figure.
-    fn own(self) -> Option<fn(&Unit) -> Option<f64>> {
+    /// What a unit has of a figure of which each has its own value; `None` of another
+    /// figure.
+    fn of_unit(self) -> Option<fn(&SamplingUnit) -> Option<f64>> {
         match self {
             Self::ServerMemory => Some(|unit| unit.server_bytes),
             Self::KernelMemory => Some(|unit| unit.kernel_bytes),
@@ -106,7 +107,7 @@ impl Figure {
 
 /// Units of a set and their histograms merged: all, and all but one each.
 pub(crate) struct Pool<'a> {
-    units: &'a [Unit],
+    units: &'a [SamplingUnit],
     /// Whether they follow each other in one run.
     in_sequence: bool,
     all: Option<Histogram<u64>>,
@@ -115,7 +116,7 @@ pub(crate) struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     /// Takes units together.
-    pub(crate) fn new(units: &'a [Unit], in_sequence: bool) -> Self {
+    pub(crate) fn new(units: &'a [SamplingUnit], in_sequence: bool) -> Self {
         let all = merged(units);
         let without = units.iter().map_while(|unit| {
             let mut others = all.clone()?;
@@ -142,7 +143,7 @@ impl<'a> Pool<'a> {
 
     /// A figure; `None` when it was not measured.
     pub(crate) fn estimate(&self, figure: Figure, scale: Scale) -> Option<Estimate> {
-        if let Some(own) = figure.own().filter(|_| !self.in_sequence) {
+        if let Some(own) = figure.of_unit().filter(|_| !self.in_sequence) {
             let values: Vec<f64> = self.units.iter().map(own).collect::<Option<_>>()?;
             return Estimate::of(&values, scale);
         }
@@ -165,15 +166,15 @@ impl<'a> Pool<'a> {
             return Some(values.value_at_quantile(quantile) as f64);
         }
         let kept = || self.units.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
-        let sum = |of: fn(&Unit) -> Option<u64>| -> Option<f64> {
+        let sum = |of: fn(&SamplingUnit) -> Option<u64>| -> Option<f64> {
             kept().map(|(_, unit)| of(unit)).sum::<Option<u64>>().map(|sum| sum as f64)
         };
-        if let Some(own) = figure.own() {
+        if let Some(own) = figure.of_unit() {
             let sum: f64 = kept().map(|(_, unit)| own(unit)).sum::<Option<f64>>()?;
             return Some(sum / kept().count() as f64);
         }
-        let cpu = |of: fn(&Unit) -> Option<Cpu>| -> Option<f64> {
-            let all: Vec<Cpu> = kept().map(|(_, unit)| of(unit)).collect::<Option<_>>()?;
+        let cpu = |of: fn(&SamplingUnit) -> Option<CpuTime>| -> Option<f64> {
+            let all: Vec<CpuTime> = kept().map(|(_, unit)| of(unit)).collect::<Option<_>>()?;
             let us: u64 = all.iter().map(|cpu| cpu.us).sum();
             let answered: u64 = all.iter().map(|cpu| cpu.answered).sum();
             (answered > 0).then(|| us as f64 / answered as f64)
@@ -203,7 +204,7 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn merged(units: &[Unit]) -> Option<Histogram<u64>> {
+fn merged(units: &[SamplingUnit]) -> Option<Histogram<u64>> {
     let mut all: Option<Histogram<u64>> = None;
     for values in units.iter().filter_map(|unit| unit.latency.as_ref()) {
         match &mut all {
@@ -219,13 +220,19 @@ fn merged(units: &[Unit]) -> Option<Histogram<u64>> {
 mod tests {
     use super::*;
 
-    fn unit(seconds: f64, answered: u64, latencies: &[(u64, u64)]) -> Unit {
+    fn unit(seconds: f64, answered: u64, latencies: &[(u64, u64)]) -> SamplingUnit {
         let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds");
         for (us, count) in latencies {
             latency.record_n(*us, *count).expect("in bounds");
         }
-        let cpu = Some(Cpu { us: answered * 4, answered });
-        Unit { seconds, answered, latency: Some(latency), server_cpu: cpu, ..Unit::default() }
+        let cpu = Some(CpuTime { us: answered * 4, answered });
+        SamplingUnit {
+            seconds,
+            answered,
+            latency: Some(latency),
+            server_cpu: cpu,
+            ..SamplingUnit::default()
+        }
     }
 
     /// Percentiles are those of all requests, not means of percentiles; rates are weighed by time.
@@ -247,7 +254,8 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_compared_as_a_difference() {
-        let retransmits = |n| Unit { seconds: 10.0, retransmits: Some(n), ..Unit::default() };
+        let retransmits =
+            |n| SamplingUnit { seconds: 10.0, retransmits: Some(n), ..SamplingUnit::default() };
         let first = [retransmits(0), retransmits(0)];
         let second = [retransmits(10), retransmits(30)];
         let (first, second) = (Pool::new(&first, false), Pool::new(&second, false));
@@ -257,7 +265,11 @@ mod tests {
         let retransmissions = scale(Figure::Retransmissions, &first, &second);
         assert_eq!(retransmissions, Some(Scale::Difference));
         assert_eq!(scale(Figure::P99, &first, &second), None);
-        let memory = |bytes| Unit { seconds: 1.0, server_bytes: Some(bytes), ..Unit::default() };
+        let memory = |bytes| SamplingUnit {
+            seconds: 1.0,
+            server_bytes: Some(bytes),
+            ..SamplingUnit::default()
+        };
         let (shrunk, grown) = ([memory(-3.0)], [memory(7.0)]);
         let (shrunk, grown) = (Pool::new(&shrunk, false), Pool::new(&grown, false));
         let memory = |first, second| scale(Figure::ServerMemory, first, second);

@@ -2,11 +2,12 @@
 //! that it names fields of any version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::sets::Run;
+use super::sets::RecordedRun;
 
 /// What differs from run to run and means nothing.
 const INCIDENTAL: [&str; 12] = [
@@ -44,9 +45,26 @@ pub struct Differing {
     pub second: Vec<Value>,
 }
 
+impl fmt::Display for Differing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |values: &[Value]| {
+            let value = |value: &Value| match value {
+                Value::String(text) => text.clone(),
+                Value::Null => "absent".to_owned(),
+                other => other.to_string(),
+            };
+            values.iter().map(value).collect::<Vec<_>>().join(" or ")
+        };
+        write!(f, "{}: {} and {}", self.field, side(&self.first), side(&self.second))
+    }
+}
+
 /// All fields in which two sets differ, or one within itself: those of the load, and the others.
-pub(super) fn differences(first: &[Run], second: &[Run]) -> (Vec<Differing>, Vec<Differing>) {
-    let fields = |runs: &[Run]| -> Vec<BTreeMap<String, Value>> {
+pub(super) fn differences(
+    first: &[RecordedRun],
+    second: &[RecordedRun],
+) -> (Vec<Differing>, Vec<Differing>) {
+    let fields = |runs: &[RecordedRun]| -> Vec<BTreeMap<String, Value>> {
         runs.iter().map(|run| flat(&run.manifest)).collect()
     };
     let all = between(&fields(first), &fields(second));

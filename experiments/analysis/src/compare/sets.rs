@@ -1,21 +1,22 @@
-//! What is compared: a run, or a directory of repeated runs, read from raw files. Owns: units, the
-//! parts of a set that vary independently. Must not know: statistics.
+//! What is compared: a run, or a directory of repeated runs, read from raw files. Owns: units,
+//! the parts of a set that vary independently. Must not know: statistics.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use attribution::Segment;
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use super::Mistake;
+use crate::input::InputError;
 use crate::summary::{PhaseSummary, Summary};
 use record::hlog::{self, HLOG};
 use record::{MANIFEST_FILE, ProcSubject, Raw};
 
 /// A run, as far as comparisons need it.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct RecordedRun {
     pub(crate) directory: PathBuf,
     /// As it stands in the file, with fields of later versions.
     pub(crate) manifest: Value,
@@ -23,14 +24,14 @@ pub(crate) struct Run {
     pub(crate) summary: Summary,
 }
 
-impl Run {
-    fn read(directory: &Path) -> Result<Self, Mistake> {
-        let not = |source: anyhow::Error| Mistake::Run { source };
-        let raw = Raw::read(directory).map_err(|error| not(error.into()))?;
-        let summary = Summary::of(&raw).map_err(|error| not(error.into()))?;
+impl RecordedRun {
+    fn read(directory: &Path) -> Result<Self, InputError> {
+        let unreadable = |source: Box<dyn Error + Send + Sync>| InputError::Run { source };
+        let raw = Raw::read(directory).map_err(|error| unreadable(error.into()))?;
+        let summary = Summary::of(&raw).map_err(|error| unreadable(error.into()))?;
         let text = std::fs::read_to_string(directory.join(MANIFEST_FILE));
-        let text = text.map_err(|error| not(error.into()))?;
-        let manifest = serde_json::from_str(&text).map_err(|error| not(error.into()))?;
+        let text = text.map_err(|error| unreadable(error.into()))?;
+        let manifest = serde_json::from_str(&text).map_err(|error| unreadable(error.into()))?;
         Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
     }
 
@@ -40,25 +41,25 @@ impl Run {
 }
 
 /// Reads the run in a directory, or the runs in the directories in it, in the order of their names.
-pub(crate) fn read(directory: &Path) -> Result<Vec<Run>, Mistake> {
+pub(crate) fn read(directory: &Path) -> Result<Vec<RecordedRun>, InputError> {
     let is_run = |directory: &Path| directory.join(MANIFEST_FILE).is_file();
     if is_run(directory) {
-        return Ok(vec![Run::read(directory)?]);
+        return Ok(vec![RecordedRun::read(directory)?]);
     }
     let entries = std::fs::read_dir(directory)
-        .map_err(|source| Mistake::Directory { directory: directory.to_owned(), source })?;
+        .map_err(|source| InputError::Directory { directory: directory.to_owned(), source })?;
     let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     runs.retain(|entry| is_run(entry));
     runs.sort();
     if runs.is_empty() {
-        return Err(Mistake::NoRun { directory: directory.to_owned() });
+        return Err(InputError::NoRun { directory: directory.to_owned() });
     }
-    runs.iter().map(|run| Run::read(run)).collect()
+    runs.iter().map(|run| RecordedRun::read(run)).collect()
 }
 
 /// CPU time of a side, in the seconds in which it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Cpu {
+pub(crate) struct CpuTime {
     pub(crate) us: u64,
     /// Shakes answered in these seconds.
     pub(crate) answered: u64,
@@ -66,18 +67,18 @@ pub(crate) struct Cpu {
 
 /// The part of a unit's seconds in which CPU time must be known. A thread that ends takes with it
 /// what it used in its last second.
-const KNOWN: f64 = 0.5;
+const KNOWN_SHARE: f64 = 0.5;
 
 /// A part of a set that varies independently of the others: a phase of a run, or a batch of its
 /// seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Unit {
+pub(crate) struct SamplingUnit {
     pub(crate) seconds: f64,
     pub(crate) answered: u64,
-    /// Shakes answered in its median second; `None` when nobody shook.
+    /// Shakes answered in its median second; `None` without any.
     pub(crate) median_second: Option<f64>,
-    pub(crate) server_cpu: Option<Cpu>,
-    pub(crate) client_cpu: Option<Cpu>,
+    pub(crate) server_cpu: Option<CpuTime>,
+    pub(crate) client_cpu: Option<CpuTime>,
     pub(crate) retransmits: Option<u64>,
     pub(crate) latency: Option<Histogram<u64>>,
     /// Of whole runs only: memory is what a run has, not a second.
@@ -86,9 +87,9 @@ pub(crate) struct Unit {
     pub(crate) kernel_bytes: Option<f64>,
 }
 
-impl Unit {
+impl SamplingUnit {
     /// A phase of a run.
-    pub(crate) fn of_run(run: &Run, name: &str) -> Option<Self> {
+    pub(crate) fn of_run(run: &RecordedRun, name: &str) -> Option<Self> {
         let phase = run.phase(name)?;
         let (start, end) = run.raw.phase_time(name)?;
         let tag = hlog::tag(name, Segment::Latency);
@@ -106,7 +107,7 @@ impl Unit {
         )
     }
 
-    fn with_counters(mut self, run: &Run, start: u64, end: u64) -> Self {
+    fn with_counters(mut self, run: &RecordedRun, start: u64, end: u64) -> Self {
         self.median_second = median_second(run, start, end);
         self.server_cpu = cpu(run, ProcSubject::Server, start, end);
         self.client_cpu = cpu(run, ProcSubject::Client, start, end);
@@ -116,7 +117,7 @@ impl Unit {
 }
 
 /// The median of what was answered in each second.
-fn median_second(run: &Run, start: u64, end: u64) -> Option<f64> {
+fn median_second(run: &RecordedRun, start: u64, end: u64) -> Option<f64> {
     let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
     for line in run.raw.clients.iter().filter(|line| (start..end).contains(&line.t)) {
         *seconds.entry(line.t).or_default() += line.tally.answered;
@@ -130,7 +131,7 @@ fn median_second(run: &Run, start: u64, end: u64) -> Option<f64> {
 }
 
 /// The CPU time of a side from one second to another; `None` when too little of it is known.
-fn cpu(run: &Run, of: ProcSubject, start: u64, end: u64) -> Option<Cpu> {
+fn cpu(run: &RecordedRun, of: ProcSubject, start: u64, end: u64) -> Option<CpuTime> {
     // Of several clients, a second is known when it is of all.
     let mut seconds: BTreeMap<u64, Option<u64>> = BTreeMap::new();
     for row in run.raw.proc_rows(of).filter(|row| (start..end).contains(&row.t)) {
@@ -138,10 +139,10 @@ fn cpu(run: &Run, of: ProcSubject, start: u64, end: u64) -> Option<Cpu> {
         *sum = (*sum).zip(row.cpu_us).map(|(sum, us)| sum + us);
     }
     seconds.retain(|_, us| us.is_some());
-    let enough = seconds.len() as f64 >= KNOWN * (end - start) as f64;
+    let enough = seconds.len() as f64 >= KNOWN_SHARE * (end - start) as f64;
     let lines = run.raw.clients.iter().filter(|line| seconds.contains_key(&line.t));
     let answered = lines.map(|line| line.tally.answered).sum();
-    enough.then(|| Cpu { us: seconds.values().flatten().sum(), answered })
+    enough.then(|| CpuTime { us: seconds.values().flatten().sum(), answered })
 }
 
 /// Batches into which the seconds of a phase are divided: the usual number, so that a batch is long
@@ -159,7 +160,10 @@ const SHORTEST_S: u64 = 2;
 pub(crate) const SHORTEST_PHASE_S: u64 = FEWEST * SHORTEST_S;
 
 /// The batches of a phase in their order; `None` when it is too short.
-pub(crate) fn batches(run: &Run, name: &str) -> Result<Option<Vec<Unit>>, Mistake> {
+pub(crate) fn batches(
+    run: &RecordedRun,
+    name: &str,
+) -> Result<Option<Vec<SamplingUnit>>, InputError> {
     let Some((start, end)) = run.raw.phase_time(name) else { return Ok(None) };
     let seconds = end - start;
     if seconds < SHORTEST_PHASE_S {
@@ -167,39 +171,42 @@ pub(crate) fn batches(run: &Run, name: &str) -> Result<Option<Vec<Unit>>, Mistak
     }
     let count = BATCHES.min(seconds / SHORTEST_S);
     let edge = |batch: u64| start + batch * seconds / count;
-    let mut units: Vec<Unit> = (0..count)
+    let mut batches: Vec<SamplingUnit> = (0..count)
         .map(|batch| {
             let (from, to) = (edge(batch), edge(batch + 1));
             let lines = run.raw.clients.iter().filter(|line| (from..to).contains(&line.t));
             let answered = lines.map(|line| line.tally.answered).sum();
-            Unit { seconds: (to - from) as f64, answered, ..Unit::default() }
+            SamplingUnit { seconds: (to - from) as f64, answered, ..SamplingUnit::default() }
                 .with_counters(run, from, to)
         })
         .collect();
     for (t, values) in latency_by_second(&run.directory, name)? {
         // What was answered after the end belongs to the last.
         let batch = (1..count).find(|batch| t < edge(*batch)).unwrap_or(count);
-        match &mut units[batch as usize - 1].latency {
+        match &mut batches[batch as usize - 1].latency {
             Some(sum) => {
-                sum.add(&values).map_err(|error| Mistake::histograms(&run.directory, error))?;
+                sum.add(&values).map_err(|error| InputError::histograms(&run.directory, error))?;
             }
             none => *none = Some(values),
         }
     }
-    Ok(Some(units))
+    Ok(Some(batches))
 }
 
 /// The latencies of a phase by the Unix second in which answers came.
-fn latency_by_second(directory: &Path, phase: &str) -> Result<Vec<(u64, Histogram<u64>)>, Mistake> {
+fn latency_by_second(
+    directory: &Path,
+    phase: &str,
+) -> Result<Vec<(u64, Histogram<u64>)>, InputError> {
     let text = std::fs::read_to_string(directory.join(HLOG))
-        .map_err(|error| Mistake::histograms(directory, error))?;
+        .map_err(|error| InputError::histograms(directory, error))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let wanted = hlog::tag(phase, Segment::Latency);
     let (mut decoder, mut seconds) = (hlog::Decoder::default(), Vec::new());
     for line in whole.lines() {
         let interval = decoder
             .line(line.as_bytes(), |tag| tag == wanted)
-            .map_err(|error| Mistake::histograms(directory, error))?;
+            .map_err(|error| InputError::histograms(directory, error))?;
         seconds.extend(interval.map(|interval| (interval.t, interval.values)));
     }
     Ok(seconds)

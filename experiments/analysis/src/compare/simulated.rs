@@ -1,6 +1,6 @@
 //! Whole comparisons of simulated runs: at most 5% of those of equal sets may show any difference,
 //! and 5% less throughput must be found with five runs a side. How much runs vary is as measured,
-//! see ARCHITECTURE.md, "Two sets of runs". Seeded; rates are held with the bounds of Clopper and
+//! see docs/decisions/0017. Seeded; rates are compared with the bounds of Clopper and
 //! Pearson (99%, two-sided).
 
 use std::sync::LazyLock;
@@ -11,8 +11,8 @@ use rand_pcg::Pcg64;
 use statrs::distribution::{Beta, ContinuousCDF, Normal};
 
 use super::figures::{Figure, Pool};
-use super::sets::{Cpu, Unit};
-use super::{ComparedPhase, Verdict, correct, hold_all};
+use super::sets::{CpuTime, SamplingUnit};
+use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 
 /// Comparisons simulated of each kind.
 const MANY: usize = 1000;
@@ -67,11 +67,16 @@ fn latencies(median_us: f64, tail: f64, each: u64) -> Histogram<u64> {
 }
 
 /// A run of 10 s, or a part of one; `common` and `own` say how far it is from the others.
-fn unit(deviations: Deviations, common: f64, mut own: impl FnMut() -> f64, factor: f64) -> Unit {
+fn unit(
+    deviations: Deviations,
+    common: f64,
+    mut own: impl FnMut() -> f64,
+    factor: f64,
+) -> SamplingUnit {
     let mut z = || COMMON.sqrt() * common + (1.0 - COMMON).sqrt() * own();
     let answered = (2_100_000.0 * factor * (deviations.rate * z()).exp()) as u64;
-    let cpu = |z: f64| Cpu { us: (9e6 * (0.4 * deviations.rate * z).exp()) as u64, answered };
-    Unit {
+    let cpu = |z: f64| CpuTime { us: (9e6 * (0.4 * deviations.rate * z).exp()) as u64, answered };
+    SamplingUnit {
         seconds: 10.0,
         answered,
         median_second: Some(210_000.0 * factor * (deviations.typical * z()).exp()),
@@ -89,7 +94,7 @@ fn unit(deviations: Deviations, common: f64, mut own: impl FnMut() -> f64, facto
     }
 }
 
-fn runs(random: &mut Pcg64, deviations: Deviations, runs: usize, factor: f64) -> Vec<Unit> {
+fn runs(random: &mut Pcg64, deviations: Deviations, runs: usize, factor: f64) -> Vec<SamplingUnit> {
     (0..runs)
         .map(|_| {
             let common = normal(random);
@@ -102,7 +107,7 @@ fn runs(random: &mut Pcg64, deviations: Deviations, runs: usize, factor: f64) ->
 const PART_S: usize = 6;
 
 /// The parts of a run of a minute, of which each second is like the one before it.
-fn parts(random: &mut Pcg64, alike: f64) -> Vec<Unit> {
+fn parts(random: &mut Pcg64, alike: f64) -> Vec<SamplingUnit> {
     let mut second = normal(random);
     let mut next = |random: &mut Pcg64| {
         second = alike * second + (1.0 - alike * alike).sqrt() * normal(random);
@@ -116,9 +121,9 @@ fn parts(random: &mut Pcg64, alike: f64) -> Vec<Unit> {
         .collect()
 }
 
-fn answer(first: &[Unit], second: &[Unit], in_sequence: bool) -> ComparedPhase {
+fn answer(first: &[SamplingUnit], second: &[SamplingUnit], in_sequence: bool) -> ComparedPhase {
     let pools = [Pool::new(first, in_sequence), Pool::new(second, in_sequence)];
-    let mut phase = [hold_all("saturated", &pools, None)];
+    let mut phase = [compare_figures("saturated", &pools, None)];
     let questions = correct(&mut phase);
     assert_eq!(questions, Figure::ALL.len() - 1, "retransmissions are 0 throughout");
     let [phase] = phase;
@@ -132,9 +137,9 @@ fn any_shown(phase: &ComparedPhase) -> bool {
 /// Whether a figure was found to differ, and the right way: among all, and when it was the only
 /// question.
 fn slower_found(phase: &ComparedPhase, figure: Figure) -> (bool, bool) {
-    let it = phase.figures.iter().find(|it| it.figure == figure).expect("a rate");
-    let slower = it.difference.estimate < 0.0;
-    (it.verdict == Verdict::Shown && slower, it.difference.is_shown() && slower)
+    let compared = phase.figures.iter().find(|it| it.figure == figure).expect("a rate");
+    let slower = compared.difference.estimate < 0.0;
+    (compared.verdict == Verdict::Shown && slower, compared.difference.is_shown() && slower)
 }
 
 /// Between what the true rate of something seen so often in [`MANY`] lies, with 99% confidence.

@@ -2,26 +2,21 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
-
-use super::{Compared, Comparison, Differing, Variation, Verdict};
+use super::comparison::{Comparison, Variation};
+use super::verdicts::{ComparedFigure, Verdict};
 use crate::stats::Scale;
-use text::thousands;
+use text::{Align, Table, thousands};
 
-const HEAD: [&str; 7] = ["phase", "figure", "first", "second", "difference", "95% interval", ""];
-
-/// A field in which sets differ.
-pub(super) fn differing(it: &Differing) -> String {
-    let side = |values: &[Value]| {
-        let value = |value: &Value| match value {
-            Value::String(text) => text.clone(),
-            Value::Null => "absent".to_owned(),
-            other => other.to_string(),
-        };
-        values.iter().map(value).collect::<Vec<_>>().join(" or ")
-    };
-    format!("{}: {} and {}", it.field, side(&it.first), side(&it.second))
-}
+/// Words to the left, figures to the right.
+const COLUMNS: [(&str, Align); 7] = [
+    ("phase", Align::Left),
+    ("figure", Align::Left),
+    ("first", Align::Right),
+    ("second", Align::Right),
+    ("difference", Align::Right),
+    ("95% interval", Align::Right),
+    ("", Align::Left),
+];
 
 /// A value with as many digits as matter.
 fn value(value: f64) -> String {
@@ -52,52 +47,45 @@ fn deviation(scale: Scale, deviation: Option<f64>) -> String {
     deviation.map_or_else(String::new, shown)
 }
 
-fn verdict(it: &Compared) -> String {
-    match it.verdict {
+fn verdict(figure: &ComparedFigure) -> String {
+    match figure.verdict {
         Verdict::Shown => "DIFFERENCE SHOWN".to_owned(),
-        Verdict::NotShown if it.difference.is_shown() => {
+        Verdict::NotShown if figure.difference.is_shown() => {
             "no difference shown among so many figures".to_owned()
         }
         Verdict::NotShown => "no difference shown".to_owned(),
-        Verdict::Unknown => it.because.clone().unwrap_or_default(),
+        Verdict::Unknown => figure.because.clone().unwrap_or_default(),
     }
 }
 
-fn row(phase: &str, it: &Compared) -> [String; 7] {
-    let interval = it.difference.interval.map_or_else(
+fn row(phase: &str, compared: &ComparedFigure) -> [String; COLUMNS.len()] {
+    let interval = compared.difference.interval.map_or_else(
         || "-".to_owned(),
-        |(low, high)| format!("{} to {}", distance(it.scale, low), distance(it.scale, high)),
+        |(low, high)| {
+            format!("{} to {}", distance(compared.scale, low), distance(compared.scale, high))
+        },
     );
     [
         phase.to_owned(),
-        it.figure.title().to_owned(),
-        value(it.first) + &deviation(it.scale, it.first_deviation),
-        value(it.second) + &deviation(it.scale, it.second_deviation),
-        distance(it.scale, it.difference.estimate),
+        compared.figure.title().to_owned(),
+        value(compared.first) + &deviation(compared.scale, compared.first_deviation),
+        value(compared.second) + &deviation(compared.scale, compared.second_deviation),
+        distance(compared.scale, compared.difference.estimate),
         interval,
-        verdict(it),
+        verdict(compared),
     ]
 }
 
-/// The comparison as a table, with what is to be kept in mind below it.
+/// The comparison as a table, with its caveats below.
 pub fn table(comparison: &Comparison) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut table = Table::new(COLUMNS.map(|(_, align)| align));
+    table.row(COLUMNS.map(|(head, _)| head));
     for phase in &comparison.phases {
-        rows.extend(phase.figures.iter().map(|it| row(&phase.name, it)));
+        for compared in &phase.figures {
+            table.row(row(&phase.name, compared));
+        }
     }
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            // Words to the left, figures to the right.
-            let words = matches!(column, 0 | 1 | 6);
-            if words { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        out += cells.collect::<Vec<_>>().join("  ").trim_end();
-        out.push('\n');
-    }
+    let mut out = table.to_string();
     notes(comparison, &mut out);
     out
 }
@@ -128,8 +116,8 @@ fn notes(comparison: &Comparison, out: &mut String) {
     for caveat in &comparison.caveats {
         say(caveat);
     }
-    for it in &comparison.differing {
-        say(&format!("differs: {}", differing(it)));
+    for differing in &comparison.differing {
+        say(&format!("differs: {differing}"));
     }
     for objection in &comparison.objections {
         say(&format!("forced, although {objection}"));

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use crate::compare::Mistake;
 use crate::compare::figures::{Figure, Pool};
-use crate::compare::sets::{Run, SHORTEST_PHASE_S, Unit, batches};
+use crate::compare::sets::{RecordedRun, SHORTEST_PHASE_S, SamplingUnit, batches};
+use crate::input::InputError;
 use crate::stats::{Estimate, Scale};
+use crate::summary::PhaseSummary;
 use record::ProcSubject;
 use spec::{Hosts, Shake};
 
@@ -15,26 +16,29 @@ const ETHERNET_BYTES: f64 = 38.0;
 /// Headers of an IP packet with TCP and timestamps.
 const HEADER_BYTES: f64 = 52.0;
 
-/// A figure with what it may be off by.
+/// A figure with its confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Known {
+pub struct IntervalEstimate {
     /// The figure.
     pub value: f64,
     /// Between what it lies with 95% confidence; null when nothing tells how much it varies.
     pub interval: Option<(f64, f64)>,
 }
 
-impl Known {
+impl IntervalEstimate {
     fn of(pool: &Pool<'_>, figure: Figure) -> Option<Self> {
         let value = pool.value(figure, None)?;
         let estimate = pool.estimate(figure, Scale::Ratio);
-        Some(Self { value, interval: estimate.and_then(|it: Estimate| it.interval(Scale::Ratio)) })
+        Some(Self {
+            value,
+            interval: estimate.and_then(|estimate| estimate.interval(Scale::Ratio)),
+        })
     }
 }
 
 /// What goes over the wire for a request, Ethernet's own bytes included.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Wire {
+pub struct WireUse {
     /// Bytes to the server.
     pub to_server: f64,
     /// Bytes to the client.
@@ -45,7 +49,7 @@ pub struct Wire {
 
 /// One request and one connection, as measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Measured {
+pub struct MeasuredPhase {
     /// The experiment.
     pub experiment: String,
     /// Its phase.
@@ -63,53 +67,40 @@ pub struct Measured {
     /// Connections held.
     pub connections: u64,
     /// Shakes answered a second.
-    pub rate: Known,
+    pub rate: IntervalEstimate,
     /// Whether as many were answered as the load asked for: more may have been possible.
     pub held: bool,
     /// Whether the load waited for answers: more was not possible.
     pub saturated: bool,
     /// CPU time of the server for a request, in microseconds.
-    pub server_us: Known,
+    pub server_us: IntervalEstimate,
     /// CPU time of the clients for a request.
-    pub client_us: Option<Known>,
+    pub client_us: Option<IntervalEstimate>,
     /// Memory of the server for a connection, its process and the kernel's, in bytes.
-    pub server_bytes: Option<Known>,
+    pub server_bytes: Option<IntervalEstimate>,
     /// Memory of a client for a connection, the same.
-    pub client_bytes: Option<Known>,
+    pub client_bytes: Option<IntervalEstimate>,
     /// What goes over the wire.
-    pub wire: Option<Wire>,
+    pub wire: Option<WireUse>,
     /// Logins a second.
     pub connect_rate: Option<f64>,
 }
 
-/// What keeps runs from being projected.
-#[derive(Debug, thiserror::Error)]
-pub enum NotMeasured {
-    /// Input that is no run.
-    #[error(transparent)]
-    Input(#[from] Mistake),
-    /// No phase would do.
-    #[error(
-        "no phase to project from: it needs shakes, answers to all of them or a load that waits \
-         for answers, validity, and CPU time of the server in every run{why}"
-    )]
-    NoPhase {
-        /// Why those that were asked for do not do.
-        why: String,
-    },
-}
-
 /// Takes the phase with the most shakes a second of those that will do, or the one named. One that
 /// is too short to tell how it varies is taken only when there is no other.
-pub(super) fn measure(runs: &[Run], phase: Option<&str>) -> Result<Measured, NotMeasured> {
+pub(super) fn measure(
+    runs: &[RecordedRun],
+    phase: Option<&str>,
+) -> Result<MeasuredPhase, InputError> {
     let first = &runs[0];
-    let mut found: Option<Measured> = None;
+    let mut found: Option<MeasuredPhase> = None;
     let mut why = String::new();
     let phases = first.summary.phases.iter().map(|it| it.name.as_str());
     for name in phases.filter(|name| phase.is_none_or(|phase| phase == *name)) {
         match of_phase(runs, name)? {
             Ok(it) => {
-                let rank = |it: &Measured| (it.seconds >= SHORTEST_PHASE_S as f64, it.rate.value);
+                let rank =
+                    |it: &MeasuredPhase| (it.seconds >= SHORTEST_PHASE_S as f64, it.rate.value);
                 if found.as_ref().is_none_or(|best| rank(best) < rank(&it)) {
                     found = Some(it);
                 }
@@ -117,12 +108,13 @@ pub(super) fn measure(runs: &[Run], phase: Option<&str>) -> Result<Measured, Not
             Err(because) => why += &format!("; {name}: {because}"),
         }
     }
-    found.ok_or(NotMeasured::NoPhase { why })
+    found.ok_or(InputError::NoPhase { why })
 }
 
 /// A phase of all runs, or why it does not do.
-fn of_phase(runs: &[Run], name: &str) -> Result<Result<Measured, String>, NotMeasured> {
-    let Some(units) = runs.iter().map(|run| Unit::of_run(run, name)).collect::<Option<Vec<_>>>()
+fn of_phase(runs: &[RecordedRun], name: &str) -> Result<Result<MeasuredPhase, String>, InputError> {
+    let Some(units) =
+        runs.iter().map(|run| SamplingUnit::of_run(run, name)).collect::<Option<Vec<_>>>()
     else {
         return Ok(Err("not in every run".to_owned()));
     };
@@ -135,9 +127,7 @@ fn of_phase(runs: &[Run], name: &str) -> Result<Result<Measured, String>, NotMea
     let shake = specs.iter().find(|it| it.name.as_str() == name).and_then(|it| it.shake);
     let Some(shake) = shake else { return Ok(Err("no shakes".to_owned())) };
     let saturated = matches!(shake, Shake::Closed { .. });
-    let sum = |of: fn(&crate::summary::PhaseSummary) -> u64| -> u64 {
-        summaries.iter().map(|it| of(it)).sum()
-    };
+    let sum = |of: fn(&PhaseSummary) -> u64| -> u64 { summaries.iter().map(|it| of(it)).sum() };
     let (offered, answered) = (sum(|it| it.shake.offered), sum(|it| it.shake.answered));
     let held = answered as f64 >= HELD * offered as f64;
     if !held && !saturated {
@@ -148,13 +138,15 @@ fn of_phase(runs: &[Run], name: &str) -> Result<Result<Measured, String>, NotMea
     let varying = parts.as_deref().unwrap_or(&units);
     let pool = Pool::new(varying, parts.is_some());
     let whole = Pool::new(&units, false);
-    let Some(server_us) = Known::of(&pool, Figure::ServerCpu) else {
+    let Some(server_us) = IntervalEstimate::of(&pool, Figure::ServerCpu) else {
         return Ok(Err("no CPU time of the server".to_owned()));
     };
-    let Some(rate) = Known::of(&pool, Figure::Rate) else { return Ok(Err("no rate".to_owned())) };
+    let Some(rate) = IntervalEstimate::of(&pool, Figure::Rate) else {
+        return Ok(Err("no rate".to_owned()));
+    };
     let machine = &first.raw.manifest.hosts[0];
     let connect_rates = first.summary.phases.iter().filter_map(|it| it.connections.connect_rate);
-    Ok(Ok(Measured {
+    Ok(Ok(MeasuredPhase {
         experiment: first.summary.experiment.clone(),
         phase: name.to_owned(),
         runs: runs.len(),
@@ -167,7 +159,7 @@ fn of_phase(runs: &[Run], name: &str) -> Result<Result<Measured, String>, NotMea
         held,
         saturated,
         server_us,
-        client_us: Known::of(&pool, Figure::ClientCpu),
+        client_us: IntervalEstimate::of(&pool, Figure::ClientCpu),
         server_bytes: bytes(&whole, &units, |unit| unit.server_bytes),
         client_bytes: bytes(&whole, &units, |unit| unit.client_bytes),
         wire: wire(runs, name, answered),
@@ -179,7 +171,11 @@ fn of_phase(runs: &[Run], name: &str) -> Result<Result<Measured, String>, NotMea
 const HELD: f64 = 0.999;
 
 /// Memory for a connection: a process's part and one socket of the kernel's.
-fn bytes(whole: &Pool<'_>, units: &[Unit], of: fn(&Unit) -> Option<f64>) -> Option<Known> {
+fn bytes(
+    whole: &Pool<'_>,
+    units: &[SamplingUnit],
+    of: fn(&SamplingUnit) -> Option<f64>,
+) -> Option<IntervalEstimate> {
     let kernel = whole.value(Figure::KernelMemory, None)?;
     let sums: Vec<f64> = units
         .iter()
@@ -188,12 +184,12 @@ fn bytes(whole: &Pool<'_>, units: &[Unit], of: fn(&Unit) -> Option<f64>) -> Opti
         .filter(|_| kernel > 0.0)?;
     let value = sums.iter().sum::<f64>() / sums.len() as f64;
     let interval = Estimate::of(&sums, Scale::Ratio).and_then(|it| it.interval(Scale::Ratio));
-    Some(Known { value, interval })
+    Some(IntervalEstimate { value, interval })
 }
 
 /// What the kernel counted on its way, for a request. Each answer is taken to be a packet, and all
 /// others to go to the server.
-fn wire(runs: &[Run], name: &str, answered: u64) -> Option<Wire> {
+fn wire(runs: &[RecordedRun], name: &str, answered: u64) -> Option<WireUse> {
     let (mut octets, mut packets, mut received) = (0, 0, 0);
     for run in runs {
         let (start, end) = run.raw.phase_time(name)?;
@@ -215,7 +211,7 @@ fn wire(runs: &[Run], name: &str, answered: u64) -> Option<Wire> {
     }
     let each = |sum: u64| sum as f64 / answered as f64;
     let answer = each(received) + HEADER_BYTES;
-    Some(Wire {
+    Some(WireUse {
         to_server: (each(octets) - answer).max(0.0)
             + (each(packets) - 1.0).max(0.0) * ETHERNET_BYTES,
         to_client: answer + ETHERNET_BYTES,

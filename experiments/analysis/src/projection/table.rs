@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Answer, Known, Need, Plan, Resource};
-use text::thousands;
+use super::measured::IntervalEstimate;
+use super::plan::{ProjectedServers, Projection, Resource, ResourceShare};
+use text::{Align, Table, bytes, minutes, thousands};
 
 /// Beyond this a rate is called extrapolated.
 const NEAR: f64 = 1.1;
@@ -12,20 +13,19 @@ fn whole(value: f64) -> String {
     thousands(value.round() as u64)
 }
 
-fn with_margin(it: Known, show: impl Fn(f64) -> String) -> String {
-    let margin = it.interval.map(|(low, high)| (show(low), show(high)));
+fn with_margin(figure: IntervalEstimate, show: impl Fn(f64) -> String) -> String {
+    let margin = figure.interval.map(|(low, high)| (show(low), show(high)));
     match margin {
-        Some((low, high)) if low != high => format!("{} ({low} to {high})", show(it.value)),
-        _ => show(it.value),
+        Some((low, high)) if low != high => format!("{} ({low} to {high})", show(figure.value)),
+        _ => show(figure.value),
     }
 }
 
-fn minutes(minutes: f64) -> String {
-    let seconds = (minutes * 60.0).round() as u64;
-    format!("{} min {:02} s", seconds / 60, seconds % 60)
+fn in_minutes(value: f64) -> String {
+    minutes((value * 60.0).round() as u64)
 }
 
-fn needs(needs: &[Need]) -> String {
+fn needs(needs: &[ResourceShare]) -> String {
     let name = |resource| match resource {
         Resource::Cpu => "CPU",
         Resource::Memory => "memory",
@@ -36,33 +36,32 @@ fn needs(needs: &[Need]) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-fn clients(answer: &Answer, servers: f64) -> String {
+fn clients(answer: &ProjectedServers, servers: f64) -> String {
     answer.clients_per_server.map_or_else(
         || "unknown: no client's CPU was measured".to_owned(),
         |each| format!("{} ({each:.2} a server)", whole((each * servers).ceil())),
     )
 }
 
-/// The projection as a table, with what is to be kept in mind below it.
-pub fn table(plan: &Plan) -> String {
+/// The projection as a table, with its caveats below.
+pub fn table(plan: &Projection) -> String {
     let measured = &plan.measured;
     let machine = &plan.machine;
-    let mut rows: Vec<[String; 3]> = Vec::new();
-    let mut row = |what: String, of: &dyn Fn(&Answer) -> String| {
-        rows.push([what, of(&plan.as_measured), of(&plan.by_cpu)]);
+    let mut table = Table::new([Align::Left; 3]);
+    table.row(["", "as measured", "by CPU"]);
+    let mut row = |what: String, of: &dyn Fn(&ProjectedServers) -> String| {
+        table.row([what, of(&plan.as_measured), of(&plan.by_cpu)]);
     };
     row("shakes/s a server".to_owned(), &|it| with_margin(it.rate, whole));
-    let time = minutes(plan.minutes);
+    let time = in_minutes(plan.minutes);
     row(format!("servers for {time}"), &|it| with_margin(it.servers, |n| whole(n.ceil())));
     row("client machines for these".to_owned(), &|it| clients(it, it.servers.value.ceil()));
-    row(format!("time of {} servers", whole(plan.servers)), &|it| with_margin(it.minutes, minutes));
+    row(format!("time of {} servers", whole(plan.servers)), &|it| {
+        with_margin(it.minutes, in_minutes)
+    });
     row("client machines for these".to_owned(), &|it| clients(it, plan.servers));
     row("a server uses".to_owned(), &|it| needs(&it.server));
     row("a client machine uses".to_owned(), &|it| needs(&it.client));
-    let head = [String::new(), "as measured".to_owned(), "by CPU".to_owned()];
-    rows.insert(0, head);
-    let width = |column: usize| rows.iter().map(|it| it[column].chars().count()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2)];
     let mut out = String::new();
     // Writing to a string does not fail.
     let _ = writeln!(
@@ -78,25 +77,21 @@ pub fn table(plan: &Plan) -> String {
     );
     let _ = writeln!(
         out,
-        "machines: {} CPUs busy up to {:.0}%, {:.1} GiB, {} Gbit/s, {} connections a server, {} \
+        "machines: {} CPUs busy up to {:.0}%, {}, {} Gbit/s, {} connections a server, {} \
          address(es) a client machine",
         machine.cores,
         machine.busy * 100.0,
-        machine.memory_bytes / f64::from(1 << 30),
+        bytes(machine.memory_bytes as u64),
         machine.network_bytes * 8.0 / 1e9,
         whole(machine.connections),
         machine.addresses,
     );
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        out += cells.collect::<Vec<_>>().join("  ").trim_end();
-        out.push('\n');
-    }
+    out += &table.to_string();
     notes(plan, &mut out);
     out
 }
 
-fn notes(plan: &Plan, out: &mut String) {
+fn notes(plan: &Projection, out: &mut String) {
     let measured = &plan.measured;
     let mut say = |line: &str| {
         let _ = writeln!(out, "{line}");

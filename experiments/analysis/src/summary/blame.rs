@@ -1,7 +1,7 @@
-//! Who is to blame: from the sums that clients keep by cause to shares and a sentence.
+//! What is to blame: from the sums that clients keep by cause to shares and a sentence.
 //!
 //! The method is that of the design: of the slow requests of a phase, what each cause took beyond
-//! its median is held against what all took beyond theirs; of the seconds whose answers were off,
+//! its median is compared with what all took beyond theirs; of the seconds whose answers were off,
 //! the requests that were answered in another second than they were due in are counted by their
 //! dominant cause. Below a stated excess there is no verdict.
 
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use attribution::{BUCKETS, Cause, CauseRows, PerCause, bucket, bucket_floor};
 use serde::{Deserialize, Serialize};
 
+use super::off::SecondsOff;
 use spec::AttributionSpec;
 
 /// A share for each cause.
@@ -50,9 +51,9 @@ pub struct Attribution {
     pub verdict: Option<String>,
 }
 
-/// The account of a phase over all clients, shards and seconds.
+/// What each cause took in a phase, over all clients, shards and seconds.
 #[derive(Clone, Debug)]
-pub struct Account {
+pub struct CauseTotals {
     /// Requests that were explained.
     pub requests: u64,
     /// Requests left out, because another frame was in their way.
@@ -69,7 +70,7 @@ pub struct Account {
     moved: Vec<(u64, u64, PerCause<u64>)>,
 }
 
-impl Default for Account {
+impl Default for CauseTotals {
     fn default() -> Self {
         Self {
             requests: 0,
@@ -83,16 +84,16 @@ impl Default for Account {
     }
 }
 
-/// What is seen of a phase beside its causes.
+/// What else is known of a phase that says why its requests were slow.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct PhaseEvidence {
     /// By second: shakes due, and answers.
     pub seconds: Vec<(u64, u64, u64)>,
     /// The phase's 99th percentile, in microseconds.
     pub p99_us: Option<u64>,
     /// The part of the requests that were slow, as the clients themselves measured it.
     pub late_share: Option<f64>,
-    /// Who held the CPUs that others waited for, the most frequent first, by blamed cause.
+    /// By blamed cause, the program that most often held the CPUs that others waited for.
     pub holders: BTreeMap<Cause, String>,
     /// Packets dropped, and segments sent again.
     pub drops: Option<u64>,
@@ -100,7 +101,7 @@ pub struct Seen {
     pub retransmits: Option<u64>,
 }
 
-impl Account {
+impl CauseTotals {
     /// Adds what a shard wrote down in the second `t`.
     pub fn add(&mut self, t: u64, rows: &CauseRows) {
         self.requests += rows.requests;
@@ -150,19 +151,19 @@ impl Account {
         all
     }
 
-    /// Blames.
-    pub fn attribution(&self, spec: &AttributionSpec, seen: &Seen) -> Attribution {
+    /// What is to blame, from the totals and what else is known of the phase.
+    pub fn attribution(&self, spec: &AttributionSpec, evidence: &PhaseEvidence) -> Attribution {
         if self.requests == 0 {
             return Attribution::default();
         }
         let least_us = u64::from(spec.slow_us);
-        let first = slow_from(seen.p99_us.unwrap_or(0).max(least_us), least_us);
+        let first = slow_from(evidence.p99_us.unwrap_or(0).max(least_us), least_us);
         let (requests, excess) = self.beyond(first);
-        let late_share = seen.late_share.unwrap_or_else(|| {
+        let late_share = evidence.late_share.unwrap_or_else(|| {
             let (over, _) = self.beyond(slow_from(least_us, least_us));
             over as f64 / self.requests as f64
         });
-        let off = seconds_off(spec, seen);
+        let off = SecondsOff::count(evidence.seconds.iter().copied(), spec.off_share.get()).off;
         let quiet = late_share < spec.quiet_share.get() && off.is_empty();
         let shares = shares(&excess).filter(|_| !quiet);
         let (moved, jitter_shares) = self.jitter(&off);
@@ -180,7 +181,7 @@ impl Account {
             },
             verdict: None,
         };
-        let mut verdict = sentence(spec, late_share, &attribution, seen);
+        let mut verdict = sentence(spec, late_share, &attribution, evidence);
         if self.unsampled > 0 {
             let all = self.requests + self.mixed + self.unsampled;
             let share = 100.0 * self.requests as f64 / all as f64;
@@ -207,13 +208,6 @@ pub fn slow_from(us: u64, least_us: u64) -> usize {
     if bucket_floor(at) < least_us { (at + 1).min(BUCKETS - 1) } else { at }
 }
 
-fn seconds_off(spec: &AttributionSpec, seen: &Seen) -> Vec<u64> {
-    let off =
-        |due: u64, answered: u64| answered.abs_diff(due) as f64 > spec.off_share.get() * due as f64;
-    let seconds = seen.seconds.iter().filter(|(_, due, answered)| *due > 0 && off(*due, *answered));
-    seconds.map(|(t, ..)| *t).collect()
-}
-
 fn shares(parts: &PerCause<u64>) -> Option<Shares> {
     let all: u64 = parts.values().sum();
     let share = |part: &u64| *part as f64 / all as f64;
@@ -229,7 +223,7 @@ fn sentence(
     spec: &AttributionSpec,
     late_share: f64,
     attribution: &Attribution,
-    seen: &Seen,
+    evidence: &PhaseEvidence,
 ) -> String {
     let ms = |us: u64| us as f64 / 1000.0;
     let late = format!(
@@ -247,7 +241,7 @@ fn sentence(
         return format!("quiet: {late}{seconds}");
     };
     let from = ms(attribution.tail.from_us.unwrap_or(0));
-    let what = advice(cause, seen);
+    let what = advice(cause, evidence);
     format!(
         "{late}{seconds}; of the slowest (from {from:.1} ms), {:.0}% of the excess is {}: {what}",
         share * 100.0,
@@ -255,8 +249,8 @@ fn sentence(
     )
 }
 
-fn advice(cause: Cause, seen: &Seen) -> String {
-    let holder = seen.holders.get(&cause);
+fn advice(cause: Cause, evidence: &PhaseEvidence) -> String {
+    let holder = evidence.holders.get(&cause);
     let held = holder.map_or_else(String::new, |name| format!(" (mostly {name})"));
     match cause {
         Cause::ClientRunqueue => {
@@ -274,8 +268,8 @@ fn advice(cause: Cause, seen: &Seen) -> String {
             format!(
                 "packets were lost ({} drops seen here, {} segments sent again); kernel.drops says \
                  where",
-                count(seen.drops),
-                count(seen.retransmits)
+                count(evidence.drops),
+                count(evidence.retransmits)
             )
         }
         Cause::NetworkDelay => "the path was slow without losing anything".to_owned(),
@@ -296,7 +290,7 @@ mod tests {
     use super::*;
 
     /// 10,000 requests of 100 µs (50 client busy, 50 server busy), and `slow` more with a cause.
-    fn account(slow: u64, slow_us: u64, cause: Cause) -> Account {
+    fn totals(slow: u64, slow_us: u64, cause: Cause) -> CauseTotals {
         let mut usual = PerCause::<u64>::default();
         usual[Cause::ClientBusy] = 50;
         usual[Cause::ServerBusy] = 50;
@@ -316,23 +310,23 @@ mod tests {
         }
         rows.moved =
             vec![MovedCount { due: 5, dominant: late.map(|us| u64::from(us > 1000) * slow) }];
-        let mut account = Account::default();
-        account.add(6, &rows);
-        account
+        let mut totals = CauseTotals::default();
+        totals.add(6, &rows);
+        totals
     }
 
-    fn seen(answered: u64) -> Seen {
-        Seen {
+    fn evidence(answered: u64) -> PhaseEvidence {
+        PhaseEvidence {
             seconds: vec![(4, 100, 100), (5, 100, answered)],
             p99_us: Some(900),
-            ..Seen::default()
+            ..PhaseEvidence::default()
         }
     }
 
     #[test]
     fn the_cause_of_the_excess_is_blamed_and_what_is_usual_is_not() {
         let spec = AttributionSpec::default();
-        let blamed = account(200, 5_000, Cause::ServerRunqueue).attribution(&spec, &seen(90));
+        let blamed = totals(200, 5_000, Cause::ServerRunqueue).attribution(&spec, &evidence(90));
         let shares = blamed.tail.shares.clone().expect("shares");
         assert_eq!(blamed.tail.requests, Some(200));
         // Where the bucket of a millisecond begins is below a millisecond: the next one.
@@ -349,10 +343,10 @@ mod tests {
     #[test]
     fn a_quiet_phase_gets_no_blame() {
         let spec = AttributionSpec::default();
-        let quiet = account(5, 5_000, Cause::NetworkDelay).attribution(&spec, &seen(100));
+        let quiet = totals(5, 5_000, Cause::NetworkDelay).attribution(&spec, &evidence(100));
         assert_eq!(quiet.tail.shares, None);
         assert_eq!(quiet.jitter.shares, None);
         assert!(quiet.verdict.expect("a sentence").starts_with("quiet: 0.05%"));
-        assert_eq!(Account::default().attribution(&spec, &seen(3)), Attribution::default());
+        assert_eq!(CauseTotals::default().attribution(&spec, &evidence(3)), Attribution::default());
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use attribution::Cause;
 
-use super::blame::{Account, Seen};
-use super::phase::{RunQueue, Shakes};
+use super::blame::{CauseTotals, PhaseEvidence};
+use super::figures::{RunQueue, Shakes};
 use record::{NicRow, ProbeRow, ProcSubject, Raw};
 
 /// The probes' rows of some seconds.
@@ -13,7 +13,7 @@ fn probe_rows(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &ProbeRow
     raw.probes.iter().filter(move |row| (start..end).contains(&row.t))
 }
 
-/// Packets of the experiment that were dropped on this host, by reason; `None` when nobody looked.
+/// Packets of the experiment that were dropped on this host, by reason; `None` without probes.
 pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, u64>> {
     let mut drops = None;
     for row in probe_rows(raw, start, end) {
@@ -59,16 +59,16 @@ pub(super) fn runqueue_delay(raw: &Raw, side: &str, start: u64, end: u64) -> Run
     RunQueue { p50: at(0.5), p99: at(0.99), max: at(1.0) }
 }
 
-/// The account of a phase by cause; `None` when nobody looked.
-pub(super) fn account(raw: &Raw, name: &str) -> Option<Account> {
-    let mut account = None;
+/// What each cause took in a phase; `None` without probes.
+pub(super) fn cause_totals(raw: &Raw, name: &str) -> Option<CauseTotals> {
+    let mut totals = None;
     for line in raw.causes.iter().filter(|line| line.phase.as_deref() == Some(name)) {
-        account.get_or_insert_with(Account::default).add(line.t, &line.rows);
+        totals.get_or_insert_with(CauseTotals::default).add(line.t, &line.rows);
     }
-    account
+    totals
 }
 
-/// Who held the CPUs that slow requests waited for, by blamed cause: the most frequent.
+/// By blamed cause, the program that most often held the CPUs that slow requests waited for.
 pub(super) fn holders(raw: &Raw, name: &str) -> BTreeMap<Cause, String> {
     let mut counts: BTreeMap<Cause, HashMap<&str, usize>> = BTreeMap::new();
     for line in raw.slow.iter().filter(|line| line.phase.as_deref() == Some(name)) {
@@ -88,14 +88,14 @@ pub(super) fn holders(raw: &Raw, name: &str) -> BTreeMap<Cause, String> {
     counts.into_iter().filter_map(|(cause, names)| Some((cause, most(names)?))).collect()
 }
 
-/// What is seen of a phase beside its causes.
-pub(super) fn seen(
+/// What else is known of a phase that says why its requests were slow.
+pub(super) fn of_phase(
     raw: &Raw,
     name: &str,
     (start, end): (u64, u64),
     (p99_us, late_share): (Option<u64>, Option<f64>),
     shake: &Shakes,
-) -> Seen {
+) -> PhaseEvidence {
     let mut seconds: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     // What is offered without a schedule is never off it.
     let open = shake.offered_rate.is_some();
@@ -105,7 +105,7 @@ pub(super) fn seen(
         second.1 += line.tally.answered;
     }
     let retransmits = raw.sum(ProcSubject::Tcp, |row| row.retrans_segs, start, end);
-    Seen {
+    PhaseEvidence {
         seconds: seconds.into_iter().map(|(t, (due, answered))| (t, due, answered)).collect(),
         p99_us,
         late_share,

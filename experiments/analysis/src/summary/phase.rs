@@ -1,14 +1,17 @@
-//! What a phase came to.
+//! Works out the figures of a phase from the raw files of its run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use accounting::server::Counters;
 use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
 
 use super::blame::Attribution;
 use super::evidence;
+use super::figures::{
+    Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, Segments, Sends,
+    Shakes, TwoPercentiles,
+};
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
@@ -16,264 +19,25 @@ use spec::configure::users_connected;
 /// With fewer connections than this, memory that grew is lost in the noise.
 const ENOUGH_CONNECTIONS: u64 = 1_000;
 
-/// Connections of a phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Connections {
-    /// How many users were to be logged in.
-    pub target: u64,
-    /// How many were, at the end.
-    pub established: u64,
-    /// How many went away.
-    pub lost: u64,
-    /// Logins per second until all were logged in; null when the phase connects nobody.
-    pub connect_rate: Option<f64>,
-}
-
-/// Shakes that were due in a phase. `offered = sent + skipped`;
-/// `sent = answered + timed_out + lost + in_flight_at_end`; `answered = granted + empty +
-/// overloaded`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Shakes {
-    /// Per second, on average; null when the phase has no open load.
-    pub offered_rate: Option<f64>,
-    /// Wanted by the schedule.
-    pub offered: u64,
-    /// Sent.
-    pub sent: u64,
-    /// Not sent: the user still waited, was not logged in, or the client was too far behind.
-    pub skipped: u64,
-    /// Answered in time.
-    pub answered: u64,
-    /// Answered with a packet.
-    pub granted: u64,
-    /// Answered without.
-    pub empty: u64,
-    /// Answered "over the limit".
-    pub overloaded: u64,
-    /// Not answered in time.
-    pub timed_out: u64,
-    /// Their connection went away.
-    pub lost: u64,
-    /// Answers to shakes that had timed out.
-    pub late_answers: u64,
-    /// Left later than allowed behind their instant, by the client's own doing.
-    pub late_sends: u64,
-    /// Still under way when the record ends.
-    pub in_flight_at_end: u64,
-}
-
-/// Sent packets in a phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sends {
-    /// Packets made for users to claim.
-    pub packets: u64,
-    /// Notices that clients received.
-    pub notices: u64,
-    /// Claims that clients sent.
-    pub claims: u64,
-}
-
-/// Percentiles in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    /// The median.
-    pub p50: Option<u64>,
-    /// The 90th.
-    pub p90: Option<u64>,
-    /// The 99th.
-    pub p99: Option<u64>,
-    /// The 99.9th.
-    pub p999: Option<u64>,
-    /// The largest.
-    pub max: Option<u64>,
-}
-
-impl Latency {
-    fn of(values: Option<&Histogram<u64>>) -> Self {
-        let at = |quantile| values.map(|values| values.value_at_quantile(quantile));
-        Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: values.map(Histogram::max),
-        }
-    }
-}
-
-/// Two percentiles in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Segment2 {
-    /// The median.
-    pub p50: Option<u64>,
-    /// The 99th.
-    pub p99: Option<u64>,
-}
-
-impl Segment2 {
-    fn of(values: Option<&Histogram<u64>>) -> Self {
-        let all = Latency::of(values);
-        Self { p50: all.p50, p99: all.p99 }
-    }
-}
-
-/// Where requests spent their time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Segments {
-    /// From the intended instant to the send.
-    pub client_send_lag: Segment2,
-    /// On the way, both ways.
-    pub network: Segment2,
-    /// From ready to received, at the server.
-    pub server_wait: Segment2,
-    /// From received to answered.
-    pub server_service: Segment2,
-    /// From ready to received, at the client.
-    pub client_receive_lag: Segment2,
-}
-
-/// How even the answers came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PerSecond {
-    /// Their mean.
-    pub mean: f64,
-    /// Their standard deviation, divided by the mean; null when the mean is 0.
-    pub cv: Option<f64>,
-    /// The worst second.
-    pub min: u64,
-    /// The best second.
-    pub max: u64,
-}
-
-/// CPU time for a request, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cpu {
-    /// The server's.
-    pub server: Option<f64>,
-    /// All clients' together.
-    pub client: Option<f64>,
-}
-
-/// Memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    /// Growth of the server's anonymous memory since it was empty, for each connection.
-    pub server_user_bytes_per_connection: Option<f64>,
-    /// Growth of all clients' anonymous memory, for each connection.
-    pub client_user_bytes_per_connection: Option<f64>,
-    /// Growth of the kernel's objects, for each of the two sockets of a connection.
-    pub kernel_bytes_per_socket: Option<f64>,
-}
-
-/// Time runnable and not running, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunQueue {
-    /// The median.
-    pub p50: Option<u64>,
-    /// The 99th percentile.
-    pub p99: Option<u64>,
-    /// The longest.
-    pub max: Option<u64>,
-}
-
-/// What the kernel counted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Kernel {
-    /// Segments sent again.
-    pub retransmits: Option<u64>,
-    /// Packets dropped, by reason.
-    pub drops: Option<BTreeMap<String, u64>>,
-    /// Frames that the interfaces lost, by the cards' own counters.
-    pub nic_lost: Option<u64>,
-    /// Connections that found the backlog of a listening socket full.
-    pub listen_overflows: Option<u64>,
-    /// How long the server's threads waited for a CPU, each time.
-    pub runqueue_delay_us: RunQueue,
-    /// How long the clients' threads did.
-    pub client_runqueue_delay_us: RunQueue,
-    /// The part of a second that the busiest client thread was running or waiting for a CPU.
-    pub client_busy_share: Option<f64>,
-}
-
-/// A phase in figures.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PhaseSummary {
-    /// Its name.
-    pub name: String,
-    /// How long it was; null when it never began.
-    pub seconds: Option<f64>,
-    /// Connections.
-    pub connections: Connections,
-    /// Shakes.
-    pub shake: Shakes,
-    /// Sent packets.
-    pub send: Sends,
-    /// From the intended instant to the answer.
-    pub latency_us: Latency,
-    /// From the intended instant to the send.
-    pub send_lag_us: Latency,
-    /// How even the answers came.
-    pub answered_per_second: PerSecond,
-    /// CPU time for a request.
-    pub cpu_us_per_request: Cpu,
-    /// Memory.
-    pub memory: Memory,
-    /// What the kernel counted.
-    pub kernel: Kernel,
-    /// Where requests spent their time.
-    pub segments_us: Segments,
-    /// What is to blame.
-    pub attribution: Attribution,
-    /// Requests whose frame shared its stretch of the stream with another frame.
-    pub mixed_requests: Option<u64>,
-    /// Requests of which an instant is missing: all of their time is unexplained.
-    pub incomplete_requests: Option<u64>,
-    /// Requests that were not explained because, beyond a rate, only a sample of the connections
-    /// is; null without probes.
-    #[serde(default)]
-    pub unsampled_requests: Option<u64>,
-    /// Pushes received, and from their intended instant to their arrival.
-    pub push: Push,
-    /// Whether nothing of the phase was under way when its counts were taken.
-    pub settled: bool,
-    /// Whether the load was what was asked for.
-    pub valid: bool,
-    /// Why not.
-    pub invalid_because: Vec<String>,
-}
-
-/// Pushes in a phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Push {
-    /// Written by the server.
-    pub sent: u64,
-    /// Received.
-    pub received: u64,
-    /// Missing before one that came.
-    pub missed: u64,
-    /// From the intended instant to the arrival, where both clocks are one.
-    pub lateness_us: Latency,
-}
-
 /// A second of a phase over all client shards.
 #[derive(Clone, Copy, Default)]
-struct Second {
+struct SecondTotals {
     online: u64,
     answered: u64,
 }
 
 /// What is known of a phase from its seconds.
-struct Seconds {
+struct PhaseTotals {
     tally: Tally,
     server: Counters,
-    by_second: BTreeMap<u64, Second>,
+    by_second: BTreeMap<u64, SecondTotals>,
     /// Running and waiting time by client shard, and how many seconds of it are known.
     busy: HashMap<(u32, usize), (u64, u64)>,
 }
 
-impl Seconds {
+impl PhaseTotals {
     fn of(raw: &Raw, start: u64, end: u64) -> Self {
-        let mut it = Self {
+        let mut totals = Self {
             tally: Tally::default(),
             server: Counters::default(),
             by_second: BTreeMap::new(),
@@ -281,19 +45,19 @@ impl Seconds {
         };
         let during = |t: &u64| (start..end).contains(t);
         for line in raw.clients.iter().filter(|line| during(&line.t)) {
-            it.tally.add(&line.tally);
-            let second = it.by_second.entry(line.t).or_default();
+            totals.tally.add(&line.tally);
+            let second = totals.by_second.entry(line.t).or_default();
             second.online += line.online;
             second.answered += line.tally.answered;
             if let (Some(cpu), Some(wait)) = (line.cpu_us, line.wait_us) {
-                let busy = it.busy.entry((line.client, line.shard)).or_default();
+                let busy = totals.busy.entry((line.client, line.shard)).or_default();
                 *busy = (busy.0 + cpu + wait, busy.1 + 1);
             }
         }
         for line in raw.servers.iter().filter(|line| during(&line.t)) {
-            it.server.add(&line.counters);
+            totals.server.add(&line.counters);
         }
-        it
+        totals
     }
 
     fn busiest(&self) -> Option<f64> {
@@ -325,52 +89,52 @@ pub(super) fn summarize(
     let name = spec.name.to_string();
     let time = raw.phase_time(&name);
     let (start, end) = time.unwrap_or((0, 0));
-    let seconds = Seconds::of(raw, start, end);
+    let totals = PhaseTotals::of(raw, start, end);
     let settled_tally = settled(raw, &name);
-    let tally = settled_tally.unwrap_or(seconds.tally);
+    let tally = settled_tally.unwrap_or(totals.tally);
     let experiment = &raw.manifest.experiment;
     let target = specs[..=index].iter().filter_map(|spec| users_connected(experiment, spec)).max();
-    let online: Vec<u64> = seconds.by_second.values().map(|second| second.online).collect();
+    let online: Vec<u64> = totals.by_second.values().map(|second| second.online).collect();
     let connections = Connections {
         target: u64::from(target.unwrap_or(0)),
         established: online.last().copied().unwrap_or(0),
-        lost: seconds.tally.connections_lost,
-        connect_rate: connect_rate(raw, spec, &name, seconds.tally.logins, end - start),
+        lost: totals.tally.connections_lost,
+        connect_rate: connect_rate(raw, spec, &name, totals.tally.logins, end - start),
     };
     let histogram = |segment: Segment| raw.histograms.get(&record::hlog::tag(&name, segment));
     let send_lag = Latency::of(histogram(Segment::SendLag));
     let late = late_share(histogram(Segment::Latency), experiment.attribution.slow_us);
-    let account = evidence::account(raw, &name);
+    let causes = evidence::cause_totals(raw, &name);
     let mut phase = PhaseSummary {
         seconds: time.map(|(start, end)| (end - start) as f64),
         connections,
         shake: shakes(spec, &tally, end - start),
         send: Sends {
-            packets: seconds.server.packets_sent,
-            notices: seconds.tally.notices,
-            claims: seconds.tally.claims,
+            packets: totals.server.packets_sent,
+            notices: totals.tally.notices,
+            claims: totals.tally.claims,
         },
         latency_us: Latency::of(histogram(Segment::Latency)),
         send_lag_us: send_lag,
-        answered_per_second: seconds.per_second(),
+        answered_per_second: totals.per_second(),
         cpu_us_per_request: cpu(raw, start, end, tally.answered),
         memory: memory(raw, end, connections.established),
-        kernel: kernel(raw, start, end, seconds.busiest()),
+        kernel: kernel(raw, start, end, totals.busiest()),
         segments_us: Segments {
-            client_send_lag: Segment2 { p50: send_lag.p50, p99: send_lag.p99 },
-            network: Segment2::of(histogram(Segment::Network)),
-            server_wait: Segment2::of(histogram(Segment::ServerWait)),
-            server_service: Segment2::of(histogram(Segment::ServerService)),
-            client_receive_lag: Segment2::of(histogram(Segment::ClientReceiveLag)),
+            client_send_lag: TwoPercentiles { p50: send_lag.p50, p99: send_lag.p99 },
+            network: TwoPercentiles::of(histogram(Segment::Network)),
+            server_wait: TwoPercentiles::of(histogram(Segment::ServerWait)),
+            server_service: TwoPercentiles::of(histogram(Segment::ServerService)),
+            client_receive_lag: TwoPercentiles::of(histogram(Segment::ClientReceiveLag)),
         },
         attribution: Attribution::default(),
-        mixed_requests: account.as_ref().map(|account| account.mixed),
-        incomplete_requests: account.as_ref().map(|account| account.incomplete),
-        unsampled_requests: account.as_ref().map(|account| account.unsampled),
+        mixed_requests: causes.as_ref().map(|causes| causes.mixed),
+        incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
+        unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
         push: Push {
-            sent: seconds.server.pushes,
-            received: seconds.tally.pushes,
-            missed: seconds.tally.pushes_missed,
+            sent: totals.server.pushes,
+            received: totals.tally.pushes,
+            missed: totals.tally.pushes_missed,
             lateness_us: Latency::of(histogram(Segment::Push)),
         },
         settled: settled_tally.is_some(),
@@ -378,10 +142,10 @@ pub(super) fn summarize(
         invalid_because: Vec::new(),
         name,
     };
-    if let Some(account) = account {
+    if let Some(causes) = causes {
         let measured = (phase.latency_us.p99, late);
-        let seen = evidence::seen(raw, &phase.name, (start, end), measured, &phase.shake);
-        phase.attribution = account.attribution(&experiment.attribution, &seen);
+        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, &phase.shake);
+        phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     phase.valid = phase.invalid_because.is_empty();

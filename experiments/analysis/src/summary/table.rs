@@ -4,18 +4,19 @@ use std::fmt::Write;
 
 use accounting::Money;
 
-use super::{PhaseSummary, Summary};
-use text::thousands;
+use super::figures::PhaseSummary;
+use super::run::Summary;
+use text::{Align, Table, milliseconds, thousands};
 
 /// Milliseconds with as many digits as matter.
 fn ms(us: Option<u64>) -> String {
-    us.map_or_else(|| "-".to_owned(), |us| format!("{:.2}", us as f64 / 1000.0))
+    us.map_or_else(|| "-".to_owned(), |us| milliseconds(us, 2))
 }
 
-fn row(phase: &PhaseSummary) -> Vec<String> {
+fn row(phase: &PhaseSummary) -> [String; HEAD.len()] {
     let shake = &phase.shake;
     let none = || "-".to_owned();
-    vec![
+    [
         phase.name.clone(),
         phase.seconds.map_or_else(none, |seconds| format!("{seconds:.0}")),
         thousands(phase.connections.established),
@@ -49,41 +50,20 @@ const HEAD: [&str; 13] = [
 ];
 
 fn money(money: Option<Money>) -> String {
-    money.map_or_else(
-        || "unknown".to_owned(),
-        |it| {
-            format!(
-                "{} ({}.{:02})",
-                thousands(it.count),
-                thousands(it.amount / 100),
-                it.amount % 100
-            )
-        },
-    )
+    let Some(Money { count, amount }) = money else { return "unknown".to_owned() };
+    format!("{} ({}.{:02})", thousands(count), thousands(amount / 100), amount % 100)
 }
 
 /// The summary as a table, with a line for everything that is wrong.
 pub fn table(summary: &Summary) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
-    rows.extend(summary.phases.iter().map(row));
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(
-                |(column, (cell, &width))| {
-                    if column == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-                },
-            )
-            .collect();
-        out += cells.join("  ").trim_end();
-        out.push('\n');
+    let mut columns = [Align::Right; HEAD.len()];
+    columns[0] = Align::Left;
+    let mut table = Table::new(columns);
+    table.row(HEAD);
+    for phase in &summary.phases {
+        table.row(row(phase));
     }
+    let mut out = table.to_string();
     for phase in &summary.phases {
         for because in &phase.invalid_because {
             // Writing to a string does not fail.

@@ -2,8 +2,8 @@
 //! far apart hosts start a phase.
 //!
 //! `cargo bench -p fleet --bench simulate` runs in full, with 600 servers and 10,200 client
-//! machines; arguments behind `--` change that, and `-- --help` lists them. Among the tests 18 hosts
-//! run, and their counts are checked.
+//! machines; arguments behind `--` change that, and `-- --help` lists them. Among the tests 18
+//! hosts run, and their counts are checked.
 //!
 //! Stub agents, many to a process, speak the agents' protocol: they register, are leased, start a
 //! phase on a second and send a sample a second, through the spools and streams of real ones. The
@@ -22,13 +22,13 @@ use anyhow::Context;
 use async_nats::Client;
 use clap::Parser;
 use futures_util::{StreamExt, stream};
+use platform::{Clock, NANOS_PER_SECOND, monotonic_ns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shard::{Clock, NANOS_PER_SECOND, monotonic_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 
-use fleet::link::{FromFleet, Link, Listener, Merged, Orders, open_stream, question};
-use fleet::protocol::{Answer, Ask, Card, Lease, PROTOCOL, Said, What};
+use fleet::link::{FromFleet, HostNews, Link, LinkedHost, Listener, Nats, open_stream, question};
+use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, PROTOCOL, What};
 use fleet::{Access, Mistake, hosts};
 use host::usage::own_cpu_us;
 
@@ -326,12 +326,13 @@ async fn phase(
     eprintln!("all leased after {:.1} s", found.leased_in_s);
     let (tell, mut heard) = unbounded_channel();
     let tell: Listener = Arc::new(move |news| drop(tell.send(news)));
-    let sessions = cards.iter().map(|card| (card.name.clone(), card.session.clone())).collect();
-    let batches = names.iter().map(|name| ((*name).to_owned(), 0)).collect();
-    let merged = Merged { batches, place: 0 };
-    let orders = names.iter().map(|name| ((*name).to_owned(), Orders::default())).collect();
-    let nats_of_link = (client.clone(), context);
-    let link = Link::start(nats_of_link, run, (sessions, BTreeMap::new()), merged, orders, &tell);
+    let host = |card: &Card| {
+        let host = LinkedHost { session: card.session.clone(), ..LinkedHost::default() };
+        (card.name.clone(), host)
+    };
+    let hosts_of_link = cards.iter().map(host).collect();
+    let nats_of_link = Nats { client: client.clone(), context };
+    let link = Link::start(nats_of_link, run, hosts_of_link, 0, &tell);
 
     // Nothing but beats and pulses.
     let (idle, before, own) = (Instant::now(), usage(nats), own_cpu_us());
@@ -379,7 +380,7 @@ async fn collect(
     while found.samples < found.samples_wanted {
         let Ok(heard) = tokio::time::timeout_at(deadline, heard.recv()).await else { break };
         match heard.context("the link is gone")? {
-            FromFleet::Said(host, Said::Sample { values, .. }) => {
+            FromFleet::Host(HostNews::Reported(host, HostReport::Sample { values, .. })) => {
                 starts.extend(values["started_ns"].as_u64());
                 let t = values["t"].as_u64().unwrap_or(0);
                 let seconds =
@@ -389,15 +390,15 @@ async fn collect(
                 found.twice += u64::from(std::mem::replace(place, true));
                 found.samples += 1;
             }
-            FromFleet::Merged { host, number, .. } => {
+            FromFleet::Host(HostNews::Merged { host, number, .. }) => {
                 merged.insert(host, number);
             }
-            FromFleet::Lost(_) | FromFleet::Gone(..) => found.lost_hosts += 1,
+            FromFleet::Host(HostNews::Lost(_) | HostNews::Gone(..)) => found.lost_hosts += 1,
             _ => {}
         }
         if safe_at.elapsed() > Duration::from_nanos(NANOS_PER_SECOND) {
             safe_at = Instant::now();
-            link.is_safe(&merged);
+            link.is_safe(merged.clone());
         }
     }
     Ok(starts)

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use async_nats::{Client, jetstream};
 use futures_util::StreamExt;
+use platform::{Clock, monotonic_ns};
 use serde_json::json;
-use shard::{Clock, monotonic_ns};
 use tokio::time::Instant;
 
 use fleet::Access;
 use fleet::agent::Sending;
 use fleet::protocol::{
-    Answer, Ask, Beat, Card, PROTOCOL, Pulse, Role, Said, WHO, What, ask, beat, pulse,
+    Answer, Ask, Beat, Card, HostReport, PROTOCOL, Pulse, Role, WHO, What, ask, beat, pulse,
 };
 use spec::machine::Machine;
 
@@ -30,7 +30,7 @@ struct Stub {
     run: Option<(String, Sending)>,
     /// The seconds of the phase that are left, from the first on.
     phase: Option<std::ops::Range<u64>>,
-    /// Whether the phase has begun, and when, while nobody was told.
+    /// Whether the phase has begun, and when, until that was told.
     begun: bool,
     started_ns: Option<u64>,
     done: u64,
@@ -74,7 +74,7 @@ fn card(number: u32, servers: u32, machine: &Machine) -> Card {
         machine: machine.clone(),
         boot: number.to_string(),
         netns: 0,
-        since: shard::realtime_ns() / shard::NANOS_PER_SECOND,
+        since: platform::realtime_ns() / platform::NANOS_PER_SECOND,
         findings: json!(null),
         kept: Vec::new(),
         beat: Beat::default(),
@@ -89,7 +89,7 @@ async fn stub(access: &Access, card: Card, state: PathBuf, clock: Clock) -> anyh
     let mut whos = client.subscribe(WHO).await?;
     let mut pulses = client.subscribe(pulse(&card.name)).await?;
     let mut every = tokio::time::interval(Duration::from_secs(1));
-    let mut it = Stub {
+    let mut stub = Stub {
         client,
         context,
         card,
@@ -102,30 +102,30 @@ async fn stub(access: &Access, card: Card, state: PathBuf, clock: Clock) -> anyh
         done: 0,
     };
     loop {
-        let next = it.next();
+        let next = stub.next();
         tokio::select! {
             Some(message) = asks.next() => {
-                let came_ns = shard::realtime_ns();
+                let came_ns = platform::realtime_ns();
                 let Some(reply) = message.reply else { continue };
-                let answer = it.answer(serde_json::from_slice(&message.payload)?, came_ns)?;
-                it.client.publish(reply, serde_json::to_vec(&answer)?.into()).await?;
+                let answer = stub.answer(serde_json::from_slice(&message.payload)?, came_ns)?;
+                stub.client.publish(reply, serde_json::to_vec(&answer)?.into()).await?;
             }
             Some(message) = whos.next() => {
                 let Some(reply) = message.reply else { continue };
-                let card = Card { beat: it.beat(), ..it.card.clone() };
-                it.client.publish(reply, serde_json::to_vec(&card)?.into()).await?;
+                let card = Card { beat: stub.beat(), ..stub.card.clone() };
+                stub.client.publish(reply, serde_json::to_vec(&card)?.into()).await?;
             }
             Some(message) = pulses.next() => {
                 let pulse: Pulse = serde_json::from_slice(&message.payload)?;
-                if let Some((_, kept)) = &it.run {
+                if let Some((_, kept)) = &stub.run {
                     kept.merged(pulse.merged);
                 }
             }
             _ = every.tick() => {
-                let body = serde_json::to_vec(&it.beat())?;
-                it.client.publish(beat(&it.card.name), body.into()).await?;
+                let body = serde_json::to_vec(&stub.beat())?;
+                stub.client.publish(beat(&stub.card.name), body.into()).await?;
             }
-            () = tokio::time::sleep_until(next) => it.second()?,
+            () = tokio::time::sleep_until(next) => stub.second()?,
         }
     }
 }
@@ -164,7 +164,7 @@ impl Stub {
             values["started_ns"] = started_ns.into();
         }
         let source = "stub".to_owned();
-        kept.push(vec![Said::Sample { source, of: Vec::new(), values }])?;
+        kept.push(vec![HostReport::Sample { source, of: Vec::new(), values }.into()])?;
         left.start += 1;
         if left.is_empty() {
             self.phase = None;
@@ -174,7 +174,7 @@ impl Stub {
 
     fn answer(&mut self, asked: Ask, came_ns: u64) -> anyhow::Result<Answer> {
         Ok(match asked {
-            Ask::Clock {} => Answer::Clock { came_ns, left_ns: shard::realtime_ns() },
+            Ask::Clock {} => Answer::Clock { came_ns, left_ns: platform::realtime_ns() },
             Ask::Lease(lease) => {
                 let kept =
                     Sending::of_new(&self.context, &self.state, &lease.run, &self.card.name)?;

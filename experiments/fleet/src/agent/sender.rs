@@ -22,7 +22,7 @@ use crate::spool::Spool;
 const WINDOW: usize = 64;
 
 /// Before another attempt.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(200);
 
 /// What the stream has and the coordinator has not merged in this time is sent again.
 const UNMERGED: Duration = Duration::from_secs(4);
@@ -48,8 +48,8 @@ impl State {
     }
 }
 
-/// The first and the last batch that are there.
-struct Sent {
+/// How far batches have come.
+struct Progress {
     /// The last batch handed to NATS.
     sent: u64,
     /// The last batch that the stream has.
@@ -61,32 +61,33 @@ struct Sent {
 
 async fn send_all(context: jetstream::Context, subject: String, state: Arc<State>) {
     let now = Instant::now();
-    let mut it = Sent { sent: 0, stored: 0, on_the_way: VecDeque::new(), unmerged: (0, now) };
+    let mut progress =
+        Progress { sent: 0, stored: 0, on_the_way: VecDeque::new(), unmerged: (0, now) };
     loop {
         let merged = state.spool().first() - 1;
-        if merged != it.unmerged.0 || it.stored <= merged {
-            it.unmerged = (merged, Instant::now());
-        } else if it.unmerged.1.elapsed() > UNMERGED {
-            it.unmerged.1 = Instant::now();
-            (it.sent, it.stored) = (merged, merged);
-            it.on_the_way.clear();
+        if merged != progress.unmerged.0 || progress.stored <= merged {
+            progress.unmerged = (merged, Instant::now());
+        } else if progress.unmerged.1.elapsed() > UNMERGED {
+            progress.unmerged.1 = Instant::now();
+            (progress.sent, progress.stored) = (merged, merged);
+            progress.on_the_way.clear();
         }
-        it.stored = it.stored.max(merged);
-        it.sent = it.sent.max(it.stored);
-        while it.on_the_way.len() < WINDOW {
-            let next = it.sent + 1;
+        progress.stored = progress.stored.max(merged);
+        progress.sent = progress.sent.max(progress.stored);
+        while progress.on_the_way.len() < WINDOW {
+            let next = progress.sent + 1;
             let Some(batch) = state.spool().read(next) else { break };
             match context.publish(subject.clone(), batch.into()).await {
                 Ok(ack) => {
                     let ack = async move { ack.await.is_ok() }.boxed();
-                    it.on_the_way.push_back((next, ack));
-                    it.sent = next;
+                    progress.on_the_way.push_back((next, ack));
+                    progress.sent = next;
                 }
                 Err(_) => break,
             }
         }
-        let Some((number, ack)) = it.on_the_way.front_mut() else {
-            // Nothing to send, or nobody to send it to; what is merged moves on meanwhile.
+        let Some((number, ack)) = progress.on_the_way.front_mut() else {
+            // Nothing to send, or no connection; what is merged moves on meanwhile.
             let _ = tokio::time::timeout(Duration::from_secs(1), state.news.notified()).await;
             continue;
         };
@@ -94,12 +95,12 @@ async fn send_all(context: jetstream::Context, subject: String, state: Arc<State
         tokio::select! {
             stored = ack => {
                 if stored {
-                    it.on_the_way.pop_front();
-                    it.stored = number;
+                    progress.on_the_way.pop_front();
+                    progress.stored = number;
                 } else {
-                    it.on_the_way.clear();
-                    it.sent = it.stored;
-                    tokio::time::sleep(AGAIN).await;
+                    progress.on_the_way.clear();
+                    progress.sent = progress.stored;
+                    tokio::time::sleep(RETRY).await;
                 }
             }
             () = state.news.notified() => {}
@@ -143,7 +144,7 @@ impl Sending {
         Ok(Self::start(context, run, agent, spool))
     }
 
-    /// Keeps a batch until it is merged, and sends it.
+    /// Keeps a batch until it is merged, and sends progress.
     ///
     /// # Errors
     /// What the system says.
@@ -165,7 +166,7 @@ impl Sending {
         spool.is_empty()
     }
 
-    /// Forgets all of it.
+    /// Forgets all of progress.
     ///
     /// # Errors
     /// What the system says.

@@ -59,42 +59,52 @@ fn a_fleet_is_assigned_by_name_label_and_capacity() {
         card("big", &BOTH, 8, &[]),
     ];
     let vms = "(name: \"vm\", count: 2, cores: 4, memory_gib: 5, users: 600)";
-    let it = assign(&fleet(vms), &cards).expect("assigned");
-    assert_eq!((it.server.as_str(), it.address), ("big", cards[4].addresses[0]));
-    let users: Vec<_> = it.clients.iter().map(|it| (it.agent.as_str(), it.users.clone())).collect();
+    let assigned = assign(&fleet(vms), &cards).expect("assigned");
+    assert_eq!((assigned.server.as_str(), assigned.address), ("big", cards[4].addresses[0]));
+    let users: Vec<_> =
+        assigned.clients.iter().map(|it| (it.agent.as_str(), it.users.clone())).collect();
     assert_eq!(users, [("vm2", 0..500), ("vm10", 500..1000)]);
-    assert_eq!(it.clients[1].sources, Some(cards[0].addresses.clone()));
-    assert_eq!(it.agents(), ["big", "vm2", "vm10"]);
+    assert_eq!(assigned.clients[1].sources, Some(cards[0].addresses.clone()));
+    assert_eq!(assigned.agents(), ["big", "vm2", "vm10"]);
 
     let fast = "(name: \"f\", cores: 3, memory_gib: 5, labels: {\"kind\": \"fast\"}),
         (name: \"vm2\", cores: 1, memory_gib: 5)";
-    let it = assign(&fleet(fast), &cards).expect("assigned");
-    assert_eq!((it.clients[0].agent.as_str(), it.clients[0].users.clone()), ("other", 0..750));
-    assert_eq!((it.clients[1].agent.as_str(), it.clients[1].users.clone()), ("vm2", 750..1000));
+    let assigned = assign(&fleet(fast), &cards).expect("assigned");
+    assert_eq!(
+        (assigned.clients[0].agent.as_str(), assigned.clients[0].users.clone()),
+        ("other", 0..750)
+    );
+    assert_eq!(
+        (assigned.clients[1].agent.as_str(), assigned.clients[1].users.clone()),
+        ("vm2", 750..1000)
+    );
 
     let ranges = "(name: \"vm2\", cores: 1, memory_gib: 5, range: (300, 1000)),
         (name: \"vm10\", cores: 1, memory_gib: 5, range: (0, 300))";
-    let it = assign(&fleet(ranges), &cards).expect("assigned");
-    assert_eq!(it.clients[0].users, 300..1000);
+    let assigned = assign(&fleet(ranges), &cards).expect("assigned");
+    assert_eq!(assigned.clients[0].users, 300..1000);
 }
 
 #[test]
 fn an_experiment_for_one_machine_takes_who_is_there() {
     let two = [card("a", &BOTH, 2, &[]), card("b", &BOTH, 2, &[])];
     let local = experiment("users: 10, client: (processes: 2)");
-    let it = assign(&local, &two).expect("assigned");
-    assert_eq!((it.server.as_str(), it.clients.len()), ("a", 1));
-    assert_eq!((it.clients[0].agent.as_str(), it.processes()), ("b", 2));
-    assert_eq!((it.users_of(0), it.users_of(1), it.users_of(2)), (Some(0..5), Some(5..10), None));
+    let assigned = assign(&local, &two).expect("assigned");
+    assert_eq!((assigned.server.as_str(), assigned.clients.len()), ("a", 1));
+    assert_eq!((assigned.clients[0].agent.as_str(), assigned.processes()), ("b", 2));
+    assert_eq!(
+        (assigned.users_of(0), assigned.users_of(1), assigned.users_of(2)),
+        (Some(0..5), Some(5..10), None)
+    );
     // Alone it is both; one that can only be the server is it.
-    let it = assign(&local, &two[..1]).expect("assigned");
-    assert_eq!((it.clients[0].agent.as_str(), it.agents()), ("a", vec!["a"]));
+    let assigned = assign(&local, &two[..1]).expect("assigned");
+    assert_eq!((assigned.clients[0].agent.as_str(), assigned.agents()), ("a", vec!["a"]));
     let three = [two[0].clone(), two[1].clone(), card("s", &[Role::Server], 1, &[])];
-    let it = assign(&local, &three).expect("assigned");
-    assert_eq!((it.server.as_str(), it.clients.len()), ("s", 2));
+    let assigned = assign(&local, &three).expect("assigned");
+    assert_eq!((assigned.server.as_str(), assigned.clients.len()), ("s", 2));
     let probe = card("p", &[Role::Probe], 1, &[]);
-    let it = assign(&local, &[two[0].clone(), probe]).expect("assigned");
-    assert_eq!(it.watched, ["p"]);
+    let assigned = assign(&local, &[two[0].clone(), probe]).expect("assigned");
+    assert_eq!(assigned.watched, ["p"]);
 }
 
 #[test]
@@ -131,9 +141,9 @@ fn agents_of_one_namespace_share_its_addresses_and_ports() {
         card("c", &[Role::Client], 1, &[]),
     ];
     cards[3].boot = cards[1].boot.clone();
-    let it = assign(&experiment("users: 300"), &cards).expect("assigned");
+    let assigned = assign(&experiment("users: 300"), &cards).expect("assigned");
     // A flow is the place of a user among the addresses and ports: nobody's is another one's.
-    let flows: Vec<_> = it
+    let flows: Vec<_> = assigned
         .clients
         .iter()
         .map(|it| (it.users.start - it.first_flow..it.users.end - it.first_flow, it.flows))

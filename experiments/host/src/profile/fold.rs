@@ -21,8 +21,8 @@ pub enum Kind {
     Unknown,
 }
 
-/// Crates that drive a shard: executor, sockets, readiness, timers.
-const RUNTIME: [&str; 5] = ["shard", "glommio", "io_uring", "uring_sys", "scoped_tls"];
+/// Crates that drive a shard: executor, sockets, readiness, timers, clocks.
+const RUNTIME: [&str; 6] = ["shard", "platform", "glommio", "io_uring", "uring_sys", "scoped_tls"];
 /// Rust's own crates, and those below all others, which are linked into the program's file.
 const LIBRARIES: [&str; 8] =
     ["std", "core", "alloc", "compiler_builtins", "hashbrown", "rustix", "nix", "libc"];

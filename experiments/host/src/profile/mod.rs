@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// What to profile.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct ProfileArgs {
     /// The experiment file: its phases are profiled, a graph each
     #[arg(required_unless_present = "pid", conflicts_with = "pid")]
     pub file: Option<PathBuf>,
@@ -100,7 +100,7 @@ pub fn write(graph: &Graph, svg: &Path) -> io::Result<PathBuf> {
 }
 
 /// Where the graph of a process goes: known to be writable before anything is sampled.
-fn target(args: &Args, pid: i32) -> Result<PathBuf, Mistake> {
+fn target(args: &ProfileArgs, pid: i32) -> Result<PathBuf, Mistake> {
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("profile-{pid}.svg")));
     if out.is_dir() {
         return Err(Mistake::File(out));
@@ -130,7 +130,7 @@ enum Over {
 ///
 /// # Errors
 /// [`Mistake`], or what keeps the kernel from sampling.
-pub async fn of_process(args: &Args, pid: i32) -> anyhow::Result<()> {
+pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let out = target(args, pid)?;
     let process = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH);
     let process = process.and_then(|process| pidfd_open(process, PidfdFlags::NONBLOCK));
@@ -142,7 +142,7 @@ pub async fn of_process(args: &Args, pid: i32) -> anyhow::Result<()> {
     let mut sampler = Sampler::start(args.hertz)?;
     let begun = Instant::now();
     sampler.watch(pid.unsigned_abs(), None);
-    // Without an end, one that nobody lives to see: a century.
+    // Without an end: a century.
     let seconds = args.seconds.unwrap_or(u64::MAX).min(100 * 365 * 86_400);
     let end = begun + Duration::from_secs(seconds);
     let mut ticks = tokio::time::interval(LOOK);

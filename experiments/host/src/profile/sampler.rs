@@ -16,7 +16,7 @@ const SHALLOW: usize = 2;
 
 /// A process that is sampled.
 #[derive(Clone, Debug)]
-struct Process {
+struct SampledProcess {
     pid: u32,
     /// What it is called in the graph; `None` when it is the only one.
     label: Option<String>,
@@ -25,7 +25,7 @@ struct Process {
     threads: HashMap<u32, String>,
 }
 
-impl Process {
+impl SampledProcess {
     /// Looks at it again. What cannot be seen any more stays as it was.
     fn look(&mut self) {
         // It has ended: what is known of it is all there will be.
@@ -45,7 +45,7 @@ impl Process {
 pub struct Sampler {
     profiler: Profiler,
     hertz: u32,
-    processes: Vec<Process>,
+    processes: Vec<SampledProcess>,
     before: Profile,
 }
 
@@ -54,7 +54,7 @@ pub struct Sampler {
 pub struct Recording {
     hertz: u32,
     profile: Profile,
-    processes: Vec<Process>,
+    processes: Vec<SampledProcess>,
 }
 
 impl Sampler {
@@ -70,7 +70,7 @@ impl Sampler {
     /// Samples a process, too. `label` tells it from others.
     pub fn watch(&mut self, pid: u32, label: Option<String>) {
         let (code, threads) = (CodeMap::default(), HashMap::new());
-        let mut process = Process { pid, label, code, threads };
+        let mut process = SampledProcess { pid, label, code, threads };
         process.look();
         self.processes.push(process);
         self.profiler.watch(pid);
@@ -78,7 +78,7 @@ impl Sampler {
 
     /// Looks at the processes again: they may have started threads and loaded libraries.
     pub fn look(&mut self) {
-        self.processes.iter_mut().for_each(Process::look);
+        self.processes.iter_mut().for_each(SampledProcess::look);
     }
 
     /// What was sampled since this was asked the last time.
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn recording(samples: Vec<Sample>, lost: u64) -> Recording {
-        let process = Process {
+        let process = SampledProcess {
             pid: 1,
             label: None,
             code: CodeMap::default(),

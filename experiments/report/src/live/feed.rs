@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::{Digest, FILES, content, describe, manifest};
+use crate::describe::{describe, manifest};
+use crate::digest::{Digest, FILES};
+use crate::page::content;
 use record::{Lines, MANIFEST_FILE, Problems, SUMMARY_FILE};
 
 /// Seconds that may still change: shards report a second when it is over, the record of it is

@@ -1,4 +1,4 @@
-//! What is served.
+//! What is state.
 //!
 //! | request | does |
 //! | --- | --- |
@@ -6,7 +6,7 @@
 //! | `GET /events` | server-sent events: all so far, then every second; `Last-Event-ID` resumes |
 //! | `GET /metrics` | every figure of the run as OpenMetrics |
 //! | `GET /report.html` | the report, once it is made |
-//! | `POST /order` | an [`Order`] as JSON, with `Authorization: Bearer <token>` |
+//! | `POST /order` | a [`RunCommand`] as JSON, with `Authorization: Bearer <token>` |
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,55 +26,56 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use crate::{NAME, Page};
-
+use super::command::RunCommand;
+use super::control::ControlHandle;
 use super::feed::{Feed, STILL_OPEN_S, locked};
 use super::metrics;
-use super::orders::{Desk, Order};
+use crate::assemble::NAME;
+use crate::page::Page;
 
 /// What requests are answered from.
 #[derive(Clone)]
-pub(super) struct Served {
+pub(super) struct AppState {
     feed: Arc<Mutex<Feed>>,
     ticks: watch::Receiver<u64>,
     /// Only its hash is compared, so that the time that takes says nothing about it.
     token: [u8; 32],
-    desk: Desk,
+    control: ControlHandle,
     directory: Arc<PathBuf>,
 }
 
-impl Served {
+impl AppState {
     pub(super) fn new(
         feed: Arc<Mutex<Feed>>,
         ticks: watch::Receiver<u64>,
         token: String,
-        desk: Desk,
+        control: ControlHandle,
         directory: PathBuf,
     ) -> Self {
         let token = Sha256::digest(token).into();
-        Self { feed, ticks, token, desk, directory: Arc::new(directory) }
+        Self { feed, ticks, token, control, directory: Arc::new(directory) }
     }
 }
 
 /// The routes.
-pub(super) fn router(served: Served) -> Router {
+pub(super) fn router(state: AppState) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/events", get(events))
         .route("/metrics", get(scrape))
         .route("/report.html", get(report))
-        .route("/order", post(order))
-        .with_state(served)
+        .route("/order", post(command))
+        .with_state(state)
 }
 
-async fn page(State(served): State<Served>) -> Html<String> {
-    let title = format!("{}: live", locked(&served.feed).name());
+async fn page(State(state): State<AppState>) -> Html<String> {
+    let title = format!("{}: live", locked(&state.feed).name());
     Html(Page { title: &title, content: None }.to_html())
 }
 
 /// One reader of the page.
 struct Reader {
-    served: Served,
+    state: AppState,
     /// Everything before this second has been sent.
     from: u64,
     version: Option<u64>,
@@ -89,8 +90,7 @@ impl Reader {
                 return Some((Ok(event), self));
             }
             // The first time everything that is known is news.
-            if std::mem::replace(&mut self.begun, true)
-                && self.served.ticks.changed().await.is_err()
+            if std::mem::replace(&mut self.begun, true) && self.state.ticks.changed().await.is_err()
             {
                 return None;
             }
@@ -99,7 +99,7 @@ impl Reader {
     }
 
     fn gather(&mut self) {
-        let mut feed = locked(&self.served.feed);
+        let mut feed = locked(&self.state.feed);
         if self.version != Some(feed.version) {
             self.version = Some(feed.version);
             self.ready.push_back(Event::default().event("run").data(feed.about()));
@@ -112,21 +112,21 @@ impl Reader {
 }
 
 async fn events(
-    State(served): State<Served>,
+    State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let from = seen.map_or(0, |last| last.saturating_sub(STILL_OPEN_S));
-    let reader = Reader { served, from, version: None, ready: VecDeque::new(), begun: false };
+    let reader = Reader { state, from, version: None, ready: VecDeque::new(), begun: false };
     Sse::new(futures_lite::stream::unfold(reader, Reader::next)).keep_alive(KeepAlive::default())
 }
 
-async fn scrape(State(served): State<Served>) -> Response {
-    control::http::metrics(metrics::encode(&locked(&served.feed).digest))
+async fn scrape(State(state): State<AppState>) -> Response {
+    control::http::metrics(metrics::encode(&locked(&state.feed).digest))
 }
 
-async fn report(State(served): State<Served>) -> Response {
-    let file = served.directory.join(NAME);
+async fn report(State(state): State<AppState>) -> Response {
+    let file = state.directory.join(NAME);
     let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(file)).await;
     match read.unwrap_or_else(|ended| Err(ended.into())) {
         Ok(page) => Html(page).into_response(),
@@ -134,8 +134,8 @@ async fn report(State(served): State<Served>) -> Response {
     }
 }
 
-/// The answer to an order without the token.
-fn refusal(served: &Served, headers: &HeaderMap) -> Option<Response> {
+/// The answer to a command without the token.
+fn refusal(state: &AppState, headers: &HeaderMap) -> Option<Response> {
     let given = headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
     let Some(given) = given.and_then(|it| it.strip_prefix("Bearer ")) else {
         let why = "this changes the run: it needs the token that was printed at its start";
@@ -143,26 +143,26 @@ fn refusal(served: &Served, headers: &HeaderMap) -> Option<Response> {
     };
     let hash: [u8; 32] = Sha256::digest(given.trim()).into();
     let why = "this is not the token that was printed at its start";
-    (hash != served.token).then(|| error(StatusCode::FORBIDDEN, why))
+    (hash != state.token).then(|| error(StatusCode::FORBIDDEN, why))
 }
 
-async fn order(
-    State(served): State<Served>,
+async fn command(
+    State(state): State<AppState>,
     headers: HeaderMap,
-    order: Result<Json<Order>, JsonRejection>,
+    command: Result<Json<RunCommand>, JsonRejection>,
 ) -> Response {
-    if let Some(refusal) = refusal(&served, &headers) {
+    if let Some(refusal) = refusal(&state, &headers) {
         return refusal;
     }
-    let order = match order {
-        Ok(Json(order)) => order,
+    let command = match command {
+        Ok(Json(command)) => command,
         Err(why) => return error(StatusCode::BAD_REQUEST, why.body_text()),
     };
-    let users = locked(&served.feed).users();
-    if let Err(why) = order.check(users) {
+    let users = locked(&state.feed).users();
+    if let Err(why) = command.check(users) {
         return error(StatusCode::BAD_REQUEST, why);
     }
-    match served.desk.give(order).await {
+    match state.control.send(command).await {
         Ok(done) => Json(json!({ "done": done })).into_response(),
         Err(why) => error(StatusCode::CONFLICT, why),
     }

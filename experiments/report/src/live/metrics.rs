@@ -9,7 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::{Cell, Digest};
+use crate::columns::Cell;
+use crate::digest::Digest;
 
 /// Levels: what they are now counts, not their sum.
 const LEVELS: [&str; 4] =

@@ -2,27 +2,32 @@
 //! and what a person may tell it to do.
 //!
 //! Owns: a thread that reads the files of a run as they grow, and serves them. Must not know: how a
-//! run is carried out; what it is told to do goes to it as an [`Order`]. Nothing of a run waits for
+//! run is carried out; what it is told to do goes to it as a [`RunCommand`]. Nothing of a run waits for
 //! it: it reads what was written, once a second.
 
+mod command;
+mod control;
 mod feed;
 mod http;
 mod metrics;
-mod orders;
+mod pending;
 mod socket;
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::watch;
 
+use crate::assemble::{ReportError, assert_run};
+pub use command::RunCommand;
+pub use control::ControlHandle;
 use feed::Feed;
-pub use orders::{Answer, Desk, Given, Order};
-pub use socket::{SOCKET, Socket, listen as take_orders};
+pub use pending::{CommandResult, PendingCommand};
+pub use socket::{ControlSocket, SOCKET, listen as accept_commands};
 
 /// How often files are read.
 const EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +37,25 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The page has time: a run next to it has not.
 const NICENESS: i32 = 10;
+
+/// Why there is no live page.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The address cannot be taken.
+    #[error("the live page cannot listen on {address}: give another --live")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no run.
+    #[error(transparent)]
+    NoRun(#[from] ReportError),
+    /// The system refuses something else.
+    #[error("the live page cannot be served")]
+    System(#[from] io::Error),
+}
 
 /// A page that is being served. It ends when this is dropped, after a last look at the files.
 #[derive(Debug)]
@@ -46,28 +70,31 @@ pub struct Live {
 /// Takes an address for a page, before anything else is begun.
 ///
 /// # Errors
-/// With the address, when somebody else has it or it is none of this machine.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| {
-        format!("the live page cannot listen on {address}: give another --live")
-    })?;
+/// With the address, when another program has it or it is none of this machine.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, LiveError> {
+    let listener =
+        TcpListener::bind(address).map_err(|source| LiveError::Address { address, source })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// A secret that nobody can guess.
-fn token() -> anyhow::Result<String> {
+/// A secret that cannot be guessed.
+fn token() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Live {
-    /// Serves the page of the run in a directory; orders go to `desk`.
+    /// Serves the page of the run in a directory; commands go to `control`.
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(listener: TcpListener, directory: &Path, desk: Desk) -> anyhow::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        directory: &Path,
+        control: ControlHandle,
+    ) -> Result<Self, LiveError> {
         let address = listener.local_addr()?;
         let token = token()?;
         let (ending, ended) = watch::channel(false);
@@ -77,7 +104,7 @@ impl Live {
             // On Linux the niceness is the thread's own. Where it cannot be set, it is in the way
             // a little.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            runtime.block_on(serve(listener, directory, secret, desk, ended));
+            runtime.block_on(serve(listener, directory, secret, control, ended));
         })?;
         Ok(Self { address, token, ending, thread: Some(thread) })
     }
@@ -102,12 +129,13 @@ async fn serve(
     listener: TcpListener,
     directory: PathBuf,
     token: String,
-    desk: Desk,
+    control: ControlHandle,
     mut ended: watch::Receiver<bool>,
 ) {
     let feed = Arc::new(Mutex::new(Feed::open(&directory)));
     let (tick, ticks) = watch::channel(0_u64);
-    let routes = http::router(http::Served::new(Arc::clone(&feed), ticks, token, desk, directory));
+    let routes =
+        http::router(http::AppState::new(Arc::clone(&feed), ticks, token, control, directory));
     let mut stop = ended.clone();
     let server = tokio::spawn(async move {
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
@@ -135,14 +163,15 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until somebody
-/// presses Ctrl-C.
+/// Serves the page of a run that another process carries out, or that is over, until
+/// Ctrl-C is pressed.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
-pub async fn watch(directory: &Path, listen: SocketAddr) -> anyhow::Result<()> {
-    crate::assert_run(directory)?;
-    let live = Live::start(bind(listen)?, directory, Desk::Socket(directory.join(SOCKET)))?;
+pub async fn watch(directory: &Path, listen: SocketAddr) -> Result<(), LiveError> {
+    assert_run(directory)?;
+    let live =
+        Live::start(bind(listen)?, directory, ControlHandle::Socket(directory.join(SOCKET)))?;
     eprintln!("live page: {}", live.address());
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {

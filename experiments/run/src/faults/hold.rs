@@ -10,12 +10,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use platform::{NANOS_PER_SECOND, monotonic_ns};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
-use shard::{NANOS_PER_SECOND, monotonic_ns};
 
-use crate::links;
-use host::namespace::{Netns, bring_up, write};
+use host::links::{bring_up, index};
+use host::namespace::{Netns, write};
 
 /// Packets held at a time: a second of 60,000. Those beyond go on at once, and are counted.
 const MOST: usize = 65_536;
@@ -26,12 +26,13 @@ const INTERFACE_QUEUE: i32 = 32_768;
 /// The largest packet: segments are made small on their way out of the stack.
 const PACKET: usize = 2048;
 
-/// Packets told of at a time, and how long they wait to be told of.
+/// Packets reported at a time, and how long they wait to be reported.
 const BATCH: usize = 1024;
-const SAY_NS: u64 = NANOS_PER_SECOND / 5;
+const REPORT_NS: u64 = NANOS_PER_SECOND / 5;
 
-/// Batches that wait for the recorder, which looks every second: four seconds of 60,000 packets.
-const BATCHES: usize = 256;
+/// Reports that wait for the coordinator, which reads them every second: four seconds of 60,000
+/// packets.
+const REPORTS: usize = 256;
 
 /// A packet that was held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,18 +49,18 @@ pub(super) struct Hold {
     pub(super) payload: u32,
 }
 
-/// What a holder says.
+/// What a holder reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct HoldReport {
     /// Packets that went on, one by one.
     pub(super) holds: Vec<Hold>,
-    /// How many these are, with those of batches for which nobody had time.
+    /// How many these are, with those of reports that found the queue full.
     pub(super) count: u64,
     /// How long they were held together.
     pub(super) ns: u64,
     /// Packets that found too many others, or could not be put back.
     pub(super) failed: u64,
-    /// It has ended.
+    /// The holder has ended.
     pub(super) over: bool,
 }
 
@@ -68,8 +69,8 @@ pub(super) struct Holder {
     stop: Arc<OwnedFd>,
     /// The number of its interface.
     pub(super) interface: u32,
-    /// What it says.
-    pub(super) heard: Receiver<Held>,
+    /// Its reports.
+    pub(super) reports: Receiver<HoldReport>,
 }
 
 impl Holder {
@@ -84,15 +85,15 @@ impl Holder {
         let (tun, interface) = namespace.run(|| tun(&name))??;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stopped = Arc::clone(&stop);
-        let (tell, heard) = sync_channel(BATCHES);
+        let (sender, reports) = sync_channel(REPORTS);
         std::thread::Builder::new().name("lab-hold".to_owned()).spawn(move || {
-            // Whoever holds packets must be on time; root may have that.
+            // Packets must go on in time; root may have this priority.
             // SAFETY: a plain system call; on Linux 0 names the calling thread.
             let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-            let (held, said) = (VecDeque::new(), Held::default());
-            Queue { tun, hold_ns, port, held, said, said_ns: 0 }.run(&stopped, &tell);
+            let (held, report) = (VecDeque::new(), HoldReport::default());
+            Queue { tun, hold_ns, port, held, report, reported_ns: 0 }.run(&stopped, &sender);
         })?;
-        Ok(Self { stop, interface, heard })
+        Ok(Self { stop, interface, reports })
     }
 
     /// Tells it to end.
@@ -143,7 +144,7 @@ fn tun(name: &str) -> io::Result<(File, u32)> {
     write(&format!("net.ipv4.conf.{name}.rp_filter"), "0")?;
     bring_up(name)?;
     rustix::io::ioctl_fionbio(&file, true)?;
-    Ok((file, links::index(name)?))
+    Ok((file, index(name)?))
 }
 
 /// What a packet is about.
@@ -170,27 +171,27 @@ struct Queue {
     hold_ns: u64,
     port: u16,
     held: VecDeque<(u64, Box<[u8]>)>,
-    /// What is to be said, and when something was said last.
-    said: Held,
-    said_ns: u64,
+    /// What is to be reported, and when the last report was sent.
+    report: HoldReport,
+    reported_ns: u64,
 }
 
 impl Queue {
-    fn run(mut self, stopped: &OwnedFd, tell: &SyncSender<Held>) {
+    fn run(mut self, stopped: &OwnedFd, sender: &SyncSender<HoldReport>) {
         let mut stopping = false;
         loop {
             self.read();
             self.release();
             let now_ns = monotonic_ns();
-            if self.said.holds.len() >= BATCH || self.said_ns + SAY_NS <= now_ns {
-                self.say(now_ns, tell);
+            if self.report.holds.len() >= BATCH || self.reported_ns + REPORT_NS <= now_ns {
+                self.send(now_ns, sender);
             }
             if stopping && self.held.is_empty() {
                 break;
             }
             let due_ns = self.held.front().map(|(t, _)| t + self.hold_ns);
-            let say_ns = (self.said.count > 0).then_some(self.said_ns + SAY_NS);
-            let next_ns = due_ns.into_iter().chain(say_ns).min();
+            let report_ns = (self.report.count > 0).then_some(self.reported_ns + REPORT_NS);
+            let next_ns = due_ns.into_iter().chain(report_ns).min();
             let left = next_ns.map(|at_ns| at_ns.saturating_sub(now_ns)).map(|ns| Timespec {
                 tv_sec: (ns / NANOS_PER_SECOND).cast_signed(),
                 tv_nsec: (ns % NANOS_PER_SECOND).cast_signed(),
@@ -205,19 +206,19 @@ impl Queue {
                 let _ = rustix::io::read(stopped, &mut [0; 8]);
             }
         }
-        // The last word waits for whoever listens, if anybody still does.
-        let _ = tell.send(Held { over: true, ..self.said });
+        // The last report waits for room in the queue, unless the run is over.
+        let _ = sender.send(HoldReport { over: true, ..self.report });
     }
 
-    /// Says what has gone on; what finds nobody with time keeps its sums.
-    fn say(&mut self, now_ns: u64, tell: &SyncSender<Held>) {
-        self.said_ns = now_ns;
-        if self.said.count == 0 && self.said.failed == 0 {
+    /// Reports what has gone on. What finds the queue full keeps its sums.
+    fn send(&mut self, now_ns: u64, sender: &SyncSender<HoldReport>) {
+        self.reported_ns = now_ns;
+        if self.report.count == 0 && self.report.failed == 0 {
             return;
         }
-        if let Err(back) = tell.try_send(std::mem::take(&mut self.said)) {
+        if let Err(back) = sender.try_send(std::mem::take(&mut self.report)) {
             let (TrySendError::Full(back) | TrySendError::Disconnected(back)) = back;
-            self.said = Held { holds: Vec::new(), ..back };
+            self.report = HoldReport { holds: Vec::new(), ..back };
         }
     }
 
@@ -227,15 +228,15 @@ impl Queue {
         while let Ok(size) = self.tun.read(&mut packet) {
             let t = monotonic_ns();
             let packet = &packet[..size];
-            // What the kernel itself says on every interface (IPv6 looks for neighbours) was not
-            // diverted by anybody.
+            // What the kernel itself sends on every interface (IPv6 looks for neighbours) was not
+            // diverted.
             if packet.first().is_none_or(|first| first >> 4 != 4) {
                 continue;
             }
             if self.held.len() < MOST {
                 self.held.push_back((t, packet.into()));
             } else {
-                self.said.failed += 1;
+                self.report.failed += 1;
                 // It goes on at once; the kernel takes it or drops it.
                 let _ = self.tun.write(packet);
             }
@@ -253,11 +254,11 @@ impl Queue {
             let end_ns = monotonic_ns();
             match (self.tun.write(&packet), hold) {
                 (Ok(_), Some(hold)) => {
-                    self.said.count += 1;
-                    self.said.ns += end_ns - t;
-                    self.said.holds.push(Hold { end_ns, ..hold });
+                    self.report.count += 1;
+                    self.report.ns += end_ns - t;
+                    self.report.holds.push(Hold { end_ns, ..hold });
                 }
-                _ => self.said.failed += 1,
+                _ => self.report.failed += 1,
             }
         }
     }

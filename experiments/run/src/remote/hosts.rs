@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use ebpf::FlowLayout;
+use attribution::FlowLayout;
 
-use super::checkpoint::Hosts;
 use fleet::Mistake;
 use fleet::assign::Assignment;
 use fleet::protocol::Card;
+use host::probing::{ProbeSpec, flow_layout};
 use spec::{Count, Experiment, HostSpec, Name, Probing as Wanted, Users};
 
-use crate::Options;
-use host::probing::{ProbeOrder, flow_layout};
+use super::roster::Roster;
+use crate::options::Options;
 
 /// What a fleet cannot do.
-pub(crate) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
+pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
     let no = |what: &str| Err(Mistake::error(what));
     if experiment.phases.iter().any(|phase| !phase.faults.is_empty()) {
         return no("faults on purpose are for one machine: leave --nats out");
@@ -30,7 +30,7 @@ pub(crate) fn check(experiment: &Experiment, options: &Options) -> anyhow::Resul
 }
 
 /// The hosts of an experiment as they are, in the words of its file.
-pub(crate) fn as_specs(cards: &[Card], it: &Assignment) -> anyhow::Result<spec::Hosts> {
+pub(super) fn as_specs(cards: &[Card], assignment: &Assignment) -> anyhow::Result<spec::Hosts> {
     let count = |number: usize| Count::try_from(u32::try_from(number.max(1)).unwrap_or(u32::MAX));
     let spec = |name: &str, users: Option<(u32, u32)>, addresses: usize| {
         let card = cards.iter().find(|card| card.name == name).context("a host without a card")?;
@@ -53,49 +53,49 @@ pub(crate) fn as_specs(cards: &[Card], it: &Assignment) -> anyhow::Result<spec::
             range: users,
         })
     };
-    let clients: anyhow::Result<Vec<HostSpec>> = it
+    let clients: anyhow::Result<Vec<HostSpec>> = assignment
         .clients
         .iter()
         .map(|host| {
             let users = (host.users.start, host.users.end);
             // On one machine there are as many loopback addresses as it takes.
             let (first, last) = host.ports;
-            let needed = lab_client::flows::sources_needed(users.1 - users.0, first, last);
+            let needed = workload::sources_needed(users.1 - users.0, first, last);
             let addresses = host.sources.as_ref().map_or(needed as usize, Vec::len);
             spec(&host.agent, Some(users), addresses)
         })
         .collect();
-    Ok(spec::Hosts::Fleet { server: spec(&it.server, None, 1)?, clients: clients? })
+    Ok(spec::Hosts::Fleet { server: spec(&assignment.server, None, 1)?, clients: clients? })
 }
 
 /// Where the flows of all clients lie, the same on all hosts.
-fn layout(experiment: &Experiment, it: &Assignment) -> FlowLayout {
-    let ports = it.clients.iter().map(|host| host.ports);
+fn layout(experiment: &Experiment, assignment: &Assignment) -> FlowLayout {
+    let ports = assignment.clients.iter().map(|host| host.ports);
     let port_first = ports.clone().map(|(first, _)| first).min().unwrap_or(1);
     let port_last = ports.map(|(_, last)| last).max().unwrap_or(u16::MAX);
     let loopback = |host: &fleet::assign::ClientHost| {
         let (first, last) = host.ports;
-        lab_client::flows::loopback_sources(host.flows, first, last)
+        workload::loopback_sources(host.flows, first, last)
     };
-    let sources = it.clients.iter();
+    let sources = assignment.clients.iter();
     let sources = sources.flat_map(|host| host.sources.clone().unwrap_or_else(|| loopback(host)));
     flow_layout(sources, (port_first, port_last), experiment.users.get())
 }
 
 /// Which probes the server's host attaches, if any.
-pub(crate) fn probes_of_server(experiment: &Experiment, hosts: &Hosts) -> Option<ProbeOrder> {
-    (experiment.probes != Wanted::Off).then(|| ProbeOrder {
+pub(super) fn probes_of_server(experiment: &Experiment, roster: &Roster) -> Option<ProbeSpec> {
+    (experiment.probes != Wanted::Off).then(|| ProbeSpec {
         required: experiment.probes == Wanted::Required,
         softirqs: experiment.softirqs,
         port: None,
         server_end: true,
-        join: hosts.has_other_kernels(),
-        layout: layout(experiment, &hosts.assignment),
+        join: roster.has_other_kernels(),
+        layout: layout(experiment, &roster.assignment),
     })
 }
 
 /// Who tells of a machine, and of a network namespace, when agents share them: the first.
-pub(crate) fn who_tells<'a, K: Ord>(
+pub(super) fn who_tells<'a, K: Ord>(
     agents: &[&'a str],
     cards: &'a [Card],
     key: impl Fn(&'a Card) -> K,

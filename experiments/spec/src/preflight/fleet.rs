@@ -1,6 +1,6 @@
 //! Whether a run fits the fleet that it declares.
 
-use shard::DescriptorLimits;
+use platform::DescriptorLimits;
 
 use super::item::{
     BASE_BYTES, CLIENT_BYTES, Item, KERNEL_BYTES_PER_SOCKET, SERVER_BYTES, Verdict, item, memory,
@@ -33,7 +33,7 @@ pub(super) fn fleet(experiment: &Experiment, server: &HostSpec, clients: &[HostS
         let each = host.users.map_or(0, Users::get);
         room += u64::from(each) * u64::from(host.count.get());
         let (first, last) = host.ports;
-        let needed = lab_client::flows::sources_needed(each, first, last);
+        let needed = workload::sources_needed(each, first, last);
         items.push(item(
             &on_host("client ports", host),
             format!("{needed} addresses for {each} users"),

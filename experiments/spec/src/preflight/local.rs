@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use shard::DescriptorLimits;
+use platform::DescriptorLimits;
 use tuning::Profile;
 use tuning::profile::Scope;
 

@@ -5,7 +5,7 @@ mod fleet;
 mod item;
 mod local;
 
-use text::thousands;
+use text::{Align, Table, thousands};
 
 use crate::experiment::Experiment;
 use crate::hosts::Hosts;
@@ -56,27 +56,21 @@ impl Preflight {
 
 /// The preflight as a table, with what would fit and the way there.
 pub fn table(preflight: &Preflight) -> String {
-    let mut out = String::new();
-    let width = |text: fn(&Item) -> &str| {
-        preflight.items.iter().map(|item| text(item).chars().count()).max().unwrap_or(0)
-    };
-    let (what, needs) = (width(|item| &item.what), width(|item| &item.needs));
+    let mut table = Table::new([Align::Left; 4]);
     for item in &preflight.items {
         let verdict = match item.verdict {
-            Verdict::Fits => "fits",
-            Verdict::Note => "note",
+            // As wide as the widest of them: lines below a row are indented to the next column.
+            Verdict::Fits => "fits   ",
+            Verdict::Note => "note   ",
             Verdict::Refused { .. } => "REFUSED",
         };
-        let line = format!(
-            "{verdict:<8} {:what$}  needs {:needs$}  has {}",
-            item.what, item.needs, item.has
-        );
-        out += line.trim_end();
-        out.push('\n');
+        let (needs, has) = (format!("needs {}", item.needs), format!("has {}", item.has));
+        table.row([verdict, &item.what, &needs, &has]);
         if let Verdict::Refused { way_out } = &item.verdict {
-            out += &format!("         way out: {way_out}\n");
+            table.line(format!("         way out: {way_out}"));
         }
     }
+    let mut out = table.to_string();
     if preflight.is_refused() {
         out += &match preflight.most_users {
             Some(most) => format!(

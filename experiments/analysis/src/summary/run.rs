@@ -1,0 +1,167 @@
+//! The summary of a run: its phases, its money, and what is missing and why.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::figures::PhaseSummary;
+use super::ledger::LedgerSummary;
+use super::phase;
+use record::{FORMAT, FileError, Manifest, Problems, Raw, RawError, SUMMARY_FILE};
+use spec::Validity;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All phases were carried out.
+    Completed,
+    /// A condition of the experiment ended it.
+    Aborted,
+    /// A person ended it.
+    Interrupted,
+    /// It was killed, and never said how it ended.
+    Incomplete,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Completed, Self::Aborted, Self::Interrupted, Self::Incomplete];
+
+    /// Its name in files.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Aborted => "aborted",
+            Self::Interrupted => "interrupted",
+            Self::Incomplete => "incomplete",
+        }
+    }
+
+    fn of(manifest: &Manifest) -> Self {
+        let told = manifest.outcome.as_deref();
+        let outcome = Self::ALL.into_iter().find(|outcome| told == Some(outcome.name()));
+        outcome.unwrap_or(Self::Incomplete)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A run in figures. Latencies are in microseconds, rates per second, money in cents; what could
+/// not be measured is null, and `missing` says why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Version of this layout.
+    pub format: u32,
+    /// The experiment's name.
+    pub experiment: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, unless it was completed.
+    pub outcome_because: Option<String>,
+    /// Phase by phase, in their order.
+    pub phases: Vec<PhaseSummary>,
+    /// Where the money is.
+    pub ledger: LedgerSummary,
+    /// When a phase counts as measured.
+    pub validity: Validity,
+    /// Figures that are null, and why.
+    pub missing: BTreeMap<String, String>,
+}
+
+impl Summary {
+    /// Works out the summary of a run.
+    ///
+    /// # Errors
+    /// [`RawError`].
+    pub fn of(raw: &Raw) -> Result<Self, RawError> {
+        let manifest = &raw.manifest;
+        let specs = manifest.experiment.ordered_phases().unwrap_or_default();
+        let phases: Vec<PhaseSummary> = specs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| phase::summarize(raw, &specs, index, spec))
+            .collect();
+        let books = raw.books();
+        let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
+        let doubles = books.clients.and_then(|clients| clients.double_grants);
+        let ledger = LedgerSummary::of(books.server, books.received, doubles, lost);
+        let mut missing = BTreeMap::new();
+        let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
+        if let Some(why) = manifest.probes["because"].as_str() {
+            for what in [
+                "phases.kernel.drops",
+                "phases.kernel.runqueue_delay_us",
+                "phases.segments_us.network",
+                "phases.segments_us.server_wait",
+                "phases.segments_us.server_service",
+                "phases.segments_us.client_receive_lag",
+                "phases.attribution",
+                "phases.mixed_requests",
+                "phases.unsampled_requests",
+            ] {
+                note(what, why);
+            }
+        }
+        for probe in manifest.probes["absent"].as_array().into_iter().flatten() {
+            // One that another stands in for misses nothing.
+            let why = probe["reason"].as_str().filter(|why| !why.starts_with("not needed"));
+            if let (Some(name), Some(why)) = (probe["name"].as_str(), why) {
+                note(&format!("probes.{name}"), why);
+            }
+        }
+        if phases.iter().any(|it| it.memory.server_user_bytes_per_connection.is_none()) {
+            note("phases.memory", "fewer than 1,000 connections: growth is lost in the noise");
+        }
+        for (number, what) in raw.damage.sentences().enumerate() {
+            note(&format!("files.{}", number + 1), &what);
+        }
+        if ledger.balanced.is_none() {
+            note("ledger", "the run did not end in order: a side has not closed its books");
+        }
+        if phases.iter().any(|it| !it.settled) {
+            note(
+                "phases.shake",
+                "a phase did not settle: its counts are those of its seconds, not of its shakes",
+            );
+        }
+        Ok(Self {
+            format: FORMAT,
+            experiment: manifest.experiment.name.to_string(),
+            outcome: Outcome::of(manifest),
+            outcome_because: manifest.outcome_because.clone(),
+            phases,
+            ledger,
+            validity: manifest.experiment.validity.clone(),
+            missing,
+        })
+    }
+}
+
+/// Why there is no summary.
+#[derive(Debug, thiserror::Error)]
+pub enum SummaryError {
+    /// The raw files cannot be read.
+    #[error(transparent)]
+    Raw(#[from] RawError),
+    /// The summary cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Works out the summary of the run in a directory and writes it there. Also, what of its files
+/// could not be read.
+///
+/// # Errors
+/// [`SummaryError`].
+pub fn write(directory: &Path) -> Result<(Summary, Problems), SummaryError> {
+    let raw = Raw::read(directory)?;
+    let summary = Summary::of(&raw)?;
+    record::write_json(directory, SUMMARY_FILE, &summary)?;
+    Ok((summary, raw.damage))
+}

@@ -1,0 +1,67 @@
+//! The command line of `lab agent`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use crate::access::Access;
+use crate::mistake::Mistake;
+use crate::protocol::Role;
+
+/// Arguments of `lab agent`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    pub(super) access: Access,
+    /// The name of this host in experiments
+    #[arg(long)]
+    pub(super) name: String,
+    /// What the host may be used for; may be given again [default: all of them]
+    #[arg(long = "role", value_name = "ROLE", value_enum)]
+    pub(super) roles: Vec<Role>,
+    /// Labels that experiments can ask for; may be given again
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label, num_args = 1..)]
+    pub(super) labels: Vec<(String, String)>,
+    /// An IPv4 address for the server to listen on and for clients to come from; may be given
+    /// again [default: the one towards NATS first, then the host's others]
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub(super) addresses: Vec<Ipv4Addr>,
+    /// How many seconds to wait for `lab run --resume` when the coordinator of a run is gone,
+    /// counted from the end of the phase
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(super) wait: u64,
+    /// Where results are kept until they are acknowledged [default: $STATE_DIRECTORY, or
+    /// lab-agent-NAME here]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Names are part of subjects and of file names.
+pub(super) fn check_name(name: &str) -> anyhow::Result<()> {
+    let good = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+        let what = format!("--name {name}: 1 to 64 letters, digits, - and _");
+        return Err(Mistake::error(what));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_part_of_a_subject_are_refused() {
+        for name in ["vm1", "R2950", "a-b_c"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "a.b", "a b", "*", ">", "ü", &"x".repeat(65)] {
+            let error = check_name(name).expect_err(name);
+            assert!(error.is::<Mistake>(), "{error}");
+        }
+    }
+}

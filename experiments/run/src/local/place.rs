@@ -1,0 +1,236 @@
+//! This machine as the place of a run.
+
+use std::io;
+
+use attribution::{Sampled, SlowRequest};
+use host::probing::Probing;
+use host::program::Who;
+use host::sock_diag;
+use host::surroundings::Surroundings;
+use platform::{Spins, monotonic_ns};
+use spec::PhaseSpec;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::news::LocalNews;
+use super::profiles::Profiles;
+use crate::events::PhaseEvent;
+use crate::faults::inject::{begin, end};
+use crate::faults::state::Faults;
+use crate::links::Namespaces;
+use crate::messages::Message;
+use crate::outcome::Ending;
+use crate::place::{Place, Position, Run, StartsAt};
+use crate::programs::Programs;
+use crate::records::Records;
+use crate::schedule::{PhaseUnderWay, Schedule};
+use crate::tuned::Tuned;
+
+/// This machine.
+pub(crate) struct Local {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) tuned: Tuned,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) probing: Probing,
+    pub(crate) profiles: Profiles,
+    pub(crate) faults: Faults,
+    /// For programs yet to be started.
+    pub(crate) messages: UnboundedSender<Message<LocalNews>>,
+    /// The kernel was asked for connections and has not answered.
+    pub(crate) awaits_connections: bool,
+}
+
+impl Local {
+    /// Makes the profile of the phase that ended before the second `now`, if one did.
+    fn profile_phase(&mut self, now: u64, records: &mut Records) -> anyhow::Result<()> {
+        let files = &records.files;
+        let cut = self.profiles.second(files.phase_at(now), files.directory());
+        warn_of_profile(cut, records)
+    }
+}
+
+/// A profile is never worth a run.
+fn warn_of_profile(cut: io::Result<()>, records: &mut Records) -> anyhow::Result<()> {
+    cut.or_else(|error| records.warn("profile", &error.to_string()))
+}
+
+impl Place for Local {
+    type News = LocalNews;
+
+    fn host_of(&self, _: Who) -> Option<&str> {
+        None
+    }
+
+    fn shares_clock_with_server(&self, _: u32) -> bool {
+        true
+    }
+
+    fn is_expected(&self, _: Who) -> bool {
+        true
+    }
+
+    fn is_in_batch(&self) -> bool {
+        false
+    }
+
+    fn on_news(&mut self, news: LocalNews, run: &mut Run) -> anyhow::Result<Option<PhaseEvent>> {
+        match news {
+            LocalNews::Hog(fault, line) => self.faults.on_hog(fault, line)?,
+            LocalNews::HogEnded(fault) => {
+                if !self.faults.on_hog_ended(fault) {
+                    let what = "ended without a word about what it did";
+                    run.records.warn(&Who::Hog(fault).to_string(), what)?;
+                }
+            }
+            LocalNews::Connections(connections, wanted) => {
+                self.awaits_connections = false;
+                match connections {
+                    Ok(connections) => {
+                        let by_address = connections.into_iter();
+                        let by_address =
+                            by_address.map(|(address, count)| (address.to_string(), count));
+                        run.records.connections(&by_address.collect(), wanted, None)?;
+                    }
+                    Err(error) => run.records.warn("lab", &format!("sock_diag: {error}"))?,
+                }
+                return Ok(Some(PhaseEvent::PlaceChanged));
+            }
+        }
+        Ok(None)
+    }
+
+    fn on_program_ended(&mut self, who: Who, run: &mut Run) -> anyhow::Result<Option<PhaseEvent>> {
+        anyhow::ensure!(run.ending, "{who} ended in the middle of the run");
+        Ok(None)
+    }
+
+    fn on_spins(&mut self, client: Option<u32>, shard: usize, spins: &Spins) -> anyhow::Result<()> {
+        Ok(self.faults.on_spins(client, shard, spins)?)
+    }
+
+    fn on_slow(
+        &mut self,
+        t: u64,
+        client: u32,
+        requests: Vec<SlowRequest>,
+        run: &mut Run,
+    ) -> anyhow::Result<()> {
+        run.records.slow(t, None, client, requests)
+    }
+
+    /// One kernel sees both ends of every request here.
+    fn on_sampled(&mut self, _: u64, _: u32, _: &[Sampled], _: &Schedule) {}
+
+    fn tick(&mut self, t: u64, now: u64, run: &mut Run) -> anyhow::Result<()> {
+        let records = &mut run.records;
+        let rows = self.surroundings.second(t);
+        for row in &rows {
+            records.files.sample(row.source, &row.of, &row.values)?;
+        }
+        let link = rows.iter().find(|row| row.source == "nic").map(|row| &row.values["link"]);
+        if let Some(line) = self.probing.second(t, link, true) {
+            records.files.sample("probe", &[], &line)?;
+        }
+        self.profile_phase(now, records)?;
+        self.faults.tick(monotonic_ns())?;
+        self.faults.record_over(now, records)?;
+        Ok(records.files.flush()?)
+    }
+
+    fn known_ending(&self) -> Option<Ending> {
+        None
+    }
+
+    fn starts_at(&self) -> StartsAt {
+        StartsAt::FirstPhase
+    }
+
+    fn skip_repeated_commands(&self) {}
+
+    fn mark(&mut self, _: Position, _: &mut Run) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn mark_ending(&mut self, _: &Ending, _: &mut Run) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn begin_faults(
+        &mut self,
+        spec: &PhaseSpec,
+        phase: PhaseUnderWay,
+        run: &mut Run,
+    ) -> anyhow::Result<()> {
+        begin(&mut self.faults, spec, phase, &self.namespaces, run).await
+    }
+
+    async fn end_faults(&mut self, phase: u16, at: u64, run: &mut Run) -> anyhow::Result<()> {
+        end(&mut self.faults, phase, at, run).await
+    }
+
+    fn faults_are_over(&self) -> bool {
+        self.faults.are_over()
+    }
+
+    fn record_last_faults(&mut self, run: &mut Run) -> anyhow::Result<()> {
+        self.faults.record_all(run.schedule.now(), &mut run.records)
+    }
+
+    /// The walk over a large socket table takes seconds; meanwhile messages are taken in.
+    fn ask_for_connections(&mut self, wanted: u64, programs: &Programs) {
+        let server = programs.server_address;
+        let namespace = self.namespaces.server.clone();
+        let messages = self.messages.clone();
+        self.awaits_connections = true;
+        tokio::task::spawn_blocking(move || {
+            let connections = match namespace {
+                Some(namespace) => namespace
+                    .run(|| sock_diag::established(server))
+                    .and_then(|connections| connections),
+                None => sock_diag::established(server),
+            };
+            // Nothing listens any more when the run is over.
+            let _ = messages.send(Message::Place(LocalNews::Connections(connections, wanted)));
+        });
+    }
+
+    fn awaits_connections(&self) -> bool {
+        self.awaits_connections
+    }
+
+    fn end_profiles(&mut self, records: &mut Records) -> anyhow::Result<()> {
+        let cut = self.profiles.stop(records.files.directory());
+        warn_of_profile(cut, records)
+    }
+
+    async fn record_profiles(&mut self, records: &mut Records) -> anyhow::Result<()> {
+        for profile in self.profiles.written().await {
+            records.event("profile", profile)?;
+        }
+        Ok(())
+    }
+
+    fn profile_lines(&mut self) -> Vec<String> {
+        self.profiles.lines()
+    }
+
+    /// Programs are told to stop in their order here.
+    fn interrupt(&mut self) -> bool {
+        false
+    }
+
+    fn finish(&mut self) {}
+
+    fn is_finished(&self) -> bool {
+        true
+    }
+
+    fn record_rest(&mut self, _: &mut Run) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn forget(&mut self, _: &mut Records) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn leave(&mut self) {}
+}

@@ -1,0 +1,236 @@
+//! The start of a run on this machine: what must be put back or ended later comes first, then the
+//! server, then the clients.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use host::namespace::Netns;
+use host::probing::Probing;
+use host::program::{self, Who};
+use host::surroundings::Surroundings;
+use record::Files;
+use serde::Serialize;
+use serde_json::json;
+use service::Line as ServerLine;
+use spec::configure::{client_config, server_config};
+use spec::machine::{Machine, sysctls};
+use spec::places::group_of;
+use spec::preflight::own_namespace;
+use spec::{Hosts, Source};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+use tuning::Limit;
+use workload::Line as ClientLine;
+
+use super::news::LocalNews;
+use super::place::Local;
+use super::profiles::Profiles;
+use crate::coordinator::{Coordinator, Interrupts};
+use crate::directory::{directory_of, manifest, unix_now};
+use crate::faults::state::Faults;
+use crate::messages::Message;
+use crate::options::Options;
+use crate::place::Run;
+use crate::programs::{Program, Programs};
+use crate::records::Records;
+use crate::schedule::Schedule;
+use crate::steering::Steering;
+use crate::tuned::Tuned;
+
+/// Programs are ready within this time, or something is wrong with the machine.
+const READY: Duration = Duration::from_secs(30);
+
+/// A message of a run on this machine.
+type LocalMessage = Message<LocalNews>;
+
+/// Starts a program as a child of this process. Its lines go to the coordinator.
+fn start_program(
+    who: Who,
+    config: &impl Serialize,
+    namespace: Option<&Netns>,
+    keep: Vec<std::os::fd::OwnedFd>,
+    limits: &[Limit],
+    messages: UnboundedSender<LocalMessage>,
+) -> std::io::Result<Program> {
+    // Nothing listens any more when the run is over.
+    let on_line = move |line: Option<String>| {
+        let _ = messages.send(Message::of_program(who, line.as_deref()));
+    };
+    program::Program::start(who, config, namespace, keep, limits, on_line).map(Program::Here)
+}
+
+/// Starts the programs of an experiment, and waits until they are ready.
+///
+/// # Errors
+/// What the machine cannot do, or a program that does not get ready.
+pub(crate) async fn start(
+    mut source: Source,
+    options: Options,
+) -> anyhow::Result<Coordinator<Local>> {
+    let mut steering = Steering::bind(options.live)?;
+    let machine = Machine::this();
+    let experiment = &mut source.experiment;
+    let phases = experiment.ordered_phases()?;
+    let profiles = Profiles::start(options.sampling, experiment.name.as_str())?;
+    let started = unix_now().as_secs();
+    // Before anything that must be put back or ended: from here on an interrupt is listened to.
+    let interrupts = Interrupts::listen()?;
+    let own = own_namespace(experiment, machine.root);
+    let journals = options.journals.as_deref();
+    let mut tuned = Tuned::start(experiment, options.tune_host, journals, own)?;
+    let namespaces = tuned.namespaces(experiment, own)?;
+    let experiment = &source.experiment;
+    let directory = options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
+    let files = Files::create(&directory, &machine.host, started)?;
+    let namespace = namespaces.server.as_deref();
+    let settings = match namespace {
+        Some(namespace) => namespace.run(sysctls)?,
+        None => sysctls(),
+    };
+    let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
+    manifest.tuning = tuned.to_json(&namespaces)?;
+    files.manifest(&manifest)?;
+    let notices = steering.open(&directory)?;
+    let (messages, received) = unbounded_channel();
+    let hog_messages = messages.clone();
+    // Nothing listens any more when the run is over.
+    let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
+    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines))?;
+    let (config, limits) = (server_config(experiment), tuned.limits());
+    let server =
+        start_program(Who::Server, &config, namespace, Vec::new(), limits, messages.clone())
+            .context("the server cannot be started")?;
+    let local = Local {
+        namespaces,
+        tuned,
+        surroundings: Surroundings::of_machine(),
+        probing: Probing::none("the server was not ready"),
+        profiles,
+        faults,
+        messages,
+        awaits_connections: false,
+    };
+    let run = Run {
+        records: Records::new(files, manifest, &phases),
+        schedule: Schedule::new(source.experiment, phases),
+        programs: Programs::new(server, Vec::new(), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
+        ending: false,
+    };
+    let mut coordinator = Coordinator::new(local, run, steering, interrupts, received, started + 1);
+    notices.iter().for_each(|line| coordinator.run.records.say(line));
+    if let Err(error) = coordinator.wait_until_ready().await {
+        coordinator.kill();
+        return Err(error);
+    }
+    Ok(coordinator)
+}
+
+impl Coordinator<Local> {
+    /// Waits for the server, starts the clients, and waits for them.
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY;
+        let message = self.first(deadline).await.context("the server does not get ready")?;
+        let Message::Server(ServerLine::Ready(ready)) = message else {
+            anyhow::bail!("the server says something else than that it is ready: {message:?}");
+        };
+        let address: SocketAddrV4 = ready.listen.parse()?;
+        self.run.programs.server_address = address;
+        self.place.surroundings.add_process(Who::Server, ready.pid);
+        let namespace = self.place.namespaces.server.clone();
+        self.observe_network("server", namespace)?;
+        self.attach_probes(address.port(), ready.pid)?;
+        self.place.profiles.watch(Who::Server, ready.pid);
+        self.run.records.ready(Who::Server, None, json!(ready));
+        self.start_clients()?;
+        let clients = self.run.programs.clients();
+        self.run.records.manifest.clients = vec![json!(null); clients as usize];
+        let mut waiting = clients;
+        while waiting > 0 {
+            match self.first(deadline).await.context("a client does not get ready")? {
+                Message::Client(process, ClientLine::Ready(ready)) => {
+                    let who = Who::Client(process);
+                    self.place.surroundings.add_process(who, ready.pid);
+                    self.place.probing.watch_client(process, ready.pid);
+                    self.place.profiles.watch(who, ready.pid);
+                    self.observe_client_network(process)?;
+                    self.run.records.ready(who, None, json!(ready));
+                    waiting -= 1;
+                }
+                Message::Client(process, ClientLine::Error(error)) => {
+                    anyhow::bail!("client {process}: {error}");
+                }
+                other => self.on_message(other)?,
+            }
+        }
+        self.run.records.write_manifest()
+    }
+
+    /// Starts all clients of a server that listens.
+    fn start_clients(&mut self) -> anyhow::Result<()> {
+        let experiment = &self.run.schedule.experiment;
+        let local = &self.place;
+        for process in 0..experiment.client.processes.get() {
+            let mut config = client_config(experiment, process);
+            config.server = self.run.programs.server_address;
+            let (handover, keep) = local.probing.handover()?.unzip();
+            config.probes = handover;
+            let keep = keep.map_or_else(Vec::new, Vec::from);
+            let namespace = local.namespaces.of_client(experiment, process);
+            let (messages, limits) = (local.messages.clone(), local.tuned.limits());
+            let who = Who::Client(process);
+            let client = start_program(who, &config, namespace, keep, limits, messages)
+                .with_context(|| format!("client {process} cannot be started"))?;
+            self.run.programs.add_client(client);
+        }
+        Ok(())
+    }
+
+    /// Attaches the probes before any client connects, so that they see all of every connection.
+    fn attach_probes(&mut self, port: u16, server_pid: u32) -> anyhow::Result<()> {
+        let experiment = &self.run.schedule.experiment;
+        let namespaces = &self.place.namespaces;
+        let ports = match &namespaces.server {
+            Some(_) => experiment.network.ports,
+            None => platform::port_range()?,
+        };
+        let alone = experiment.hosts == Hosts::Local;
+        let namespace = namespaces.server.as_deref().filter(|_| alone);
+        let loopback = namespace.map(Netns::number).transpose()?;
+        self.place.probing = Probing::attach(experiment, port, server_pid, ports, loopback)?;
+        self.run.records.manifest.probes = self.place.probing.to_json();
+        Ok(())
+    }
+
+    /// Reads a network's counters from now on. The run goes on without those that cannot be read,
+    /// after a warning.
+    fn observe_network(&mut self, name: &str, namespace: Option<Arc<Netns>>) -> anyhow::Result<()> {
+        let unreadable = self.place.surroundings.add_network(name, namespace);
+        unreadable.iter().try_for_each(|what| self.run.records.warn("lab", what))
+    }
+
+    /// The network of a client, unless another client of it was ready before.
+    fn observe_client_network(&mut self, process: u32) -> anyhow::Result<()> {
+        let Some((number, group)) = group_of(&self.run.schedule.experiment, process) else {
+            return Ok(());
+        };
+        if group.processes.start != process {
+            return Ok(());
+        }
+        let namespace = self.place.namespaces.clients.get(number).cloned();
+        self.observe_network(&format!("clients {number}"), namespace)
+    }
+
+    /// The next message while programs get ready.
+    async fn first(&mut self, deadline: Instant) -> anyhow::Result<LocalMessage> {
+        match tokio::time::timeout_at(deadline, self.messages.recv()).await {
+            Ok(Some(Message::Ended(who))) => {
+                anyhow::bail!("{who} ended; what it said about it stands above")
+            }
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => anyhow::bail!("no program is left"),
+            Err(_) => anyhow::bail!("nothing was heard for {} s", READY.as_secs()),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! How to run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Samples a second of each CPU.
+    pub hertz: u32,
+    /// The clients, too.
+    pub clients: bool,
+}
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The directory to write; `results/<name>-<start>` when `None`.
+    pub out: Option<PathBuf>,
+    /// What the command line changed, for the record.
+    pub settings: Vec<String>,
+    /// Whether the profile's settings of the machine are applied, too, until the run is over.
+    pub tune_host: bool,
+    /// Where the journals of what is changed are, unless it is the usual place.
+    pub journals: Option<PathBuf>,
+    /// How to sample what the programs do; not at all when `None`.
+    pub sampling: Option<Sampling>,
+    /// Where to serve the live page; nowhere when `None`.
+    pub live: Option<SocketAddr>,
+    /// Which fleet to run on; on this machine when `None`.
+    pub fleet: Option<fleet::Options>,
+}

@@ -1,0 +1,50 @@
+//! How a run ends.
+
+use std::path::PathBuf;
+
+use report::live::Live;
+use serde::{Deserialize, Serialize};
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// All phases were carried out.
+    Completed,
+    /// A condition of the experiment ended it: why.
+    Aborted(String),
+    /// A person pressed Ctrl-C.
+    Interrupted,
+}
+
+impl Ending {
+    /// Its name in files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ending::Completed => "completed",
+            Ending::Aborted(_) => "aborted",
+            Ending::Interrupted => "interrupted",
+        }
+    }
+
+    /// Why, unless the name says it all.
+    pub(crate) fn because(&self) -> Option<&str> {
+        match self {
+            Ending::Aborted(why) => Some(why),
+            Ending::Completed | Ending::Interrupted => None,
+        }
+    }
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// How it ended.
+    pub ending: Ending,
+    /// What became of the profile of each phase, in words.
+    pub profiles: Vec<String>,
+    /// Its live page, which shows how it ended until this is dropped.
+    pub live: Option<Live>,
+}

@@ -1,0 +1,41 @@
+//! What an agent must know of the lines of server and clients, which it hands on unread.
+
+use std::str::FromStr;
+
+use fleet::agent::{Milestone, PipeProtocol};
+use host::program::Who;
+use service::{Command as ServerCommand, Line as ServerLine};
+use workload::{Command as ClientCommand, Line as ClientLine};
+
+/// How server and clients are controlled over their pipes.
+pub const PIPE_PROTOCOL: PipeProtocol = PipeProtocol { milestone, stop_line };
+
+/// Nearly all lines are told apart by how they begin, so that long ones are not parsed.
+fn milestone(who: Who, line: &str) -> Option<Milestone> {
+    if line.starts_with("{\"ended\"") {
+        return Some(Milestone::Ended);
+    }
+    if !line.starts_with("{\"ready\"") {
+        return None;
+    }
+    match who {
+        Who::Server => {
+            let ServerLine::Ready(ready) = serde_json::from_str(line).ok()? else { return None };
+            let listens = FromStr::from_str(&ready.listen).ok();
+            Some(Milestone::Ready { threads: ready.threads, listens })
+        }
+        Who::Client(_) => {
+            let ClientLine::Ready(ready) = serde_json::from_str(line).ok()? else { return None };
+            Some(Milestone::Ready { threads: ready.threads, listens: None })
+        }
+        Who::Hog(_) => None,
+    }
+}
+
+fn stop_line(who: Who) -> Option<String> {
+    match who {
+        Who::Server => serde_json::to_string(&ServerCommand::Stop {}).ok(),
+        Who::Client(_) => serde_json::to_string(&ClientCommand::Stop {}).ok(),
+        Who::Hog(_) => None,
+    }
+}

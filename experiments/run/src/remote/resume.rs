@@ -1,0 +1,155 @@
+//! A run on a fleet that is taken over: its coordinator is gone, or hosts still have something of a
+//! run that is over.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::Client;
+use fleet::Mistake;
+use fleet::link::{HostNews, Nats, Orders, question};
+use fleet::protocol::{Answer, Ask};
+use record::{Files, Manifest, Seconds};
+use serde_json::json;
+use spec::Source;
+use tokio::time::Instant;
+
+use super::assemble::{Parts, assemble};
+use super::checkpoint::Checkpoint;
+use super::fleet::Fleet;
+use super::roster::Roster;
+use super::state::HostState;
+use crate::books::Books;
+use crate::coordinator::{Coordinator, Interrupts};
+use crate::messages::Message;
+use crate::options::Options;
+use crate::steering::Steering;
+
+/// A coordinator that takes over asks a host for so long: the old one must be silent for a while.
+const RESUME: Duration = Duration::from_secs(8);
+
+/// Between two attempts to ask.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Takes a run over whose coordinator is gone, or merges what hosts still have of one that is over.
+///
+/// # Errors
+/// [`Mistake`], or what keeps the files of the run from being read and written.
+pub(crate) async fn resume(
+    directory: PathBuf,
+    options: Options,
+) -> anyhow::Result<Coordinator<Fleet>> {
+    let fleet = options.fleet.unwrap_or_default();
+    let roster = Roster::read(&directory)?;
+    let mut checkpoint = Checkpoint::read(&directory)?;
+    let text = std::fs::read_to_string(directory.join("manifest.json"))?;
+    let manifest: Manifest = serde_json::from_str(&text)
+        .map_err(|error| Mistake::error(format!("manifest.json: {error}")))?;
+    let mut steering = Steering::bind(options.live)?;
+    let interrupts = Interrupts::listen()?;
+    let mut access = fleet.access;
+    access.nats.get_or_insert_with(|| roster.nats.clone());
+    let client = access.connect("lab run --resume").await?;
+    let context = access.jetstream(&client).await?;
+    let (hosts, gone) = ask_hosts(&client, &roster, &checkpoint).await?;
+    let source = Source {
+        file: PathBuf::from(&manifest.file),
+        text: manifest.text.clone(),
+        experiment: manifest.experiment.clone(),
+    };
+    let phases = source.experiment.ordered_phases()?;
+    let (lengths, known) = (checkpoint.lengths, std::mem::take(&mut checkpoint.phases));
+    let files = Files::restore(&directory, "coordinator", manifest.started, lengths, known)?;
+    let notices = steering.open(&directory)?;
+    let mut coordinator = assemble(Parts {
+        source,
+        phases,
+        files,
+        manifest,
+        steering,
+        interrupts,
+        nats: Nats { client, context },
+        roster,
+        orders: restore_orders(&checkpoint, &hosts),
+        hosts,
+        place: checkpoint.place,
+    })?;
+    let Checkpoint { position, ending, lookups, books, open, newest, complete_until, .. } =
+        checkpoint;
+    let place = &mut coordinator.place;
+    (place.position, place.ending, place.lookups) = (position, ending, lookups);
+    let records = &mut coordinator.run.records;
+    records.books = Books::restore(books)?;
+    records.seconds = Seconds::restore(open, newest, complete_until);
+    notices.iter().for_each(|line| records.say(line));
+    records.event("resumed", json!({}))?;
+    for (host, why) in gone {
+        coordinator.on_message(Message::Place(HostNews::Gone(host, why.to_owned())))?;
+    }
+    Ok(coordinator)
+}
+
+/// Hosts that do not work for a run any more, and why.
+type Gone = Vec<(String, &'static str)>;
+
+/// Asks all hosts what they have of a run. Returns what is known of each, and which do not work for
+/// the run any more.
+async fn ask_hosts(
+    client: &Client,
+    roster: &Roster,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<(BTreeMap<String, HostState>, Gone)> {
+    let (mut hosts, mut gone) = (BTreeMap::new(), Vec::new());
+    for name in roster.hosts.keys() {
+        let known = checkpoint.hosts.get(name).cloned().unwrap_or_default();
+        let mut state = known.restore();
+        let ask = Ask::Resume { run: roster.run.clone(), merged: state.merged };
+        let why = match ask_again(client, name, &ask).await {
+            Some(Answer::Kept { working: true, done, .. }) => {
+                state.carried_out = done;
+                None
+            }
+            Some(Answer::Kept { written, .. }) => {
+                state.kept = Some(written);
+                Some("its agent has ended the run by itself")
+            }
+            Some(Answer::StillLed { why }) => return Err(Mistake::error(why)),
+            Some(_) => Some("it has nothing of the run any more"),
+            None => Some("it does not answer"),
+        };
+        // All of a host that has finished was merged before.
+        gone.extend(why.filter(|_| !state.has_finished()).map(|why| (name.clone(), why)));
+        hosts.insert(name.clone(), state);
+    }
+    Ok((hosts, gone))
+}
+
+async fn ask_again(client: &Client, host: &str, ask: &Ask) -> Option<Answer> {
+    let deadline = Instant::now() + RESUME;
+    loop {
+        let answer = question(client, host, ask).await;
+        // Another coordinator was heard a moment ago: it may be gone.
+        let again = matches!(answer, None | Some(Answer::StillLed { .. }));
+        if !again || Instant::now() >= deadline {
+            return answer;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Orders that an earlier coordinator gave and hosts have not carried out.
+fn restore_orders(
+    checkpoint: &Checkpoint,
+    hosts: &BTreeMap<String, HostState>,
+) -> BTreeMap<String, Orders> {
+    let restored = checkpoint.orders.iter().map(|(host, queue)| {
+        let mut queue = queue.clone();
+        let last = hosts.get(host).map_or(0, |state| state.carried_out);
+        queue.waiting.retain(|(number, _)| *number > last);
+        if checkpoint.position.is_none_or(|position| position.begun) {
+            queue.number = queue.number.max(last);
+        }
+        (host.clone(), Orders::restore(queue))
+    });
+    restored.collect()
+}

@@ -1,0 +1,101 @@
+//! The hosts of a run and who does what: `fleet.json` in the directory of the run, which does not
+//! change.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use fleet::Mistake;
+use fleet::assign::Assignment;
+use fleet::clock::Offset;
+use fleet::protocol::Card;
+use record::{FileError, write_json};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The name of its file.
+const FLEET: &str = "fleet.json";
+
+/// A host of a run, as it was when the run began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct RosterHost {
+    /// Its agent's process.
+    pub(super) session: String,
+    /// The boot of its kernel.
+    boot: String,
+    /// Its clock is ahead of the coordinator's by this, in nanoseconds.
+    ahead_ns: i64,
+    /// By how much that may be wrong.
+    ahead_error_ns: u64,
+}
+
+/// The hosts of a run, and who does what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Roster {
+    /// The run's name among agents.
+    pub(super) run: String,
+    /// The NATS server.
+    pub(super) nats: String,
+    /// Who does what.
+    pub(super) assignment: Assignment,
+    /// The hosts by name.
+    pub(super) hosts: BTreeMap<String, RosterHost>,
+}
+
+impl RosterHost {
+    /// The host of a card, whose clock was measured.
+    pub(super) fn of(card: &Card, offset: Offset) -> Self {
+        Self {
+            session: card.session.clone(),
+            boot: card.boot.clone(),
+            ahead_ns: offset.ahead_ns,
+            ahead_error_ns: offset.error_ns,
+        }
+    }
+}
+
+/// Reads a file that a coordinator left for the next one.
+///
+/// # Errors
+/// [`Mistake`]: there is none, or another version of this program wrote it.
+pub(super) fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<T> {
+    let file = directory.join(name);
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        Mistake::error(format!("{}: {error}: is this a run on a fleet?", file.display()))
+    })?;
+    serde_json::from_str(&text).map_err(|error| {
+        Mistake::error(format!(
+            "{}: {error}: only the version of lab that began a run on a fleet can resume it, and \
+             this is {}",
+            file.display(),
+            host::VERSION
+        ))
+    })
+}
+
+impl Roster {
+    pub(super) fn write(&self, directory: &Path) -> Result<(), FileError> {
+        write_json(directory, FLEET, self)
+    }
+
+    /// # Errors
+    /// [`Mistake`].
+    pub(super) fn read(directory: &Path) -> anyhow::Result<Self> {
+        read(directory, FLEET)
+    }
+
+    /// How far a host's clock is ahead of the coordinator's, in nanoseconds.
+    pub(super) fn ahead_ns(&self, host: &str) -> i64 {
+        self.hosts.get(host).map_or(0, |host| host.ahead_ns)
+    }
+
+    /// Whether a host has the same kernel, and so the same monotonic clock, as the server's.
+    pub(super) fn sees_server(&self, host: &str) -> bool {
+        let boot = |name: &str| self.hosts.get(name).map(|host| &host.boot);
+        boot(host) == boot(&self.assignment.server)
+    }
+
+    /// Whether a client's host has another kernel than the server's.
+    pub(super) fn has_other_kernels(&self) -> bool {
+        self.assignment.clients.iter().any(|host| !self.sees_server(&host.agent))
+    }
+}

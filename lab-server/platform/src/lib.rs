@@ -1,0 +1,19 @@
+//! What a machine gives a program: clocks, CPUs, descriptors, and a way to spend time on purpose.
+//!
+//! Owns: system calls that need no executor. Must not know: shards, sockets, frames.
+
+mod clock;
+mod descriptors;
+mod placement;
+mod ports;
+mod schedstat;
+mod slowness;
+mod splitmix;
+
+pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
+pub use descriptors::{DescriptorLimits, sockets_per_ring};
+pub use placement::{Placement, cpus_allowed};
+pub use ports::port_range;
+pub use schedstat::{SchedStat, ThreadTimes};
+pub use slowness::{SPINS_KEPT, SlowOrder, Slowness, Spin, Spins, spin};
+pub use splitmix::splitmix64;

@@ -1,0 +1,319 @@
+//! What a server is started with, and what that means on this machine.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use platform::{DescriptorLimits, Placement, sockets_per_ring};
+use serde::{Deserialize, Serialize};
+
+/// Descriptors that one executor needs before its shard has a table of its own: three rings, two
+/// event descriptors, an epoll instance, and some to spare.
+const DESCRIPTORS_PER_EXECUTOR: u64 = 12;
+
+/// Descriptors that the process needs whatever the number of shards, and that a shard keeps free
+/// for accepting.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// The largest number of SETs: a session remembers its SET in 16 bits.
+const MAX_SETS: usize = 1 << 16;
+
+/// How notices of sent packets reach their users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notices {
+    /// Written to the named users' own connections.
+    #[default]
+    Push,
+    /// The prototype's way: put into the queue of the named user's SET, to travel as the answer to
+    /// that SET's next shake, from any of its users.
+    Answer,
+}
+
+/// How the kernel chooses the shard of a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Steering {
+    /// By a hash over both addresses: even, whatever the network card does.
+    #[default]
+    Hash,
+    /// The shard on the CPU that took the first packet (SO_INCOMING_CPU): a flow then stays on one
+    /// core from the card to the shard. Even only if the card's queues, or the connecting threads
+    /// on this machine, are spread evenly over the shards' CPUs.
+    Cpu,
+}
+
+/// Which steering a server is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SteeringChoice {
+    /// By CPU when clients are on this machine (a loopback address) and every shard has a CPU of
+    /// its own, else by hash: a network card with fewer queues than shards would leave some idle.
+    #[default]
+    Auto,
+    /// See [`Steering::Hash`].
+    Hash,
+    /// See [`Steering::Cpu`].
+    Cpu,
+}
+
+/// How to start a server. [`Config::default`] has the defaults of the command line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Where to listen; port 0 for any that is free.
+    pub listen: SocketAddrV4,
+    /// Users are `0..users`.
+    pub users: u32,
+    /// Connections at the same time; a little more than the users when `None`.
+    pub connections: Option<u32>,
+    /// Shards; one a CPU, or more where descriptors are scarce, when `None`.
+    pub shards: Option<usize>,
+    /// CPUs for the shards; all that the process may use when `None`.
+    pub cpus: Option<Vec<usize>>,
+    /// SETs in all, spread over the shards.
+    pub sets: usize,
+    /// Shakes per second that are answered with more than "overloaded"; no limit when `None`.
+    pub overload: Option<u64>,
+    /// How notices of sent packets travel.
+    pub notices: Notices,
+    /// How long a sent packet can be claimed.
+    pub packet_life: Duration,
+    /// Packets that wait in one SET at most.
+    pub queue_bound: usize,
+    /// Sent packets kept at a time, over all shards.
+    pub packets_bound: usize,
+    /// What amounts and splits come from.
+    pub seed: u64,
+    /// How connections find their shard.
+    pub steering: SteeringChoice,
+    /// Congestion control of the connections; the system's default when `None`.
+    pub congestion: Option<String>,
+    /// How far this machine's wall clock is ahead of the one that seconds are agreed on, in
+    /// nanoseconds.
+    #[serde(default)]
+    pub clock_ahead_ns: i64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1025),
+            users: 1_200_000,
+            connections: None,
+            shards: None,
+            cpus: None,
+            sets: 256,
+            overload: None,
+            notices: Notices::Push,
+            packet_life: Duration::from_secs(60),
+            queue_bound: 4096,
+            packets_bound: 1 << 20,
+            seed: 2015,
+            steering: SteeringChoice::Auto,
+            congestion: None,
+            clock_ahead_ns: 0,
+        }
+    }
+}
+
+/// Why a configuration is impossible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No user could log in.
+    #[error("--users 0: a server needs at least one user")]
+    NoUsers,
+    /// More users than there are numbers for their connections.
+    #[error("--users {0}: at most {MOST_USERS} are possible")]
+    TooManyUsers(u32),
+    /// Shards of which some would have no SET.
+    #[error("--sets {sets} is less than the {shards} shards, of which each needs a SET of its own")]
+    TooFewSets {
+        /// SETs asked for.
+        sets: usize,
+        /// Shards there are to be.
+        shards: usize,
+    },
+    /// More SETs than can be numbered.
+    #[error("--sets {0}: at most {MAX_SETS} are possible")]
+    TooManySets(usize),
+    /// No shard at all, or more than descriptors allow.
+    #[error(
+        "--shards {shards}: between 1 and {most} are possible with {descriptors} descriptors \
+         (ulimit -n)"
+    )]
+    Shards {
+        /// Shards asked for.
+        shards: usize,
+        /// The most there can be.
+        most: usize,
+        /// The limit on descriptors.
+        descriptors: u64,
+    },
+    /// CPUs that the process may not use.
+    #[error("--cpus {cpu}: this process may use CPUs {allowed:?}")]
+    Cpu {
+        /// The CPU asked for.
+        cpu: usize,
+        /// Those that may be used.
+        allowed: Vec<usize>,
+    },
+    /// More connections than descriptors allow, however they are spread.
+    #[error(
+        "{connections} connections on {shards} shards need more than {descriptors} descriptors a \
+         shard: raise ulimit -n, or give more shards"
+    )]
+    Connections {
+        /// Connections asked for.
+        connections: u32,
+        /// Shards there are to be.
+        shards: usize,
+        /// The limit on descriptors.
+        descriptors: u64,
+    },
+}
+
+/// What a configuration comes to on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Shards.
+    pub shards: usize,
+    /// Where they run.
+    pub placement: Placement,
+    /// Connections that one shard can hold; unused ones cost nothing.
+    pub connections_per_shard: u32,
+    /// Sockets in one ring.
+    pub per_ring: u32,
+    /// How connections find their shard.
+    pub steering: Steering,
+}
+
+/// The most users: connections for them, and a few more, are counted in 32 bits.
+const MOST_USERS: u32 = (u32::MAX - CONNECTIONS_SPARE) / 17 * 16;
+
+/// Connections beyond a sixteenth more than the users, unless told otherwise.
+const CONNECTIONS_SPARE: u32 = 1024;
+
+/// Connections that one shard can hold with `shards` executors in one process: a ring costs a
+/// descriptor and holds as many sockets as the limit allows descriptors.
+fn shard_capacity(limits: DescriptorLimits, shards: usize) -> u32 {
+    let base = DESCRIPTORS_SPARE + DESCRIPTORS_PER_EXECUTOR * shards as u64;
+    let rings = limits.soft.saturating_sub(base);
+    u32::try_from(rings.saturating_mul(u64::from(sockets_per_ring(limits)))).unwrap_or(u32::MAX)
+}
+
+impl Config {
+    /// Works out what the configuration comes to with these CPUs and limits.
+    ///
+    /// # Errors
+    /// [`ConfigError`], in words that name the option.
+    pub fn resolve(
+        &self,
+        allowed: &[usize],
+        limits: DescriptorLimits,
+    ) -> Result<Resolved, ConfigError> {
+        if self.users == 0 {
+            return Err(ConfigError::NoUsers);
+        }
+        if self.users > MOST_USERS {
+            return Err(ConfigError::TooManyUsers(self.users));
+        }
+        let cpus = self.cpus.clone().unwrap_or_else(|| allowed.to_vec());
+        if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+            return Err(ConfigError::Cpu { cpu: *cpu, allowed: allowed.to_vec() });
+        }
+        let connections =
+            self.connections.unwrap_or(self.users + self.users / 16 + CONNECTIONS_SPARE);
+        let spare = limits.soft.saturating_sub(DESCRIPTORS_SPARE + 1);
+        let most =
+            usize::try_from(spare / DESCRIPTORS_PER_EXECUTOR).unwrap_or(usize::MAX).min(1024);
+        let shards = match self.shards {
+            Some(shards) => shards,
+            // More shards than CPUs only when fewer could not hold the connections.
+            None => (cpus.len()..=most)
+                .find(|shards| {
+                    let all = u64::from(shard_capacity(limits, *shards)) * *shards as u64;
+                    all >= u64::from(connections)
+                })
+                .unwrap_or(cpus.len()),
+        };
+        if shards == 0 || shards > most {
+            return Err(ConfigError::Shards { shards, most, descriptors: limits.soft });
+        }
+        let capacity = shard_capacity(limits, shards);
+        if u64::from(capacity) * (shards as u64) < u64::from(connections) {
+            return Err(ConfigError::Connections { connections, shards, descriptors: limits.soft });
+        }
+        if self.sets > MAX_SETS {
+            return Err(ConfigError::TooManySets(self.sets));
+        }
+        if self.sets < shards {
+            return Err(ConfigError::TooFewSets { sets: self.sets, shards });
+        }
+        let own_cpus = shards <= cpus.len();
+        let by_cpu = match self.steering {
+            SteeringChoice::Auto => own_cpus && self.listen.ip().is_loopback(),
+            SteeringChoice::Hash => false,
+            SteeringChoice::Cpu => true,
+        };
+        Ok(Resolved {
+            shards,
+            placement: if cpus.is_empty() { Placement::Free } else { Placement::Pinned(cpus) },
+            connections_per_shard: capacity.min(connections),
+            per_ring: sockets_per_ring(limits),
+            steering: if by_cpu { Steering::Cpu } else { Steering::Hash },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(soft: u64) -> DescriptorLimits {
+        DescriptorLimits { soft, hard: soft }
+    }
+
+    #[test]
+    fn a_million_fits_two_shards_with_twenty_thousand_descriptors() {
+        let resolved = Config::default().resolve(&[0, 1], limits(20_000)).expect("fits");
+        assert_eq!(resolved.shards, 2);
+        assert_eq!(resolved.placement, Placement::Pinned(vec![0, 1]));
+        assert_eq!(resolved.connections_per_shard, 1_276_024);
+        assert_eq!((resolved.per_ring, resolved.steering), (20_000, Steering::Cpu));
+        let shards = |soft| Config::default().resolve(&[0, 1], limits(soft)).map(|it| it.shards);
+        assert_eq!(shards(1024), Ok(2));
+        // Where even rings do not hold half of the connections, there are more shards.
+        assert_eq!(shards(700), Ok(4));
+    }
+
+    #[test]
+    fn steering_is_by_cpu_only_where_it_is_even() {
+        let steering =
+            |config: Config| config.resolve(&[0, 1], limits(20_000)).map(|it| it.steering);
+        let remote = Config { listen: "10.0.0.1:1025".parse().unwrap(), ..Config::default() };
+        assert_eq!(steering(remote.clone()), Ok(Steering::Hash));
+        let forced = Config { steering: SteeringChoice::Cpu, ..remote };
+        assert_eq!(steering(forced), Ok(Steering::Cpu));
+        let many = Config { shards: Some(50), ..Config::default() };
+        assert_eq!(steering(many), Ok(Steering::Hash));
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused_in_words() {
+        let error = |config: Config, soft| {
+            config.resolve(&[0, 1], limits(soft)).expect_err("impossible").to_string()
+        };
+        let base = Config::default;
+        for (config, soft, words) in [
+            (Config { users: 0, ..base() }, 20_000, "--users 0"),
+            (Config { users: u32::MAX, ..base() }, 20_000, "--users 4294967295: at most 4042"),
+            // The most that get as far as the descriptors.
+            (Config { users: MOST_USERS, ..base() }, 300, "raise ulimit -n"),
+            (Config { sets: 1, ..base() }, 20_000, "--sets 1 is less than the 2 shards"),
+            (Config { sets: 1 << 17, ..base() }, 20_000, "at most 65536"),
+            (Config { shards: Some(0), ..base() }, 20_000, "between 1 and 1024"),
+            (Config { shards: Some(90), ..base() }, 1_024, "between 1 and 79"),
+            (Config { shards: Some(2), ..base() }, 256, "raise ulimit -n"),
+            (Config { cpus: Some(vec![0, 7]), ..base() }, 20_000, "--cpus 7"),
+        ] {
+            let said = error(config, soft);
+            assert!(said.contains(words), "{said}");
+        }
+    }
+}
