@@ -27,6 +27,6 @@ pub use problems::Problems;
 pub use raw::{Raw, RawError};
 pub use rows::{
     CausesRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject, SampleSource,
-    ServerRow, ShardRow, SlowRow, TruthRow, parse,
+    ServerRow, ShardBooks, ShardRow, SlowRow, TruthRow, parse,
 };
 pub use seconds::{OpenSecond, Second, Seconds};

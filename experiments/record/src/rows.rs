@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use accounting::Ledger;
+use accounting::Money;
 use accounting::server::Counters;
 use attribution::{CauseRows, Tally, Trace};
 use serde::Deserialize;
@@ -101,10 +101,22 @@ pub struct ShardRow {
     #[serde(default)]
     pub shard: u64,
     /// The books of a shard of the server.
-    pub ledger: Option<Ledger>,
+    pub ledger: Option<ShardBooks>,
     /// Everything else.
     #[serde(flatten)]
     figures: Map<String, Value>,
+}
+
+/// The books of a shard of the server, as far as they are plotted.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ShardBooks {
+    /// Everything that ever came in.
+    pub created: Money,
+    /// Packets given to users who shook.
+    pub granted: Money,
+    /// Shares given to users who claimed.
+    pub claimed: Money,
 }
 
 impl ShardRow {

@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use accounting::Ledger;
 use record::{
     EVENTS_FILE, EventRow, HLOG, NicRow, ProbeRow, ProcRow, ProcSubject, SAMPLES_FILE, SLOW_FILE,
-    SampleSource, ShardRow, parse,
+    SampleSource, ShardBooks, ShardRow, parse,
 };
 use serde_json::Value;
 
@@ -176,7 +175,7 @@ impl Digest {
     }
 
     /// What a shard's books grew by.
-    fn ledger(&mut self, t: u64, shard: u64, ledger: &Ledger) {
+    fn ledger(&mut self, t: u64, shard: u64, ledger: &ShardBooks) {
         let given = ledger.granted + ledger.claimed;
         let now = [ledger.created.count, ledger.created.amount, given.count, given.amount];
         let now = now.map(|value| value as f64);
