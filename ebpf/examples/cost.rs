@@ -21,7 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebpf::{FlowLayout, Options, Probes, Program};
+use attribution::FlowLayout;
+use ebpf::{Options, Probes, Program};
 use rustix::{
     event::epoll,
     thread::{CpuSet, gettid, sched_setaffinity},

@@ -8,7 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
-use attribution::ServerSide;
+use attribution::{FlowLayout, ServerSide, port_span};
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::Map,
@@ -21,7 +21,7 @@ use crate::{
     absence::{Absence, by_kernel, by_options},
     btf::{Btf, BtfError},
     catalog::{PROBES, Spec},
-    flows::{FlowLayout, FlowTable, span},
+    flows::FlowTable,
     join::{AnswerTable, KEPT_ANSWERS},
     kernel,
     listening::ListenQueue,
@@ -304,7 +304,7 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
             config.client_first = u32::from(client_first);
             config.client_count = client_count;
             config.port_first = u32::from(port_first);
-            config.port_span = span(port_first, port_last);
+            config.port_span = port_span(port_first, port_last);
         }
         FlowLayout::Hashed { .. } => config.flow_mode = FLOW_HASHED,
     }

@@ -3,25 +3,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use serde::{Deserialize, Serialize};
+use attribution::Handover;
 
 use crate::attach::Probes;
-use crate::flows::{FlowLayout, FlowTable};
+use crate::flows::FlowTable;
 use crate::sampling::SampleTable;
 use crate::threads::ThreadTable;
-
-/// The arrays, for a child that inherits their descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Handover {
-    /// The number of the flow array's descriptor in the child.
-    pub flows: RawFd,
-    /// The number of the thread array's.
-    pub threads: RawFd,
-    /// The number of the sampling's.
-    pub sampling: RawFd,
-    /// Where flows lie.
-    pub layout: FlowLayout,
-}
 
 impl Probes {
     /// The numbers for a child that gets the descriptors of [`Self::inherited`] under them.
@@ -48,16 +35,14 @@ pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
 }
 
-impl Handover {
-    /// Maps the arrays and closes their descriptors. To be called once, by the child.
-    ///
-    /// # Errors
-    /// When a descriptor is none, or none of such an array.
-    pub fn map(&self) -> io::Result<(FlowTable, ThreadTable, SampleTable)> {
-        let (flows, threads) = (owned(self.flows)?, owned(self.threads)?);
-        let sampling = SampleTable::map(owned(self.sampling)?)?;
-        Ok((FlowTable::map(flows, self.layout)?, ThreadTable::map(threads)?, sampling))
-    }
+/// Maps the arrays and closes their descriptors. To be called once, by the child.
+///
+/// # Errors
+/// When a descriptor is none, or none of such an array.
+pub fn map_inherited(handover: &Handover) -> io::Result<(FlowTable, ThreadTable, SampleTable)> {
+    let (flows, threads) = (owned(handover.flows)?, owned(handover.threads)?);
+    let sampling = SampleTable::map(owned(handover.sampling)?)?;
+    Ok((FlowTable::map(flows, handover.layout)?, ThreadTable::map(threads)?, sampling))
 }
 
 fn owned(fd: RawFd) -> io::Result<OwnedFd> {

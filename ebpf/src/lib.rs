@@ -50,8 +50,8 @@ pub use events::JOINED_ONE_IN;
 pub use faults::{
     DroppedPacket, PacketFaultCounts, PacketFaultError, PacketFaultInjector, PacketFaultSpec,
 };
-pub use flows::{FlowLayout, FlowTable};
-pub use handover::{Handover, keep_on_exec};
+pub use flows::FlowTable;
+pub use handover::{keep_on_exec, map_inherited};
 pub use histogram::Durations;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use options::Options;

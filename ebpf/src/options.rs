@@ -1,6 +1,6 @@
 //! What to watch.
 
-use crate::flows::FlowLayout;
+use attribution::FlowLayout;
 
 /// Entries of a hashed flow array when clients are not known: 32 MiB, and with 10,000 connections
 /// 2% share a place with another.

@@ -8,8 +8,9 @@ use std::{
     thread,
 };
 
+use attribution::FlowLayout;
 use common::{CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, port, run, serve};
-use ebpf::{BySide, Counters, FlowLayout, LossKind, Options, Probes, RetransmitKinds};
+use ebpf::{BySide, Counters, LossKind, Options, Probes, RetransmitKinds};
 
 const SIZE: usize = 24;
 fn server_port() -> u16 {

@@ -8,8 +8,9 @@ use std::{
     thread,
 };
 
+use attribution::FlowLayout;
 use common::{ask, connect, listen, needs, port, serve};
-use ebpf::{Absence, FlowLayout, Options, Probes, Program};
+use ebpf::{Absence, Options, Probes, Program};
 
 const SIZE: usize = 24;
 

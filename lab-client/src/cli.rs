@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use workload::{
+    Chat, Config, Connect, Creates, Line, Load, Notices, Pacing, Phase, Rate, Ready, SLOW_KEPT,
+    check_rate,
+};
 
 use crate::client::Client;
-use crate::config::{Config, Notices, SLOW_KEPT};
-use crate::panel::{Hub, Line, Ready, router};
-use crate::phase::{Chat, Connect, Creates, Load, Phase, check_rate};
-use crate::schedule::{Pacing, Rate};
+use crate::panel::{Hub, router};
 use crate::solo::{Plan, Solo, load_phase};
 
 /// The load: users who connect, log in, and shake on an open-loop schedule.

@@ -3,17 +3,16 @@
 use std::io;
 use std::sync::Arc;
 
-use platform::{Clock, DescriptorLimits, cpus_allowed};
+use platform::{Clock, DescriptorLimits, cpus_allowed, port_range};
 
 use shard::{Inboxes, Limits, Net, ShardContext, ShardThreads, SpawnError, drive};
 use wire::MAX_FRAME;
+use workload::{Config, ConfigError, Resolved, Share};
 
-use crate::config::{Config, ConfigError, Resolved, port_range};
 use crate::load::{LoadGenerator, Rules};
 use crate::message::Message;
 use crate::report::Report;
 use crate::shard_loop::{ShardLoop, report};
-use crate::share::Share;
 use crate::traces::{KernelTraces, TraceReader};
 
 /// Messages in a shard's inbox: commands are few; histograms come back a few a second.

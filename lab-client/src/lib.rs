@@ -1,28 +1,20 @@
 //! The load: a million users in one process or several, who shake on an open-loop schedule.
 //!
-//! Read it from the inside out. `permutation`, [`schedule`], [`share`], [`flows`], [`receipts`] and
-//! the crate [`attribution`] are pure. [`pacer`] carries a schedule out. [`load`] makes users of
-//! it, still without a socket; `shard_loop` puts them on sockets. `client` runs the shards, and
-//! [`panel`] takes commands and says what happens.
+//! Read it from the inside out. The crates [`workload`] and [`attribution`] are pure. [`pacer`]
+//! carries a schedule out. [`load`] makes users of it, still without a socket; `shard_loop` puts
+//! them on sockets. `client` runs the shards, and `panel` takes commands and says what happens.
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 mod client;
-pub mod config;
-pub mod flows;
 pub mod load;
 mod message;
 mod outbox;
 pub mod pacer;
-pub mod panel;
-mod permutation;
-pub mod phase;
-pub mod receipts;
+mod panel;
 mod report;
-pub mod schedule;
 mod shard_loop;
-pub mod share;
 mod solo;
 mod traces;
 pub mod transport;

@@ -2,8 +2,7 @@
 
 use attribution::Latencies;
 use platform::SlowOrder;
-
-use crate::phase::Phase;
+use workload::Phase;
 
 /// A message to a shard.
 #[derive(Clone, Debug)]

@@ -4,9 +4,7 @@
 use std::collections::VecDeque;
 
 use platform::Clock;
-
-use crate::schedule::{Arrivals, Pacing, Rate, Schedule, Second};
-use crate::share::Share;
+use workload::{Arrivals, Pacing, Rate, Schedule, Second, Share};
 
 /// How far ahead the schedule is worked out, in nanoseconds: longer than a poll takes, so that a
 /// poll rarely has to stop for it, and short enough to hold a few hundred shakes.

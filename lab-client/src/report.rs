@@ -2,9 +2,9 @@
 
 use attribution::{CauseRows, Sample, Sampled, SegmentHistogram, SlowRequest};
 use platform::Spins;
+use workload::Receipts;
 
 use crate::load::Event;
-use crate::receipts::Receipts;
 
 /// A message to the control thread.
 #[derive(Debug)]

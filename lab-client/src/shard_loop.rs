@@ -287,10 +287,8 @@ mod tests {
     use wire::MAX_FRAME;
 
     use super::*;
-    use crate::config::Notices;
-    use crate::flows::Flows;
     use crate::load::Rules;
-    use crate::share::Share;
+    use workload::{Flows, Notices, Share};
 
     /// Nothing here takes longer.
     const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use attribution::{Latencies, Sample, Segment, Tally, empty};
 use control::{Lines, Program, Shards, locked};
+use workload::{Command, Connect, Line, Load, Phase, Rate};
 
 use crate::message::Message;
-use crate::panel::{Command, Hub, Line};
-use crate::phase::{Connect, Load, Phase};
+use crate::panel::Hub;
 use crate::report::Report;
-use crate::schedule::Rate;
 
 /// More than this share of late sends makes a measurement worthless: one in a thousand.
 const LATE_SHARE: f64 = 0.001;

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use attribution::{BeforeSend, CpuWait, Request, TracedThread, WaitedBetween};
+use attribution::{BeforeSend, CpuWait, Handover, Request, TracedThread, WaitedBetween};
 use ebpf::{FlowTable, SampleTable, ThreadTable};
 
 /// Waits for a CPU are looked up only for sends that are later than this, which few are. What an
@@ -68,8 +68,8 @@ impl KernelTraces {
     ///
     /// # Errors
     /// When they are no such arrays.
-    pub(crate) fn map(handover: &ebpf::Handover) -> std::io::Result<Arc<dyn TraceReader>> {
-        let (flows, threads, sample) = handover.map()?;
+    pub(crate) fn map(handover: &Handover) -> std::io::Result<Arc<dyn TraceReader>> {
+        let (flows, threads, sample) = ebpf::map_inherited(handover)?;
         Ok(Arc::new(Self { flows, threads, sample }))
     }
 }

@@ -2,9 +2,8 @@
 //! the users are dealt out and whenever a machine looks at its clock.
 
 use lab_client::pacer::Pacer;
-use lab_client::schedule::{Pacing, Rate, Schedule, Second};
-use lab_client::share::Share;
 use platform::{Clock, NANOS_PER_SECOND};
+use workload::{Pacing, Rate, Schedule, Second, Share};
 
 const USERS: u32 = 10_007;
 const SEED: u64 = 2015;

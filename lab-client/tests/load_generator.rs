@@ -5,14 +5,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use lab_client::config::Notices;
-use lab_client::flows::Flows;
 use lab_client::load::{Event, LoadGenerator, Rules};
-use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
-use lab_client::schedule::{Pacing, Rate};
-use lab_client::share::Share;
 use lab_client::transport::Transport;
 use platform::{Clock, NANOS_PER_SECOND};
+use workload::{Chat, Connect, Creates, Flows, Load, Notices, Pacing, Phase, Rate, Share};
 
 use shard::ConnId;
 use wire::{Decoded, Frame, LoginResult, ShakeResult, decode};

@@ -8,9 +8,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lab_server::config::Config;
 use lab_server::server::Server;
 use rustix::process::{Pid, Signal, kill_process};
+use service::Config;
 use wire::{Decoded, Frame, decode};
 
 /// Nothing here takes longer, also on a busy machine.

@@ -11,13 +11,10 @@ use std::sync::Arc;
 
 use accounting::Money;
 use attribution::Tally;
-use lab_client::config::Notices;
-use lab_client::flows::Flows;
 use lab_client::load::{Event, LoadGenerator, Rules};
-use lab_client::phase::{Chat, Connect, Creates, Load, Phase};
-use lab_client::receipts::Receipts;
-use lab_client::schedule::{Pacing, Rate};
-use lab_client::share::Share;
+use workload::{
+    Chat, Connect, Creates, Flows, Load, Notices, Pacing, Phase, Rate, Receipts, Share,
+};
 
 use accounting::server::Counters;
 use lab_client::transport::Transport;
@@ -229,8 +226,8 @@ impl World {
         let shards = random.random_range(2..=4);
         let limit = (seed % 5 == 4).then_some(40);
         let (notices, at_server) = match seed % 4 {
-            3 => (Notices::Answer, lab_server::logic::Notices::Answer),
-            _ => (Notices::Push, lab_server::logic::Notices::Push),
+            3 => (Notices::Answer, service::Notices::Answer),
+            _ => (Notices::Push, service::Notices::Push),
         };
         let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
         let (total, from_ns, until_ns) = (None, None, None);

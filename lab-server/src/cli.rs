@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use control::CpuList;
+use service::{Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, SteeringChoice};
 
-use crate::config::{Config, SteeringChoice};
-use crate::logic::Notices;
-use crate::panel::{Command, Hub, Line, MAX_PACKET_RATE, Ready, router};
+use crate::panel::{Hub, router};
 use crate::server::{Server, StartError};
 
 /// The server under test: users in SETs, red packets, one shard a core.
@@ -162,7 +161,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sets: config.sets,
     };
     if let Some(rate) = args.packets_per_second {
-        Command::generator(rate).carry_out(&hub).context("--packets-per-second")?;
+        hub.execute(Command::generator(rate)).context("--packets-per-second")?;
     }
     let routes = router(hub.clone());
     let ended_line = || Line::Ended(hub.ledger());

@@ -8,13 +8,13 @@ use std::time::Duration;
 use platform::{Clock, DescriptorLimits, cpus_allowed, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use service::{Config, ConfigError, Resolved, Steering};
 use shard::{
-    Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads, SpawnError, Steering,
-    bind_listener, drive,
+    Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads, SpawnError, bind_listener,
+    drive,
 };
 use wire::MAX_FRAME;
 
-use crate::config::{Config, ConfigError, Resolved};
 use crate::logic::{Logic, Rules};
 use crate::message::Message;
 use crate::outbox::INBOX;

@@ -322,9 +322,10 @@ mod tests {
     use wire::MAX_FRAME;
 
     use super::*;
-    use crate::logic::{Notices, Rules};
+    use crate::logic::Rules;
     use crate::overload::Budget;
     use crate::sets::new_online;
+    use service::Notices;
 
     /// A shard of its own with one SET, and its sockets.
     fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {

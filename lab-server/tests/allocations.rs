@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use lab_server::config::Config;
 use lab_server::io::Io;
-use lab_server::logic::{Logic, Notices, Rules};
+use lab_server::logic::{Logic, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
 use lab_server::sets::new_online;
 use platform::NANOS_PER_SECOND;
+use service::{Config, Notices};
 
 use shard::ConnId;
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};

@@ -8,9 +8,9 @@ use std::net::{Shutdown, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use accounting::server::Counters;
-use lab_server::config::Config;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+use service::Config;
 use socket2::{Domain, Socket, Type};
 use wire::{ChatOutcome, Command, ErrorCode, Frame, LoginResult, UserList};
 

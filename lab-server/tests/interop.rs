@@ -4,10 +4,9 @@
 
 mod common;
 
-use lab_server::config::Config;
-use lab_server::logic::Notices;
 use lab_server::message::Message;
 use lab_server::packets::{Draft, NO_CREATOR};
+use service::{Config, Notices};
 use wire::{ChatOutcome, Frame, LoginResult};
 
 use common::{Live, Peer, frame_of, small};

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use accounting::Ledger;
 use accounting::server::Counters;
-use lab_server::panel::{Line, Ready};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use service::{Line, Ready};
 use wire::Frame;
 
 use common::{PATIENCE, Peer, bytes_of};

@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
-use lab_server::logic::Notices;
 use lab_server::message::Message;
 use lab_server::overload::Budget;
 use platform::NANOS_PER_SECOND;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+use service::Notices;
 use wire::{ChatOutcome, Decoded, Frame, ShakeResult, UserList, decode};
 
 use sim::{Cluster, Out, START_NS, rules};

@@ -2,14 +2,16 @@
 //! and the sums of a second that clients keep and reports read.
 //!
 //! Owns: causes and segments by name, what the kernel saw of a request, the joining of its two
-//! ends, sums, histograms and records of a second. Must not know: where instants come from, files,
-//! sockets, threads; it depends on nothing that does.
+//! ends, sums, histograms and records of a second, and where a client finds what the kernel saw
+//! ([`Handover`]). Must not know: how instants are taken, files, sockets, threads; it depends on
+//! nothing that does.
 //!
 //! Read it from the instants on: [`Request`] and [`ServerSide`], [`attribute()`], then what is
 //! kept: [`CauseRecorder`], [`SegmentRecorder`], [`Slowest`], [`Tally`].
 
 mod attribute;
 mod causes;
+mod handover;
 mod histograms;
 mod join;
 mod request;
@@ -22,6 +24,7 @@ mod tally;
 
 pub use attribute::{Attributed, BeforeSend, attribute};
 pub use causes::{Cause, PerCause};
+pub use handover::{FlowLayout, Handover, port_span};
 pub use histograms::{Encoded, Latencies, SegmentHistogram, SegmentRecorder, empty};
 pub use join::ServerSide;
 pub use request::{CpuWait, Request, WaitedBetween};

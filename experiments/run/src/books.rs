@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::Ledger;
 use anyhow::Context;
-use lab_client::panel::Audit;
-use lab_client::receipts::Receipts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use workload::{Audit, Receipts};
 
 /// What server and clients report.
 #[derive(Debug, Default)]

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use host::program::Who;
-use lab_client::panel::Command as ClientCommand;
-use lab_server::panel::Command as ServerCommand;
 use serde_json::json;
+use service::Command as ServerCommand;
 use tokio::time::Instant;
+use workload::Command as ClientCommand;
 
 use crate::coordinator::Coordinator;
 use crate::events::PhaseEvent;

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 #[derive(Debug)]
 pub(crate) enum Message<News> {
     /// A line of the server.
-    Server(lab_server::panel::Line),
+    Server(service::Line),
     /// A line of a client.
-    Client(u32, lab_client::panel::Line),
+    Client(u32, workload::Line),
     /// A line that cannot be read.
     Unreadable(Who, String),
     /// The output of a program has ended.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use lab_client::panel::Command as ClientCommand;
 use record::PhaseTime;
 use report::live::RunCommand;
 use serde_json::json;
 use spec::configure::{client_phase, server_commands, server_commands_after};
 use spec::{After, PhaseSpec, Seconds, Until};
 use tokio::time::Instant;
+use workload::Command as ClientCommand;
 
 use crate::coordinator::Coordinator;
 use crate::events::PhaseEvent;

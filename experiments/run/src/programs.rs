@@ -7,10 +7,10 @@ use std::process::ExitStatus;
 use fleet::link::Orders;
 use fleet::protocol::What;
 use host::program::{self, Who};
-use lab_client::panel::Command as ClientCommand;
-use lab_server::panel::Command as ServerCommand;
 use serde::Serialize;
+use service::Command as ServerCommand;
 use tokio::time::Instant;
+use workload::Command as ClientCommand;
 
 /// A program of a run.
 #[derive(Debug)]

@@ -94,7 +94,8 @@ pub struct Machine {
     pub ports: (u16, u16),
     /// Whether this process may do everything (CAP_SYS_ADMIN and CAP_NET_ADMIN).
     pub root: bool,
-    /// Congestion controls that the kernel has, and those that anybody may choose.
+    /// Congestion controls that the kernel has, and those that a process without privileges may
+    /// choose.
     pub congestion: (Vec<String>, Vec<String>),
     /// Buckets of the table that established sockets are found in, in this process's network
     /// namespace; `None` when the kernel does not say (before 6.1).
@@ -137,7 +138,7 @@ impl Machine {
             memory_available_bytes: meminfo("MemAvailable:").unwrap_or(0),
             descriptors: DescriptorLimits::of_this_process().hard,
             files: (number(files.get(2)), number(files.first())),
-            ports: lab_client::config::port_range().unwrap_or((32_768, 60_999)),
+            ports: platform::port_range().unwrap_or((32_768, 60_999)),
             root: has_capabilities(),
             congestion: (
                 words("/proc/sys/net/ipv4/tcp_available_congestion_control"),

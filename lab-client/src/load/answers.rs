@@ -3,9 +3,9 @@
 use attribution::Segment;
 use shard::ConnId;
 use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
+use workload::Notices;
 
 use super::{LoadGenerator, UserState};
-use crate::config::Notices;
 use crate::transport::Transport;
 
 impl LoadGenerator {

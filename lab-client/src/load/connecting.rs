@@ -7,10 +7,9 @@ use rand::Rng;
 
 use shard::ConnId;
 use wire::{Frame, LoginResult};
+use workload::{Connect, Share};
 
 use super::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
-use crate::phase::Connect;
-use crate::share::Share;
 use crate::transport::Transport;
 
 /// Handshakes of a shard under way at a time: enough to keep both ends busy on one machine, and far

@@ -19,13 +19,9 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
 use shard::{ConnId, Wheel};
+use workload::{Flows, Load, Notices, Phase, Receipts, Share};
 
-use crate::config::Notices;
-use crate::flows::Flows;
 use crate::pacer::Pacer;
-use crate::phase::{Load, Phase};
-use crate::receipts::Receipts;
-use crate::share::Share;
 use crate::traces::TraceReader;
 use crate::transport::Transport;
 

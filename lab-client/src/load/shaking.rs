@@ -3,11 +3,10 @@
 use attribution::Segment;
 use platform::NANOS_PER_SECOND;
 use wire::Frame;
+use workload::{Permutation, Share};
 
 use super::{LoadGenerator, UserState};
 use crate::pacer::Pacer;
-use crate::permutation::Permutation;
-use crate::share::Share;
 use crate::transport::Transport;
 
 /// Shakes that leave together before the clock is read again: at 6 µs each, the last of them is

@@ -3,11 +3,10 @@
 use rand::Rng;
 use shard::ConnId;
 use wire::{Frame, MAX_CHAT_TEXT, UserList};
+use workload::{Phase, Share};
 
 use super::shaking::nth_ns;
 use super::{LoadGenerator, UserState};
-use crate::phase::Phase;
-use crate::share::Share;
 use crate::transport::Transport;
 
 /// The first byte of a text that wants an answer, and of an answer, which wants none.

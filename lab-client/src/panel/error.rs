@@ -1,8 +1,7 @@
 //! Why a command was not carried out.
 
 use control::InboxFull;
-
-use crate::phase::PhaseError;
+use workload::PhaseError;
 
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

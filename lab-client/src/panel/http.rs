@@ -18,8 +18,8 @@ use control::http::error;
 use control::metrics::Family;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use workload::Command;
 
-use super::commands::Command;
 use super::error::CommandError;
 use super::hub::Hub;
 

@@ -6,15 +6,12 @@ use std::sync::{Arc, Mutex};
 use attribution::{Encoded, Sample, SegmentHistogram, Tally};
 use control::{Lines, Program, Shards, locked};
 use platform::{Clock, NANOS_PER_SECOND, monotonic_ns};
+use workload::{Audit, Command, Line, Load, Phase, Receipts};
 
-use super::commands::Command;
 use super::error::CommandError;
-use super::lines::{Audit, Line};
 use crate::client::Client;
 use crate::load::Event;
 use crate::message::Message;
-use crate::phase::{Load, Phase};
-use crate::receipts::Receipts;
 use crate::report::Report;
 
 /// A changed rate must reach all shards before the second in which it counts, and before they work

@@ -5,6 +5,7 @@
 mod clock;
 mod descriptors;
 mod placement;
+mod ports;
 mod schedstat;
 mod slowness;
 mod splitmix;
@@ -12,6 +13,7 @@ mod splitmix;
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use placement::{Placement, cpus_allowed};
+pub use ports::port_range;
 pub use schedstat::{SchedStat, ThreadTimes};
 pub use slowness::{SPINS_KEPT, SlowOrder, Slowness, Spin, Spins, spin};
 pub use splitmix::splitmix64;

@@ -26,6 +26,6 @@ pub use executor::{ShardContext, ShardThreads, SpawnError, spawn};
 pub use handler::{Handler, Next};
 pub use inbox::Inboxes;
 pub use limits::{Closed, ConnectOptions, Limits, NetCounters};
-pub use listener::{ListenOptions, Steering, bind_listener};
+pub use listener::{ListenOptions, bind_listener};
 pub use slots::ConnId;
 pub use wheel::Wheel;

@@ -7,18 +7,6 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How the kernel chooses the shard of a new connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Steering {
-    /// By a hash over both addresses: even, whatever the network card does.
-    #[default]
-    Hash,
-    /// The shard on the CPU that took the first packet (SO_INCOMING_CPU): a flow then stays on one
-    /// core from the card to the shard. Even only if the card's queues, or the connecting threads
-    /// on this machine, are spread evenly over the shards' CPUs.
-    Cpu,
-}
-
 /// What a listening socket is to be.
 #[derive(Clone, Debug)]
 pub struct ListenOptions {
@@ -26,7 +14,8 @@ pub struct ListenOptions {
     pub address: SocketAddrV4,
     /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
     pub backlog: i32,
-    /// With [`Steering::Cpu`], the CPU of this shard.
+    /// The CPU whose new connections this shard takes (SO_INCOMING_CPU); when `None`, a hash over
+    /// both addresses chooses the shard.
     pub cpu: Option<usize>,
     /// Congestion control of the accepted connections, the system's default when `None`.
     pub congestion: Option<String>,

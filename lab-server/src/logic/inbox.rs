@@ -3,12 +3,12 @@
 use accounting::Money;
 use platform::Slowness;
 
+use service::Notices;
 use shard::ConnId;
 use wire::{ChatOutcome, ErrorCode, Frame};
 
 use crate::directory::{Address, home_of};
 use crate::io::Io;
-use crate::logic::rules::Notices;
 use crate::logic::state::{Logic, Timer};
 use crate::message::{Message, Notice, Parcel};
 use crate::packets::{Draft, NO_CREATOR, Refused};

@@ -15,5 +15,5 @@ mod session;
 mod state;
 mod tick;
 
-pub use rules::{Notices, Rules};
+pub use rules::Rules;
 pub use state::Logic;

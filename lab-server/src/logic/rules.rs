@@ -1,15 +1,6 @@
 //! What all shards of a server must agree on.
 
-/// How notices of sent packets reach their users.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Notices {
-    /// Written to the named users' own connections.
-    #[default]
-    Push,
-    /// The prototype's way: put into the queue of the named user's SET, to travel as the answer to
-    /// that SET's next shake, from any of its users.
-    Answer,
-}
+use service::Notices;
 
 /// What all shards must agree on.
 #[derive(Clone, Debug)]

@@ -20,8 +20,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::http::error;
 use serde_json::{Value, json};
+use service::Command;
 
-use crate::panel::commands::Command;
 use crate::panel::error::CommandError;
 use crate::panel::hub::Hub;
 use crate::panel::metrics;
@@ -97,7 +97,7 @@ async fn scrape(State(hub): State<Hub>) -> Result<Response, Response> {
 }
 
 fn carry_out(hub: &Hub, command: Command) -> Response {
-    match command.carry_out(hub) {
+    match hub.execute(command) {
         Ok(done) => Json(done).into_response(),
         Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
         Err(why @ CommandError::InboxFull(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),

@@ -9,12 +9,12 @@ use accounting::Ledger;
 use accounting::server::Sample;
 use control::{Shards, locked};
 use platform::Clock;
+use service::{Config, Done};
 use tokio::sync::Notify;
 
-use crate::config::Config;
 use crate::message::Message;
 use crate::overload::Budget;
-use crate::panel::error::{CommandError, Done};
+use crate::panel::error::CommandError;
 use crate::report::{Report, Snapshot};
 use crate::server::Server;
 

@@ -1,11 +1,10 @@
 //! What the control thread does with reports and commands.
 
 use control::{Lines, Program, Shards};
+use service::{Command, Line};
 
 use crate::message::Message;
-use crate::panel::commands::Command;
 use crate::panel::hub::Hub;
-use crate::panel::lines::Line;
 use crate::report::Report;
 
 impl Program for Hub {
@@ -35,7 +34,7 @@ impl Program for Hub {
     }
 
     fn carry_out(&self, command: Command) -> Result<(), String> {
-        command.carry_out(self).map(|_| ()).map_err(|error| error.to_string())
+        self.execute(command).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn stop_message() -> Message {

@@ -1,8 +1,7 @@
 //! The prototype's own requests, as its scripts send them with curl.
 
 use serde::Deserialize;
-
-use crate::panel::commands::Command;
+use service::Command;
 
 /// `GET /yaohongbao?qps=200&sum=40000`: packets to be shaken, so many a second, so many in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use accounting::Ledger;
 use accounting::server::Counters;
-use lab_server::config::{Config, SteeringChoice};
 use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use lab_server::server::Server;
+use service::{Config, SteeringChoice};
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
 
 /// A test that waits longer for anything has failed.

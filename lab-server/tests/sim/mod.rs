@@ -10,13 +10,14 @@ use accounting::Ledger;
 use accounting::server::Counters;
 use lab_server::directory::Address;
 use lab_server::io::Io;
-use lab_server::logic::{Logic, Notices, Rules};
+use lab_server::logic::{Logic, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
 use lab_server::sets::{Online, new_online};
 use platform::NANOS_PER_SECOND;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+use service::Notices;
 
 use shard::ConnId;
 use wire::Frame;

@@ -11,11 +11,11 @@ use std::collections::{HashMap, HashSet};
 use accounting::Money;
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
-use lab_server::logic::Notices;
 use lab_server::message::Message;
 use lab_server::packets::{Draft, NO_CREATOR};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+use service::Notices;
 use shard::ConnId;
 use wire::{Frame, UserList};
 

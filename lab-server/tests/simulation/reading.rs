@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use service::Notices;
+
 use accounting::Money;
-use lab_server::logic::Notices;
 use shard::ConnId;
 use wire::{ChatOutcome, CreateResult, Decoded, Frame, LoginResult, ShakeResult, decode};
 

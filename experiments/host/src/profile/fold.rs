@@ -21,8 +21,8 @@ pub enum Kind {
     Unknown,
 }
 
-/// Crates that drive a shard: executor, sockets, readiness, timers.
-const RUNTIME: [&str; 5] = ["shard", "glommio", "io_uring", "uring_sys", "scoped_tls"];
+/// Crates that drive a shard: executor, sockets, readiness, timers, clocks.
+const RUNTIME: [&str; 6] = ["shard", "platform", "glommio", "io_uring", "uring_sys", "scoped_tls"];
 /// Rust's own crates, and those below all others, which are linked into the program's file.
 const LIBRARIES: [&str; 8] =
     ["std", "core", "alloc", "compiler_builtins", "hashbrown", "rustix", "nix", "libc"];
@@ -30,7 +30,7 @@ const LIBRARIES: [&str; 8] =
 impl Kind {
     /// What a function of the program's own file is, by its name.
     pub fn of(name: &str) -> Self {
-        // `<platform::slots::Slots<T> as core::ops::Drop>::drop` belongs to the shard.
+        // `<shard::slots::Slots<T> as core::ops::Drop>::drop` belongs to the shard.
         let path = name.trim_start_matches(['<', '&', '*', '(']);
         let path = ["mut ", "dyn ", "const "]
             .iter()
@@ -180,10 +180,10 @@ mod tests {
             ("main", Kind::Program),
             ("__rust_try", Kind::Library),
             ("lab_server::logic::Logic::shake", Kind::Program),
-            ("platform::drive::drive", Kind::Runtime),
-            ("<platform::slots::Slots<T> as core::ops::drop::Drop>::drop", Kind::Runtime),
+            ("shard::drive::drive", Kind::Runtime),
+            ("<shard::slots::Slots<T> as core::ops::drop::Drop>::drop", Kind::Runtime),
             ("<&mut glommio::Task<T> as core::future::Future>::poll", Kind::Runtime),
-            ("core::ptr::drop_in_place<platform::Slots>", Kind::Library),
+            ("core::ptr::drop_in_place<shard::Slots>", Kind::Library),
             ("rustix::event::epoll::wait", Kind::Library),
             ("sharded::a", Kind::Program),
         ] {

@@ -21,8 +21,8 @@ const ROW: f64 = 17.0;
 const LINE: f64 = 18.0;
 /// Width of a character of the monospaced font at 11 px; the widest in use have 0.602 em.
 const CHARACTER: f64 = 6.63;
-/// Narrower frames are not drawn: nobody can see or point at them. Up to 11,800 samples there are
-/// none.
+/// Narrower frames are not drawn: they can be neither seen nor pointed at. Up to 11,800 samples
+/// there are none.
 const NARROWEST: f64 = 0.1;
 
 /// Kinds as the legend explains them, with hue and saturation of their colour.
@@ -78,7 +78,7 @@ fn shade(kind: Kind, hash: u64) -> String {
 }
 
 /// A function's name without types and with only the last module: `Logic::shake` for
-/// `<lab_server::logic::Logic<T> as platform::Handler>::shake`.
+/// `<lab_server::logic::Logic<T> as shard::Handler>::shake`.
 fn short(name: &str) -> String {
     let whole = match name.strip_prefix('<').and_then(|rest| rest.split_once(" as ")) {
         Some((this, rest)) => {
@@ -315,18 +315,14 @@ mod tests {
 
     #[test]
     fn labels_fit() {
-        let name = "<lab_server::logic::Logic<T> as platform::Handler>::shake";
+        let name = "<lab_server::logic::Logic<T> as shard::Handler>::shake";
         for (name, width, expected) in [
             (name, 1000.0, Some(name)),
             (name, 100.0, Some("Logic::shake")),
             (name, 60.0, Some("Logic::…")),
             (name, 20.0, None),
             ("core::ptr::drop_in_place<alloc::vec::Vec<u8>>", 150.0, Some("ptr::drop_in_place")),
-            (
-                "platform::drive::drive::{{closure}}::{{closure}}",
-                200.0,
-                Some("drive::drive{closure}"),
-            ),
+            ("shard::drive::drive::{{closure}}::{{closure}}", 200.0, Some("drive::drive{closure}")),
             ("tcp_sendmsg", 80.0, Some("tcp_sendmsg")),
             ("über", 0.0, None),
         ] {

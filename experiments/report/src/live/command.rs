@@ -1,8 +1,8 @@
 //! What a person may tell a run to do, as the articles did over HTTP. Must not know: how commands
 //! travel.
 
-use lab_server::panel::{Command as ServerCommand, MAX_PACKET_RATE};
 use serde::{Deserialize, Serialize};
+use service::{Command as ServerCommand, MAX_PACKET_RATE};
 
 /// The highest rate that can be set, in shakes a second: beyond what one run has ever carried by
 /// far, and small enough for every counter.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use host::hog;
 use host::program::{Program, Who};
-use lab_client::panel::Command as ClientCommand;
-use lab_server::panel::Command as ServerCommand;
 use platform::SlowOrder;
 use serde_json::{Value, json};
+use service::Command as ServerCommand;
 use spec::{FaultSpec, PhaseSpec, Share};
+use workload::Command as ClientCommand;
 
 use super::injectors::{PacketInjectors, per_billion};
 use super::state::{Fault, Faults, HogLines};

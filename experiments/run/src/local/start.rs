@@ -10,11 +10,10 @@ use host::namespace::Netns;
 use host::probing::Probing;
 use host::program::{self, Who};
 use host::surroundings::Surroundings;
-use lab_client::panel::Line as ClientLine;
-use lab_server::panel::Line as ServerLine;
 use record::Files;
 use serde::Serialize;
 use serde_json::json;
+use service::Line as ServerLine;
 use spec::configure::{client_config, server_config};
 use spec::machine::{Machine, sysctls};
 use spec::places::group_of;
@@ -23,6 +22,7 @@ use spec::{Hosts, Source};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tuning::Limit;
+use workload::Line as ClientLine;
 
 use super::news::LocalNews;
 use super::place::Local;
@@ -193,7 +193,7 @@ impl Coordinator<Local> {
         let namespaces = &self.place.namespaces;
         let ports = match &namespaces.server {
             Some(_) => experiment.network.ports,
-            None => lab_client::config::port_range()?,
+            None => platform::port_range()?,
         };
         let alone = experiment.hosts == Hosts::Local;
         let namespace = namespaces.server.as_deref().filter(|_| alone);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use ebpf::FlowLayout;
+use attribution::FlowLayout;
 
 use fleet::Mistake;
 use fleet::assign::Assignment;
@@ -60,7 +60,7 @@ pub(super) fn as_specs(cards: &[Card], assignment: &Assignment) -> anyhow::Resul
             let users = (host.users.start, host.users.end);
             // On one machine there are as many loopback addresses as it takes.
             let (first, last) = host.ports;
-            let needed = lab_client::flows::sources_needed(users.1 - users.0, first, last);
+            let needed = workload::sources_needed(users.1 - users.0, first, last);
             let addresses = host.sources.as_ref().map_or(needed as usize, Vec::len);
             spec(&host.agent, Some(users), addresses)
         })
@@ -75,7 +75,7 @@ fn layout(experiment: &Experiment, assignment: &Assignment) -> FlowLayout {
     let port_last = ports.map(|(_, last)| last).max().unwrap_or(u16::MAX);
     let loopback = |host: &fleet::assign::ClientHost| {
         let (first, last) = host.ports;
-        lab_client::flows::loopback_sources(host.flows, first, last)
+        workload::loopback_sources(host.flows, first, last)
     };
     let sources = assignment.clients.iter();
     let sources = sources.flat_map(|host| host.sources.clone().unwrap_or_else(|| loopback(host)));

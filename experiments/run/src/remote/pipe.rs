@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use fleet::agent::{Milestone, PipeProtocol};
 use host::program::Who;
-use lab_client::panel::{Command as ClientCommand, Line as ClientLine};
-use lab_server::panel::{Command as ServerCommand, Line as ServerLine};
+use service::{Command as ServerCommand, Line as ServerLine};
+use workload::{Command as ClientCommand, Line as ClientLine};
 
 /// How server and clients are controlled over their pipes.
 pub const PIPE_PROTOCOL: PipeProtocol = PipeProtocol { milestone, stop_line };

@@ -13,15 +13,15 @@ use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, Wha
 use fleet::{Mistake, hosts};
 use host::probing::ProbeSpec;
 use host::program::Who;
-use lab_client::panel::Line as ClientLine;
-use lab_server::panel::Line as ServerLine;
 use record::Files;
 use serde_json::json;
+use service::Line as ServerLine;
 use spec::configure::{client_config, server_config};
 use spec::machine::Machine;
 use spec::preflight::{Preflight, table};
 use spec::{Count, Source};
 use tokio::time::Instant;
+use workload::Line as ClientLine;
 
 use super::assemble::{Parts, assemble};
 use super::fleet::Fleet;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use attribution::Handover;
 use platform::{DescriptorLimits, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +73,7 @@ pub struct Config {
     #[serde(default)]
     pub join: bool,
     /// Arrays of probes, inherited from the process that attached them.
-    pub probes: Option<ebpf::Handover>,
+    pub probes: Option<Handover>,
 }
 
 impl Default for Config {
@@ -185,19 +186,6 @@ impl Config {
             per_ring: sockets_per_ring(limits),
             flows: flows_of_machine,
         })
-    }
-}
-
-/// The range of ports that this machine (or network namespace) gives to clients.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn port_range() -> std::io::Result<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
-    let mut ports = text.split_whitespace().map(str::parse);
-    match (ports.next(), ports.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
-        _ => Err(std::io::Error::other(format!("'{}' is no range of ports", text.trim()))),
     }
 }
 

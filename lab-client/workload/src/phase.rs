@@ -146,7 +146,7 @@ pub enum PhaseError {
 ///
 /// # Errors
 /// [`PhaseError::Rate`].
-pub(crate) fn check_rate(what: &'static str, rate: f64) -> Result<(), PhaseError> {
+pub fn check_rate(what: &'static str, rate: f64) -> Result<(), PhaseError> {
     if (0.0..=MOST_PER_SECOND).contains(&rate) {
         Ok(())
     } else {

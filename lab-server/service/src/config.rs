@@ -4,10 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use platform::{DescriptorLimits, Placement, sockets_per_ring};
-
-use shard::Steering;
-
-use crate::logic::Notices;
+use serde::{Deserialize, Serialize};
 
 /// Descriptors that one executor needs before its shard has a table of its own: three rings, two
 /// event descriptors, an epoll instance, and some to spare.
@@ -20,8 +17,31 @@ const DESCRIPTORS_SPARE: u64 = 64;
 /// The largest number of SETs: a session remembers its SET in 16 bits.
 const MAX_SETS: usize = 1 << 16;
 
+/// How notices of sent packets reach their users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notices {
+    /// Written to the named users' own connections.
+    #[default]
+    Push,
+    /// The prototype's way: put into the queue of the named user's SET, to travel as the answer to
+    /// that SET's next shake, from any of its users.
+    Answer,
+}
+
+/// How the kernel chooses the shard of a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Steering {
+    /// By a hash over both addresses: even, whatever the network card does.
+    #[default]
+    Hash,
+    /// The shard on the CPU that took the first packet (SO_INCOMING_CPU): a flow then stays on one
+    /// core from the card to the shard. Even only if the card's queues, or the connecting threads
+    /// on this machine, are spread evenly over the shards' CPUs.
+    Cpu,
+}
+
 /// Which steering a server is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SteeringChoice {
     /// By CPU when clients are on this machine (a loopback address) and every shard has a CPU of
     /// its own, else by hash: a network card with fewer queues than shards would leave some idle.
@@ -34,7 +54,7 @@ pub enum SteeringChoice {
 }
 
 /// How to start a server. [`Config::default`] has the defaults of the command line.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Where to listen; port 0 for any that is free.
     pub listen: SocketAddrV4,

@@ -13,7 +13,7 @@ const ROUNDS: usize = 4;
 
 /// A permutation of `0..len`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Permutation {
+pub struct Permutation {
     len: u32,
     left_bits: u32,
     right_bits: u32,
@@ -22,7 +22,7 @@ pub(crate) struct Permutation {
 
 impl Permutation {
     /// The permutation of `0..len` that belongs to `seed`. `len` must not be 0.
-    pub(crate) fn new(len: u32, seed: u64) -> Self {
+    pub fn new(len: u32, seed: u64) -> Self {
         assert!(len > 0, "nothing to put in order");
         let bits = (u32::BITS - (len - 1).leading_zeros()).max(2);
         let mut keys = [0; ROUNDS];
@@ -33,7 +33,7 @@ impl Permutation {
     }
 
     /// The number in this place. `place` must be below the length.
-    pub(crate) fn at(&self, place: u32) -> u32 {
+    pub fn at(&self, place: u32) -> u32 {
         debug_assert!(place < self.len);
         let mut value = self.round_trip(place);
         while value >= self.len {

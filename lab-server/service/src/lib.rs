@@ -1,0 +1,14 @@
+//! A server's service as data: what it is told and what it says.
+//!
+//! Owns: a server's configuration, commands and lines. Must not know: shards, sockets, how a command
+//! is carried out; it depends on nothing that does, so that plans and reports need no server.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod config;
+mod lines;
+
+pub use commands::{Command, Done, MAX_PACKET_RATE};
+pub use config::{Config, ConfigError, Notices, Resolved, Steering, SteeringChoice};
+pub use lines::{Line, Ready};
