@@ -60,14 +60,8 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
     if shake.offered_rate.is_some()
         && let Some(counted) = seconds_off(phase, digest, off_share)
     {
-        let (off, seconds) = (counted.off.len(), counted.of);
-        good &= off == 0;
-        let percent = off_share * 100.0;
-        held.push(if off == 0 {
-            format!("no second of {seconds} was off by more than {percent}%")
-        } else {
-            format!("{off} of {seconds} seconds were off by more than {percent}%")
-        });
+        good &= counted.off.is_empty();
+        held.push(in_words(&counted, off_share));
     }
     if phase.latency_us.p99.is_some() {
         held.push(format!("p99 was {}", ms(phase.latency_us.p99)));
@@ -123,6 +117,14 @@ fn what_became(phase: &PhaseSummary) -> String {
     .map(|(count, what)| format!("{} {what}", thousands(count)))
     .collect();
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+fn in_words(counted: &SecondsOff, off_share: f64) -> String {
+    let percent = off_share * 100.0;
+    match (counted.off.len(), counted.of) {
+        (0, seconds) => format!("no second of {seconds} was off by more than {percent}%"),
+        (off, seconds) => format!("{off} of {seconds} seconds were off by more than {percent}%"),
+    }
 }
 
 /// The seconds of a phase that were off; `None` when none was recorded.
