@@ -4,7 +4,7 @@
 //!
 //! | subject | from and to | what |
 //! | --- | --- | --- |
-//! | `lab.who` | a coordinator or `lab hosts` to all agents | a request; each answers with its [`Card`] |
+//! | `lab.who` | a command to all agents | a request; each answers with its [`Card`] |
 //! | `lab.beat.AGENT` | agent to all, every second | a [`Beat`] |
 //! | `lab.ask.AGENT` | coordinator to an agent | a request: [`Ask`], answered by [`Answer`] |
 //! | `lab.pulse.AGENT` | coordinator to an agent, every second | a [`Pulse`] |

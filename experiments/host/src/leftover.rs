@@ -1,7 +1,7 @@
-//! What earlier runs have left to the kernel: sockets that it is still closing.
+//! What ended programs have left to the kernel: sockets that it is still closing.
 //!
 //! When a program of a million sockets ends, the kernel closes them one by one in a thread of its
-//! own. That takes a CPU and the sockets' memory for most of a minute, from whatever runs next.
+//! own. That takes a CPU and the sockets' memory for most of a minute, from what is started next.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(180);
 /// How often is looked.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// This many fewer sockets after a pause mean that somebody is closing them.
+/// This many fewer sockets after a pause mean that the kernel is closing them.
 const CLOSING: u64 = 500;
 
 /// TCP sockets on the machine, in whatever state, of all network namespaces.

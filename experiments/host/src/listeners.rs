@@ -1,4 +1,4 @@
-//! Which ports are listened on, by whom: for watching a server that nobody here started.
+//! Which ports are listened on, by which process: for watching a server that was started elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,7 +30,7 @@ fn of_namespace(process: &str) -> io::Result<BTreeMap<u16, BTreeSet<u64>>> {
     Ok(ports)
 }
 
-/// Whether somebody in this network namespace listens on a port.
+/// Whether a process in this network namespace listens on a port.
 ///
 /// # Errors
 /// When `/proc` cannot be read.

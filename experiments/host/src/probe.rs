@@ -127,7 +127,7 @@ fn json_line(grown: &Counters) -> anyhow::Result<String> {
     Ok(serde_json::to_string(&line)?)
 }
 
-/// How long the server's threads waited for a CPU, each time; `None` when nobody looked.
+/// How long the server's threads waited for a CPU, each time; `None` when that was not looked at.
 fn delays(grown: &Counters) -> Option<Durations> {
     let mut all = Durations::default();
     for thread in grown.threads.as_ref()? {

@@ -1,7 +1,6 @@
-//! The probes of a run: attached when the server listens, read every second, gone with the run.
+//! The probes beside programs under test: attached when the server listens, read every second.
 //!
-//! They never influence whether a run goes on: what cannot be attached is written down with its
-//! reason, and its figures are null.
+//! What cannot be attached is told with its reason, and its figures are null.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,7 +31,7 @@ const HASHED: u32 = 2;
 /// Which probes to attach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeSpec {
-    /// Whether the run does not start without them.
+    /// Whether their absence is an error.
     pub required: bool,
     /// Whether softirqs are timed, too.
     pub softirqs: bool,
@@ -46,7 +45,7 @@ pub struct ProbeSpec {
     pub layout: FlowLayout,
 }
 
-/// The probes of a run, or why there are none.
+/// The probes of this machine, or why there are none.
 pub struct Probing {
     probes: Option<Probes>,
     before: Counters,
@@ -85,8 +84,8 @@ impl Probing {
     }
 
     /// Attaches the probes to a server that listens and has no connections yet. `loopback` is the
-    /// run's own network namespace when all of the run is in it and nothing else: then its only
-    /// interface's counters tell the packets, and the probes need not count them.
+    /// network namespace of all programs when nothing else is in it: then its only interface's
+    /// counters tell the packets, and the probes need not count them.
     ///
     /// # Errors
     /// Only when the experiment cannot do without them.
@@ -118,26 +117,26 @@ impl Probing {
         Self::attach_with(&options, experiment.probes == Wanted::Required, loopback)
     }
 
-    /// Attaches the probes of a host of a fleet, beside the server if that is here. All connections
-    /// are stamped: each kernel would choose another sample of them.
+    /// Attaches the probes of one of several machines, beside the server if that is here. All
+    /// connections are stamped: each kernel would choose another sample of them.
     ///
     /// # Errors
     /// Only when the experiment cannot do without them.
-    pub fn attach_as(
-        order: &ProbeSpec,
+    pub fn attach_spec(
+        spec: &ProbeSpec,
         port: u16,
         server_pid: Option<u32>,
     ) -> anyhow::Result<Self> {
         let options = Options {
             server_pid,
-            softirqs: order.softirqs,
+            softirqs: spec.softirqs,
             // Agents of one kernel see each other's programs.
-            learn_server: server_pid.is_none() && order.server_end,
-            server_end: order.server_end,
-            keep_answers: order.join && server_pid.is_some(),
-            ..Options::of_flows(port, order.layout)
+            learn_server: server_pid.is_none() && spec.server_end,
+            server_end: spec.server_end,
+            keep_answers: spec.join && server_pid.is_some(),
+            ..Options::of_flows(port, spec.layout)
         };
-        Self::attach_with(&options, order.required, None)
+        Self::attach_with(&options, spec.required, None)
     }
 
     fn attach_with(
@@ -204,7 +203,7 @@ impl Probing {
     }
 
     /// What the kernel counted since this was asked the last time; `None` without probes. `link` is
-    /// what the counters of the run's only interface grew by; without `machine` only what belongs
+    /// what the counters of the only interface grew by; without `machine` only what belongs
     /// to the programs watched here is told.
     pub fn second(&mut self, t: u64, link: Option<&Value>, machine: bool) -> Option<Value> {
         let probes = self.probes.as_ref()?;

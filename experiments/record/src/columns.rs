@@ -1,33 +1,34 @@
 //! The JSON lines of a run once more as Parquet, for the tools that people analyse with.
 //!
-//! Owns: what columns the lines come to. Nested objects become columns with dotted names
-//! (`ledger.created.count`), arrays stay JSON text, and so does everything but time, host, name and
-//! phase of an event: events differ too much to share columns. A row group spans a minute at most.
+//! Owns: what columns the lines come to, and how they are encoded. Nested objects become columns
+//! with dotted names (`ledger.created.count`), arrays stay JSON text, and so does everything but
+//! time, host, name and phase of an event: events differ too much to share columns. A row group
+//! spans a minute at most. Must not know: what the columns mean.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_json::ReaderBuilder;
-use arrow_json::reader::Decoder;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, LogicalType, Repetition, Type as PhysicalType};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::files::{EVENTS, FileError, NAMES, TRUTH};
+use crate::files::{EVENTS, FileError, NAMES, TRUTH};
 
 /// Seconds of a row group at most.
 const GROUP_S: f64 = 60.0;
 
-/// Rows handed to Arrow at a time.
-const ROWS: usize = 4096;
+/// Rows of a row group at most: they are kept in memory until the group is written. A minute of a
+/// fleet of 20 hosts has about 100,000.
+const GROUP_ROWS: usize = 1 << 20;
 
-/// What keeps an event from being a row of simple columns.
+/// The column of what an event has beside the fields that all events share.
 const DETAIL: &str = "detail";
 
 /// Converts the JSON lines of a run. Files of an earlier conversion are replaced.
@@ -38,93 +39,216 @@ pub fn convert(directory: &Path) -> Result<(), FileError> {
     let truth = directory.join(format!("{TRUTH}.jsonl")).exists().then_some(TRUTH);
     NAMES.into_iter().chain(truth).try_for_each(|name| {
         let file = directory.join(format!("{name}.parquet"));
-        convert_one(directory, name)
+        convert_file(directory, name)
             .map_err(|error| FileError::new(&file, "write", std::io::Error::other(error)))
     })
 }
 
-/// Why a file was not converted.
-#[derive(Debug, thiserror::Error)]
-enum ConvertError {
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Arrow(#[from] ArrowError),
-    #[error(transparent)]
-    Parquet(#[from] ParquetError),
+fn convert_file(directory: &Path, name: &str) -> Result<(), ParquetError> {
+    let schema = Schema::of(directory, name)?;
+    let part = directory.join(format!("{name}.parquet.part"));
+    // The truth about faults is on the monotonic clock, in nanoseconds.
+    let units_per_second = if name == TRUTH { 1e9 } else { 1.0 };
+    let mut table = Table::create(&part, schema, units_per_second)?;
+    each_row(directory, name, |row| table.add(row))?;
+    table.close()?;
+    Ok(std::fs::rename(&part, directory.join(format!("{name}.parquet")))?)
 }
 
-fn convert_one(directory: &Path, name: &str) -> Result<(), ConvertError> {
-    let mut kinds: BTreeMap<String, Kind> = BTreeMap::new();
-    let mut order: Vec<String> = Vec::new();
-    each_row(directory, name, |row| {
-        for (column, value) in &row {
-            let kind = kinds.entry(column.clone()).or_insert_with(|| {
-                order.push(column.clone());
-                Kind::Nothing
-            });
-            *kind = kind.with(Kind::of(value));
+/// The columns of a file, in the order in which its lines name them first.
+#[derive(Default)]
+struct Schema {
+    columns: Vec<(String, Kind)>,
+    places: HashMap<String, usize>,
+}
+
+impl Schema {
+    fn of(directory: &Path, name: &str) -> Result<Self, ParquetError> {
+        let mut schema = Self::default();
+        each_row(directory, name, |row| {
+            for (column, value) in row {
+                let place = schema.place(column);
+                let kind = &mut schema.columns[place].1;
+                *kind = kind.with(Kind::of(&value));
+            }
+            Ok(())
+        })?;
+        Ok(schema)
+    }
+
+    fn place(&mut self, column: String) -> usize {
+        if let Some(place) = self.places.get(&column) {
+            return *place;
         }
-        Ok(())
-    })?;
-    let fields: Vec<Field> =
-        order.iter().map(|name| Field::new(name, kinds[name].data_type(), true)).collect();
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let part = directory.join(format!("{name}.parquet.part"));
-    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-    let writer = ArrowWriter::try_new(File::create(&part)?, Arc::clone(&schema), Some(properties))?;
-    let decoder = ReaderBuilder::new(schema).with_batch_size(ROWS).build_decoder()?;
-    // The truth about faults is on the monotonic clock, in nanoseconds.
-    let second = if name == TRUTH { 1e9 } else { 1.0 };
-    let rows = Vec::with_capacity(ROWS);
-    let mut table = Table { writer, decoder, rows, second, group: None };
-    each_row(directory, name, |row| table.add(row, &kinds))?;
-    table.flush()?;
-    table.writer.close()?;
-    Ok(std::fs::rename(&part, directory.join(format!("{name}.parquet")))?)
+        let place = self.columns.len();
+        self.columns.push((column.clone(), Kind::Nothing));
+        self.places.insert(column, place);
+        place
+    }
+
+    fn to_parquet(&self) -> Result<Type, ParquetError> {
+        let field = |(name, kind): &(String, Kind)| {
+            let (physical, logical) = kind.parquet_types();
+            Type::primitive_type_builder(name, physical)
+                .with_logical_type(logical)
+                .with_repetition(Repetition::OPTIONAL)
+                .build()
+                .map(Arc::new)
+        };
+        let fields = self.columns.iter().map(field).collect::<Result<Vec<_>, _>>()?;
+        Type::group_type_builder("schema").with_fields(fields).build()
+    }
 }
 
 /// A Parquet file being written.
 struct Table {
-    writer: ArrowWriter<File>,
-    decoder: Decoder,
-    rows: Vec<Map<String, Value>>,
-    /// A second in the unit of the lines' `t`.
-    second: f64,
-    /// The first instant of the row group being written.
-    group: Option<f64>,
+    writer: SerializedFileWriter<File>,
+    columns: Vec<Column>,
+    places: HashMap<String, usize>,
+    /// The unit of the lines' `t`.
+    units_per_second: f64,
+    /// Rows of the row group being filled.
+    rows: usize,
+    /// The first instant of that row group, in seconds.
+    group_start: Option<f64>,
 }
 
 impl Table {
-    fn add(
-        &mut self,
-        mut row: Map<String, Value>,
-        kinds: &BTreeMap<String, Kind>,
-    ) -> Result<(), ConvertError> {
-        let t = row.get("t").and_then(Value::as_f64).unwrap_or(0.0) / self.second;
-        // Lines are nearly in order: one that is a little older than the group starts no other.
-        if self.group.is_some_and(|first| t >= first + GROUP_S) {
-            self.flush()?;
-            self.writer.flush()?;
-            self.group = None;
-        }
-        self.group.get_or_insert(t);
-        for (column, value) in &mut row {
-            if kinds.get(column) == Some(&Kind::Text) && !value.is_string() && !value.is_null() {
-                *value = Value::String(value.to_string());
-            }
-        }
-        self.rows.push(row);
-        if self.rows.len() == ROWS { self.flush() } else { Ok(()) }
+    fn create(file: &Path, schema: Schema, units_per_second: f64) -> Result<Self, ParquetError> {
+        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let parquet = Arc::new(schema.to_parquet()?);
+        let writer = SerializedFileWriter::new(File::create(file)?, parquet, Arc::new(properties))?;
+        let columns = schema.columns.iter().map(|(_, kind)| Column::new(*kind)).collect();
+        let places = schema.places;
+        Ok(Self { writer, columns, places, units_per_second, rows: 0, group_start: None })
     }
 
-    fn flush(&mut self) -> Result<(), ConvertError> {
-        self.decoder.serialize(&self.rows)?;
-        self.rows.clear();
-        if let Some(batch) = self.decoder.flush()? {
-            self.writer.write(&batch)?;
+    fn add(&mut self, row: Map<String, Value>) -> Result<(), ParquetError> {
+        let t = row.get("t").and_then(Value::as_f64).unwrap_or(0.0) / self.units_per_second;
+        // Lines are nearly in order: one that is a little older than the group starts no other.
+        let is_over = self.group_start.is_some_and(|start| t >= start + GROUP_S);
+        if is_over || self.rows == GROUP_ROWS {
+            self.end_group()?;
         }
+        self.group_start.get_or_insert(t);
+        for (column, value) in row {
+            if let Some(place) = self.places.get(&column) {
+                self.columns[*place].set(self.rows, value);
+            }
+        }
+        self.rows += 1;
         Ok(())
+    }
+
+    fn end_group(&mut self) -> Result<(), ParquetError> {
+        self.group_start = None;
+        let rows = std::mem::take(&mut self.rows);
+        if rows == 0 || self.columns.is_empty() {
+            return Ok(());
+        }
+        let mut group = self.writer.next_row_group()?;
+        for column in &mut self.columns {
+            let Some(mut writer) = group.next_column()? else { break };
+            column.write(rows, &mut writer)?;
+            writer.close()?;
+        }
+        group.close()?;
+        Ok(())
+    }
+
+    fn close(mut self) -> Result<(), ParquetError> {
+        self.end_group()?;
+        self.writer.close()?;
+        Ok(())
+    }
+}
+
+/// A column of the row group being filled.
+struct Column {
+    /// For each row 1, or 0 where there is no value. Rows at the end may be missing.
+    levels: Vec<i16>,
+    /// The values that there are.
+    values: Values,
+}
+
+/// The values of a column, by its type.
+enum Values {
+    Truth(Vec<bool>),
+    Whole(Vec<i64>),
+    Number(Vec<f64>),
+    Text(Vec<ByteArray>),
+}
+
+impl Column {
+    fn new(kind: Kind) -> Self {
+        let values = match kind {
+            Kind::Truth => Values::Truth(Vec::new()),
+            Kind::Whole => Values::Whole(Vec::new()),
+            Kind::Nothing | Kind::Number => Values::Number(Vec::new()),
+            Kind::Text => Values::Text(Vec::new()),
+        };
+        Self { levels: Vec::new(), values }
+    }
+
+    /// Sets the value of a row, the next or a later one.
+    fn set(&mut self, row: usize, value: Value) {
+        self.levels.resize(row, 0);
+        let is_set = self.values.push(value);
+        self.levels.push(i16::from(is_set));
+    }
+
+    /// Writes the values of so many rows, and forgets them.
+    fn write(
+        &mut self,
+        rows: usize,
+        writer: &mut SerializedColumnWriter<'_>,
+    ) -> Result<(), ParquetError> {
+        self.levels.resize(rows, 0);
+        let levels = Some(self.levels.as_slice());
+        match &mut self.values {
+            Values::Truth(values) => {
+                writer.typed::<BoolType>().write_batch(values, levels, None)?;
+                values.clear();
+            }
+            Values::Whole(values) => {
+                writer.typed::<Int64Type>().write_batch(values, levels, None)?;
+                values.clear();
+            }
+            Values::Number(values) => {
+                writer.typed::<DoubleType>().write_batch(values, levels, None)?;
+                values.clear();
+            }
+            Values::Text(values) => {
+                writer.typed::<ByteArrayType>().write_batch(values, levels, None)?;
+                values.clear();
+            }
+        }
+        self.levels.clear();
+        Ok(())
+    }
+}
+
+impl Values {
+    /// Adds a value of a line; false when there is none.
+    fn push(&mut self, value: Value) -> bool {
+        fn add<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
+            let is_some = value.is_some();
+            values.extend(value);
+            is_some
+        }
+        match self {
+            Values::Truth(values) => add(values, value.as_bool()),
+            Values::Whole(values) => add(values, value.as_i64()),
+            Values::Number(values) => add(values, value.as_f64()),
+            Values::Text(values) => {
+                let text = match value {
+                    Value::Null => None,
+                    Value::String(text) => Some(text),
+                    other => Some(other.to_string()),
+                };
+                add(values, text.map(|text| text.into_bytes().into()))
+            }
+        }
     }
 }
 
@@ -132,8 +256,8 @@ impl Table {
 fn each_row(
     directory: &Path,
     name: &str,
-    mut take: impl FnMut(Map<String, Value>) -> Result<(), ConvertError>,
-) -> Result<(), ConvertError> {
+    mut take: impl FnMut(Map<String, Value>) -> Result<(), ParquetError>,
+) -> Result<(), ParquetError> {
     let file = BufReader::new(File::open(directory.join(format!("{name}.jsonl")))?);
     for line in file.lines() {
         let Ok(Value::Object(line)) = serde_json::from_str(&line?) else { continue };
@@ -200,13 +324,13 @@ impl Kind {
         }
     }
 
-    fn data_type(self) -> DataType {
+    fn parquet_types(self) -> (PhysicalType, Option<LogicalType>) {
         match self {
-            Kind::Truth => DataType::Boolean,
-            Kind::Whole => DataType::Int64,
+            Kind::Truth => (PhysicalType::BOOLEAN, None),
+            Kind::Whole => (PhysicalType::INT64, None),
             // A column that was never measured: nulls of the most useful kind.
-            Kind::Nothing | Kind::Number => DataType::Float64,
-            Kind::Text => DataType::Utf8,
+            Kind::Nothing | Kind::Number => (PhysicalType::DOUBLE, None),
+            Kind::Text => (PhysicalType::BYTE_ARRAY, Some(LogicalType::String)),
         }
     }
 }
@@ -258,5 +382,42 @@ mod tests {
         let groups = file.metadata().row_groups().iter();
         let rows: Vec<i64> = groups.map(|group| group.num_rows()).collect();
         assert_eq!(rows, [60, 60, 30]);
+    }
+
+    /// What readers in other languages rely on.
+    #[test]
+    fn columns_have_types_may_be_null_and_are_compressed() {
+        let (_directory, file) = written(concat!(
+            r#"{"t":1,"whole":-3,"number":18446744073709551615,"truth":true,"text":"é","both":1}"#,
+            "\n",
+            r#"{"t":2,"whole":null,"text":"","both":"two","never":null}"#,
+            "\n",
+        ));
+        let group = file.metadata().row_group(0);
+        let columns = group.columns().iter().map(|column| {
+            assert_eq!(column.compression(), Compression::SNAPPY);
+            let descriptor = column.column_descr();
+            assert_eq!(descriptor.max_def_level(), 1, "{} may be null", descriptor.name());
+            let is_text = descriptor.logical_type_ref() == Some(&LogicalType::String);
+            (descriptor.name().to_owned(), descriptor.physical_type(), is_text)
+        });
+        let expected = [
+            ("t", PhysicalType::INT64, false),
+            ("whole", PhysicalType::INT64, false),
+            ("number", PhysicalType::DOUBLE, false),
+            ("truth", PhysicalType::BOOLEAN, false),
+            ("text", PhysicalType::BYTE_ARRAY, true),
+            ("both", PhysicalType::BYTE_ARRAY, true),
+            ("never", PhysicalType::DOUBLE, false),
+        ];
+        let expected = expected.map(|(name, physical, text)| (name.to_owned(), physical, text));
+        assert_eq!(columns.collect::<Vec<_>>(), expected);
+        let rows: Vec<_> =
+            file.get_row_iter(None).expect("rows").map(|row| row.expect("a row")).collect();
+        assert_eq!(rows[0].get_long(1).expect("whole"), -3);
+        assert!(rows[0].get_bool(3).expect("a truth"));
+        assert_eq!(rows[0].get_string(5).expect("text"), "1");
+        assert!(rows[1].get_long(1).is_err(), "null");
+        assert_eq!(rows[1].get_string(4).expect("empty, and not null"), "");
     }
 }

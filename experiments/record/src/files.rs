@@ -3,33 +3,45 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use attribution::{Latencies, Segment};
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use spec::Experiment;
 use spec::machine::Machine;
 
+use crate::hlog::{self, HLOG};
+
 /// Version of the layout of a run's files.
 pub const FORMAT: u32 = 1;
 
 /// Files of JSON lines, without their ending.
-pub const NAMES: [&str; 3] = ["samples", "slow", "events"];
-
-/// The lines about faults, in runs that have some.
-pub const TRUTH: &str = "truth";
+pub(crate) const NAMES: [&str; 3] = ["samples", "slow", "events"];
 
 /// Their places in [`NAMES`].
 const SAMPLES: usize = 0;
 const SLOW: usize = 1;
-pub(super) const EVENTS: usize = 2;
+pub(crate) const EVENTS: usize = 2;
 
-/// The log of histograms.
-pub const HLOG: &str = "latency.hlog";
+/// The lines about faults, in runs that have some.
+pub const TRUTH: &str = "truth";
+
+/// The samples of a run.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
+
+/// Its slowest requests.
+pub const SLOW_FILE: &str = "slow.jsonl";
+
+/// What happened in it.
+pub const EVENTS_FILE: &str = "events.jsonl";
+
+/// What it was made with.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// What it came to in figures.
+pub const SUMMARY_FILE: &str = "summary.json";
 
 /// Why a file of a run cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +133,7 @@ pub struct PhaseTime {
     pub name: String,
     /// Its first second.
     pub start: u64,
-    /// The first second behind it; `u64::MAX` while nobody knows.
+    /// Its exclusive end; `u64::MAX` while that is not known.
     pub end: u64,
 }
 
@@ -162,16 +174,16 @@ impl Files {
             phases: Vec::new(),
             started,
         };
-        files.begin_hlog().map_err(|source| files.error(HLOG, source))?;
+        hlog::begin(&mut files.hlog, started).map_err(|source| files.error(HLOG, source))?;
         Ok(files)
     }
 
-    /// Goes on with the files of a recorder that was killed: they are cut to these lengths, which
-    /// [`Files::lengths`] has told.
+    /// Opens the files of a recorder that was killed, and cuts them to the lengths that
+    /// [`Files::lengths`] returned.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn again(
+    pub fn restore(
         directory: &Path,
         host: &str,
         started: u64,
@@ -214,18 +226,6 @@ impl Files {
 
     fn error(&self, name: &str, source: std::io::Error) -> FileError {
         FileError::new(&self.directory.join(name), "write", source)
-    }
-
-    fn begin_hlog(&mut self) -> std::io::Result<()> {
-        let started = UNIX_EPOCH + Duration::from_secs(self.started);
-        IntervalLogWriterBuilder::new()
-            .add_comment("[Histogram log format version 1.3]")
-            .add_comment("[Values are microseconds; tags are phase:segment]")
-            .with_start_time(started)
-            .with_base_time(started)
-            .begin_log_with(&mut self.hlog, &mut V2DeflateSerializer::new())?;
-        let legend = "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",";
-        writeln!(self.hlog, "{legend}\"Interval_Compressed_Histogram\"")
     }
 
     /// The directory.
@@ -327,17 +327,10 @@ impl Files {
     ) -> Result<(), FileError> {
         let name = self.phases.iter().find(|known| known.index == phase);
         let name = name.map_or_else(|| phase.to_string(), |known| known.name.clone());
-        let tag = format!("{name}:{}", segment.name());
-        let mut serializer = V2DeflateSerializer::new();
-        let start = Duration::from_secs(t.saturating_sub(self.started));
-        let written = IntervalLogWriterBuilder::new()
-            .begin_log_with(&mut self.hlog, &mut serializer)
-            .map_err(|source| source.to_string())
-            .and_then(|mut log| {
-                log.write_histogram(values, start, Duration::from_secs(1), Tag::new(&tag))
-                    .map_err(|error| error.to_string())
-            });
-        written.map_err(|why| self.error(HLOG, std::io::Error::other(why)))
+        let tag = hlog::tag(&name, segment);
+        let since_s = t.saturating_sub(self.started);
+        let written = hlog::append(&mut self.hlog, since_s, &tag, values);
+        written.map_err(|source| self.error(HLOG, source))
     }
 
     /// Hands everything to the system.
@@ -356,11 +349,11 @@ impl Files {
     /// # Errors
     /// [`FileError`].
     pub fn manifest(&self, manifest: &Manifest) -> Result<(), FileError> {
-        write_json(&self.directory, "manifest.json", manifest)
+        write_json(&self.directory, MANIFEST_FILE, manifest)
     }
 }
 
-/// Writes a JSON file in one step: whoever reads it sees the old one or the new one.
+/// Writes a JSON file in one step: a reader sees the old one or the new one.
 ///
 /// # Errors
 /// [`FileError`].

@@ -6,17 +6,27 @@
 //! even when the run is killed.
 
 mod columns;
+mod events;
 mod files;
+pub mod hlog;
 mod lines;
 mod problems;
 mod raw;
+mod rows;
 mod seconds;
 
 pub use columns::convert;
+pub use events::{ClosingBooks, EventKind, EventRow};
 pub use files::{
-    Event, FORMAT, FileError, Files, HLOG, Manifest, NAMES, PhaseTime, TRUTH, write_json,
+    EVENTS_FILE, Event, FORMAT, FileError, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE,
+    SLOW_FILE, SUMMARY_FILE, TRUTH, write_json,
 };
+pub use hlog::HLOG;
 pub use lines::Lines;
 pub use problems::Problems;
-pub use raw::{Raw, RawError, SampleLine};
+pub use raw::{Raw, RawError};
+pub use rows::{
+    CausesRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject, SampleSource,
+    ServerRow, ShardRow, SlowRow, TruthRow, parse,
+};
 pub use seconds::{OpenSecond, Second, Seconds};

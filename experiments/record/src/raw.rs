@@ -4,18 +4,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use accounting::Ledger;
-use accounting::Money;
-use accounting::server::Counters;
-use attribution::{CauseRows, Tally, Trace};
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::Deserializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{FORMAT, HLOG, Manifest, Problems};
+use crate::events::{ClosingBooks, EventKind, EventRow};
+use crate::files::{EVENTS_FILE, FORMAT, MANIFEST_FILE, Manifest, SAMPLES_FILE, SLOW_FILE};
+use crate::hlog::{self, HLOG};
+use crate::problems::Problems;
+use crate::rows::{
+    CausesRow, ClientRow, NicRow, ProbeRow, ProcRow, ProcSubject, SampleSource, ServerRow, SlowRow,
+    parse,
+};
 
 /// Why the raw files of a run cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -56,140 +56,27 @@ fn line_in_words(line: Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(":{line}"))
 }
 
-/// A line of `samples.jsonl`, as far as summaries need it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct SampleLine {
-    /// The Unix second.
-    pub t: u64,
-    /// Of which host.
-    #[serde(default)]
-    pub host: Option<String>,
-    /// What kind of sample.
-    pub source: String,
-    /// Of which program, for samples of `/proc`.
-    #[serde(default)]
-    pub of: Option<String>,
-    /// Which client.
-    #[serde(default)]
-    pub client: Option<u32>,
-    /// Which shard.
-    #[serde(default)]
-    pub shard: Option<usize>,
-    /// Everything else.
-    #[serde(flatten)]
-    pub values: HashMap<String, Value>,
-}
-
-impl SampleLine {
-    /// A value that is a number.
-    pub fn number(&self, name: &str) -> Option<u64> {
-        self.values.get(name)?.as_u64()
-    }
-}
-
-/// A second of a shard of a client.
-#[derive(Clone, Debug, Deserialize)]
-pub struct ClientLine {
-    /// The Unix second.
-    pub t: u64,
-    /// Which client.
-    pub client: u32,
-    /// Which shard.
-    pub shard: usize,
-    /// Users logged in.
-    pub online: u64,
-    /// CPU time of the thread.
-    pub cpu_us: Option<u64>,
-    /// Its time waiting for a CPU.
-    pub wait_us: Option<u64>,
-    /// What was counted.
-    #[serde(flatten)]
-    pub tally: Tally,
-}
-
-/// A second of a shard of the server.
-#[derive(Clone, Debug, Deserialize)]
-pub struct ServerLine {
-    /// The Unix second.
-    pub t: u64,
-    /// What was counted.
-    #[serde(flatten)]
-    pub counters: Counters,
-}
-
-/// Why the requests of a second of a shard took their time.
-#[derive(Clone, Debug, Deserialize)]
-pub struct CauseLine {
-    /// The Unix second in which they were over.
-    pub t: u64,
-    /// The phase in which they were due.
-    pub phase: Option<String>,
-    /// The sums.
-    #[serde(flatten)]
-    pub rows: CauseRows,
-}
-
-/// A line of `slow.jsonl`, as far as summaries need it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct SlowLine {
-    /// The phase in which it was due.
-    pub phase: Option<String>,
-    /// What the kernel saw of it.
-    pub seen: Option<Trace>,
-}
-
-/// A line of `events.jsonl`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct EventLine {
-    /// When, in Unix seconds.
-    pub t: f64,
-    /// What.
-    pub event: String,
-    /// More about it.
-    #[serde(flatten)]
-    pub fields: HashMap<String, Value>,
-}
-
-impl EventLine {
-    /// The phase it is about.
-    pub fn phase(&self) -> Option<&str> {
-        self.fields.get("phase")?.as_str()
-    }
-
-    /// Something it says.
-    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_value(self.fields.get(name)?.clone()).ok()
-    }
-}
-
-/// The books of a run as its last event has them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ClosingBooks {
-    /// The server's.
-    pub server: Option<Ledger>,
-    /// What clients received.
-    pub received: Option<Money>,
-    /// Packets that two users received.
-    pub double_grants: Option<u64>,
-}
-
 /// The raw files of a run.
 #[derive(Debug)]
 pub struct Raw {
     /// What the run was.
     pub manifest: Manifest,
     /// Seconds of client shards.
-    pub clients: Vec<ClientLine>,
+    pub clients: Vec<ClientRow>,
     /// Seconds of server shards.
-    pub servers: Vec<ServerLine>,
+    pub servers: Vec<ServerRow>,
     /// Why requests took their time, by shard and second.
-    pub causes: Vec<CauseLine>,
+    pub causes: Vec<CausesRow>,
+    /// What `/proc` said.
+    pub procs: Vec<ProcRow>,
+    /// What interfaces counted.
+    pub nics: Vec<NicRow>,
+    /// What the probes saw.
+    pub probes: Vec<ProbeRow>,
     /// Slow requests.
-    pub slow: Vec<SlowLine>,
-    /// Other samples.
-    pub others: Vec<SampleLine>,
+    pub slow: Vec<SlowRow>,
     /// What happened.
-    pub events: Vec<EventLine>,
+    pub events: Vec<EventRow>,
     /// Histograms in microseconds by tag (`phase:segment`), over all seconds.
     pub histograms: HashMap<String, Histogram<u64>>,
     /// What could not be read of the files, beside the manifest, and was left out.
@@ -218,27 +105,27 @@ fn lines(directory: &Path, name: &str, damage: &mut Problems) -> Vec<(usize, Str
     }
 }
 
-/// Reads lines of JSON and hands each to `take`. One that says what it should not is left out.
+/// Hands each line of a file to `read`. One that cannot be read is left out and named.
 fn each_line(
     directory: &Path,
     name: &str,
     damage: &mut Problems,
-    mut take: impl FnMut(Value) -> Result<(), serde_json::Error>,
+    mut read: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
 ) {
     for (number, line) in lines(directory, name, damage) {
-        if let Err(error) = serde_json::from_str(&line).and_then(&mut take) {
+        if let Err(error) = read(line.as_bytes()) {
             damage.add(format!("{name}:{number}: {error}; the line is left out"));
         }
     }
 }
 
-fn typed<T: DeserializeOwned>(into: &mut Vec<T>, value: Value) -> Result<(), serde_json::Error> {
-    into.push(serde_json::from_value(value)?);
+fn push<T: DeserializeOwned>(rows: &mut Vec<T>, line: &[u8]) -> Result<(), serde_json::Error> {
+    rows.push(parse(line)?);
     Ok(())
 }
 
 fn manifest(directory: &Path) -> Result<Manifest, RawError> {
-    let (file, text) = read(directory, "manifest.json")?;
+    let (file, text) = read(directory, MANIFEST_FILE)?;
     let wrong = |error: serde_json::Error| RawError::Text {
         file: file.clone(),
         line: Some(error.line()),
@@ -257,98 +144,99 @@ impl Raw {
     /// # Errors
     /// [`RawError`].
     pub fn read(directory: &Path) -> Result<Self, RawError> {
-        let manifest = manifest(directory)?;
-        let mut damage = Problems::default();
-        let (mut clients, mut servers, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut causes, mut slow, mut events) = (Vec::new(), Vec::new(), Vec::new());
-        each_line(directory, "samples.jsonl", &mut damage, |value| {
-            match value["source"].as_str() {
-                Some("client") => typed(&mut clients, value),
-                Some("server") => typed(&mut servers, value),
-                Some("causes") => typed(&mut causes, value),
-                _ => typed(&mut others, value),
-            }
+        let mut raw = Self {
+            manifest: manifest(directory)?,
+            clients: Vec::new(),
+            servers: Vec::new(),
+            causes: Vec::new(),
+            procs: Vec::new(),
+            nics: Vec::new(),
+            probes: Vec::new(),
+            slow: Vec::new(),
+            events: Vec::new(),
+            histograms: HashMap::new(),
+            damage: Problems::default(),
+        };
+        each_line(directory, SAMPLES_FILE, &mut raw.damage, |line| match SampleSource::of(line)? {
+            SampleSource::Client => push(&mut raw.clients, line),
+            SampleSource::Server => push(&mut raw.servers, line),
+            SampleSource::Causes => push(&mut raw.causes, line),
+            SampleSource::Proc => push(&mut raw.procs, line),
+            SampleSource::Nic => push(&mut raw.nics, line),
+            SampleSource::Probe => push(&mut raw.probes, line),
+            SampleSource::Other => Ok(()),
         });
-        each_line(directory, "slow.jsonl", &mut damage, |value| typed(&mut slow, value));
-        each_line(directory, "events.jsonl", &mut damage, |value| typed(&mut events, value));
-        let histograms = histograms(directory, &mut damage);
-        Ok(Self { manifest, clients, servers, causes, slow, others, events, histograms, damage })
+        each_line(directory, SLOW_FILE, &mut raw.damage, |line| push(&mut raw.slow, line));
+        each_line(directory, EVENTS_FILE, &mut raw.damage, |line| {
+            raw.events.push(EventRow::parse(line)?);
+            Ok(())
+        });
+        raw.histograms = histograms(directory, &mut raw.damage);
+        Ok(raw)
     }
 
-    /// When a phase was, in Unix seconds: the first, and the first behind it; `None` when it never
-    /// began. The end of one that never ended is behind the last sample.
+    /// When a phase was, in Unix seconds: its start and its exclusive end; `None` when it never
+    /// began. One that never ended goes on to the last sample.
     pub fn phase_time(&self, name: &str) -> Option<(u64, u64)> {
-        let about = |what: &'static str| {
-            self.events.iter().rev().find(move |it| it.event == what && it.phase() == Some(name))
-        };
-        let start = about("phase_starts")?.t as u64;
-        let last = self.clients.iter().map(|line| line.t + 1).max().unwrap_or(start);
-        let end = about("phase_ends").map_or(last, |event| event.t as u64);
+        let events = || self.events.iter().rev();
+        let is_start = |event: &&EventRow| matches!(&event.kind, EventKind::PhaseStarts { phase, .. } if phase == name);
+        let is_end = |event: &&EventRow| matches!(&event.kind, EventKind::PhaseEnds { phase } if phase == name);
+        let start = events().find(is_start)?.t as u64;
+        let last = self.clients.iter().map(|row| row.t + 1).max().unwrap_or(start);
+        let end = events().find(is_end).map_or(last, |event| event.t as u64);
         Some((start, end.max(start)))
     }
 
     /// What `/proc` says of a program, of the protocols or of the machine.
-    pub fn proc_lines(&self, of: &str) -> impl Iterator<Item = &SampleLine> {
-        let lines = self.others.iter().filter(|line| line.source == "proc");
-        lines.filter(move |line| line.of.as_deref() == Some(of))
+    pub fn proc_rows(&self, of: ProcSubject) -> impl Iterator<Item = &ProcRow> {
+        self.procs.iter().filter(move |row| row.of == of)
     }
 
     /// The sum of a value of `/proc` samples; `None` when one of them is missing or there is none.
-    pub fn sum(&self, of: &str, name: &str, start: u64, end: u64) -> Option<u64> {
-        let lines = self.proc_lines(of);
-        let values =
-            lines.filter(|line| (start..end).contains(&line.t)).map(|line| line.number(name));
-        let values: Vec<Option<u64>> = values.collect();
+    pub fn sum(
+        &self,
+        of: ProcSubject,
+        value: impl Fn(&ProcRow) -> Option<u64>,
+        start: u64,
+        end: u64,
+    ) -> Option<u64> {
+        let rows = self.proc_rows(of).filter(|row| (start..end).contains(&row.t));
+        let values: Vec<Option<u64>> = rows.map(value).collect();
         if values.is_empty() { None } else { values.into_iter().sum() }
     }
 
-    /// The books as they were closed.
+    /// The books as they were closed; empty when they were not.
     pub fn books(&self) -> ClosingBooks {
-        let Some(event) = self.events.iter().rev().find(|it| it.event == "books") else {
-            return ClosingBooks::default();
+        let books = |event: &EventRow| match &event.kind {
+            EventKind::Books(books) => Some(**books),
+            _ => None,
         };
-        let clients: Option<Value> = event.get("clients");
-        ClosingBooks {
-            server: event.get("server"),
-            received: event.get("received_by_clients"),
-            double_grants: clients.and_then(|clients| clients["double_grants"].as_u64()),
-        }
+        self.events.iter().rev().find_map(books).unwrap_or_default()
     }
 }
 
 /// Adds up the histograms of all seconds by their tags.
 fn histograms(directory: &Path, damage: &mut Problems) -> HashMap<String, Histogram<u64>> {
     let mut sums: HashMap<String, Histogram<u64>> = HashMap::new();
-    let mut deserializer = Deserializer::new();
+    let mut decoder = hlog::Decoder::default();
     for (number, line) in lines(directory, HLOG, damage) {
-        if let Err(what) = add_histograms(&line, &mut sums, &mut deserializer) {
+        if let Err(what) = add_histogram(&line, &mut sums, &mut decoder) {
             damage.add(format!("{HLOG}:{number}: {what}; the line is left out"));
         }
     }
     sums
 }
 
-fn add_histograms(
+fn add_histogram(
     line: &str,
     sums: &mut HashMap<String, Histogram<u64>>,
-    deserializer: &mut Deserializer,
+    decoder: &mut hlog::Decoder,
 ) -> Result<(), String> {
-    let line = format!("{line}\n");
-    for entry in IntervalLogIterator::new(line.as_bytes()) {
-        let entry = entry.map_err(|_| "is no line of a histogram log".to_owned())?;
-        let LogEntry::Interval(interval) = entry else { continue };
-        let tag = interval.tag().map_or("", |tag| tag.as_str());
-        let bytes = base64::Engine::decode(
-            &base64::engine::general_purpose::STANDARD,
-            interval.encoded_histogram(),
-        )
-        .map_err(|error| error.to_string())?;
-        let values: Histogram<u64> =
-            deserializer.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())?;
-        match sums.get_mut(tag) {
-            Some(sum) => sum.add(&values).map_err(|error| error.to_string())?,
-            None => drop(sums.insert(tag.to_owned(), values)),
-        }
+    let interval = decoder.line(line.as_bytes(), |_| true).map_err(|error| error.to_string())?;
+    let Some(interval) = interval else { return Ok(()) };
+    match sums.get_mut(&interval.tag) {
+        Some(sum) => sum.add(&interval.values).map_err(|error| error.to_string())?,
+        None => drop(sums.insert(interval.tag, interval.values)),
     }
     Ok(())
 }

@@ -75,15 +75,15 @@ impl Default for Seconds {
 }
 
 impl Seconds {
-    /// Seconds of hosts whose word takes a while.
+    /// Seconds of a fleet, whose reports cross a network.
     pub fn of_fleet() -> Self {
         Self { behind: BEHIND_ON_FLEET, ..Self::default() }
     }
 
     /// Seconds of a fleet, those being put together by an earlier recorder included.
-    pub fn again(open: Vec<OpenSecond>, newest: u64, complete_until: u64) -> Self {
-        let second = |it: OpenSecond| {
-            let OpenSecond { t, clients, server, online, in_flight, histograms } = it;
+    pub fn restore(open: Vec<OpenSecond>, newest: u64, complete_until: u64) -> Self {
+        let second = |open: OpenSecond| {
+            let OpenSecond { t, clients, server, online, in_flight, histograms } = open;
             let histograms = histograms.into_iter().map(|(p, s, values)| (p, s, values.0));
             let histograms = histograms.collect();
             (t, Second { t, clients, server, online, in_flight, histograms, late: false })
@@ -94,13 +94,13 @@ impl Seconds {
 
     /// The seconds being put together, the newest second, and the first that was not complete.
     pub fn open(&self) -> (Vec<OpenSecond>, u64, u64) {
-        let second = |it: &Second| OpenSecond {
-            t: it.t,
-            clients: it.clients,
-            server: it.server,
-            online: it.online,
-            in_flight: it.in_flight,
-            histograms: it
+        let second = |second: &Second| OpenSecond {
+            t: second.t,
+            clients: second.clients,
+            server: second.server,
+            online: second.online,
+            in_flight: second.in_flight,
+            histograms: second
                 .histograms
                 .iter()
                 .map(|(phase, segment, values)| (*phase, *segment, Encoded(values.clone())))
@@ -188,11 +188,11 @@ mod tests {
         let (open, newest, complete_until) = seconds.open();
         let text = serde_json::to_string(&open).expect("JSON");
         let open = serde_json::from_str(&text).expect("the same");
-        let mut again = Seconds::again(open, newest, complete_until);
-        again.histogram(5, 1, Segment::Latency, &values);
-        assert_eq!(again.next(false).map(|it| (it.t, it.late)), Some((5, true)));
-        let six = again.next(false).expect("complete");
+        let mut restored = Seconds::restore(open, newest, complete_until);
+        restored.histogram(5, 1, Segment::Latency, &values);
+        assert_eq!(restored.next(false).map(|it| (it.t, it.late)), Some((5, true)));
+        let six = restored.next(false).expect("complete");
         assert_eq!((six.t, six.late, six.histograms[0].2.len()), (6, false, 1));
-        assert!(again.next(false).is_none());
+        assert!(restored.next(false).is_none());
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::describe::{describe, manifest, read_json};
 use crate::digest::{Digest, FILES};
 use crate::page::{Page, content};
-use record::{Lines, Problems};
+use record::{EVENTS_FILE, Lines, MANIFEST_FILE, Problems, SAMPLES_FILE, SUMMARY_FILE};
 
 /// The name of the page in the directory of a run.
 pub const NAME: &str = "report.html";
@@ -39,7 +39,7 @@ pub enum ReportError {
 /// # Errors
 /// [`ReportError::NoRun`].
 pub fn assert_run(directory: &Path) -> Result<(), ReportError> {
-    let names = ["manifest.json", "samples.jsonl", "events.jsonl"];
+    let names = [MANIFEST_FILE, SAMPLES_FILE, EVENTS_FILE];
     if names.iter().any(|name| directory.join(name).is_file()) {
         Ok(())
     } else {
@@ -112,7 +112,7 @@ pub fn write(directory: &Path, mut problems: Problems) -> Result<Problems, Repor
     digest.manifest(&manifest);
     gather(directory, &mut digest, &mut problems);
     digest.complete(0);
-    let summary = read_json(directory, "summary.json", &mut problems);
+    let summary = read_json(directory, SUMMARY_FILE, &mut problems);
     let flames = flames(directory, &digest, &mut problems);
     let mut parts = describe(&manifest, &summary, &digest, &mut problems);
     parts.push(("flames", flames.to_string()));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::digest::Digest;
 use crate::sentence;
 use analysis::summary::Summary;
-use record::{FORMAT, Problems};
+use record::{FORMAT, MANIFEST_FILE, Problems};
 
 /// Reads a JSON file; null, and a sentence, when it cannot be read.
 pub(crate) fn read_json(directory: &Path, name: &str, problems: &mut Problems) -> Value {
@@ -28,7 +28,7 @@ pub(crate) fn read_json(directory: &Path, name: &str, problems: &mut Problems) -
 
 /// The manifest of a run, as far as it can be read.
 pub(crate) fn manifest(directory: &Path, problems: &mut Problems) -> Value {
-    let manifest = read_json(directory, "manifest.json", problems);
+    let manifest = read_json(directory, MANIFEST_FILE, problems);
     if let Some(format) = manifest["format"].as_u64().filter(|format| *format > u64::from(FORMAT)) {
         problems.add(format!(
             "manifest.json has format {format}, and this lab knows {FORMAT}: a newer lab wrote \

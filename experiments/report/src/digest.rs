@@ -5,7 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::{Map, Value};
+use accounting::Ledger;
+use record::{
+    EVENTS_FILE, EventRow, HLOG, NicRow, ProbeRow, ProcRow, ProcSubject, SAMPLES_FILE, SLOW_FILE,
+    SampleSource, ShardRow, parse,
+};
+use serde_json::Value;
 
 use super::columns::Columns;
 use super::excess::Excess;
@@ -14,7 +19,7 @@ use super::incidents::Incidents;
 use super::slow::Slow;
 
 /// The files whose lines are read, in the order in which they are best read.
-pub(crate) const FILES: [&str; 4] = ["events.jsonl", "samples.jsonl", "slow.jsonl", record::HLOG];
+pub(crate) const FILES: [&str; 4] = [EVENTS_FILE, SAMPLES_FILE, SLOW_FILE, HLOG];
 
 /// Counters and levels of client shards that are plotted, summed over shards.
 const CLIENT: [&str; 19] = [
@@ -55,17 +60,6 @@ const SERVER: [&str; 9] = [
 /// Answers of the server to shakes.
 const ANSWERS: [&str; 5] = ["granted", "no_packet", "all_taken", "overloaded", "noticed"];
 
-/// What the protocols of a namespace counted.
-const TCP: [&str; 7] = [
-    "retrans_segs",
-    "timeouts",
-    "fast_retrans",
-    "syn_retrans",
-    "listen_overflows",
-    "listen_drops",
-    "rcvq_drop",
-];
-
 /// What an interface counted, summed by interface.
 const NIC: [&str; 4] = ["rx_packets", "tx_packets", "rx_bytes", "tx_bytes"];
 
@@ -95,14 +89,6 @@ pub(crate) struct Digest {
     ledgers: HashMap<u64, [f64; 4]>,
 }
 
-fn number(line: &Map<String, Value>, name: &str) -> Option<f64> {
-    line.get(name)?.as_f64()
-}
-
-fn whole(line: &Map<String, Value>, name: &str) -> u64 {
-    line.get(name).and_then(Value::as_u64).unwrap_or(0)
-}
-
 impl Digest {
     /// What the manifest says about threads and thresholds.
     pub(crate) fn manifest(&mut self, manifest: &Value) {
@@ -127,16 +113,13 @@ impl Digest {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn line(&mut self, file: &str, line: &[u8]) -> Result<(), String> {
-        if file == record::HLOG {
-            return self.histograms.line(line, &mut self.columns);
-        }
-        let parsed: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        let Value::Object(parsed) = parsed else { return Err("is no JSON object".to_owned()) };
         match file {
-            "events.jsonl" => self.incidents.event(&parsed),
-            "slow.jsonl" => self.slow.line(&parsed),
-            _ => self.sample(parsed),
+            HLOG => self.histograms.line(line, &mut self.columns)?,
+            EVENTS_FILE => self.incidents.event(EventRow::parse(line).map_err(in_words)?),
+            SLOW_FILE => self.slow.add(&parse(line).map_err(in_words)?),
+            _ => self.sample(line).map_err(in_words)?,
         }
+        Ok(())
     }
 
     /// The threads of the heat map, server first.
@@ -144,65 +127,59 @@ impl Digest {
         self.rows.values()
     }
 
-    fn sample(&mut self, line: Map<String, Value>) -> Result<(), String> {
-        let Some(t) = line.get("t").and_then(Value::as_u64) else {
-            return Err("has no second (t)".to_owned());
-        };
-        let source = line.get("source").and_then(Value::as_str).unwrap_or_default();
-        match source {
-            "client" => self.client(t, &line),
-            "server" => self.server(t, &line),
-            "causes" => return self.excess.line(t, line),
-            "proc" => self.proc(t, &line),
-            "nic" => self.nic(t, &line),
-            "probe" => self.probe(t, &line),
-            _ => {}
+    fn sample(&mut self, line: &[u8]) -> Result<(), serde_json::Error> {
+        match SampleSource::of(line)? {
+            SampleSource::Client => self.client(&parse(line)?),
+            SampleSource::Server => self.server(&parse(line)?),
+            SampleSource::Causes => self.excess.add(parse(line)?),
+            SampleSource::Proc => self.proc(&parse(line)?),
+            SampleSource::Nic => self.nic(&parse(line)?),
+            SampleSource::Probe => self.probe(&parse(line)?),
+            SampleSource::Other => {}
         }
         Ok(())
     }
 
-    fn all(&mut self, t: u64, line: &Map<String, Value>, before: &str, names: &[&str]) {
+    fn figures(&mut self, row: &ShardRow, prefix: &str, names: &[&str]) {
         for name in names {
-            if let Some(value) = number(line, name) {
-                self.columns.add(t, &format!("{before}.{name}"), value);
+            if let Some(value) = row.figure(name) {
+                self.columns.add(row.t, &format!("{prefix}.{name}"), value);
             }
         }
     }
 
-    fn waiting(&mut self, t: u64, line: &Map<String, Value>, row: Row, place: (u8, u64, u64)) {
-        if let Some(us) = number(line, "wait_us") {
-            self.columns.add(t, &format!("wait.{}", row.key), us / 1000.0);
+    fn waiting(&mut self, shard: &ShardRow, row: Row, place: (u8, u64, u64)) {
+        if let Some(us) = shard.figure("wait_us") {
+            self.columns.add(shard.t, &format!("wait.{}", row.key), us / 1000.0);
         }
         self.rows.entry(place).or_insert(row);
     }
 
-    fn client(&mut self, t: u64, line: &Map<String, Value>) {
-        self.all(t, line, "client", &CLIENT);
-        let (client, shard) = (whole(line, "client"), whole(line, "shard"));
+    fn client(&mut self, row: &ShardRow) {
+        self.figures(row, "client", &CLIENT);
+        let (client, shard) = (row.client, row.shard);
         let key = format!("client.{client}.{shard}");
-        let row = Row { key, name: format!("client {client}, shard {shard}") };
-        self.waiting(t, line, row, (1, client, shard));
+        let thread = Row { key, name: format!("client {client}, shard {shard}") };
+        self.waiting(row, thread, (1, client, shard));
     }
 
-    fn server(&mut self, t: u64, line: &Map<String, Value>) {
-        self.all(t, line, "server", &SERVER);
-        let answers: f64 = ANSWERS.iter().filter_map(|name| number(line, name)).sum();
-        self.columns.add(t, "server.answered", answers);
-        let shard = whole(line, "shard");
-        let row = Row { key: format!("server.{shard}"), name: format!("server, shard {shard}") };
-        self.waiting(t, line, row, (0, 0, shard));
-        if let Some(Value::Object(ledger)) = line.get("ledger") {
-            self.ledger(t, shard, ledger);
+    fn server(&mut self, row: &ShardRow) {
+        self.figures(row, "server", &SERVER);
+        let answers: f64 = ANSWERS.iter().filter_map(|name| row.figure(name)).sum();
+        self.columns.add(row.t, "server.answered", answers);
+        let shard = row.shard;
+        let thread = Row { key: format!("server.{shard}"), name: format!("server, shard {shard}") };
+        self.waiting(row, thread, (0, 0, shard));
+        if let Some(ledger) = &row.ledger {
+            self.ledger(row.t, shard, ledger);
         }
     }
 
     /// What a shard's books grew by.
-    fn ledger(&mut self, t: u64, shard: u64, ledger: &Map<String, Value>) {
-        let of = |name: &str, unit: &str| ledger.get(name).and_then(|it| it[unit].as_f64());
-        let given = |unit| Some(of("granted", unit)? + of("claimed", unit)?);
-        let now =
-            [of("created", "count"), of("created", "amount"), given("count"), given("amount")];
-        let now = now.map(|value| value.unwrap_or(0.0));
+    fn ledger(&mut self, t: u64, shard: u64, ledger: &Ledger) {
+        let given = ledger.granted + ledger.claimed;
+        let now = [ledger.created.count, ledger.created.amount, given.count, given.amount];
+        let now = now.map(|value| value as f64);
         let before = self.ledgers.insert(shard, now).unwrap_or_default();
         let names = ["shares.created", "cents.created", "shares.given", "cents.given"];
         for ((name, now), before) in names.into_iter().zip(now).zip(before) {
@@ -210,96 +187,133 @@ impl Digest {
         }
     }
 
-    fn proc(&mut self, t: u64, line: &Map<String, Value>) {
-        match line.get("of").and_then(Value::as_str) {
-            Some(side @ ("server" | "client")) => {
-                if let Some(us) = number(line, "cpu_us") {
-                    self.columns.add(t, &format!("cpu.{side}"), us / 1e6);
-                }
-                if let Some(bytes) = number(line, "rss_anon_bytes") {
-                    self.columns.add(t, &format!("memory.{side}"), bytes);
-                }
+    /// Adds to columns what was measured.
+    fn add_all<const N: usize>(&mut self, t: u64, values: [(&str, Option<f64>); N]) {
+        for (column, value) in values {
+            if let Some(value) = value {
+                self.columns.add(t, column, value);
             }
-            Some("tcp") => {
-                self.all(t, line, "tcp", &TCP);
-            }
-            Some("machine") => {
-                for (column, name) in [
-                    ("cpu.idle", "idle_us"),
-                    ("cpu.steal", "steal_us"),
-                    ("cpu.softirq", "softirq_us"),
-                ] {
-                    if let Some(us) = number(line, name) {
-                        self.columns.add(t, column, us / 1e6);
-                    }
-                }
-                if let Some(bytes) = number(line, "slab_bytes") {
-                    self.columns.add(t, "memory.kernel", bytes);
-                }
-            }
-            _ => {}
         }
     }
 
-    fn nic(&mut self, t: u64, line: &Map<String, Value>) {
-        let text = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or("?");
-        let name = format!("{}/{}", text("namespace"), text("nic"));
+    fn proc(&mut self, row: &ProcRow) {
+        let seconds = |us: Option<u64>| us.map(|us| us as f64 / 1e6);
+        let number = |count: Option<u64>| count.map(|count| count as f64);
+        let (cpu, memory) = (seconds(row.cpu_us), number(row.rss_anon_bytes));
+        match row.of {
+            ProcSubject::Server => {
+                self.add_all(row.t, [("cpu.server", cpu), ("memory.server", memory)]);
+            }
+            ProcSubject::Client => {
+                self.add_all(row.t, [("cpu.client", cpu), ("memory.client", memory)]);
+            }
+            ProcSubject::Tcp => self.add_all(
+                row.t,
+                [
+                    ("tcp.retrans_segs", number(row.retrans_segs)),
+                    ("tcp.timeouts", number(row.timeouts)),
+                    ("tcp.fast_retrans", number(row.fast_retrans)),
+                    ("tcp.syn_retrans", number(row.syn_retrans)),
+                    ("tcp.listen_overflows", number(row.listen_overflows)),
+                    ("tcp.listen_drops", number(row.listen_drops)),
+                    ("tcp.rcvq_drop", number(row.rcvq_drop)),
+                ],
+            ),
+            ProcSubject::Machine => self.add_all(
+                row.t,
+                [
+                    ("cpu.idle", seconds(row.idle_us)),
+                    ("cpu.steal", seconds(row.steal_us)),
+                    ("cpu.softirq", seconds(row.softirq_us)),
+                    ("memory.kernel", number(row.slab_bytes)),
+                ],
+            ),
+            ProcSubject::Other => {}
+        }
+    }
+
+    fn nic(&mut self, row: &NicRow) {
+        let t = row.t;
+        let text = |name: &Option<String>| name.clone().unwrap_or_else(|| "?".to_owned());
+        let name = format!("{}/{}", text(&row.namespace), text(&row.nic));
         let totals = self.nics.entry(name.clone()).or_default();
-        let groups = ["link", "driver_counters"].map(|group| line.get(group));
-        for (counter, value) in groups.into_iter().flatten().filter_map(Value::as_object).flatten()
-        {
-            if let Some(value) = value.as_f64().filter(|value| *value != 0.0) {
+        for (counter, value) in [&row.link, &row.driver_counters].into_iter().flatten().flatten() {
+            if let Some(value) = value.filter(|value| *value != 0.0) {
                 *totals.entry(counter.clone()).or_default() += value;
             }
         }
-        for counter in ["lost_received", "lost_sent"] {
-            if let Some(value) = number(line, counter) {
-                *totals.entry(counter.to_owned()).or_default() += value;
-                self.columns.add(t, &format!("nic.{name}.lost"), value);
+        for (counter, lost) in [("lost_received", row.lost_received), ("lost_sent", row.lost_sent)]
+        {
+            if let Some(lost) = lost {
+                *totals.entry(counter.to_owned()).or_default() += lost as f64;
+                self.columns.add(t, &format!("nic.{name}.lost"), lost as f64);
             }
         }
-        let Some(Value::Object(link)) = line.get("link") else { return };
+        let Some(link) = &row.link else { return };
         for counter in NIC {
-            if let Some(value) = number(link, counter) {
+            if let Some(value) = link.get(counter).copied().flatten() {
                 self.columns.add(t, &format!("nic.{name}.{counter}"), value);
             }
         }
     }
 
-    fn probe(&mut self, t: u64, line: &Map<String, Value>) {
+    fn probe(&mut self, row: &ProbeRow) {
+        let t = row.t;
         self.columns.set(t, "probe.seen", 1.0);
-        for place in line.get("drops_by_place").and_then(Value::as_array).into_iter().flatten() {
-            let port = place["port"].as_f64().unwrap_or(0.0);
-            if let Some(reason) = place["reason"].as_str().filter(|_| port > 0.0) {
-                self.columns.add(t, &format!("drops.{reason}"), port);
+        for place in row.drops_by_place.iter().flatten().filter(|place| place.port > 0) {
+            if let Some(reason) = &place.reason {
+                self.columns.add(t, &format!("drops.{reason}"), place.port as f64);
             }
         }
-        for side in line.get("retransmits").and_then(Value::as_object).into_iter().flatten() {
-            for (kind, count) in side.1.as_object().into_iter().flatten() {
-                if let Some(count) = count.as_f64().filter(|count| *count > 0.0) {
-                    self.columns.add(t, &format!("retransmits.{kind}"), count);
-                }
+        for (kind, count) in row.retransmits.iter().flat_map(|sides| sides.values()).flatten() {
+            if *count > 0 {
+                self.columns.add(t, &format!("retransmits.{kind}"), *count as f64);
             }
         }
-        for (name, column) in [
-            ("qdisc_drops", "drops.qdisc"),
-            ("receive_queue_full", "drops.receive queue full"),
-            ("listen_overflows", "drops.listen queue full"),
-        ] {
-            if let Some(count) = number(line, name).filter(|count| *count > 0.0) {
-                self.columns.add(t, column, count);
-            }
-        }
-        for thread in line.get("threads").and_then(Value::as_array).into_iter().flatten() {
-            let key = thread["tid"].as_u64().and_then(|tid| self.threads.get(&tid));
-            let p99 = thread["runqueue_delay_us"]["p99"].as_f64();
+        let counted = |count: Option<u64>| count.filter(|count| *count > 0).map(|it| it as f64);
+        self.add_all(
+            t,
+            [
+                ("drops.qdisc", counted(row.qdisc_drops)),
+                ("drops.receive queue full", counted(row.receive_queue_full)),
+                ("drops.listen queue full", counted(row.listen_overflows)),
+            ],
+        );
+        for thread in row.threads.iter().flatten() {
+            let key = thread.tid.and_then(|tid| self.threads.get(&tid));
+            let p99 = thread.runqueue_delay_us.and_then(|delay| delay.p99);
             if let (Some(key), Some(us)) = (key, p99) {
                 self.columns.set(t, &format!("delay.{key}"), us);
             }
         }
-        if let Some(cpus) = line.get("cpus").and_then(Value::as_array) {
-            let sum = |name| cpus.iter().filter_map(|cpu| cpu[name].as_f64()).sum::<f64>();
-            self.columns.set(t, "cpu.others", sum("other_ns") / 1e9);
+        if let Some(cpus) = &row.cpus {
+            let others = cpus.iter().map(|cpu| cpu.other_ns as f64).sum::<f64>();
+            self.columns.set(t, "cpu.others", others / 1e9);
         }
+    }
+}
+
+fn in_words(error: serde_json::Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use accounting::server::Counters;
+    use attribution::Tally;
+
+    use super::*;
+
+    /// A counter that is plotted under a name that no program writes would be missing in silence.
+    #[test]
+    fn plotted_counters_are_counted() {
+        let names = |named: Vec<(&'static str, &str, u64)>, levels: &[&'static str]| {
+            let counters = named.into_iter().map(|(name, ..)| name);
+            counters.chain(levels.iter().copied()).collect::<Vec<_>>()
+        };
+        let client = names(Tally::default().named().collect(), &["online", "in_flight"]);
+        let server = names(Counters::default().named().collect(), &["connections", "queued"]);
+        assert!(CLIENT.iter().all(|name| client.contains(name)), "{client:?}");
+        assert!(SERVER.iter().chain(&ANSWERS).all(|name| server.contains(name)), "{server:?}");
     }
 }

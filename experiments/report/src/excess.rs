@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use attribution::{CauseRows, LatencySum, PerCause};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use attribution::{LatencySum, PerCause};
+use record::CausesRow;
 
 use analysis::summary::{CauseTotals, slow_from};
 
@@ -38,16 +37,14 @@ impl Default for Excess {
 }
 
 impl Excess {
-    /// Reads a line about causes.
-    pub(super) fn line(&mut self, t: u64, line: Map<String, Value>) -> Result<(), String> {
-        let phase = line.get("phase").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let rows =
-            CauseRows::deserialize(Value::Object(line)).map_err(|error| error.to_string())?;
+    /// Adds the causes of a second of a shard.
+    pub(super) fn add(&mut self, row: CausesRow) {
+        let CausesRow { t, phase, rows } = row;
+        let phase = phase.unwrap_or_default();
         self.phases.entry(phase.clone()).or_default().add(t, &rows);
         let least = slow_from(self.slow_us, self.slow_us);
         let slow = rows.sums.into_iter().filter(|sum| usize::from(sum.bucket) >= least);
         self.sums.entry((t, phase)).or_default().extend(slow);
-        Ok(())
     }
 
     /// Whether there were no probes.
@@ -101,18 +98,18 @@ mod tests {
         let mut late = usual;
         late[Cause::NetworkLoss] = 200_000;
         let line = json!({
-            "phase": "60k", "requests": 101, "mixed": 0, "incomplete": 0, "moved": [],
+            "t": 7, "phase": "60k", "requests": 101, "mixed": 0, "incomplete": 0, "moved": [],
             "sums": [[at(100), 100, usual.map(|us| us * 100)], [at(200_100), 1, late]],
             "times": [["server_busy", at(100), 101], ["network_loss", 0, 100]],
         });
-        let Value::Object(line) = line else { unreachable!() };
-        excess.line(7, line).expect("a line");
+        let line = line.to_string();
+        excess.add(record::parse(line.as_bytes()).expect("a row"));
         let second = excess.seconds(0, |_| Some(900))[&7];
         assert_eq!(second.requests, 1);
         assert_eq!(second.us[Cause::NetworkLoss], 200_000);
         assert!(second.us[Cause::ServerBusy] < 10, "{second:?}");
         assert_eq!(excess.seconds(0, |_| Some(10_000_000))[&7], SlowOfSecond::default());
         assert!(excess.seconds(8, |_| None).is_empty());
-        assert!(excess.line(8, Map::new()).is_err());
+        assert!(record::parse::<CausesRow>(b"{\"t\":8}").is_err());
     }
 }

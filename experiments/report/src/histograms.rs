@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use attribution::Segment;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::Deserializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use record::hlog;
 
 use super::columns::{Columns, number};
 
@@ -34,21 +33,14 @@ const SEGMENTS: [Segment; 5] = [
 ];
 
 /// Latencies of a run.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Histograms {
-    base_s: f64,
-    deserializer: Option<Deserializer>,
+    decoder: hlog::Decoder,
     /// Latencies of the last seconds, over all phases.
     open: BTreeMap<u64, Histogram<u64>>,
     /// Sum and count of each segment in the last seconds.
     means: BTreeMap<(u64, usize), (f64, u64)>,
     by_phase: HashMap<String, Histogram<u64>>,
-}
-
-impl std::fmt::Debug for Histograms {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Histograms").field("phases", &self.by_phase.len()).finish_non_exhaustive()
-    }
 }
 
 impl Histograms {
@@ -57,41 +49,13 @@ impl Histograms {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn line(&mut self, line: &[u8], columns: &mut Columns) -> Result<(), String> {
-        let mut whole = line.to_vec();
-        whole.push(b'\n');
-        for entry in IntervalLogIterator::new(&whole) {
-            match entry {
-                Ok(LogEntry::StartTime(since)) => self.base_s = since.as_secs_f64(),
-                Ok(LogEntry::BaseTime(since)) => self.base_s = since.as_secs_f64(),
-                Ok(LogEntry::Interval(interval)) => {
-                    let since = interval.start_timestamp().as_secs_f64();
-                    let tag = interval.tag().map_or("", |tag| tag.as_str());
-                    let bytes = base64::Engine::decode(
-                        &base64::engine::general_purpose::STANDARD,
-                        interval.encoded_histogram(),
-                    )
-                    .map_err(|error| error.to_string())?;
-                    let deserializer = self.deserializer.get_or_insert_default();
-                    let values: Histogram<u64> = deserializer
-                        .deserialize(&mut bytes.as_slice())
-                        .map_err(|error| error.to_string())?;
-                    let t = (self.base_s + since).round() as u64;
-                    self.take(t, tag, &values, columns)?;
-                }
-                Err(_) => return Err("is no line of a histogram log".to_owned()),
-            }
-        }
-        Ok(())
+        let interval = self.decoder.line(line, |_| true).map_err(|error| error.to_string())?;
+        interval.map_or(Ok(()), |interval| self.add(&interval, columns))
     }
 
-    fn take(
-        &mut self,
-        t: u64,
-        tag: &str,
-        values: &Histogram<u64>,
-        columns: &mut Columns,
-    ) -> Result<(), String> {
-        let (phase, segment) = tag.rsplit_once(':').unwrap_or((tag, ""));
+    fn add(&mut self, interval: &hlog::Interval, columns: &mut Columns) -> Result<(), String> {
+        let (t, values) = (interval.t, &interval.values);
+        let (phase, segment) = interval.phase_and_segment();
         if segment == Segment::Latency.name() {
             add(self.by_phase.entry(phase.to_owned()).or_insert_with(empty), values)?;
             let second = self.open.entry(t).or_insert_with(empty);

@@ -1,23 +1,10 @@
 //! What happened in a run: its phases, its faults on purpose, and what is worth a line.
 
+use record::{EventKind, EventRow};
 use serde_json::{Map, Value};
 
 /// More lines than a person reads.
 const MOST_NOTES: usize = 200;
-
-/// Events that are shown elsewhere, or say nothing to a person.
-const SILENT: [&str; 10] = [
-    "phase_starts",
-    "phase_ends",
-    "fault_starts",
-    "fault_ends",
-    "settled",
-    "established",
-    "kernel_connections",
-    "books",
-    "ended",
-    "profile",
-];
 
 /// A phase as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,72 +85,53 @@ fn in_words(value: &Value) -> String {
 }
 
 impl Incidents {
-    /// Reads a line of `events.jsonl`.
-    pub(super) fn event(&mut self, line: &Map<String, Value>) -> Result<(), String> {
-        let text = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-        let Some(t) = line.get("t").and_then(Value::as_f64) else {
-            return Err("has no instant (t)".to_owned());
-        };
+    /// Adds what happened.
+    pub(super) fn event(&mut self, event: EventRow) {
+        let EventRow { t, name, kind, fields } = event;
         let second = t as u64;
-        let event = text("event");
-        match event.as_str() {
-            "phase_starts" => {
-                let end = line.get("end").and_then(Value::as_u64);
-                self.phases.push(Span { name: text("phase"), start: second, end });
+        match kind {
+            EventKind::PhaseStarts { phase, end } => {
+                self.phases.push(Span { name: phase, start: second, end });
             }
-            "phase_ends" => {
-                let name = text("phase");
-                let phase = self.phases.iter_mut().rev().find(|it| it.name == name);
-                if let Some(phase) = phase {
-                    phase.end = Some(second);
+            EventKind::PhaseEnds { phase } => {
+                let span = self.phases.iter_mut().rev().find(|span| span.name == phase);
+                if let Some(span) = span {
+                    span.end = Some(second);
                 }
             }
-            "fault_starts" => {
-                let spec = line.get("spec").and_then(Value::as_object);
-                let inner = spec.and_then(|spec| spec.values().next());
-                self.bands.push(Band {
-                    fault: line.get("fault").and_then(Value::as_u64).unwrap_or(0),
-                    kind: text("kind"),
-                    phase: text("phase"),
-                    start: second,
-                    end: line.get("until").and_then(Value::as_u64),
-                    text: inner.map(in_words).unwrap_or_default(),
-                    truth: None,
-                });
+            EventKind::FaultStarts { fault, kind, phase, until, spec } => {
+                let inner = spec.as_ref().and_then(|spec| spec.values().next());
+                let text = inner.map(in_words).unwrap_or_default();
+                let start = second;
+                self.bands.push(Band { fault, kind, phase, start, end: until, text, truth: None });
             }
-            "fault_ends" => {
-                let fault = line.get("fault").and_then(Value::as_u64).unwrap_or(0);
-                let kind = text("kind");
-                let band =
-                    self.bands.iter_mut().rev().find(|it| it.fault == fault && it.kind == kind);
-                if let Some(band) = band {
+            EventKind::FaultEnds { fault, kind, truth } => {
+                let is_it = |band: &&mut Band| band.fault == fault && band.kind == kind;
+                if let Some(band) = self.bands.iter_mut().rev().find(is_it) {
                     band.end = Some(second);
-                    band.truth = line.get("truth").map(in_words);
+                    band.truth = truth.map(|truth| in_words(&Value::Object(truth)));
                 }
             }
-            "kernel_connections" => {
-                let number = |name: &str| line.get(name).and_then(Value::as_u64);
-                self.kernel_connections = number("total").zip(number("wanted"));
+            EventKind::KernelConnections { total, wanted } => {
+                self.kernel_connections = total.zip(wanted);
             }
-            "profile" if line.get("svg").is_some_and(Value::is_string) => {
-                let samples = line.get("samples").and_then(Value::as_u64).unwrap_or(0);
-                self.flames.push(Flame { phase: text("phase"), svg: text("svg"), samples });
+            EventKind::Profile { phase, svg: Some(svg), samples } => {
+                self.flames.push(Flame { phase, svg, samples: samples.unwrap_or(0) });
             }
-            "ended" => self.outcome = Some(text("outcome")),
-            _ => {}
+            EventKind::Ended { outcome } => self.outcome = Some(outcome),
+            EventKind::Profile { svg: None, .. }
+            | EventKind::Established { .. }
+            | EventKind::Settled { .. }
+            | EventKind::Books(_) => {}
+            EventKind::Other => self.note(t, name, fields),
         }
-        if !SILENT.contains(&event.as_str()) {
-            self.note(t, event, line);
-        }
-        Ok(())
     }
 
-    fn note(&mut self, t: f64, event: String, line: &Map<String, Value>) {
+    fn note(&mut self, t: f64, event: String, mut fields: Map<String, Value>) {
         if self.notes.len() == MOST_NOTES {
             self.notes_left_out += 1;
             return;
         }
-        let mut fields = line.clone();
         for known in ["t", "host", "event"] {
             fields.remove(known);
         }

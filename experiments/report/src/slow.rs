@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use attribution::Cause;
-use serde_json::{Map, Value, json};
+use record::SlowRow;
+use serde_json::{Value, json};
 
 /// Kept of each second while lines are read. A shard writes down eight of a second at most.
 const KEPT: usize = 16;
@@ -40,20 +41,16 @@ pub(super) struct Slow {
 }
 
 impl Slow {
-    /// Reads a line of `slow.jsonl`.
-    pub(super) fn line(&mut self, line: &Map<String, Value>) -> Result<(), String> {
-        let number = |name: &str| line.get(name).and_then(Value::as_u64);
-        let Some((t, latency)) = number("t").zip(number("latency_us")) else {
-            return Err("has no second (t) or no latency".to_owned());
-        };
-        let second = self.by_second.entry(t).or_default();
+    /// Adds a request, unless enough slower ones of its second are known.
+    pub(super) fn add(&mut self, request: &SlowRow) {
+        let latency = request.latency_us;
+        let second = self.by_second.entry(request.t).or_default();
         // The slowest first.
         let place = second.partition_point(|(other, _)| *other >= latency);
         if place < KEPT {
-            second.insert(place, (latency, row(line)));
+            second.insert(place, (latency, to_json(request)));
             second.truncate(KEPT);
         }
-        Ok(())
     }
 
     /// Rows of the seconds from `from` on.
@@ -64,27 +61,27 @@ impl Slow {
     }
 }
 
-fn row(line: &Map<String, Value>) -> Value {
-    let of = |name: &str| line.get(name).cloned().unwrap_or(Value::Null);
-    let seen = line.get("seen").cloned().unwrap_or(Value::Null);
+/// The fields of a request in the order of [`FIELDS`].
+fn to_json(request: &SlowRow) -> Value {
+    let seen = request.seen.as_ref();
     let causes: Option<Vec<u64>> =
-        Cause::ALL.iter().map(|cause| seen["causes_us"][cause.name()].as_u64()).collect();
+        Cause::ALL.iter().map(|cause| seen?.causes_us.get(cause).copied()).collect();
     json!([
-        of("t"),
-        of("latency_us"),
-        of("send_lag_us"),
-        of("phase"),
-        of("user"),
-        of("from"),
+        request.t,
+        request.latency_us,
+        request.send_lag_us,
+        request.phase,
+        request.user,
+        request.from,
         causes,
-        seen["segments_us"],
-        seen["blamed"],
-        seen["losses"],
-        seen["mixed"],
-        seen["client_thread"],
-        seen["server_thread"],
-        seen["client_held_by"],
-        seen["server_held_by"],
+        seen.map(|seen| seen.segments_us),
+        seen.map(|seen| seen.blamed),
+        seen.map(|seen| seen.losses),
+        seen.map(|seen| seen.mixed),
+        seen.map(|seen| seen.client_thread),
+        seen.map(|seen| seen.server_thread),
+        seen.map(|seen| &seen.client_held_by),
+        seen.map(|seen| &seen.server_held_by),
     ])
 }
 
@@ -97,7 +94,7 @@ mod tests {
         let mut slow = Slow::default();
         for latency in 0..40_u64 {
             let line = json!({ "t": 5 + latency % 2, "latency_us": latency * 7 % 40, "user": 1 });
-            slow.line(line.as_object().expect("an object")).expect("a line");
+            slow.add(&record::parse(line.to_string().as_bytes()).expect("a row"));
         }
         let rows = slow.to_json(0);
         assert_eq!(rows.len(), 32);
@@ -105,6 +102,6 @@ mod tests {
         assert_eq!(rows[0].as_array().map(Vec::len), Some(FIELDS.len()));
         assert_eq!(rows[0][6], Value::Null);
         assert_eq!(slow.to_json(6).len(), 16);
-        assert!(slow.line(&Map::new()).is_err());
+        assert!(record::parse::<SlowRow>(b"{}").is_err());
     }
 }

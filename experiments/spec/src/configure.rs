@@ -6,11 +6,12 @@ use std::time::Duration;
 use service::{Command as ServerCommand, Config as ServerConfig, SteeringChoice};
 use workload::{Chat, Config as ClientConfig, Connect, Creates, Load, Phase};
 
+use crate::experiment::Experiment;
+use crate::hosts::Hosts;
+use crate::phase::{ConnectUsers, PhaseSpec, SentBy, Shake};
 use crate::places::{SERVER_ADDRESS, group_of, users_of_client};
-use crate::{
-    By, Count, Experiment, Hosts, Notices, PerSecond, Period, PhaseSpec, Seconds, Shake, Steering,
-    Users, Who, WholePerSecond,
-};
+use crate::programs::{Notices, Steering};
+use crate::values::{Count, PerSecond, Period, Seconds, Users, WholePerSecond};
 
 fn counted(count: Option<Count>) -> Option<usize> {
     count.map(|count| count.get() as usize)
@@ -23,26 +24,26 @@ fn duration(period: Period) -> Duration {
 /// The server of an experiment on one machine; it listens on any free port of 127.0.0.1, or of its
 /// address on the links between namespaces.
 pub fn server_config(experiment: &Experiment) -> ServerConfig {
-    let it = &experiment.server;
+    let server = &experiment.server;
     let address = match experiment.hosts {
         Hosts::Namespaces(_) => SERVER_ADDRESS,
         Hosts::Local | Hosts::Fleet { .. } => std::net::Ipv4Addr::LOCALHOST,
     };
     ServerConfig {
         listen: SocketAddrV4::new(address, 0),
-        users: it.users.unwrap_or(experiment.users).get(),
-        shards: counted(it.shards),
-        cpus: it.cpus.clone(),
-        sets: it.sets.get() as usize,
-        overload: it.overload,
-        notices: match it.notices {
+        users: server.users.unwrap_or(experiment.users).get(),
+        shards: counted(server.shards),
+        cpus: server.cpus.clone(),
+        sets: server.sets.get() as usize,
+        overload: server.overload,
+        notices: match server.notices {
             Notices::Push => service::Notices::Push,
             Notices::Answer => service::Notices::Answer,
         },
-        packet_life: duration(it.packet_life_s),
-        queue_bound: it.queue.get() as usize,
+        packet_life: duration(server.packet_life_s),
+        queue_bound: server.queue.get() as usize,
         seed: experiment.seed,
-        steering: match it.steering {
+        steering: match server.steering {
             Steering::Auto => SteeringChoice::Auto,
             Steering::Hash => SteeringChoice::Hash,
             Steering::Cpu => SteeringChoice::Cpu,
@@ -54,14 +55,16 @@ pub fn server_config(experiment: &Experiment) -> ServerConfig {
 
 /// One of the client processes of an experiment on one machine.
 pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
-    let it = &experiment.client;
+    let client = &experiment.client;
     let users = experiment.users.get();
     let (first_user, end_user) = users_of_client(experiment, process);
     // A namespace is a machine of its own: addresses and ports are those of its users alone.
     let group = group_of(experiment, process).map(|(_, group)| group);
     let (first_flow, flows, sources) = match group {
-        Some(it) => (it.users.start, it.users.end - it.users.start, Some(it.sources)),
-        None => (0, users, it.sources.clone()),
+        Some(group) => {
+            (group.users.start, group.users.end - group.users.start, Some(group.sources))
+        }
+        None => (0, users, client.sources.clone()),
     };
     ClientConfig {
         total_users: users,
@@ -69,21 +72,21 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
         end_user,
         first_flow,
         flows,
-        shards: counted(it.shards),
-        cpus: it.cpus.clone(),
+        shards: counted(client.shards),
+        cpus: client.cpus.clone(),
         sources,
         seed: experiment.seed,
         notices: match experiment.server.notices {
             Notices::Push => workload::Notices::Push,
             Notices::Answer => workload::Notices::Answer,
         },
-        timeout: duration(it.timeout_s),
+        timeout: duration(client.timeout_s),
         late: Duration::from_micros(u64::from(experiment.validity.late_us)),
-        own_commands: it.own_commands.unwrap_or_else(|| needs_own_commands(experiment)),
-        timer_slack: Duration::from_micros(u64::from(it.timer_slack_us)),
+        own_commands: client.own_commands.unwrap_or_else(|| needs_own_commands(experiment)),
+        timer_slack: Duration::from_micros(u64::from(client.timer_slack_us)),
         congestion: experiment.network.congestion.clone(),
-        reconnect: it.reconnect,
-        slow_kept: it.slow_kept as usize,
+        reconnect: client.reconnect,
+        slow_kept: client.slow_kept as usize,
         ..ClientConfig::default()
     }
 }
@@ -91,7 +94,7 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
 /// Whether a phase does what the prototype's protocol cannot.
 fn needs_own_commands(experiment: &Experiment) -> bool {
     experiment.phases.iter().any(|phase| {
-        let by_users = phase.sends.is_some_and(|sends| sends.by == By::Users);
+        let by_users = phase.sends.is_some_and(|sends| sends.by == SentBy::Users);
         phase.push.is_some() || phase.chat.is_some() || by_users
     })
 }
@@ -99,14 +102,14 @@ fn needs_own_commands(experiment: &Experiment) -> bool {
 /// How many users are to be logged in in a phase, those of earlier phases included.
 pub fn users_connected(experiment: &Experiment, phase: &PhaseSpec) -> Option<u32> {
     phase.connect.map(|connect| match connect.users {
-        Who::All => experiment.users.get(),
-        Who::First(users) => users.get().min(experiment.users.get()),
+        ConnectUsers::All => experiment.users.get(),
+        ConnectUsers::First(users) => users.get().min(experiment.users.get()),
     })
 }
 
 /// A phase as clients are told it.
 pub fn client_phase(experiment: &Experiment, spec: &PhaseSpec, index: u16, start: u64) -> Phase {
-    let by_users = spec.sends.filter(|sends| sends.by == By::Users);
+    let by_users = spec.sends.filter(|sends| sends.by == SentBy::Users);
     Phase {
         index,
         name: spec.name.to_string(),
@@ -150,7 +153,7 @@ pub fn server_commands(
     if let Some(packets) = spec.packets {
         generator(packets.rate, packets.total, None, 1);
     }
-    if let Some(sends) = spec.sends.filter(|sends| sends.by == By::Server) {
+    if let Some(sends) = spec.sends.filter(|sends| sends.by == SentBy::Server) {
         generator(sends.rate, sends.total, Some((0, experiment.users.get())), 2);
     }
     if let Some(push) = spec.push {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{Count, Micros, Share};
+use crate::values::{Count, Micros, Share};
 
 /// A fault of known size. Each goes from one whole second of its phase to another: from the start
 /// and to the end of the phase unless it says otherwise.
@@ -24,12 +24,12 @@ pub enum FaultSpec {
         #[serde(default)]
         nice: i8,
         /// Threads on each of the CPUs.
-        #[serde(default = "one")]
+        #[serde(default = "Count::one")]
         threads: Count,
         /// The first second.
         #[serde(default)]
         from_s: u64,
-        /// The first second behind it; the end of the phase when `None`.
+        /// Its exclusive end; the end of the phase when `None`.
         #[serde(default)]
         until_s: Option<u64>,
     },
@@ -42,7 +42,7 @@ pub enum FaultSpec {
         /// The first second.
         #[serde(default)]
         from_s: u64,
-        /// The first second behind it; the end of the phase when `None`.
+        /// Its exclusive end; the end of the phase when `None`.
         #[serde(default)]
         until_s: Option<u64>,
     },
@@ -55,7 +55,7 @@ pub enum FaultSpec {
         /// The first second.
         #[serde(default)]
         from_s: u64,
-        /// The first second behind it; the end of the phase when `None`.
+        /// Its exclusive end; the end of the phase when `None`.
         #[serde(default)]
         until_s: Option<u64>,
     },
@@ -71,7 +71,7 @@ pub enum FaultSpec {
         /// The first second.
         #[serde(default)]
         from_s: u64,
-        /// The first second behind it; the end of the phase when `None`.
+        /// Its exclusive end; the end of the phase when `None`.
         #[serde(default)]
         until_s: Option<u64>,
     },
@@ -87,7 +87,7 @@ pub enum FaultSpec {
         /// The first second.
         #[serde(default)]
         from_s: u64,
-        /// The first second behind it; the end of the phase when `None`.
+        /// Its exclusive end; the end of the phase when `None`.
         #[serde(default)]
         until_s: Option<u64>,
     },
@@ -114,10 +114,6 @@ fn default_period() -> Micros {
     Micros::try_from(20_000).unwrap_or_else(|_| unreachable!("a constant in range"))
 }
 
-fn one() -> Count {
-    Count::try_from(1).unwrap_or_else(|_| unreachable!("a constant that is not 0"))
-}
-
 impl FaultSpec {
     /// Its name, as files have it.
     pub fn kind(&self) -> &'static str {
@@ -130,7 +126,7 @@ impl FaultSpec {
         }
     }
 
-    /// The first second of it, and the first behind it if it says so, within the phase.
+    /// Its first second and, if it has one of its own, its exclusive end, within the phase.
     pub fn span(&self) -> (u64, Option<u64>) {
         match self {
             FaultSpec::Hog { from_s, until_s, .. }
@@ -146,8 +142,8 @@ impl FaultSpec {
         matches!(self, FaultSpec::Loss { .. } | FaultSpec::Delay { .. })
     }
 
-    /// Holds it against a phase of so many seconds.
-    pub(super) fn check(&self, seconds: Option<u64>) -> Result<(), String> {
+    /// Compares it with a phase of so many seconds.
+    pub(crate) fn check(&self, seconds: Option<u64>) -> Result<(), String> {
         let kind = self.kind();
         let (from, until) = self.span();
         if let Some(until) = until.filter(|until| *until <= from) {

@@ -94,7 +94,8 @@ pub struct Machine {
     pub ports: (u16, u16),
     /// Whether this process may do everything (CAP_SYS_ADMIN and CAP_NET_ADMIN).
     pub root: bool,
-    /// Congestion controls that the kernel has, and those that anybody may choose.
+    /// Congestion controls that the kernel has, and those that a process without privileges may
+    /// choose.
     pub congestion: (Vec<String>, Vec<String>),
     /// Buckets of the table that established sockets are found in, in this process's network
     /// namespace; `None` when the kernel does not say (before 6.1).

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::{After, Experiment, Name, PhaseSpec};
+use crate::experiment::Experiment;
+use crate::phase::{After, PhaseSpec};
+use crate::values::Name;
 
 /// Why phases have no order. Names the phase, so that its line can be found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::FaultSpec;
-use super::values::{Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
+use crate::fault::FaultSpec;
+use crate::values::{Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
 use workload::{Pacing, Rate};
 
 /// A phase.
@@ -24,7 +24,7 @@ pub struct PhaseSpec {
     pub connect: Option<ConnectSpec>,
     /// Users shake.
     pub shake: Option<Shake>,
-    /// Red packets are made for whoever shakes.
+    /// Red packets are made for users who shake.
     pub packets: Option<PacketsSpec>,
     /// Red packets are sent to three users each.
     pub sends: Option<SendsSpec>,
@@ -71,9 +71,11 @@ struct Unchecked {
 impl TryFrom<Unchecked> for PhaseSpec {
     type Error = String;
 
-    fn try_from(it: Unchecked) -> Result<Self, String> {
-        let Unchecked { name, after, seconds, until, longest_s, connect, shake, packets, .. } = it;
-        let (sends, chat, push, abort, faults) = (it.sends, it.chat, it.push, it.abort, it.faults);
+    fn try_from(unchecked: Unchecked) -> Result<Self, String> {
+        let Unchecked { name, after, seconds, until, longest_s, connect, shake, packets, .. } =
+            unchecked;
+        let (sends, chat, push, abort, faults) =
+            (unchecked.sends, unchecked.chat, unchecked.push, unchecked.abort, unchecked.faults);
         match (seconds, until) {
             (None, None) => {
                 return Err(format!(
@@ -156,9 +158,9 @@ pub enum Until {
     Established,
 }
 
-/// Which users.
+/// Which users connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub enum Who {
+pub enum ConnectUsers {
     /// All.
     #[default]
     All,
@@ -171,7 +173,7 @@ pub enum Who {
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectSpec {
     /// Which users are to be logged in in the end.
-    pub users: Who,
+    pub users: ConnectUsers,
     /// Connections begun per second; as fast as they complete when `None`.
     pub rate: Option<PerSecond>,
 }
@@ -196,7 +198,7 @@ pub enum Shake {
     },
 }
 
-/// Packets for whoever shakes.
+/// Packets for users who shake.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PacketsSpec {
@@ -209,7 +211,7 @@ pub struct PacketsSpec {
 
 /// Who sends packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum By {
+pub enum SentBy {
     /// The server, as the prototype's `/fahongbao`.
     #[default]
     Server,
@@ -228,7 +230,7 @@ pub struct SendsSpec {
     pub total: Option<u64>,
     /// Who sends them.
     #[serde(default)]
-    pub by: By,
+    pub by: SentBy,
 }
 
 /// Users chat.

@@ -1,5 +1,5 @@
-//! Who is where when the hosts of an experiment are network namespaces: users, client processes and
-//! addresses of each. Must not know: how a namespace is made.
+//! The users, client processes and addresses of each network namespace of an experiment. Must not
+//! know: how a namespace is made.
 //!
 //! The addresses of all clients follow one another, since probes count by the number of an address.
 
@@ -8,7 +8,8 @@ use std::ops::Range;
 
 pub use workload::{loopback_sources, sources_needed};
 
-use crate::{Experiment, Hosts};
+use crate::experiment::Experiment;
+use crate::hosts::Hosts;
 
 /// Where the server listens, the same on each of its links.
 pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 253, 0, 1);
@@ -60,7 +61,7 @@ pub fn groups(experiment: &Experiment) -> Vec<Group> {
         .collect()
 }
 
-/// The number of the namespace of a client process, and who is in it.
+/// The number of the namespace of a client process, and what is in it.
 pub fn group_of(experiment: &Experiment, process: u32) -> Option<(usize, Group)> {
     groups(experiment).into_iter().enumerate().find(|(_, group)| group.processes.contains(&process))
 }
@@ -70,10 +71,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::Source;
+    use crate::read::Source;
 
     #[test]
-    fn everybody_is_somewhere_and_addresses_follow_one_another() {
+    fn each_user_has_a_place_and_addresses_follow_one_another() {
         for (users, processes, count, ports) in
             [(10, 1, 1, "(1024, 65535)"), (1000, 7, 3, "(1024, 1300)"), (200_000, 4, 4, "(1, 9)")]
         {

@@ -6,7 +6,8 @@ use ron::Options;
 use ron::extensions::Extensions;
 use serde_json::Value;
 
-use super::{Experiment, OrderError};
+use crate::experiment::Experiment;
+use crate::order::OrderError;
 
 /// Why there is no experiment. The message has file, line and column where there are any.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +154,10 @@ fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{After, Rate, Shake};
+    use workload::Rate;
+
+    use crate::phase::{After, Shake};
+    use crate::values::Seconds;
 
     const SMALL: &str = r#"(
     name: "small",
@@ -197,7 +201,7 @@ mod tests {
         let changed = parse(SMALL, &settings).expect("valid").experiment;
         assert_eq!(changed.users.get(), 7);
         assert_eq!(changed.about, "in words");
-        assert_eq!(changed.phases[1].seconds.map(super::super::Seconds::get), Some(9));
+        assert_eq!(changed.phases[1].seconds.map(Seconds::get), Some(9));
         let Some(Shake::Open { rate, .. }) = changed.phases[1].shake else { panic!("open") };
         assert_eq!(rate, Rate::Ramp { from: 1, to: 5, seconds: 3 });
         for (setting, words) in [
@@ -237,7 +241,7 @@ mod tests {
         }
         assert_eq!(parse(&written, &[]).expect("reads back").experiment, read.experiment);
         let spans: Vec<_> =
-            read.experiment.phases[1].faults.iter().map(crate::FaultSpec::span).collect();
+            read.experiment.phases[1].faults.iter().map(crate::fault::FaultSpec::span).collect();
         assert_eq!(spans, [(0, None), (1, Some(3)), (0, None), (0, None), (0, None)]);
     }
 

@@ -86,6 +86,18 @@ number! {
     Count = "u32" u32, "a count: at least 1", |value| value > 0
 }
 
+impl Count {
+    /// One.
+    pub(crate) fn one() -> Self {
+        Self(1)
+    }
+
+    /// A constant that is not 0.
+    pub(crate) fn at_least_one(count: u32) -> Self {
+        Self::try_from(count).unwrap_or_else(|_| unreachable!("a constant that is not 0"))
+    }
+}
+
 /// The name of an experiment or a phase: part of file names and of tags.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -3,10 +3,15 @@
 
 use std::path::Path;
 
+use anyhow::Context;
+use record::{
+    EVENTS_FILE, EventKind, EventRow, ProbeRow, ProbedThread, ProcRow, ProcSubject, SAMPLES_FILE,
+    SampleSource, parse,
+};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::lines;
+use super::text;
 
 /// What was counted over a whole run, by those who did it and by the probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,38 +35,25 @@ impl Counts {
     /// # Errors
     /// What is the matter with a file, or which count is missing.
     pub(super) fn read(directory: &Path) -> anyhow::Result<Self> {
-        let samples: Vec<Value> = lines(directory, "samples")?;
-        let events: Vec<Value> = lines(directory, "events")?;
-        let mut it = Self { dropped: injected(&events), ..Self::default() };
+        let samples = Samples::read(directory)?;
+        let mut it = Self { dropped: injected(directory)?, ..Self::default() };
         let (mut sent, mut received) = ([0_u64; 2], [0_u64; 2]);
-        for line in samples {
-            match line["source"].as_str() {
-                Some("probe") => {
-                    let missing = || anyhow::anyhow!("the probes did not count: {line}");
-                    let places = line["drops_by_place"].as_array().ok_or_else(missing)?;
-                    it.dropped_seen += places
-                        .iter()
-                        .filter(|place| place["reason"] == "TC_INGRESS")
-                        .filter_map(|place| place["port"].as_u64())
-                        .sum::<u64>();
-                    for side in ["server", "client"] {
-                        let kinds = line["retransmits"][side].as_object().ok_or_else(missing)?;
-                        it.sent_again_seen += kinds.values().filter_map(Value::as_u64).sum::<u64>();
-                    }
-                    let ends = line["packets"].as_array().ok_or_else(missing)?;
-                    for (end, (sent, received)) in
-                        ends.iter().zip(sent.iter_mut().zip(&mut received))
-                    {
-                        *sent += end["tx_packets"].as_u64().unwrap_or(0);
-                        *received += end["rx_packets"].as_u64().unwrap_or(0);
-                    }
-                }
-                Some("proc") if line["of"] == "tcp" => {
-                    it.sent_again += line["retrans_segs"].as_u64().unwrap_or(0);
-                }
-                _ => {}
+        for row in &samples.probes {
+            let missing = || anyhow::anyhow!("the probes did not count in second {}", row.t);
+            let places = row.drops_by_place.as_ref().ok_or_else(missing)?;
+            let injected = places.iter().filter(|it| it.reason.as_deref() == Some("TC_INGRESS"));
+            it.dropped_seen += injected.map(|place| place.port).sum::<u64>();
+            let sides = row.retransmits.as_ref().ok_or_else(missing)?;
+            for side in ["server", "client"] {
+                it.sent_again_seen += sides.get(side).ok_or_else(missing)?.values().sum::<u64>();
+            }
+            let ends = row.packets.as_ref().ok_or_else(missing)?;
+            for (end, (sent, received)) in ends.iter().zip(sent.iter_mut().zip(&mut received)) {
+                *sent += end.tx_packets;
+                *received += end.rx_packets;
             }
         }
+        it.sent_again = samples.sent_again();
         it.unmatched = sent[0].abs_diff(received[1]) + sent[1].abs_diff(received[0]);
         Ok(it)
     }
@@ -93,10 +85,46 @@ impl Counts {
     }
 }
 
+/// The samples of a run that counts are taken from.
+struct Samples {
+    probes: Vec<ProbeRow>,
+    protocols: Vec<ProcRow>,
+}
+
+impl Samples {
+    fn read(directory: &Path) -> anyhow::Result<Self> {
+        let mut samples = Self { probes: Vec::new(), protocols: Vec::new() };
+        for line in text(directory, SAMPLES_FILE)?.lines().map(str::as_bytes) {
+            match SampleSource::of(line).context(SAMPLES_FILE)? {
+                SampleSource::Probe => samples.probes.push(parse(line).context(SAMPLES_FILE)?),
+                SampleSource::Proc => {
+                    let row: ProcRow = parse(line).context(SAMPLES_FILE)?;
+                    samples.protocols.extend(Some(row).filter(|row| row.of == ProcSubject::Tcp));
+                }
+                _ => {}
+            }
+        }
+        Ok(samples)
+    }
+
+    /// Segments sent again, by the kernel's own counter.
+    fn sent_again(&self) -> u64 {
+        self.protocols.iter().filter_map(|row| row.retrans_segs).sum()
+    }
+}
+
 /// Packets dropped by all faults that do that.
-fn injected(events: &[Value]) -> u64 {
-    let ends = events.iter().filter(|it| it["event"] == "fault_ends" && it["kind"] == "loss");
-    ends.filter_map(|it| it["truth"]["dropped"].as_u64()).sum()
+fn injected(directory: &Path) -> anyhow::Result<u64> {
+    let mut dropped = 0;
+    for line in text(directory, EVENTS_FILE)?.lines() {
+        let event = EventRow::parse(line.as_bytes()).context(EVENTS_FILE)?;
+        if let EventKind::FaultEnds { kind, truth: Some(truth), .. } = event.kind
+            && kind == "loss"
+        {
+            dropped += truth.get("dropped").and_then(Value::as_u64).unwrap_or(0);
+        }
+    }
+    Ok(dropped)
 }
 
 /// Which of the causes blamed for a part of the excess have nothing in the counters to show for it.
@@ -105,21 +133,21 @@ pub(super) fn without_evidence(
     blamed: impl Fn(attribution::Cause) -> bool,
 ) -> anyhow::Result<Vec<String>> {
     use attribution::Cause;
-    let samples: Vec<Value> = lines(directory, "samples")?;
-    let probes = || samples.iter().filter(|line| line["source"] == "probe");
-    let of_threads = |server: bool, field: &str| -> u64 {
-        let threads = probes().filter_map(|line| line["threads"].as_array()).flatten();
-        let side = threads.filter(|thread| (thread["program"] == "server") == server);
-        side.filter_map(|thread| thread[field].as_u64()).sum()
+    let samples = Samples::read(directory)?;
+    let of_threads = |server: bool, time_ns: fn(&ProbedThread) -> u64| -> u64 {
+        let threads = samples.probes.iter().filter_map(|row| row.threads.as_ref()).flatten();
+        threads.filter(|thread| thread.is_of_server() == server).map(time_ns).sum()
     };
-    let lost: u64 = probes().filter_map(|line| line["drops"].as_u64()).sum::<u64>()
-        + samples.iter().filter_map(|line| line["retrans_segs"].as_u64()).sum::<u64>();
+    let waited = |thread: &ProbedThread| thread.wait_foreign_ns;
+    let ran = |thread: &ProbedThread| thread.ran_ns;
+    let drops = samples.probes.iter().filter_map(|row| row.drops).sum::<u64>();
+    let lost = drops + samples.sent_again();
     let evidence = [
         (Cause::NetworkLoss, lost, "drops nor segments sent again"),
-        (Cause::ServerRunqueue, of_threads(true, "wait_foreign_ns"), "waiting of its threads"),
-        (Cause::ClientRunqueue, of_threads(false, "wait_foreign_ns"), "waiting of its threads"),
-        (Cause::ServerBusy, of_threads(true, "ran_ns"), "running of its threads"),
-        (Cause::ClientBusy, of_threads(false, "ran_ns"), "running of its threads"),
+        (Cause::ServerRunqueue, of_threads(true, waited), "waiting of its threads"),
+        (Cause::ClientRunqueue, of_threads(false, waited), "waiting of its threads"),
+        (Cause::ServerBusy, of_threads(true, ran), "running of its threads"),
+        (Cause::ClientBusy, of_threads(false, ran), "running of its threads"),
     ];
     let bare = evidence.into_iter().filter(|(cause, count, _)| *count == 0 && blamed(*cause));
     let sentence = |(cause, _, what): (Cause, u64, &str)| {
@@ -137,7 +165,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let probe = |drops, again, sent: u64, received: u64| {
             format!(
-                r#"{{"source":"probe","drops_by_place":[{{"reason":"TC_INGRESS","port":{drops}}},
+                r#"{{"t":1,"source":"probe","drops_by_place":[{{"reason":"TC_INGRESS","port":{drops}}},
                 {{"reason":"NOT_SPECIFIED","port":9}}],
                 "retransmits":{{"server":{{"fast":0,"timeout":{again}}},"client":{{"fast":1}}}},
                 "packets":[{{"tx_packets":{sent},"rx_packets":5}},
@@ -145,10 +173,10 @@ mod tests {
             )
             .replace('\n', " ")
         };
-        let tcp = r#"{"source":"proc","of":"tcp","retrans_segs":2}"#;
+        let tcp = r#"{"t":1,"source":"proc","of":"tcp","retrans_segs":2}"#;
         let samples = format!("{}\n{tcp}\n{}\n{tcp}\n", probe(3, 2, 7, 6), probe(4, 0, 7, 8));
         std::fs::write(directory.path().join("samples.jsonl"), samples).expect("written");
-        let event = r#"{"event":"fault_ends","kind":"loss","truth":{"dropped":8}}"#;
+        let event = r#"{"t":1,"event":"fault_ends","kind":"loss","truth":{"dropped":8}}"#;
         std::fs::write(directory.path().join("events.jsonl"), event).expect("written");
         let counts = Counts::read(directory.path()).expect("counts");
         let expected =

@@ -9,34 +9,24 @@
 use std::collections::HashMap;
 
 use attribution::{Cause, PerCause};
-use serde::Deserialize;
+use record::{SlowRow, TruthRow};
 
-/// A line of `truth.jsonl`, as far as it is needed here.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Truth {
-    /// What kind of fault.
-    kind: String,
-    /// When it began, on the monotonic clock in nanoseconds.
-    t: u64,
-    /// When it ended; drops have only a beginning.
-    #[serde(default)]
-    end_ns: Option<u64>,
-    /// The CPU that a hog had.
-    #[serde(default)]
-    cpu: Option<usize>,
-    /// The client's end of the connection that a packet was dropped or held of.
-    #[serde(default)]
-    flow: Option<String>,
-}
-
-/// A line of `slow.jsonl`, as far as it is needed here.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct SlowLine {
+/// A slow request, as the client alone measured it.
+#[derive(Clone, Debug)]
+pub(super) struct SlowRequest {
     due_ns: u64,
     latency_us: u64,
-    /// How late it left, as the client itself measured it.
     send_lag_us: u64,
+    /// The client's end of the connection.
     from: String,
+}
+
+impl SlowRequest {
+    /// A request of `slow.jsonl`; `None` when its line has no instant or no connection.
+    pub(super) fn of(row: SlowRow) -> Option<Self> {
+        let SlowRow { due_ns, latency_us, send_lag_us, from, .. } = row;
+        Some(Self { due_ns: due_ns?, latency_us, send_lag_us: send_lag_us?, from: from? })
+    }
 }
 
 /// On which CPUs the two programs run.
@@ -150,7 +140,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn new(lines: &[Truth], places: Places) -> Self {
+    pub(super) fn new(lines: &[TruthRow], places: Places) -> Self {
         let of = |kind: &str, cpu: Option<usize>| {
             let lines =
                 lines.iter().filter(|it| it.kind == kind && (cpu.is_none() || it.cpu == cpu));
@@ -179,7 +169,7 @@ impl Told {
     }
 
     /// What each cause took of a request, in nanoseconds.
-    fn of_request(&self, slow: &SlowLine) -> PerCause<u64> {
+    fn of_request(&self, slow: &SlowRequest) -> PerCause<u64> {
         let mut causes = PerCause::default();
         let (start, end) = (slow.due_ns, slow.due_ns + slow.latency_us * 1000);
         let lost = self
@@ -212,7 +202,7 @@ impl Told {
 
     /// The share of each cause among requests that took at least so long; `None` when no fault
     /// touched any of them.
-    pub(super) fn shares(&self, slow: &[SlowLine], from_us: u64) -> Option<PerCause<f64>> {
+    pub(super) fn shares(&self, slow: &[SlowRequest], from_us: u64) -> Option<PerCause<f64>> {
         let mut sums = PerCause::<u64>::default();
         for line in slow.iter().filter(|line| line.latency_us >= from_us) {
             sums += self.of_request(line);
@@ -226,8 +216,8 @@ impl Told {
 mod tests {
     use super::*;
 
-    fn line(kind: &str, t: u64, end_ns: Option<u64>, cpu: usize, flow: Option<&str>) -> Truth {
-        Truth { kind: kind.to_owned(), t, end_ns, cpu: Some(cpu), flow: flow.map(str::to_owned) }
+    fn line(kind: &str, t: u64, end_ns: Option<u64>, cpu: usize, flow: Option<&str>) -> TruthRow {
+        TruthRow { kind: kind.to_owned(), t, end_ns, cpu: Some(cpu), flow: flow.map(str::to_owned) }
     }
 
     #[test]
@@ -251,7 +241,7 @@ mod tests {
             line("delay", 20_000_000, Some(21_000_000), 0, Some("b")),
         ];
         let told = Told::new(&lines, places);
-        let slow = |due_ns, latency_us, from: &str| SlowLine {
+        let slow = |due_ns, latency_us, from: &str| SlowRequest {
             due_ns,
             latency_us,
             send_lag_us: 0,
@@ -280,7 +270,7 @@ mod tests {
         ];
         let told = Told::new(&lines, places);
         // With the client until 20, with the server until 25, with the client until 30.
-        let line_of = |due_ns, send_lag_us, latency_us| SlowLine {
+        let line_of = |due_ns, send_lag_us, latency_us| SlowRequest {
             due_ns,
             latency_us,
             send_lag_us,

@@ -18,13 +18,13 @@ use anyhow::Context;
 use attribution::{Cause, PerCause};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use analysis::summary::{Shares, Summary, dominant};
+use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
 
 use cases::{Case, PLACES, cases, measuring};
 use counts::{Counts, without_evidence};
-use expected::{SlowLine, Told, Truth};
+use expected::{SlowRequest, Told};
 use stalls::StallWatch;
 
 /// Runs with the right dominant cause, of all runs with faults.
@@ -198,8 +198,10 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
             tries += 1;
             continue;
         }
-        let truth = if case.causes.is_empty() { Vec::new() } else { lines(&out, "truth")? };
-        let slow: Vec<SlowLine> = lines(&out, "slow")?;
+        let has_truth = !case.causes.is_empty();
+        let truth = if has_truth { rows(&out, &format!("{TRUTH}.jsonl"))? } else { Vec::new() };
+        let slow: Vec<SlowRow> = rows(&out, SLOW_FILE)?;
+        let slow: Vec<SlowRequest> = slow.into_iter().filter_map(SlowRequest::of).collect();
         let mut outcome = judge(case, &summary(&out)?, &truth, &slow);
         outcome.wrong.extend(counts.iter().flat_map(Counts::wrong));
         let blamed = |cause| {
@@ -234,17 +236,20 @@ fn carry_out(case: &Case, directory: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn summary(directory: &Path) -> anyhow::Result<Summary> {
-    serde_json::from_slice(&std::fs::read(directory.join("summary.json"))?).context("summary")
+    serde_json::from_slice(&std::fs::read(directory.join(SUMMARY_FILE))?).context("summary")
 }
 
-fn lines<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<Vec<T>> {
-    let text = std::fs::read_to_string(directory.join(format!("{name}.jsonl")))?;
-    let lines = text.lines().map(serde_json::from_str::<Value>);
-    let typed = lines.map(|line| Ok(serde_json::from_value(line?)?));
-    typed.collect::<anyhow::Result<_>>().with_context(|| name.to_owned())
+fn text(directory: &Path, name: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(directory.join(name)).with_context(|| name.to_owned())
 }
 
-fn judge(case: &Case, summary: &Summary, truth: &[Truth], slow: &[SlowLine]) -> Outcome {
+fn rows<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<Vec<T>> {
+    let text = text(directory, name)?;
+    let rows: Result<_, _> = text.lines().map(|line| record::parse(line.as_bytes())).collect();
+    rows.with_context(|| name.to_owned())
+}
+
+fn judge(case: &Case, summary: &Summary, truth: &[TruthRow], slow: &[SlowRequest]) -> Outcome {
     let load = summary.phases.last();
     let attribution = load.map(|phase| phase.attribution.clone()).unwrap_or_default();
     let blamed = attribution.tail.shares;

@@ -6,5 +6,5 @@
 mod numbers;
 mod table;
 
-pub use numbers::{bytes, milliseconds, minutes, thousands};
+pub use numbers::{age, bytes, milliseconds, minutes, thousands};
 pub use table::{Align, Table};

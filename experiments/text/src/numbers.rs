@@ -35,6 +35,16 @@ pub fn minutes(seconds: u64) -> String {
     format!("{} min {:02} s", seconds / 60, seconds % 60)
 }
 
+/// Seconds in the largest unit that fits: `7300` as `2 h`.
+pub fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +62,10 @@ mod tests {
             (milliseconds(870, 1), "0.9"),
             (minutes(425), "7 min 05 s"),
             (minutes(59), "0 min 59 s"),
+            (age(59), "59 s"),
+            (age(60), "1 min"),
+            (age(7300), "2 h"),
+            (age(200_000), "2 d"),
         ];
         for (written, expected) in cases {
             assert_eq!(written, expected);

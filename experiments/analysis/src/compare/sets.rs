@@ -6,16 +6,13 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use attribution::Segment;
-use base64::Engine;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::Deserializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
 
 use crate::input::InputError;
 use crate::summary::{PhaseSummary, Summary};
-use record::HLOG;
-use record::Raw;
+use record::hlog::{self, HLOG};
+use record::{MANIFEST_FILE, ProcSubject, Raw};
 
 /// A run, as far as comparisons need it.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ impl RecordedRun {
         let unreadable = |source: Box<dyn Error + Send + Sync>| InputError::Run { source };
         let raw = Raw::read(directory).map_err(|error| unreadable(error.into()))?;
         let summary = Summary::of(&raw).map_err(|error| unreadable(error.into()))?;
-        let text = std::fs::read_to_string(directory.join("manifest.json"));
+        let text = std::fs::read_to_string(directory.join(MANIFEST_FILE));
         let text = text.map_err(|error| unreadable(error.into()))?;
         let manifest = serde_json::from_str(&text).map_err(|error| unreadable(error.into()))?;
         Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
@@ -45,7 +42,7 @@ impl RecordedRun {
 
 /// Reads the run in a directory, or the runs in the directories in it, in the order of their names.
 pub(crate) fn read(directory: &Path) -> Result<Vec<RecordedRun>, InputError> {
-    let is_run = |directory: &Path| directory.join("manifest.json").is_file();
+    let is_run = |directory: &Path| directory.join(MANIFEST_FILE).is_file();
     if is_run(directory) {
         return Ok(vec![RecordedRun::read(directory)?]);
     }
@@ -95,7 +92,7 @@ impl SamplingUnit {
     pub(crate) fn of_run(run: &RecordedRun, name: &str) -> Option<Self> {
         let phase = run.phase(name)?;
         let (start, end) = run.raw.phase_time(name)?;
-        let tag = format!("{name}:{}", Segment::Latency.name());
+        let tag = hlog::tag(name, Segment::Latency);
         Some(
             Self {
                 seconds: (end - start) as f64,
@@ -112,9 +109,9 @@ impl SamplingUnit {
 
     fn with_counters(mut self, run: &RecordedRun, start: u64, end: u64) -> Self {
         self.median_second = median_second(run, start, end);
-        self.server_cpu = cpu(run, "server", start, end);
-        self.client_cpu = cpu(run, "client", start, end);
-        self.retransmits = run.raw.sum("tcp", "retrans_segs", start, end);
+        self.server_cpu = cpu(run, ProcSubject::Server, start, end);
+        self.client_cpu = cpu(run, ProcSubject::Client, start, end);
+        self.retransmits = run.raw.sum(ProcSubject::Tcp, |row| row.retrans_segs, start, end);
         self
     }
 }
@@ -134,12 +131,12 @@ fn median_second(run: &RecordedRun, start: u64, end: u64) -> Option<f64> {
 }
 
 /// The CPU time of a side from one second to another; `None` when too little of it is known.
-fn cpu(run: &RecordedRun, of: &str, start: u64, end: u64) -> Option<CpuTime> {
+fn cpu(run: &RecordedRun, of: ProcSubject, start: u64, end: u64) -> Option<CpuTime> {
     // Of several clients, a second is known when it is of all.
     let mut seconds: BTreeMap<u64, Option<u64>> = BTreeMap::new();
-    for line in run.raw.proc_lines(of).filter(|line| (start..end).contains(&line.t)) {
-        let sum = seconds.entry(line.t).or_insert(Some(0));
-        *sum = (*sum).zip(line.number("cpu_us")).map(|(sum, us)| sum + us);
+    for row in run.raw.proc_rows(of).filter(|row| (start..end).contains(&row.t)) {
+        let sum = seconds.entry(row.t).or_insert(Some(0));
+        *sum = (*sum).zip(row.cpu_us).map(|(sum, us)| sum + us);
     }
     seconds.retain(|_, us| us.is_some());
     let enough = seconds.len() as f64 >= KNOWN_SHARE * (end - start) as f64;
@@ -203,31 +200,14 @@ fn latency_by_second(
 ) -> Result<Vec<(u64, Histogram<u64>)>, InputError> {
     let text = std::fs::read_to_string(directory.join(HLOG))
         .map_err(|error| InputError::histograms(directory, error))?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    let wanted = format!("{phase}:{}", Segment::Latency.name());
-    let (mut base, mut deserializer, mut seconds) = (0, Deserializer::new(), Vec::new());
-    for entry in IntervalLogIterator::new(whole.as_bytes()) {
-        let entry = entry
-            .map_err(|error| InputError::histograms(directory, format!("no log: {error:?}")))?;
-        let interval = match entry {
-            LogEntry::BaseTime(time) => {
-                base = time.as_secs();
-                continue;
-            }
-            LogEntry::Interval(interval) => interval,
-            LogEntry::StartTime(_) => continue,
-        };
-        if interval.tag().is_none_or(|tag| tag.as_str() != wanted) {
-            continue;
-        }
-        let engine = &base64::engine::general_purpose::STANDARD;
-        let bytes = engine
-            .decode(interval.encoded_histogram())
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let wanted = hlog::tag(phase, Segment::Latency);
+    let (mut decoder, mut seconds) = (hlog::Decoder::default(), Vec::new());
+    for line in whole.lines() {
+        let interval = decoder
+            .line(line.as_bytes(), |tag| tag == wanted)
             .map_err(|error| InputError::histograms(directory, error))?;
-        let values: Histogram<u64> = deserializer
-            .deserialize(&mut bytes.as_slice())
-            .map_err(|error| InputError::histograms(directory, format!("{error:?}")))?;
-        seconds.push((base + interval.start_timestamp().as_secs(), values));
+        seconds.extend(interval.map(|interval| (interval.t, interval.values)));
     }
     Ok(seconds)
 }

@@ -1,13 +1,13 @@
 //! What measured runs say about one request and one connection.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::compare::figures::{Figure, Pool};
 use crate::compare::sets::{RecordedRun, SHORTEST_PHASE_S, SamplingUnit, batches};
 use crate::input::InputError;
 use crate::stats::{Estimate, Scale};
 use crate::summary::PhaseSummary;
+use record::ProcSubject;
 use spec::{Hosts, Shake};
 
 /// A frame on Ethernet has this around its IP packet: preamble 8, header 14, checksum 4, gap 12.
@@ -196,10 +196,10 @@ fn wire(runs: &[RecordedRun], name: &str, answered: u64) -> Option<WireUse> {
         let during = |t: u64| (start..end).contains(&t);
         // Where both ends share a namespace, what leaves it arrives in it: one way is all.
         let both = !matches!(run.raw.manifest.experiment.hosts, Hosts::Local);
-        let lines = run.raw.proc_lines("tcp").filter(|line| during(line.t));
-        for line in lines.filter(|line| line.values.get("namespace") == Some(&"server".into())) {
-            let grown = line.values.get("grown")?;
-            let of = |name: &str| grown.get(name).and_then(Value::as_u64);
+        let rows = run.raw.proc_rows(ProcSubject::Tcp).filter(|row| during(row.t));
+        for row in rows.filter(|row| row.namespace.as_deref() == Some("server")) {
+            let grown = row.grown.as_ref()?;
+            let of = |name: &str| grown.get(name).and_then(|grown| u64::try_from(*grown).ok());
             octets += of("IpExtOutOctets")? + if both { of("IpExtInOctets")? } else { 0 };
             packets += of("TcpOutSegs")? + if both { of("TcpInSegs")? } else { 0 };
         }

@@ -6,26 +6,22 @@ use attribution::Cause;
 
 use super::blame::{CauseTotals, PhaseEvidence};
 use super::figures::{RunQueue, Shakes};
-use record::{Raw, SampleLine};
+use record::{NicRow, ProbeRow, ProcSubject, Raw};
 
-/// The probes' lines of some seconds.
-fn lines(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &SampleLine> {
-    let lines = raw.others.iter().filter(|line| line.source == "probe");
-    lines.filter(move |line| (start..end).contains(&line.t))
+/// The probes' rows of some seconds.
+fn probe_rows(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &ProbeRow> {
+    raw.probes.iter().filter(move |row| (start..end).contains(&row.t))
 }
 
 /// Packets of the experiment that were dropped on this host, by reason; `None` without probes.
 pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, u64>> {
     let mut drops = None;
-    for line in lines(raw, start, end) {
-        let Some(places) = line.values.get("drops_by_place").and_then(|it| it.as_array()) else {
-            continue;
-        };
+    for row in probe_rows(raw, start, end) {
+        let Some(places) = &row.drops_by_place else { continue };
         let drops = drops.get_or_insert_with(BTreeMap::new);
-        for place in places {
-            let port = place["port"].as_u64().unwrap_or(0);
-            if let Some(reason) = place["reason"].as_str().filter(|_| port > 0) {
-                *drops.entry(reason.to_owned()).or_default() += port;
+        for place in places.iter().filter(|place| place.port > 0) {
+            if let Some(reason) = &place.reason {
+                *drops.entry(reason.clone()).or_default() += place.port;
             }
         }
     }
@@ -35,22 +31,19 @@ pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, 
 /// Frames that the interfaces of the run lost, by the card's own counters; `None` when one of them
 /// cannot be read. The same frame may be among [`drops`]: a virtual card's losses are the kernel's.
 pub(super) fn nic_lost(raw: &Raw, start: u64, end: u64) -> Option<u64> {
-    let lines = raw.others.iter().filter(|line| line.source == "nic");
-    let lines = lines.filter(|line| (start..end).contains(&line.t));
-    let each = |line: &SampleLine| Some(line.number("lost_received")? + line.number("lost_sent")?);
-    let all: Vec<Option<u64>> = lines.map(each).collect();
+    let rows = raw.nics.iter().filter(|row| (start..end).contains(&row.t));
+    let lost = |row: &NicRow| Some(row.lost_received? + row.lost_sent?);
+    let all: Vec<Option<u64>> = rows.map(lost).collect();
     if all.is_empty() { None } else { all.into_iter().sum() }
 }
 
 /// How long the threads of a side waited for a CPU, each time.
 pub(super) fn runqueue_delay(raw: &Raw, side: &str, start: u64, end: u64) -> RunQueue {
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-    for line in lines(raw, start, end) {
-        let buckets = line.values.get("runqueue_delay_buckets_ns").map(|sides| &sides[side]);
-        for bucket in buckets.and_then(|it| it.as_array()).into_iter().flatten() {
-            if let (Some(ns), Some(count)) = (bucket[0].as_u64(), bucket[1].as_u64()) {
-                *counts.entry(ns).or_default() += count;
-            }
+    for row in probe_rows(raw, start, end) {
+        let sides = row.runqueue_delay_buckets_ns.as_ref();
+        for (ns, count) in sides.and_then(|sides| sides.get(side)).into_iter().flatten() {
+            *counts.entry(*ns).or_default() += count;
         }
     }
     let total: u64 = counts.values().sum();
@@ -111,7 +104,7 @@ pub(super) fn of_phase(
         second.0 += line.tally.offered;
         second.1 += line.tally.answered;
     }
-    let retransmits = raw.sum("tcp", "retrans_segs", start, end);
+    let retransmits = raw.sum(ProcSubject::Tcp, |row| row.retrans_segs, start, end);
     PhaseEvidence {
         seconds: seconds.into_iter().map(|(t, (due, answered))| (t, due, answered)).collect(),
         p99_us,

@@ -12,7 +12,7 @@ use super::figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, Segments, Sends,
     Shakes, TwoPercentiles,
 };
-use record::Raw;
+use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
 
@@ -101,7 +101,7 @@ pub(super) fn summarize(
         lost: totals.tally.connections_lost,
         connect_rate: connect_rate(raw, spec, &name, totals.tally.logins, end - start),
     };
-    let histogram = |segment: Segment| raw.histograms.get(&format!("{name}:{}", segment.name()));
+    let histogram = |segment: Segment| raw.histograms.get(&record::hlog::tag(&name, segment));
     let send_lag = Latency::of(histogram(Segment::SendLag));
     let late = late_share(histogram(Segment::Latency), experiment.attribution.slow_us);
     let causes = evidence::cause_totals(raw, &name);
@@ -161,8 +161,11 @@ fn late_share(latency: Option<&Histogram<u64>>, slow_us: u32) -> Option<f64> {
 
 /// What became of the shakes of a phase, when all clients have said so.
 fn settled(raw: &Raw, name: &str) -> Option<Tally> {
-    let events = raw.events.iter().filter(|it| it.event == "settled" && it.phase() == Some(name));
-    let tallies: Vec<Tally> = events.filter_map(|event| event.get("tally")).collect();
+    let settled = |event: &EventRow| match &event.kind {
+        EventKind::Settled { phase, tally } if phase == name => *tally,
+        _ => None,
+    };
+    let tallies: Vec<Tally> = raw.events.iter().filter_map(settled).collect();
     let clients = raw.manifest.experiment.client.processes.get() as usize;
     (tallies.len() == clients).then(|| {
         tallies.iter().fold(Tally::default(), |mut sum, tally| {
@@ -174,9 +177,11 @@ fn settled(raw: &Raw, name: &str) -> Option<Tally> {
 
 fn connect_rate(raw: &Raw, spec: &PhaseSpec, name: &str, logins: u64, seconds: u64) -> Option<f64> {
     spec.connect?;
-    let events =
-        raw.events.iter().filter(|it| it.event == "established" && it.phase() == Some(name));
-    let took = events.filter_map(|event| event.get::<f64>("seconds")).reduce(f64::max);
+    let established = |event: &EventRow| match &event.kind {
+        EventKind::Established { phase, seconds } if phase == name => *seconds,
+        _ => None,
+    };
+    let took = raw.events.iter().filter_map(established).reduce(f64::max);
     let took = took.unwrap_or(seconds as f64);
     (took > 0.0).then(|| logins as f64 / took)
 }
@@ -202,22 +207,20 @@ fn shakes(spec: &PhaseSpec, tally: &Tally, seconds: u64) -> Shakes {
 
 fn cpu(raw: &Raw, start: u64, end: u64, answered: u64) -> Cpu {
     let each = |of| {
-        let us = raw.sum(of, "cpu_us", start, end)?;
+        let us = raw.sum(of, |row| row.cpu_us, start, end)?;
         (answered > 0).then(|| us as f64 / answered as f64)
     };
-    Cpu { server: each("server"), client: each("client") }
+    Cpu { server: each(ProcSubject::Server), client: each(ProcSubject::Client) }
 }
 
 fn memory(raw: &Raw, end: u64, connections: u64) -> Memory {
     // All samples of a kind at the first and at the last second before the end of the phase, host
     // by host: they need not have begun to tell in the same second.
-    let growth = |of: &str, name: &str| {
-        let all = || raw.proc_lines(of).filter(|it| it.t < end);
+    let growth = |of: ProcSubject, bytes: fn(&ProcRow) -> Option<u64>| {
+        let all = || raw.proc_rows(of).filter(|row| row.t < end);
         let of_host = |host: &Option<String>| {
             let lines = || all().filter(|it| it.host == *host);
-            let at = |t: u64| -> Option<u64> {
-                lines().filter(|it| it.t == t).map(|it| it.number(name)).sum()
-            };
+            let at = |t: u64| -> Option<u64> { lines().filter(|row| row.t == t).map(bytes).sum() };
             let first = lines().map(|it| it.t).min()?;
             let last = lines().map(|it| it.t).max()?;
             Some(at(last)? as f64 - at(first)? as f64)
@@ -225,23 +228,24 @@ fn memory(raw: &Raw, end: u64, connections: u64) -> Memory {
         let hosts: BTreeSet<&Option<String>> = all().map(|it| &it.host).collect();
         if hosts.is_empty() { None } else { hosts.into_iter().map(of_host).sum::<Option<f64>>() }
     };
-    let each = |of, name, parts: u64| {
+    let user_bytes = |row: &ProcRow| row.rss_anon_bytes;
+    let each = |of, bytes: fn(&ProcRow) -> Option<u64>, parts: u64| {
         let enough = connections >= ENOUGH_CONNECTIONS;
-        enough.then(|| growth(of, name)).flatten().map(|it| it / (connections * parts) as f64)
+        enough.then(|| growth(of, bytes)).flatten().map(|it| it / (connections * parts) as f64)
     };
     Memory {
-        server_user_bytes_per_connection: each("server", "rss_anon_bytes", 1),
-        client_user_bytes_per_connection: each("client", "rss_anon_bytes", 1),
-        kernel_bytes_per_socket: each("machine", "slab_bytes", 2),
+        server_user_bytes_per_connection: each(ProcSubject::Server, user_bytes, 1),
+        client_user_bytes_per_connection: each(ProcSubject::Client, user_bytes, 1),
+        kernel_bytes_per_socket: each(ProcSubject::Machine, |row| row.slab_bytes, 2),
     }
 }
 
 fn kernel(raw: &Raw, start: u64, end: u64, busiest: Option<f64>) -> Kernel {
     Kernel {
-        retransmits: raw.sum("tcp", "retrans_segs", start, end),
+        retransmits: raw.sum(ProcSubject::Tcp, |row| row.retrans_segs, start, end),
         drops: evidence::drops(raw, start, end),
         nic_lost: evidence::nic_lost(raw, start, end),
-        listen_overflows: raw.sum("tcp", "listen_overflows", start, end),
+        listen_overflows: raw.sum(ProcSubject::Tcp, |row| row.listen_overflows, start, end),
         runqueue_delay_us: evidence::runqueue_delay(raw, "server", start, end),
         client_runqueue_delay_us: evidence::runqueue_delay(raw, "client", start, end),
         client_busy_share: busiest,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::figures::PhaseSummary;
 use super::ledger::LedgerSummary;
 use super::phase;
-use record::{FORMAT, FileError, Manifest, Problems, Raw, RawError};
+use record::{FORMAT, FileError, Manifest, Problems, Raw, RawError, SUMMARY_FILE};
 use spec::Validity;
 
 /// How a run ended.
@@ -89,7 +89,8 @@ impl Summary {
             .collect();
         let books = raw.books();
         let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
-        let ledger = LedgerSummary::of(books.server, books.received, books.double_grants, lost);
+        let doubles = books.clients.and_then(|clients| clients.double_grants);
+        let ledger = LedgerSummary::of(books.server, books.received, doubles, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
         if let Some(why) = manifest.probes["because"].as_str() {
@@ -161,6 +162,6 @@ pub enum SummaryError {
 pub fn write(directory: &Path) -> Result<(Summary, Problems), SummaryError> {
     let raw = Raw::read(directory)?;
     let summary = Summary::of(&raw)?;
-    record::write_json(directory, "summary.json", &summary)?;
+    record::write_json(directory, SUMMARY_FILE, &summary)?;
     Ok((summary, raw.damage))
 }

@@ -30,7 +30,7 @@ struct Stub {
     run: Option<(String, Sending)>,
     /// The seconds of the phase that are left, from the first on.
     phase: Option<std::ops::Range<u64>>,
-    /// Whether the phase has begun, and when, while nobody was told.
+    /// Whether the phase has begun, and when, until that was told.
     begun: bool,
     started_ns: Option<u64>,
     done: u64,

@@ -157,7 +157,7 @@ impl Observed {
         let probes = probes.clone();
         std::thread::Builder::new().name("attach".to_owned()).spawn(move || {
             // Nothing receives it any more when this process ends.
-            let _ = tell.send(Probing::attach_as(&probes, port, server_pid));
+            let _ = tell.send(Probing::attach_spec(&probes, port, server_pid));
         })?;
         let (probing, outcome) = match told.await? {
             Ok(probing) => (probing, Ok(())),

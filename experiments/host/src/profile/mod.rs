@@ -142,7 +142,7 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let mut sampler = Sampler::start(args.hertz)?;
     let begun = Instant::now();
     sampler.watch(pid.unsigned_abs(), None);
-    // Without an end, one that nobody lives to see: a century.
+    // Without an end: a century.
     let seconds = args.seconds.unwrap_or(u64::MAX).min(100 * 365 * 86_400);
     let end = begun + Duration::from_secs(seconds);
     let mut ticks = tokio::time::interval(LOOK);

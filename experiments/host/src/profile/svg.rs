@@ -21,8 +21,8 @@ const ROW: f64 = 17.0;
 const LINE: f64 = 18.0;
 /// Width of a character of the monospaced font at 11 px; the widest in use have 0.602 em.
 const CHARACTER: f64 = 6.63;
-/// Narrower frames are not drawn: nobody can see or point at them. Up to 11,800 samples there are
-/// none.
+/// Narrower frames are not drawn: they can be neither seen nor pointed at. Up to 11,800 samples
+/// there are none.
 const NARROWEST: f64 = 0.1;
 
 /// Kinds as the legend explains them, with hue and saturation of their colour.

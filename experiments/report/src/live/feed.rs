@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::describe::{describe, manifest};
 use crate::digest::{Digest, FILES};
 use crate::page::content;
-use record::{Lines, Problems};
+use record::{Lines, MANIFEST_FILE, Problems, SUMMARY_FILE};
 
 /// Seconds that may still change: shards report a second when it is over, the record of it is
 /// complete two seconds later.
@@ -80,7 +80,7 @@ impl Feed {
 
     /// Reads the files that are written as a whole, when they have changed.
     fn read_whole(&mut self) {
-        let names = ["manifest.json", "summary.json"];
+        let names = [MANIFEST_FILE, SUMMARY_FILE];
         for (at, name) in names.iter().enumerate() {
             let now = stamp(&self.directory.join(name));
             if now.is_none() || now == self.stamps[at] {

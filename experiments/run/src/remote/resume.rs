@@ -59,7 +59,7 @@ pub(crate) async fn resume(
     };
     let phases = source.experiment.ordered_phases()?;
     let (lengths, known) = (checkpoint.lengths, std::mem::take(&mut checkpoint.phases));
-    let files = Files::again(&directory, "coordinator", manifest.started, lengths, known)?;
+    let files = Files::restore(&directory, "coordinator", manifest.started, lengths, known)?;
     let notices = steering.open(&directory)?;
     let mut coordinator = assemble(Parts {
         source,
@@ -80,7 +80,7 @@ pub(crate) async fn resume(
     (place.position, place.ending, place.lookups) = (position, ending, lookups);
     let records = &mut coordinator.run.records;
     records.books = Books::restore(books)?;
-    records.seconds = Seconds::again(open, newest, complete_until);
+    records.seconds = Seconds::restore(open, newest, complete_until);
     notices.iter().for_each(|line| records.say(line));
     records.event("resumed", json!({}))?;
     for (host, why) in gone {

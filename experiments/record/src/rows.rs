@@ -1,0 +1,385 @@
+//! What a line of `samples.jsonl`, `slow.jsonl` and `truth.jsonl` says, one struct for each kind.
+//!
+//! Owns: the names and types of the fields that anything reads back. Must not know: what is worked
+//! out from them. A row has what its line has: a field that is missing or null is `None`, or 0 where
+//! it is a counter, and a field that is not named here is passed over.
+
+use std::collections::BTreeMap;
+
+use accounting::Ledger;
+use accounting::server::Counters;
+use attribution::{CauseRows, Tally, Trace};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// Reads a line of JSON as a row.
+///
+/// # Errors
+/// What is wrong with the line.
+pub fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Error> {
+    // A list of the same length would be taken for a struct.
+    let object: Map<String, Value> = serde_json::from_slice(line)?;
+    serde_json::from_value(Value::Object(object))
+}
+
+/// What kind of sample a line of `samples.jsonl` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SampleSource {
+    /// A second of a shard of a client: [`ClientRow`].
+    Client,
+    /// A second of a shard of the server: [`ServerRow`].
+    Server,
+    /// Why requests took their time: [`CausesRow`].
+    Causes,
+    /// What `/proc` says: [`ProcRow`].
+    Proc,
+    /// What an interface counted: [`NicRow`].
+    Nic,
+    /// What the probes saw: [`ProbeRow`].
+    Probe,
+    /// Anything else; nothing reads it back.
+    #[serde(other)]
+    Other,
+}
+
+impl SampleSource {
+    /// The source of a line.
+    ///
+    /// # Errors
+    /// The line is not a JSON object with a source.
+    pub fn of(line: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            source: SampleSource,
+        }
+        serde_json::from_slice(line).map(|Head { source }| source)
+    }
+}
+
+/// A second of a shard of a client.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ClientRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Which client.
+    pub client: u32,
+    /// Which shard.
+    pub shard: usize,
+    /// Users logged in.
+    pub online: u64,
+    /// CPU time of the thread.
+    pub cpu_us: Option<u64>,
+    /// Its time waiting for a CPU.
+    pub wait_us: Option<u64>,
+    /// What was counted.
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// A second of a shard of the server.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServerRow {
+    /// The Unix second.
+    pub t: u64,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// A second of a shard of either program, its counters and levels by their names: a counter that a
+/// line does not have, because an older version wrote it, is not 0 here.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShardRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Which client.
+    #[serde(default)]
+    pub client: u64,
+    /// Which shard.
+    #[serde(default)]
+    pub shard: u64,
+    /// The books of a shard of the server.
+    pub ledger: Option<Ledger>,
+    /// Everything else.
+    #[serde(flatten)]
+    figures: Map<String, Value>,
+}
+
+impl ShardRow {
+    /// A counter or a level.
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        self.figures.get(name)?.as_f64()
+    }
+}
+
+/// Why the requests of a second of a shard took their time.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CausesRow {
+    /// The Unix second in which they were over.
+    pub t: u64,
+    /// The phase in which they were due.
+    pub phase: Option<String>,
+    /// The sums.
+    #[serde(flatten)]
+    pub rows: CauseRows,
+}
+
+/// What a line of `/proc` samples is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcSubject {
+    /// The server's process.
+    Server,
+    /// A client process.
+    Client,
+    /// The protocols of a network namespace.
+    Tcp,
+    /// The machine.
+    Machine,
+    /// Something else: a hog, the coordinator of a fleet.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// What `/proc` says of a process, of the protocols or of the machine in a second. A line has the
+/// fields of its subject only.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ProcRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Of which host.
+    pub host: Option<String>,
+    /// What it is about.
+    #[serde(default)]
+    pub of: ProcSubject,
+    /// The network namespace, of protocols.
+    pub namespace: Option<String>,
+    /// CPU time of a process, in microseconds.
+    pub cpu_us: Option<u64>,
+    /// Anonymous memory of a process, in bytes.
+    pub rss_anon_bytes: Option<u64>,
+    /// Time in which the machine's CPUs had nothing to do.
+    pub idle_us: Option<u64>,
+    /// Time that the hypervisor took.
+    pub steal_us: Option<u64>,
+    /// Time in softirqs.
+    pub softirq_us: Option<u64>,
+    /// Memory of the kernel's objects.
+    pub slab_bytes: Option<u64>,
+    /// Segments sent again.
+    pub retrans_segs: Option<u64>,
+    /// Retransmission timeouts.
+    pub timeouts: Option<u64>,
+    /// Segments sent again without waiting for a timeout.
+    pub fast_retrans: Option<u64>,
+    /// SYNs sent again.
+    pub syn_retrans: Option<u64>,
+    /// Connections that found the backlog of a listening socket full.
+    pub listen_overflows: Option<u64>,
+    /// Connections dropped by a listening socket.
+    pub listen_drops: Option<u64>,
+    /// Segments dropped because a receive queue was full.
+    pub rcvq_drop: Option<u64>,
+    /// Every counter of the protocols that has grown, under the kernel's own name.
+    pub grown: Option<BTreeMap<String, i64>>,
+}
+
+/// What an interface counted in a second.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NicRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Its name.
+    pub nic: Option<String>,
+    /// Its network namespace.
+    pub namespace: Option<String>,
+    /// The kernel's counters.
+    pub link: Option<BTreeMap<String, Option<f64>>>,
+    /// The driver's own.
+    pub driver_counters: Option<BTreeMap<String, Option<f64>>>,
+    /// Frames lost on their way in.
+    pub lost_received: Option<u64>,
+    /// Frames lost on their way out.
+    pub lost_sent: Option<u64>,
+}
+
+/// What the probes saw in a second.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ProbeRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Packets of the experiment that were dropped.
+    pub drops: Option<u64>,
+    /// Packets dropped, by place and reason.
+    pub drops_by_place: Option<Vec<DropPlace>>,
+    /// Packets that a queueing discipline dropped.
+    pub qdisc_drops: Option<u64>,
+    /// Segments that found a receive queue full.
+    pub receive_queue_full: Option<u64>,
+    /// Connections that found the backlog of a listening socket full.
+    pub listen_overflows: Option<u64>,
+    /// Segments sent again, by side and kind.
+    pub retransmits: Option<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// What passed the ends of the path between server and clients.
+    pub packets: Option<Vec<PathEnd>>,
+    /// The threads of the programs.
+    pub threads: Option<Vec<ProbedThread>>,
+    /// The CPUs.
+    pub cpus: Option<Vec<ProbedCpu>>,
+    /// How long threads waited for a CPU, by side: buckets of nanoseconds and how many waits.
+    pub runqueue_delay_buckets_ns: Option<BTreeMap<String, Vec<(u64, u64)>>>,
+}
+
+/// Packets dropped at one place for one reason.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DropPlace {
+    /// The kernel's reason.
+    pub reason: Option<String>,
+    /// Packets of the experiment.
+    #[serde(default)]
+    pub port: u64,
+}
+
+/// What passed one end of a path.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct PathEnd {
+    /// Packets that left it.
+    #[serde(default)]
+    pub tx_packets: u64,
+    /// Packets that entered it.
+    #[serde(default)]
+    pub rx_packets: u64,
+}
+
+/// A thread of a program, as the probes saw it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProbedThread {
+    /// Its number.
+    pub tid: Option<u64>,
+    /// Of which program: `"server"`, or an object that names a client.
+    #[serde(default)]
+    program: Value,
+    /// How long it ran.
+    #[serde(default)]
+    pub ran_ns: u64,
+    /// How long it was runnable while another program had the CPU.
+    #[serde(default)]
+    pub wait_foreign_ns: u64,
+    /// How long it waited for a CPU each time.
+    pub runqueue_delay_us: Option<RunqueueDelay>,
+}
+
+impl ProbedThread {
+    /// Whether it belongs to the server.
+    pub fn is_of_server(&self) -> bool {
+        self.program == "server"
+    }
+}
+
+/// Percentiles of waiting for a CPU, in microseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct RunqueueDelay {
+    /// The 99th.
+    pub p99: Option<f64>,
+}
+
+/// A CPU, as the probes saw it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct ProbedCpu {
+    /// How long programs had it that are not of the run.
+    #[serde(default)]
+    pub other_ns: u64,
+}
+
+/// A line of `slow.jsonl`: one of the slowest requests of a second.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SlowRow {
+    /// The Unix second in which it was over.
+    pub t: u64,
+    /// The phase in which it was due.
+    pub phase: Option<String>,
+    /// Who shook.
+    pub user: Option<u32>,
+    /// The client's end of the connection.
+    pub from: Option<String>,
+    /// When it was due, on the monotonic clock.
+    pub due_ns: Option<u64>,
+    /// How late it left, as the client itself measured it.
+    pub send_lag_us: Option<u64>,
+    /// From the intended instant to the answer.
+    pub latency_us: u64,
+    /// What the kernel saw of it.
+    pub seen: Option<Trace>,
+}
+
+/// A line of `truth.jsonl`: what a fault did, as its injector wrote it down.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TruthRow {
+    /// What kind of fault.
+    pub kind: String,
+    /// When it began, on the monotonic clock in nanoseconds.
+    pub t: u64,
+    /// When it ended; drops have only a beginning.
+    pub end_ns: Option<u64>,
+    /// The CPU that a hog had.
+    pub cpu: Option<usize>,
+    /// The client's end of the connection that a packet was dropped or held of.
+    pub flow: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_apart() {
+        for (line, expected) in [
+            (r#"{"t":1,"source":"client","online":3}"#, Some(SampleSource::Client)),
+            (r#"{"source":"probe"}"#, Some(SampleSource::Probe)),
+            (r#"{"t":1,"source":"perf"}"#, Some(SampleSource::Other)),
+            (r#"{"t":1}"#, None),
+            (r#"{"t": 12, "source": "clie"#, None),
+            ("[1, 2]", None),
+            ("", None),
+        ] {
+            assert_eq!(SampleSource::of(line.as_bytes()).ok(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_row_has_what_its_line_has() {
+        let row: ShardRow =
+            parse(br#"{"t":7,"source":"client","shard":1,"answered":3,"cpu_us":null}"#)
+                .expect("a row");
+        assert_eq!((row.t, row.client, row.shard), (7, 0, 1));
+        assert_eq!((row.figure("answered"), row.figure("sent")), (Some(3.0), None));
+        assert_eq!(row.figure("cpu_us"), None);
+
+        let row: ProcRow =
+            parse(br#"{"t":7,"of":"coordinator","cpu_us":12,"more":[{}]}"#).expect("a row");
+        assert_eq!((row.of, row.cpu_us, row.slab_bytes), (ProcSubject::Other, Some(12), None));
+        let row: ProcRow =
+            parse(br#"{"t":7,"of":"tcp","retrans_segs":2,"grown":{"A":-1}}"#).expect("a row");
+        assert_eq!((row.of, row.retrans_segs), (ProcSubject::Tcp, Some(2)));
+
+        let row: ProbeRow = parse(
+            br#"{"t":7,"threads":[{"tid":5,"program":"server","runqueue_delay_us":{"p99":51.2}},
+            {"program":{"client":0},"ran_ns":9}],"runqueue_delay_buckets_ns":{"server":[[1,2]]}}"#,
+        )
+        .expect("a row");
+        let threads = row.threads.expect("threads");
+        assert!(threads[0].is_of_server() && !threads[1].is_of_server());
+        assert_eq!(row.runqueue_delay_buckets_ns.expect("buckets")["server"], [(1, 2)]);
+    }
+
+    #[test]
+    fn a_line_that_says_what_it_should_not_is_an_error() {
+        assert!(parse::<CausesRow>(b"{}").is_err());
+        assert!(parse::<SlowRow>(br#"{"t":1}"#).is_err());
+        assert!(parse::<ProcRow>(br#"{"t":-1,"of":"tcp"}"#).is_err());
+        assert!(parse::<ServerRow>(b"[1]").is_err());
+    }
+}
