@@ -7,12 +7,12 @@ use async_nats::Client;
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde::Serialize;
-use text::{Align, Table, age};
 
 use crate::access::Access;
 use crate::clock::{EXCHANGES, MOST, Offset, measure};
 use crate::mistake::Mistake;
 use crate::protocol::{Card, PROTOCOL, Role, WHO};
+use text::{Align, Table};
 
 /// No more answers come after so long without one.
 const QUIET: Duration = Duration::from_millis(700);
@@ -164,6 +164,16 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A duration for people.
+fn since(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// What the doctor found that is not as it should be.
 fn findings(card: &Card) -> String {
     let Some(all) = card.findings.as_array() else { return "not asked".to_owned() };
@@ -174,44 +184,51 @@ fn findings(card: &Card) -> String {
     }
 }
 
-fn table(hosts: &[Host], now: u64) -> String {
-    let mut table = Table::new([Align::Left; 12]);
-    table.row([
-        "name",
-        "roles",
-        "cpus",
-        "memory",
-        "kernel",
-        "addresses",
-        "there for",
-        "load",
-        "clock",
-        "doctor",
-        "labels",
-        "works for",
-    ]);
+/// The columns of `lab hosts`.
+const COLUMNS: [&str; 12] = [
+    "name",
+    "roles",
+    "cpus",
+    "memory",
+    "kernel",
+    "addresses",
+    "there for",
+    "load",
+    "clock",
+    "doctor",
+    "labels",
+    "works for",
+];
+
+fn table(hosts: &[Host], now: u64) -> Table {
+    let mut table = Table::new([Align::Left; COLUMNS.len()]);
+    table.row(COLUMNS);
+    let list = |words: Vec<String>| match &words[..] {
+        [] => "-".to_owned(),
+        words => words.join(","),
+    };
     for Host { card, ahead_ns, ahead_error_ns } in hosts {
-        let words = |it: Vec<String>| if it.is_empty() { "-".to_owned() } else { it.join(",") };
         let offset = ahead_ns.zip(*ahead_error_ns);
-        table.row([
+        let row: [String; COLUMNS.len()] = [
             card.name.clone(),
-            words(card.roles.iter().map(Role::to_string).collect()),
+            list(card.roles.iter().map(Role::to_string).collect()),
             card.machine.cpus.len().to_string(),
             format!("{} GiB", card.machine.memory_bytes >> 30),
             card.machine.kernel.clone(),
-            words(card.addresses.iter().map(ToString::to_string).collect()),
-            age(now.saturating_sub(card.since)),
+            list(card.addresses.iter().map(ToString::to_string).collect()),
+            since(now.saturating_sub(card.since)),
             card.beat.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.2}")),
             offset.map_or_else(
                 || "no answer".to_owned(),
                 |(ahead_ns, error_ns)| Offset { ahead_ns, error_ns }.to_string(),
             ),
             findings(card),
-            words(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+            list(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
             card.beat.run.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
+        ];
+        table.row(row);
     }
-    table.to_string()
+    table
 }
 
 #[cfg(test)]
@@ -229,5 +246,12 @@ mod tests {
         assert!(error.to_string().contains("the clock of bad is off by -70.000 ms ± 0.100"));
         assert!(check_clocks(&["good", "bad"], &clocks, true).is_ok());
         assert!(check_clocks(&["gone"], &clocks, true).is_err());
+    }
+
+    #[test]
+    fn how_long_for_people() {
+        for (seconds, text) in [(59, "59 s"), (60, "1 min"), (7200, "2 h"), (200_000, "2 d")] {
+            assert_eq!(since(seconds), text);
+        }
     }
 }

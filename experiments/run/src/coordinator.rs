@@ -1,8 +1,8 @@
 //! The coordinator of a run: it waits, takes in what programs, hosts and people say, and completes
 //! seconds.
 //!
-//! Owns: the one loop that waits. What it carries out is in `phases`, how it ends in `ending`. Must
-//! not know: where programs are; that is its [`Place`].
+//! Owns: the one loop that waits. What it carries out is in `phases`, how it ends in `ending`.
+//! Must not know: where programs are; that is its [`Place`].
 
 use std::collections::VecDeque;
 
@@ -73,7 +73,7 @@ impl<P: Place> Coordinator<P> {
         Self { place, run, steering, interrupts, messages, pending: VecDeque::new(), next_tick }
     }
 
-    /// Whether something is so of all clients that are expected to speak. Of none of them nothing is
+    /// Whether something is so of all clients that are expected to speak. When none is, nothing is
     /// so before the end.
     pub(crate) fn all_clients(&self, so: impl Fn(&Books, u32) -> bool) -> bool {
         let clients = 0..self.run.programs.clients();
@@ -202,8 +202,8 @@ impl<P: Place> Coordinator<P> {
         self.place.tick(t, now, &mut self.run)
     }
 
-    /// A second is complete: it is recorded, shown, and compared with what aborts its phase. Returns
-    /// why the run must end, if it must.
+    /// A second is complete: it is recorded, shown, and compared with what aborts its phase.
+    /// Returns why the run must end, if it must.
     pub(crate) fn complete(&mut self, second: &Second) -> anyhow::Result<Option<String>> {
         let Run { schedule, records, .. } = &mut self.run;
         let Some(phase) = records.complete(second)? else { return Ok(None) };

@@ -10,7 +10,8 @@ pub(crate) enum PhaseEvent {
     Established,
     /// Nothing of a phase is under way at a client any more.
     Settled,
-    /// The run must end: a condition of the experiment holds, or something indispensable is missing.
+    /// The run must end, and why: a condition of the experiment holds, or something that it cannot
+    /// do without is missing.
     Abort(String),
     /// Ctrl-C.
     Interrupt,

@@ -1,5 +1,5 @@
-//! Carrying an experiment out: programs are started, phases follow each other on whole seconds, and
-//! everything that is heard is recorded.
+//! Carrying an experiment out: programs are started, phases follow each other on whole seconds,
+//! and everything that programs tell is recorded.
 //!
 //! Owns: what the outside may ask for, [`run`] and [`resume`]. The work is the coordinator's, in
 //! `coordinator`. Must not know: statistics, HTML.
@@ -35,7 +35,8 @@ pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
 pub use remote::pipe::PIPE_PROTOCOL;
 
-/// Runs an experiment, on this machine or on a fleet. The choice between the two is made here, once.
+/// Runs an experiment, on this machine or on a fleet. The choice between the two is made here,
+/// once.
 ///
 /// # Errors
 /// What keeps it from being carried out: files, programs, the machine. What happens to the load is

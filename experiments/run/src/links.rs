@@ -14,7 +14,7 @@ use spec::Experiment;
 use spec::places::{Group, SERVER_ADDRESS, group_of, groups};
 
 /// The client's end of a link, in the namespace of the clients.
-pub const CLIENT_END: &str = "lab0";
+pub(crate) const CLIENT_END: &str = "lab0";
 
 /// The network namespaces of a run.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,7 @@ pub struct Namespaces {
 }
 
 /// The server's end of the link to a namespace of clients, in the server's namespace.
-pub fn server_end(number: usize) -> String {
+pub(crate) fn server_end(number: usize) -> String {
     format!("lab{number}")
 }
 

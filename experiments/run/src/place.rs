@@ -1,5 +1,5 @@
-//! Where the programs of a run are: on this machine or on the hosts of a fleet. A run has one place,
-//! chosen when it starts.
+//! Where the programs of a run are: on this machine or on the hosts of a fleet. A run has one
+//! place, chosen when it starts.
 //!
 //! Owns: the interface between the coordinator and a place. Must not know: either of the two.
 

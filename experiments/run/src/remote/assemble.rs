@@ -1,5 +1,5 @@
-//! A coordinator of a run on a fleet, put together: for a run that begins, and for one that is taken
-//! over.
+//! A coordinator of a run on a fleet, put together: for a run that begins, and for one that is
+//! taken over.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;

@@ -2,8 +2,8 @@
 //!
 //! The client names them by connection and sequence number, and the server's host looks them up.
 //! They are recorded when it has answered, or without its end after a while. There are two kinds:
-//! the slow ones, for their records, and a sample of all, from which the phase's causes and segments
-//! come.
+//! the slow ones, for their records, and a sample of all, from which the phase's causes and
+//! segments come.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
