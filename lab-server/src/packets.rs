@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(first + second + third, 100);
         assert_eq!(claim(&mut packets, 20), 0, "used up");
         assert_eq!(packets.expire(id), None);
-        assert!(packets.is_empty());
+        assert!(packets.packets.is_empty());
     }
 
     #[test]

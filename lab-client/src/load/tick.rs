@@ -22,7 +22,7 @@ impl LoadGenerator {
     }
 
     /// Ends a phase before a Unix second.
-    pub fn end_phase(&mut self, index: u16, end: u64) {
+    pub(crate) fn end_phase(&mut self, index: u16, end: u64) {
         let end_ns = self.clock.start_of(end);
         if let Some(running) = self.running.as_mut().filter(|run| run.phase.index == index) {
             running.end_ns = running.end_ns.min(end_ns);
