@@ -114,9 +114,11 @@ impl Digest {
     pub(crate) fn line(&mut self, file: &str, line: &[u8]) -> Result<(), String> {
         match file {
             HLOG => self.histograms.line(line, &mut self.columns)?,
-            EVENTS_FILE => self.incidents.event(EventRow::parse(line).map_err(in_words)?),
-            SLOW_FILE => self.slow.add(&parse(line).map_err(in_words)?),
-            _ => self.sample(line).map_err(in_words)?,
+            EVENTS_FILE => {
+                self.incidents.event(EventRow::parse(line).map_err(|error| error.to_string())?)
+            }
+            SLOW_FILE => self.slow.add(&parse(line).map_err(|error| error.to_string())?),
+            _ => self.sample(line).map_err(|error| error.to_string())?,
         }
         Ok(())
     }
@@ -290,10 +292,6 @@ impl Digest {
             self.columns.set(t, "cpu.others", others / 1e9);
         }
     }
-}
-
-fn in_words(error: serde_json::Error) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]
