@@ -8,6 +8,8 @@ use attribution::Tally;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::outcome::Outcome;
+
 /// What every event has.
 #[derive(Clone, Debug)]
 pub struct EventRow {
@@ -104,9 +106,8 @@ pub enum EventKind {
     Books(Box<ClosingBooks>),
     /// The run has ended.
     Ended {
-        /// How: `completed`, `aborted`, `interrupted`.
-        #[serde(default)]
-        outcome: String,
+        /// How.
+        outcome: Option<Outcome>,
     },
     /// Something that is only shown.
     #[serde(other)]

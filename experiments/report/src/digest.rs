@@ -115,7 +115,7 @@ impl Digest {
         match file {
             HLOG => self.histograms.line(line, &mut self.columns)?,
             EVENTS_FILE => {
-                self.incidents.event(EventRow::parse(line).map_err(|error| error.to_string())?)
+                self.incidents.event(EventRow::parse(line).map_err(|error| error.to_string())?);
             }
             SLOW_FILE => self.slow.add(&parse(line).map_err(|error| error.to_string())?),
             _ => self.sample(line).map_err(|error| error.to_string())?,

@@ -12,7 +12,7 @@ use super::sets::{self, RecordedRun, SamplingUnit};
 use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 use crate::input::InputError;
 use crate::stats::CONFIDENCE;
-use crate::summary::Outcome;
+use record::Outcome;
 
 /// What `lab compare` is told.
 #[derive(Clone, Debug, Args)]
