@@ -2,10 +2,10 @@
 //!
 //! glommio waits on the readiness set alone, as one poll of its ring, because one poll a connection
 //! does not scale. But a wait in glommio's reactor arms and cancels timers and links its rings:
-//! about 9 µs more than `epoll_wait` on the machine of ARCHITECTURE.md, which at 60,000 requests/s
-//! is half of what the requests cost themselves. So a shard that was busy a moment ago waits in
-//! `epoll_wait`, bounded by the timer, and goes back to the reactor when glommio wants to run
-//! something else or nothing has happened for [`LINGER_NS`].
+//! about 9 µs more than `epoll_wait` (docs/decisions/0002-one-epoll-set.md), which at 60,000
+//! requests/s is half of what the requests cost themselves. So a shard that was busy a moment ago
+//! waits in `epoll_wait`, bounded by the timer, and goes back to the reactor when glommio wants to
+//! run something else or nothing has happened for [`LINGER_NS`].
 
 use std::io;
 

@@ -5,7 +5,7 @@
 //! one thread can have many rings. So a socket keeps its descriptor just long enough to be added to
 //! the readiness set and handed to a ring; receives and sends name the file by its index. This is
 //! what lets two shards carry a million connections where descriptor tables would need 54 threads
-//! (ARCHITECTURE.md has the figures).
+//! (figures: docs/decisions/0001-registered-files.md).
 //!
 //! Every operation is non-blocking and completes inside the call that submits it: a batch is handed
 //! over, and its results are there when the call returns.

@@ -1,8 +1,8 @@
 //! One timer descriptor a shard, in its readiness set, for everything that is due at a time.
 //!
 //! Programming a timer is expensive inside a virtual machine, where it leaves the guest: a timeout
-//! on every wait cost 7 µs a wait on the machine of ARCHITECTURE.md. So the timer is armed
-//! only when it would otherwise expire too late, and left alone when it expires too early.
+//! on every wait cost 7 µs a wait (docs/decisions/0003-one-timer.md). So the timer is armed only
+//! when it would otherwise expire too late, and left alone when it expires too early.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io;

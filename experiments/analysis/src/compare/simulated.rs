@@ -1,7 +1,7 @@
 //! Whole comparisons of simulated runs: at most 5% of those of equal sets may show any difference,
 //! and 5% less throughput must be found with five runs a side. How much runs vary is as measured,
-//! see docs/decisions/0017. Seeded; rates are compared with the bounds of Clopper and
-//! Pearson (99%, two-sided).
+//! see docs/decisions/0017-comparing-sets-of-runs.md. Seeded; rates are compared with the bounds of
+//! Clopper and Pearson (99%, two-sided).
 
 use std::sync::LazyLock;
 
