@@ -155,19 +155,6 @@ fn text(path: &Path) -> Result<String, String> {
     Ok(fs::read_to_string(path).map_err(unreadable)?.trim().to_owned())
 }
 
-/// `1048576` as `1,048,576`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 /// The worst state among findings; [`State::Ok`] when there are none.
 pub fn worst(findings: &[Finding]) -> State {
     findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok)

@@ -1,6 +1,8 @@
 //! The kernel, its rings, descriptors, memory, CPUs and clock.
 
-use super::{Doctor, Finding, RingError, bpf, grouped};
+use text::thousands;
+
+use super::{Doctor, Finding, RingError, bpf};
 
 /// The size of run that this lab is about.
 const MILLION: u64 = 1_000_000;
@@ -82,15 +84,15 @@ impl Doctor {
             let reason = "/proc/self/limits does not say";
             return Finding::less(name, reason, "room for connections is not known", "mount /proc");
         };
-        let of = |limit| if limit == u64::MAX { "unlimited".to_owned() } else { grouped(limit) };
+        let of = |limit| if limit == u64::MAX { "unlimited".to_owned() } else { thousands(limit) };
         let found = format!("{} soft, {} hard", of(soft), of(hard));
         // Sockets lie in rings' tables of registered files, each held to this limit for itself.
         let rings = MILLION.div_ceil(hard.max(1));
         let rings = match rings {
             1 => "one ring a side holds".to_owned(),
-            rings => format!("{} rings a side hold", grouped(rings)),
+            rings => format!("{} rings a side hold", thousands(rings)),
         };
-        let room = if hard == u64::MAX { "any number of".to_owned() } else { grouped(hard) };
+        let room = if hard == u64::MAX { "any number of".to_owned() } else { thousands(hard) };
         let consequence =
             format!("{room} sockets in one ring's table of registered files, so {rings} a million");
         if hard < FEW_DESCRIPTORS {
@@ -104,7 +106,7 @@ impl Doctor {
         match self.sysctl("fs.nr_open") {
             Ok(most) => {
                 let consequence = "what the hard limit can be raised to, with CAP_SYS_RESOURCE";
-                Finding::ok("fs.nr_open", grouped(most.cast_unsigned()))
+                Finding::ok("fs.nr_open", thousands(most.cast_unsigned()))
                     .with_consequence(consequence)
             }
             Err(reason) => Finding::less(
@@ -129,9 +131,9 @@ impl Doctor {
                 return Finding::less(name, reason, consequence, "mount /proc");
             }
         };
-        let found = format!("{}, {} in use", grouped(most), grouped(used));
+        let found = format!("{}, {} in use", thousands(most), thousands(used));
         let connections = most.saturating_sub(used) / 2;
-        let consequence = format!("{} connections with both ends here", grouped(connections));
+        let consequence = format!("{} connections with both ends here", thousands(connections));
         if connections >= MILLION {
             Finding::ok(name, found).with_consequence(consequence)
         } else if self.has(bpf::SYS_ADMIN) == Some(true) {
@@ -156,7 +158,7 @@ impl Doctor {
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         let found = format!("{}, {} available", gib(total), gib(available));
         let users = available / 100 * MEMORY_PERCENT / BYTES_PER_CONNECTION;
-        let consequence = format!("{} users with both ends here", grouped(users));
+        let consequence = format!("{} users with both ends here", thousands(users));
         if users >= MILLION {
             Finding::ok("memory", found).with_consequence(consequence)
         } else {

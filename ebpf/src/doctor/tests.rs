@@ -358,7 +358,4 @@ fn the_table_has_a_line_for_each_finding() {
         "missing  ef   gone | so: nothing works | way out: buy one",
     ];
     assert_eq!(table(&findings).lines().collect::<Vec<_>>(), lines);
-    assert_eq!(grouped(0), "0");
-    assert_eq!(grouped(999), "999");
-    assert_eq!(grouped(1_048_576), "1,048,576");
 }

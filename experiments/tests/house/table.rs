@@ -60,7 +60,7 @@ pub(crate) const TABLE: &[Row] = &[
         &["ethtool"],
         never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"]),
     ),
-    row("ebpf", &["attribution", "ethtool", "events"], never(&["glommio", "tokio"], HEAVY)),
+    row("ebpf", &["attribution", "ethtool", "events", "text"], never(&["glommio", "tokio"], HEAVY)),
     row("control", &["shard"], never(&["aya"], HEAVY)),
     row(
         "lab-server",
