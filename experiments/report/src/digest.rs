@@ -112,6 +112,7 @@ impl Digest {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn line(&mut self, file: &str, line: &[u8]) -> Result<(), String> {
+        let in_words = |error: serde_json::Error| error.to_string();
         match file {
             HLOG => self.histograms.line(line, &mut self.columns)?,
             EVENTS_FILE => self.incidents.event(EventRow::parse(line).map_err(in_words)?),
@@ -290,10 +291,6 @@ impl Digest {
             self.columns.set(t, "cpu.others", others / 1e9);
         }
     }
-}
-
-fn in_words(error: serde_json::Error) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]
