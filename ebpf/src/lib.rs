@@ -58,4 +58,4 @@ pub use options::Options;
 pub use profile::{Profile, Profiler, Sample, Stack};
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
-pub use threads::{CpuHeld, LONG_WAIT, LongWait, Program, Thread, ThreadTable};
+pub use threads::{CpuHeld, LongWait, Program, Thread, ThreadTable};

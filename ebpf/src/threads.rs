@@ -7,8 +7,8 @@ use std::{io, os::fd::AsFd};
 
 use attribution::{CpuWait, WaitedBetween};
 use events::{
-    CpuEntry, LONG_WAIT_NS, PROGRAM_IDLE, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, ThreadEntry,
-    ThreadState, WAITS_KEPT, Wait,
+    CpuEntry, PROGRAM_IDLE, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, ThreadEntry, ThreadState,
+    WAITS_KEPT, Wait,
 };
 use serde::Serialize;
 
@@ -329,9 +329,6 @@ fn waited_between(
     let unknown_ns = if overwritten { known_from_ns.saturating_sub(from_ns) } else { 0 };
     WaitedBetween { wait, unknown_ns }
 }
-
-/// The least wait that is kept, in nanoseconds.
-pub const LONG_WAIT: u64 = LONG_WAIT_NS;
 
 /// A kernel name.
 pub(crate) fn name(bytes: &[u8]) -> String {

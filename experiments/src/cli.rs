@@ -11,18 +11,18 @@ use crate::tune;
 use crate::validate;
 use analysis::compare;
 use analysis::projection;
-use analysis::summary::{self, Outcome, Summary};
+use analysis::summary::{self, Summary};
 use fleet::Access;
 use host::hog;
 use host::leftover;
 use host::probe;
 use host::profile;
-use record::Problems;
+use record::{Outcome, Problems};
 use report::live;
 use run::{Ending, Options, Sampling};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
-use spec::{Hosts, Source};
+use spec::{Hosts, Source, UsageError};
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
 /// not.
@@ -146,12 +146,20 @@ enum Exit {
     Aborted = 5,
 }
 
+impl From<&UsageError> for Exit {
+    fn from(error: &UsageError) -> Self {
+        match error {
+            UsageError::BadInput(_) => Exit::BadInput,
+            UsageError::Refused(_) => Exit::Refused,
+        }
+    }
+}
+
 impl From<tune::Ended> for Exit {
     fn from(ended: tune::Ended) -> Self {
         match ended {
             tune::Ended::Well => Exit::Fine,
             tune::Ended::Badly => Exit::Error,
-            tune::Ended::BadInput => Exit::BadInput,
         }
     }
 }
@@ -205,41 +213,34 @@ impl Cli {
         };
         let exit = exit.unwrap_or_else(|error| {
             eprintln!("lab: {error:#}");
-            Exit::Error
+            error.downcast_ref::<UsageError>().map_or(Exit::Error, Exit::from)
         });
         ExitCode::from(exit as u8)
     }
 }
 
-fn read(file: &Path, settings: &[String]) -> Option<Source> {
-    match Source::read(file, settings) {
-        Ok(source) => Some(source),
-        Err(error) => {
-            eprintln!("lab: {:#}", anyhow::Error::from(error));
-            None
-        }
-    }
+fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {
+    Source::read(file, settings).map_err(UsageError::of)
 }
 
 fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
-    let Some(source) = read(file, settings) else { return Ok(Exit::BadInput) };
+    let source = read(file, settings)?;
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     print!("{}", check::show(&source.experiment, &preflight)?);
     Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
 }
 
 fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
-    let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
+    let source = read(file, &options.settings)?;
     if options.fleet.is_some() {
         return to_its_end(run::run(source, options));
     }
     if matches!(source.experiment.hosts, Hosts::Fleet { .. }) {
-        eprintln!(
-            "lab: {} wants a fleet of machines: give --nats URL, or --set 'hosts=\"Local\"' \
-             to run it here",
+        return Err(UsageError::error(format!(
+            "{} wants a fleet of machines: give --nats URL, or --set 'hosts=\"Local\"' to run it \
+             here",
             file.display()
-        );
-        return Ok(Exit::BadInput);
+        )));
     }
     leftover::wait();
     let preflight = Preflight::of(&source.experiment, &Machine::this());
@@ -255,21 +256,7 @@ fn block_on(what: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Ex
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(what);
     runtime.shutdown_background();
-    match done {
-        Ok(()) => Ok(Exit::Fine),
-        Err(error) => refused(error),
-    }
-}
-
-/// What cannot be done as it was asked for, and nothing was started.
-fn refused(error: anyhow::Error) -> anyhow::Result<Exit> {
-    let exit = match () {
-        () if error.is::<fleet::Mistake>() => Exit::BadInput,
-        () if error.is::<fleet::DoesNotFit>() => Exit::Refused,
-        () => return Err(error),
-    };
-    eprintln!("lab: {error:#}");
-    Ok(exit)
+    done.map(|()| Exit::Fine)
 }
 
 fn resume_run(directory: PathBuf, options: Options) -> anyhow::Result<Exit> {
@@ -278,10 +265,7 @@ fn resume_run(directory: PathBuf, options: Options) -> anyhow::Result<Exit> {
 
 fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = match runtime.block_on(run) {
-        Ok(ended) => ended,
-        Err(error) => return refused(error),
-    };
+    let ended = runtime.block_on(run)?;
     runtime.shutdown_background();
     let summary = complete(&ended.directory)?;
     print!("{}", summary::table(&summary));
@@ -303,7 +287,7 @@ fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::
 /// Carries an experiment out again and again, into directories 1, 2, … of one directory. Ends at
 /// the first run that does not complete.
 fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit> {
-    let Some(source) = read(file, &options.settings) else { return Ok(Exit::BadInput) };
+    let source = read(file, &options.settings)?;
     let name = format!("{}-x{times}", source.experiment.name);
     let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
     let width = times.to_string().len();
@@ -321,13 +305,7 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
 }
 
 fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
-    let comparison = match compare::compare(args) {
-        Ok(comparison) => comparison,
-        Err(mistake) => {
-            eprintln!("lab: {:#}", anyhow::Error::from(mistake));
-            return Ok(Exit::BadInput);
-        }
-    };
+    let comparison = compare::compare(args).map_err(UsageError::of)?;
     if !comparison.objections.is_empty() && !args.force {
         comparison.objections.iter().for_each(|objection| eprintln!("lab: {objection}"));
         eprintln!("lab: not compared: --force does it all the same");
@@ -342,13 +320,11 @@ fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
 }
 
 fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
-    match projection::project(args) {
-        Ok(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
-        Ok(plan) => print!("{}", projection::table(&plan)),
-        Err(error) => {
-            eprintln!("lab: {:#}", anyhow::Error::from(error));
-            return Ok(Exit::BadInput);
-        }
+    let plan = projection::project(args).map_err(UsageError::of)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+    } else {
+        print!("{}", projection::table(&plan));
     }
     Ok(Exit::Fine)
 }
@@ -380,27 +356,13 @@ fn doctor(json: bool) -> anyhow::Result<Exit> {
 
 fn watch(args: &probe::ProbeArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(probe::run(args)) {
-        Ok(()) => Ok(Exit::Fine),
-        Err(error) if error.is::<probe::Mistake>() => {
-            eprintln!("lab: {error:#}");
-            Ok(Exit::BadInput)
-        }
-        Err(error) => Err(error),
-    }
+    runtime.block_on(probe::run(args)).map(|()| Exit::Fine)
 }
 
 fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
     if let Some(pid) = args.pid {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        return match runtime.block_on(profile::of_process(&args, pid)) {
-            Ok(()) => Ok(Exit::Fine),
-            Err(error) if error.is::<profile::Mistake>() => {
-                eprintln!("lab: {error:#}");
-                Ok(Exit::BadInput)
-            }
-            Err(error) => Err(error),
-        };
+        return runtime.block_on(profile::of_process(&args, pid)).map(|()| Exit::Fine);
     }
     let profile::ProfileArgs { file, out, settings, hertz, clients, .. } = args;
     let sampling = Some(Sampling { hertz, clients });
@@ -409,10 +371,7 @@ fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
 }
 
 fn watch_live(directory: &Path, listen: SocketAddr) -> anyhow::Result<Exit> {
-    if let Err(error) = report::assert_run(directory) {
-        eprintln!("lab: {error}");
-        return Ok(Exit::BadInput);
-    }
+    report::assert_run(directory).map_err(UsageError::of)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(live::watch(directory, listen))?;
     Ok(Exit::Fine)
@@ -420,10 +379,7 @@ fn watch_live(directory: &Path, listen: SocketAddr) -> anyhow::Result<Exit> {
 
 /// Makes everything that can be made from what is left of a run, and says what cannot.
 fn report_again(directory: &Path) -> anyhow::Result<Exit> {
-    if let Err(error) = report::assert_run(directory) {
-        eprintln!("lab: {error}");
-        return Ok(Exit::BadInput);
-    }
+    report::assert_run(directory).map_err(UsageError::of)?;
     let mut problems = Problems::default();
     let mut summary = None;
     match summary::write(directory) {

@@ -58,7 +58,7 @@ impl Pacer {
     }
 
     /// Ends the phase before this second.
-    pub fn end_at(&mut self, end: u64) {
+    pub(crate) fn end_at(&mut self, end: u64) {
         self.end = self.end.min(end);
         let end_ns = self.clock.start_of(self.end);
         self.due.retain(|(due_ns, _)| *due_ns < end_ns);

@@ -60,7 +60,7 @@ impl Directory {
     }
 
     /// Records that a connection went; one that was replaced before changes nothing.
-    pub fn leave(&mut self, user: u32, at: Address) {
+    pub(crate) fn leave(&mut self, user: u32, at: Address) {
         if self.find(user) == Some(at) {
             let index = self.index(user);
             self.places[index] = 0;

@@ -45,7 +45,7 @@ pub struct GeneratorSpec {
 
 /// A running generator.
 #[derive(Debug)]
-pub struct Generator {
+pub(crate) struct Generator {
     spec: GeneratorSpec,
     start_ns: u64,
     made: u64,
@@ -54,34 +54,29 @@ pub struct Generator {
 
 impl Generator {
     /// A generator that is started at `now_ns`.
-    pub fn new(spec: GeneratorSpec, now_ns: u64) -> Self {
+    pub(crate) fn new(spec: GeneratorSpec, now_ns: u64) -> Self {
         let start_ns = spec.from_ns.unwrap_or(now_ns);
         Self { spec, start_ns, made: 0, random: Pcg64Mcg::seed_from_u64(spec.seed) }
     }
 
     /// What it was asked for.
-    pub fn spec(&self) -> GeneratorSpec {
+    pub(crate) fn spec(&self) -> GeneratorSpec {
         self.spec
     }
 
-    /// How many packets it has made.
-    pub fn made(&self) -> u64 {
-        self.made
-    }
-
     /// Whether all of a total were made: nothing will come any more.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.spec.total.is_some_and(|total| self.made >= total)
     }
 
     /// Whether it makes no more packets, because all are made or its time is over.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.next_ns().is_none()
     }
 
     /// When the next packet is due: the k-th at ceil(k · 10⁹ / rate) after the start, computed and
     /// never accumulated. `None` when no more will be made.
-    pub fn next_ns(&self) -> Option<u64> {
+    pub(crate) fn next_ns(&self) -> Option<u64> {
         if self.is_finished() || self.spec.rate == 0 {
             return None;
         }
@@ -92,14 +87,14 @@ impl Generator {
     }
 
     /// The amount of the next packet if it is due at `now_ns`.
-    pub fn make(&mut self, now_ns: u64) -> Option<u32> {
+    pub(crate) fn make(&mut self, now_ns: u64) -> Option<u32> {
         self.next_ns().filter(|due| *due <= now_ns)?;
         self.made += 1;
         Some(self.random.random_range(AMOUNTS))
     }
 
     /// Three users of a range for a sent packet, different ones when the range has three.
-    pub fn recipients(&mut self, first: u32, end: u32) -> [u32; 3] {
+    pub(crate) fn recipients(&mut self, first: u32, end: u32) -> [u32; 3] {
         let mut pick = || self.random.random_range(first..end.max(first + 1));
         let mut users = [pick(), pick(), pick()];
         if end.saturating_sub(first) >= 3 {
@@ -120,7 +115,7 @@ impl Generator {
 /// SET that is owed most gets it. Some SET is owed more than nothing then, so that none is ever
 /// more than one packet ahead of its share, however the weights change.
 #[derive(Debug)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// What each SET is owed, in packets; the sum is 0 between packets.
     owed: Vec<f64>,
     weights: Vec<f64>,
@@ -128,12 +123,12 @@ pub struct Spread {
 
 impl Spread {
     /// No SET is owed anything.
-    pub fn new(sets: usize) -> Self {
+    pub(crate) fn new(sets: usize) -> Self {
         Self { owed: vec![0.0; sets], weights: vec![1.0; sets] }
     }
 
     /// The users online in each SET from now on. While no user is online, all SETs count the same.
-    pub fn weigh(&mut self, users: impl Iterator<Item = u32>) {
+    pub(crate) fn weigh(&mut self, users: impl Iterator<Item = u32>) {
         for (weight, users) in self.weights.iter_mut().zip(users) {
             *weight = f64::from(users);
         }
@@ -143,7 +138,7 @@ impl Spread {
     }
 
     /// The SET that gets the next packet.
-    pub fn pick(&mut self) -> usize {
+    pub(crate) fn pick(&mut self) -> usize {
         let sum: f64 = self.weights.iter().sum();
         let mut most = 0;
         for set in 0..self.owed.len() {

@@ -57,7 +57,7 @@ impl Budget {
 
 /// One shard's part of the budget.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     budget: Arc<Budget>,
     shards: u64,
     second: u64,
@@ -68,12 +68,12 @@ pub struct Meter {
 
 impl Meter {
     /// A shard's meter.
-    pub fn new(budget: Arc<Budget>, shards: usize) -> Self {
+    pub(crate) fn new(budget: Arc<Budget>, shards: usize) -> Self {
         Self { budget, shards: shards as u64, second: u64::MAX, left: 0, empty: false }
     }
 
     /// Whether one more shake fits the limit in this second, and if so counts it.
-    pub fn admit(&mut self, second: u64) -> bool {
+    pub(crate) fn admit(&mut self, second: u64) -> bool {
         if second != self.second {
             self.second = second;
             self.left = 0;

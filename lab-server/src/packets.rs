@@ -50,7 +50,7 @@ pub enum Refused {
 
 /// What expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expired {
+pub(crate) struct Expired {
     /// Shares that were not claimed.
     pub shares: u32,
     /// What they are worth, in cents.
@@ -82,7 +82,7 @@ struct Packet {
 
 /// The sent packets of a shard.
 #[derive(Debug)]
-pub struct SentPackets {
+pub(crate) struct SentPackets {
     packets: HashMap<u32, Packet>,
     shard: u32,
     shards: u32,
@@ -92,25 +92,20 @@ pub struct SentPackets {
 
 impl SentPackets {
     /// No packets, and room for `bound` at a time.
-    pub fn new(shard: usize, shards: usize, bound: usize) -> Self {
+    pub(crate) fn new(shard: usize, shards: usize, bound: usize) -> Self {
         Self { packets: HashMap::new(), shard: shard as u32, shards: shards as u32, made: 0, bound }
     }
 
     /// How many packets have not expired and are not used up.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.packets.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
     }
 
     /// Makes a packet and returns its id.
     ///
     /// # Errors
     /// [`Refused`]; nothing has changed then.
-    pub fn make(&mut self, draft: &Draft) -> Result<u32, Refused> {
+    pub(crate) fn make(&mut self, draft: &Draft) -> Result<u32, Refused> {
         let mut waiting = draft.recipients.clone();
         waiting.sort_unstable();
         waiting.dedup();
@@ -138,7 +133,7 @@ impl SentPackets {
     }
 
     /// A share for a user, if the user was named, has not claimed before, and one is left.
-    pub fn claim(&mut self, id: u32, user: u32, random: &mut impl Rng) -> Option<Claimed> {
+    pub(crate) fn claim(&mut self, id: u32, user: u32, random: &mut impl Rng) -> Option<Claimed> {
         let packet = self.packets.get_mut(&id)?;
         let place = packet.waiting.binary_search(&user).ok()?;
         packet.waiting.remove(place);
@@ -155,7 +150,7 @@ impl SentPackets {
     /// Lets `user` claim in the place of `named`, who was named and did not: in the prototype's
     /// mode a notice goes to the next user of the SET who shakes. Nothing happens when `named` may
     /// not claim or `user` may already.
-    pub fn entitle(&mut self, id: u32, named: u32, user: u32) {
+    pub(crate) fn entitle(&mut self, id: u32, named: u32, user: u32) {
         let Some(packet) = self.packets.get_mut(&id) else { return };
         let old = packet.waiting.binary_search(&named);
         let new = packet.waiting.binary_search(&user);
@@ -167,7 +162,7 @@ impl SentPackets {
     }
 
     /// Takes a packet away; `None` when its last share was claimed.
-    pub fn expire(&mut self, id: u32) -> Option<Expired> {
+    pub(crate) fn expire(&mut self, id: u32) -> Option<Expired> {
         let packet = self.packets.remove(&id)?;
         Some(Expired {
             shares: packet.shares,
@@ -207,7 +202,7 @@ mod tests {
         assert_eq!(first + second + third, 100);
         assert_eq!(claim(&mut packets, 20), 0, "used up");
         assert_eq!(packets.expire(id), None);
-        assert!(packets.is_empty());
+        assert!(packets.packets.is_empty());
     }
 
     #[test]

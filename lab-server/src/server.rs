@@ -182,7 +182,7 @@ impl Server {
     }
 
     /// The inboxes of its shards.
-    pub fn inboxes(&self) -> &Inboxes<Message> {
+    pub(crate) fn inboxes(&self) -> &Inboxes<Message> {
         &self.inboxes
     }
 
@@ -197,7 +197,7 @@ impl Server {
     }
 
     /// Posts a message to every shard, trying again while an inbox is full.
-    pub fn tell_all(&self, message: impl Fn() -> Message) {
+    pub(crate) fn tell_all(&self, message: impl Fn() -> Message) {
         for shard in 0..self.shards() {
             self.tell(shard, message());
         }
@@ -212,7 +212,7 @@ impl Server {
     }
 
     /// The next report; `None` when there is none within the time given.
-    pub fn next_report(&self, timeout: Option<Duration>) -> Option<Report> {
+    pub(crate) fn next_report(&self, timeout: Option<Duration>) -> Option<Report> {
         let deadline = timeout.map(|timeout| monotonic_ns() + timeout.as_nanos() as u64);
         loop {
             let mut report = None;

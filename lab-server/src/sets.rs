@@ -55,12 +55,12 @@ pub fn new_online(sets: usize) -> Online {
 }
 
 /// Which of `sets` SETs belong to a shard.
-pub fn sets_of(shard: usize, shards: usize, sets: usize) -> Range<usize> {
+pub(crate) fn sets_of(shard: usize, shards: usize, sets: usize) -> Range<usize> {
     shard * sets / shards..(shard + 1) * sets / shards
 }
 
 /// The shard that a SET belongs to.
-pub fn shard_of(set: usize, shards: usize, sets: usize) -> usize {
+pub(crate) fn shard_of(set: usize, shards: usize, sets: usize) -> usize {
     // The inverse of `sets_of`: the first shard whose range ends after the SET.
     ((set + 1) * shards).div_ceil(sets) - 1
 }
@@ -98,7 +98,7 @@ impl Sets {
     }
 
     /// A user goes.
-    pub fn leave(&mut self, set: u16) {
+    pub(crate) fn leave(&mut self, set: u16) {
         let users = self.users(usize::from(set));
         users.store(users.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
     }
@@ -124,13 +124,13 @@ impl Sets {
     }
 
     /// Users online in a SET by its place among those of this shard.
-    pub fn users_of(&self, set: usize) -> u32 {
+    pub(crate) fn users_of(&self, set: usize) -> u32 {
         self.users(set).load(Ordering::Relaxed)
     }
 
     /// A packet comes into the queue of a SET, given by its number among all SETs.
     /// Returns whether there was room; without room it is not created, and counted.
-    pub fn put_packet(&mut self, set: usize, packet: u32, amount: u32) -> bool {
+    pub(crate) fn put_packet(&mut self, set: usize, packet: u32, amount: u32) -> bool {
         let bound = self.queue_bound;
         let set = &mut self.sets[set - self.first];
         if set.queue.len() >= bound {
@@ -144,7 +144,7 @@ impl Sets {
 
     /// A notice comes into the queue of a SET, given by its place among those of this shard.
     /// Returns whether there was room.
-    pub fn put_notice(&mut self, set: u16, notice: Queued) -> bool {
+    pub(crate) fn put_notice(&mut self, set: u16, notice: Queued) -> bool {
         let bound = self.queue_bound;
         let queue = &mut self.sets[usize::from(set)].queue;
         let room = queue.len() < bound;

@@ -52,9 +52,6 @@ pub struct NicLosses {
 }
 
 impl NicLosses {
-    /// Where these losses happen, in the words of the attribution.
-    pub const PLACE: &'static str = "nic";
-
     /// Frames lost either way; `None` when one way is not known.
     pub fn frames(&self) -> Option<u64> {
         Some(self.received? + self.sent?)

@@ -116,11 +116,6 @@ impl Nic {
         &self.name
     }
 
-    /// Its number in its network namespace.
-    pub const fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
     /// What it has counted so far.
     ///
     /// # Errors

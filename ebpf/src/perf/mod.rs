@@ -20,7 +20,7 @@ use crate::kernel::monotonic_ns;
 
 /// Threads of a process that are counted: seven descriptors each, out of the same table as the
 /// rest of the program's. Servers and clients of this lab have under 60.
-pub const MOST_THREADS: usize = 512;
+pub(crate) const MOST_THREADS: usize = 512;
 
 /// The counters, in the order of a reading's fields; the last three are the hardware's.
 const KINDS: [(&str, Event); 7] = [

@@ -228,7 +228,7 @@ impl Difference {
     }
 
     /// Whether there is a difference, asked alone.
-    pub fn is_shown(&self) -> bool {
+    pub(crate) fn is_shown(&self) -> bool {
         self.p.is_some_and(|p| p < 1.0 - CONFIDENCE)
     }
 }

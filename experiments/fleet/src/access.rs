@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
 
-use crate::mistake::Mistake;
+use spec::UsageError;
 
 /// A connection that is silent for three of these is given up, and a new one tried: a host that was
 /// cut off is back this soon after the network is.
@@ -64,7 +64,7 @@ pub struct Options {
 
 fn secret(path: &PathBuf) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Mistake::error(format!("{}: {error}", path.display())))?;
+        .map_err(|error| UsageError::error(format!("{}: {error}", path.display())))?;
     Ok(text.trim().to_owned())
 }
 
@@ -74,7 +74,7 @@ impl Access {
     /// # Errors
     /// When none was given.
     pub fn url(&self) -> anyhow::Result<&str> {
-        self.nats.as_deref().ok_or_else(|| Mistake::error("--nats URL: which NATS server?"))
+        self.nats.as_deref().ok_or_else(|| UsageError::error("--nats URL: which NATS server?"))
     }
 
     async fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
@@ -89,14 +89,15 @@ impl Access {
             .event_callback(|_| async {});
         if let Some(creds) = &self.creds {
             let read = options.credentials_file(creds).await;
-            options = read
-                .map_err(|error| Mistake::error(format!("--creds {}: {error}", creds.display())))?;
+            options = read.map_err(|error| {
+                UsageError::error(format!("--creds {}: {error}", creds.display()))
+            })?;
         }
         if let Some(user) = &self.nats_user {
             let password = match &self.nats_password_file {
                 Some(file) => secret(file)?,
                 None => std::env::var(PASSWORD).map_err(|_| {
-                    Mistake::error(format!(
+                    UsageError::error(format!(
                         "--nats-user {user}: its password is missing; give --nats-password-file \
                          or set {PASSWORD}"
                     ))
@@ -108,7 +109,7 @@ impl Access {
             let seed = secret(nkey)?;
             nkeys::KeyPair::from_seed(&seed).map_err(|error| {
                 let file = nkey.display();
-                Mistake::error(format!("--nkey {file}: no seed of an NKey is in it: {error}"))
+                UsageError::error(format!("--nkey {file}: no seed of an NKey is in it: {error}"))
             })?;
             options = options.nkey(seed);
         }
@@ -118,8 +119,9 @@ impl Access {
             ("--tls-key", &self.tls_key),
         ] {
             let Some(file) = file else { continue };
-            std::fs::File::open(file)
-                .map_err(|error| Mistake::error(format!("{flag} {}: {error}", file.display())))?;
+            std::fs::File::open(file).map_err(|error| {
+                UsageError::error(format!("{flag} {}: {error}", file.display()))
+            })?;
         }
         if let Some(ca) = &self.tls_ca {
             options = options.add_root_certificates(ca.clone()).require_tls(true);
@@ -133,12 +135,12 @@ impl Access {
     /// Connects. From then on the connection comes back by itself.
     ///
     /// # Errors
-    /// [`Mistake`]: no server there, or credentials that are not taken.
+    /// [`UsageError`]: no server there, or credentials that are not taken.
     pub async fn connect(&self, name: &str) -> anyhow::Result<Client> {
         let url = self.url()?;
         let options = self.options(name).await?;
         options.connect(url).await.map_err(|error| {
-            Mistake::error(match error.kind() {
+            UsageError::error(match error.kind() {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                     format!("NATS at {url} refuses these credentials: {error}")
                 }
@@ -156,7 +158,7 @@ impl Access {
     /// The way to JetStream, if this server and account have it.
     ///
     /// # Errors
-    /// [`Mistake`] when they have not.
+    /// [`UsageError`] when they have not.
     pub async fn jetstream(&self, client: &Client) -> anyhow::Result<jetstream::Context> {
         let context = jetstream::ContextBuilder::new()
             .timeout(JETSTREAM)
@@ -175,7 +177,7 @@ impl Access {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };
-        Err(Mistake::error(format!(
+        Err(UsageError::error(format!(
             "NATS at {} has no JetStream for this account: start nats-server with -js, and enable \
              jetstream in the account ({why})",
             self.url()?

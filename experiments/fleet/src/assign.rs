@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mistake::Mistake;
 use crate::protocol::{Card, Role};
+use spec::UsageError;
 use spec::places::sources_needed;
 use spec::{Experiment, HostSpec, Hosts, Users};
 
@@ -142,7 +142,10 @@ fn server_of<'a>(experiment: &Experiment, cards: &'a [Card]) -> anyhow::Result<&
         able.sort_by_key(|card| (card.name != server.name.as_str(), in_order(&card.name)));
         return able.first().copied().ok_or_else(|| {
             let wanted = wanted(server);
-            Mistake::error(format!("nobody {wanted} can be the server; there is {}", there(cards)))
+            UsageError::error(format!(
+                "nobody {wanted} can be the server; there is {}",
+                there(cards)
+            ))
         });
     }
     // One that cannot be a client is spared no use; then the largest.
@@ -151,7 +154,7 @@ fn server_of<'a>(experiment: &Experiment, cards: &'a [Card]) -> anyhow::Result<&
         (client, std::cmp::Reverse(card.machine.cpus.len()), in_order(&card.name))
     });
     able.first().copied().ok_or_else(|| {
-        Mistake::error(format!("nobody can be the server; there is {}", there(cards)))
+        UsageError::error(format!("nobody can be the server; there is {}", there(cards)))
     })
 }
 
@@ -170,7 +173,7 @@ fn candidates<'a>(
         }
         if able.is_empty() {
             let there = there(cards);
-            return Err(Mistake::error(format!("nobody can be a client; there is {there}")));
+            return Err(UsageError::error(format!("nobody can be a client; there is {there}")));
         }
         let weight = |card: &Card| card.machine.cpus.len().max(1) as u64;
         return Ok(able
@@ -187,7 +190,7 @@ fn candidates<'a>(
             able.iter().filter(free).filter(|card| fits(spec, card)).copied().collect();
         let count = spec.count.get() as usize;
         if fit.len() < count {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "clients {} are needed on {count} hosts, and {} can be that; there is {}",
                 wanted(spec),
                 fit.len(),
@@ -208,7 +211,7 @@ fn candidates<'a>(
 /// Whether ranges have every user once.
 ///
 /// # Errors
-/// [`Mistake`]: which ranges overlap, or which users have no host.
+/// [`UsageError`]: which ranges overlap, or which users have no host.
 fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Result<()> {
     let mut sorted: Vec<&(String, Range<u32>)> = ranges.iter().collect();
     sorted.sort_by_key(|(_, range)| (range.start, range.end));
@@ -217,23 +220,23 @@ fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Result<(
     for (host, range) in sorted {
         let Range { start, end } = *range;
         if start >= end || end > users {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "users {start}..{end} of {host} are no ascending range within the {users} users"
             )));
         }
         if start < next {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "users {start}..{} are those of {before} and of {host}: ranges overlap",
                 next.min(end)
             )));
         }
         if start > next {
-            return Err(Mistake::error(format!("users {next}..{start} are on no host")));
+            return Err(UsageError::error(format!("users {next}..{start} are on no host")));
         }
         (next, before) = (end, host);
     }
     if next < users {
-        return Err(Mistake::error(format!("users {next}..{users} are on no host")));
+        return Err(UsageError::error(format!("users {next}..{users} are on no host")));
     }
     Ok(())
 }
@@ -241,11 +244,13 @@ fn check_ranges(ranges: &[(String, Range<u32>)], users: u32) -> anyhow::Result<(
 fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<u32>>> {
     let given = candidates.iter().filter(|it| it.range.is_some()).count();
     if given > 0 && given < candidates.len() {
-        return Err(Mistake::error("either all clients of a fleet have a range of users, or none"));
+        return Err(UsageError::error(
+            "either all clients of a fleet have a range of users, or none",
+        ));
     }
     let limited = candidates.iter().filter(|it| it.most.is_some()).count();
     if given == 0 && limited > 0 && limited < candidates.len() {
-        return Err(Mistake::error(
+        return Err(UsageError::error(
             "either all clients of a fleet have a number of users, or none: users and cores are no \
              shares of one sum",
         ));
@@ -253,7 +258,7 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
     let room: Option<u64> = candidates.iter().map(|it| it.most.map(u64::from)).sum();
     if given == 0 && room.is_some_and(|room| room < u64::from(users)) {
         let room = room.unwrap_or(0);
-        return Err(Mistake::error(format!(
+        return Err(UsageError::error(format!(
             "{users} users do not fit the hosts of the clients, which take {room} together"
         )));
     }
@@ -276,17 +281,17 @@ fn ranges(candidates: &[Candidate<'_>], users: u32) -> anyhow::Result<Vec<Range<
 /// Works out who does what.
 ///
 /// # Errors
-/// [`Mistake`]: a role that no host can fill, users that do not fit, ranges that overlap.
+/// [`UsageError`]: a role that no host can fill, users that do not fit, ranges that overlap.
 pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignment> {
     if let Hosts::Namespaces(_) = experiment.hosts {
-        return Err(Mistake::error(
+        return Err(UsageError::error(
             "hosts: Namespaces(n) are on one machine: --set 'hosts=\"Local\"' takes the agents \
              that are there",
         ));
     }
     let server = server_of(experiment, cards)?;
     let address = *server.addresses.first().ok_or_else(|| {
-        Mistake::error(format!("{} offers no address for the server", server.name))
+        UsageError::error(format!("{} offers no address for the server", server.name))
     })?;
     let candidates = candidates(experiment, cards, server)?;
     let users = experiment.users.get();
@@ -303,7 +308,7 @@ pub fn assign(experiment: &Experiment, cards: &[Card]) -> anyhow::Result<Assignm
         let (before, flows) = flows_beside(&candidates, &ranges, place);
         let first = u32::try_from(place)? * each;
         if (users.len() as u64) < u64::from(each) {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "{}: {} users for {each} client processes",
                 candidate.card.name,
                 users.len()
@@ -357,7 +362,7 @@ fn sources(
         if (&card.boot, card.netns) == (&server.boot, server.netns) {
             return Ok(None);
         }
-        return Err(Mistake::error(format!(
+        return Err(UsageError::error(format!(
             "{} cannot reach the server: {} offers only {address}; give its agent --address",
             card.name, server.name
         )));
@@ -365,7 +370,7 @@ fn sources(
     let (first, last) = card.machine.ports;
     let needed = sources_needed(users, first, last) as usize;
     if card.addresses.len() < needed {
-        return Err(Mistake::error(format!(
+        return Err(UsageError::error(format!(
             "{users} users on {} need {needed} addresses with ports {first} to {last}, and it \
              offers {}: more ports (net.ipv4.ip_local_port_range), or --address again and again",
             card.name,

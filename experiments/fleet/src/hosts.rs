@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use crate::access::Access;
 use crate::clock::{EXCHANGES, MOST, Offset, measure};
-use crate::mistake::Mistake;
 use crate::protocol::{Card, PROTOCOL, Role, WHO};
-use text::{Align, Table};
+use spec::UsageError;
+use text::{Align, Table, age};
 
 /// No more answers come after so long without one.
 const QUIET: Duration = Duration::from_millis(700);
@@ -72,12 +72,12 @@ pub async fn gather(client: &Client) -> anyhow::Result<Vec<Card>> {
 /// Whether these agents can be used together.
 ///
 /// # Errors
-/// [`Mistake`]: two of one name, or another version than ours.
+/// [`UsageError`]: two of one name, or another version than ours.
 pub fn check(cards: &[Card]) -> anyhow::Result<()> {
     for pair in cards.windows(2) {
         let [one, other] = pair else { continue };
         if one.name == other.name {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "two agents are named {}, on {} and on {}: end one of them, or give it another \
                  --name",
                 one.name, one.machine.host, other.machine.host
@@ -86,7 +86,7 @@ pub fn check(cards: &[Card]) -> anyhow::Result<()> {
     }
     for card in cards {
         if (card.version.as_str(), card.protocol) != (host::VERSION, PROTOCOL) {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "{} is lab {} (protocol {}), and this is lab {} (protocol {PROTOCOL}): install \
                  the same version on all hosts",
                 card.name,
@@ -113,7 +113,7 @@ pub async fn clocks(client: &Client, agents: &[&str]) -> BTreeMap<String, Offset
 /// Whether clocks are near enough to each other.
 ///
 /// # Errors
-/// [`Mistake`]: an agent that does not answer, or whose clock is off.
+/// [`UsageError`]: an agent that does not answer, or whose clock is off.
 pub fn check_clocks(
     agents: &[&str],
     clocks: &BTreeMap<String, Offset>,
@@ -121,12 +121,12 @@ pub fn check_clocks(
 ) -> anyhow::Result<()> {
     for agent in agents {
         let Some(offset) = clocks.get(*agent) else {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "{agent} does not answer when asked for its clock"
             )));
         };
         if !allow && offset.may_exceed(MOST) {
-            return Err(Mistake::error(format!(
+            return Err(UsageError::error(format!(
                 "the clock of {agent} is off by {offset}, and {} ms are allowed: let NTP set it, \
                  or give --allow-clock-offset (seconds are agreed on by the measured offset)",
                 MOST.as_millis()
@@ -139,7 +139,7 @@ pub fn check_clocks(
 /// Carries out `lab hosts`.
 ///
 /// # Errors
-/// [`Mistake`] when NATS cannot be reached.
+/// [`UsageError`] when NATS cannot be reached.
 pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
     let client = args.access.connect("lab hosts").await?;
     let cards = gather(&client).await?;
@@ -162,16 +162,6 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
         print!("{}", table(&hosts, platform::realtime_ns() / platform::NANOS_PER_SECOND));
     }
     Ok(())
-}
-
-/// A duration for people.
-fn since(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
 }
 
 /// What the doctor found that is not as it should be.
@@ -216,7 +206,7 @@ fn table(hosts: &[Host], now: u64) -> Table {
             format!("{} GiB", card.machine.memory_bytes >> 30),
             card.machine.kernel.clone(),
             list(card.addresses.iter().map(ToString::to_string).collect()),
-            since(now.saturating_sub(card.since)),
+            age(now.saturating_sub(card.since)),
             card.beat.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.2}")),
             offset.map_or_else(
                 || "no answer".to_owned(),
@@ -251,7 +241,7 @@ mod tests {
     #[test]
     fn how_long_for_people() {
         for (seconds, text) in [(59, "59 s"), (60, "1 min"), (7200, "2 h"), (200_000, "2 d")] {
-            assert_eq!(since(seconds), text);
+            assert_eq!(age(seconds), text);
         }
     }
 }

@@ -11,9 +11,7 @@ pub mod assign;
 pub mod clock;
 pub mod hosts;
 pub mod link;
-mod mistake;
 pub mod protocol;
 mod spool;
 
 pub use access::{Access, Options};
-pub use mistake::{DoesNotFit, Mistake};

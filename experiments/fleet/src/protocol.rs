@@ -22,13 +22,13 @@ use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 2;
 
 /// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
 
 /// Where the beats of all agents are.
-pub const ALL_BEATS: &str = "lab.beat.*";
+pub(crate) const ALL_BEATS: &str = "lab.beat.*";
 
 /// Where an agent's beats are.
 pub fn beat(agent: &str) -> String {

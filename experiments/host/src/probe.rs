@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ebpf::{Absence, Counters, Durations, Options, Probes, Program};
 use serde_json::{Map, Value, json};
+use spec::UsageError;
 
 use crate::listeners::{is_listened_on, ports_of};
 
@@ -31,50 +32,35 @@ pub struct ProbeArgs {
     without: Vec<String>,
 }
 
-/// Why nothing can be watched: a mistake in what was asked, rather than of the machine.
-#[derive(Debug, thiserror::Error)]
-pub enum Mistake {
-    /// Nobody listens there.
-    #[error("nobody listens on port {0} in this network namespace: start the server first")]
-    NobodyListens(u16),
-    /// No such process, or none that may be looked at.
-    #[error("process {pid} cannot be looked at")]
-    Process {
-        /// The process.
-        pid: u32,
-        /// What the kernel says.
-        source: std::io::Error,
-    },
-    /// Several ports.
-    #[error("process {pid} listens on {ports:?}: say which one with --port")]
-    Ports {
-        /// The process.
-        pid: u32,
-        /// Its ports.
-        ports: Vec<u16>,
-    },
+fn not_listened_on(port: u16) -> anyhow::Error {
+    UsageError::error(format!(
+        "nobody listens on port {port} in this network namespace: start the server first"
+    ))
 }
 
 /// The port to watch.
 fn port(args: &ProbeArgs) -> anyhow::Result<u16> {
     let Some(pid) = args.pid else {
         let port = args.port.unwrap_or(0);
-        anyhow::ensure!(is_listened_on(port)?, Mistake::NobodyListens(port));
-        return Ok(port);
+        return if is_listened_on(port)? { Ok(port) } else { Err(not_listened_on(port)) };
     };
-    let ports = ports_of(pid).map_err(|source| Mistake::Process { pid, source })?;
+    let ports = ports_of(pid).map_err(|error| {
+        UsageError::error(format!("process {pid} cannot be looked at: {error}"))
+    })?;
     match (args.port, &ports[..]) {
         (Some(port), _) if ports.contains(&port) => Ok(port),
-        (Some(port), _) => Err(Mistake::NobodyListens(port).into()),
+        (Some(port), _) => Err(not_listened_on(port)),
         (None, [port]) => Ok(*port),
-        (None, _) => Err(Mistake::Ports { pid, ports }.into()),
+        (None, _) => Err(UsageError::error(format!(
+            "process {pid} listens on {ports:?}: say which one with --port"
+        ))),
     }
 }
 
 /// Watches until interrupted.
 ///
 /// # Errors
-/// [`Mistake`], or what keeps the probes from being attached.
+/// [`UsageError`], or what keeps the probes from being attached.
 pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let port = port(args)?;
     let options = Options {

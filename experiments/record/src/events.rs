@@ -8,6 +8,8 @@ use attribution::Tally;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::outcome::Outcome;
+
 /// What every event has.
 #[derive(Clone, Debug)]
 pub struct EventRow {
@@ -24,6 +26,7 @@ pub struct EventRow {
 /// What happened. Fields that are missing are empty, 0 or `None`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a run has a few hundred events")]
 pub enum EventKind {
     /// A phase starts.
     PhaseStarts {
@@ -103,9 +106,8 @@ pub enum EventKind {
     Books(Box<ClosingBooks>),
     /// The run has ended.
     Ended {
-        /// How: `completed`, `aborted`, `interrupted`.
-        #[serde(default)]
-        outcome: String,
+        /// How.
+        outcome: Option<Outcome>,
     },
     /// Something that is only shown.
     #[serde(other)]

@@ -13,6 +13,7 @@ use spec::Experiment;
 use spec::machine::Machine;
 
 use crate::hlog::{self, HLOG};
+use crate::outcome::Outcome;
 
 /// Version of the layout of a run's files.
 pub const FORMAT: u32 = 1;
@@ -65,8 +66,8 @@ pub struct Manifest {
     pub format: u32,
     /// Whether the run ended by itself; false in the record of one that was killed.
     pub closed: bool,
-    /// How it ended: `completed`, `aborted`, `interrupted`; null while it goes on.
-    pub outcome: Option<String>,
+    /// How it ended; null while it goes on.
+    pub outcome: Option<Outcome>,
     /// Why, unless it was completed.
     pub outcome_because: Option<String>,
     /// The Unix second at which it began.

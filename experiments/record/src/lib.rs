@@ -10,6 +10,7 @@ mod events;
 mod files;
 pub mod hlog;
 mod lines;
+mod outcome;
 mod problems;
 mod raw;
 mod rows;
@@ -23,6 +24,7 @@ pub use files::{
 };
 pub use hlog::HLOG;
 pub use lines::Lines;
+pub use outcome::Outcome;
 pub use problems::Problems;
 pub use raw::{Raw, RawError};
 pub use rows::{

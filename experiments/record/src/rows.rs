@@ -1,8 +1,8 @@
 //! What a line of `samples.jsonl`, `slow.jsonl` and `truth.jsonl` says, one struct for each kind.
 //!
 //! Owns: the names and types of the fields that anything reads back. Must not know: what is worked
-//! out from them. A row has what its line has: a field that is missing or null is `None`, or 0 where
-//! it is a counter, and a field that is not named here is passed over.
+//! out from them. A row has what its line has: a field that is missing or null is `None`, or 0
+//! where it is a counter, and a field that is not named here is passed over.
 
 use std::collections::BTreeMap;
 

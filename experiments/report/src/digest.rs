@@ -115,9 +115,11 @@ impl Digest {
         let in_words = |error: serde_json::Error| error.to_string();
         match file {
             HLOG => self.histograms.line(line, &mut self.columns)?,
-            EVENTS_FILE => self.incidents.event(EventRow::parse(line).map_err(in_words)?),
-            SLOW_FILE => self.slow.add(&parse(line).map_err(in_words)?),
-            _ => self.sample(line).map_err(in_words)?,
+            EVENTS_FILE => {
+                self.incidents.event(EventRow::parse(line).map_err(|error| error.to_string())?);
+            }
+            SLOW_FILE => self.slow.add(&parse(line).map_err(|error| error.to_string())?),
+            _ => self.sample(line).map_err(|error| error.to_string())?,
         }
         Ok(())
     }

@@ -53,8 +53,8 @@ pub(crate) struct Incidents {
     pub(super) notes: Vec<Note>,
     pub(super) notes_left_out: u64,
     pub(super) flames: Vec<Flame>,
-    /// How the run ended, once it has.
-    pub(crate) outcome: Option<String>,
+    /// Whether the run has ended.
+    pub(crate) ended: bool,
     /// When the kernel was asked how many connections there are, and what it said.
     pub(super) kernel_connections: Option<(u64, u64)>,
 }
@@ -118,7 +118,7 @@ impl Incidents {
             EventKind::Profile { phase, svg: Some(svg), samples } => {
                 self.flames.push(Flame { phase, svg, samples: samples.unwrap_or(0) });
             }
-            EventKind::Ended { outcome } => self.outcome = Some(outcome),
+            EventKind::Ended { .. } => self.ended = true,
             EventKind::Profile { svg: None, .. }
             | EventKind::Established { .. }
             | EventKind::Settled { .. }

@@ -18,4 +18,3 @@ mod sentence;
 mod slow;
 
 pub use assemble::{NAME, ReportError, assert_run, write};
-pub use page::PLOTTED_WITH;

@@ -21,7 +21,7 @@ const LIVE: &str = include_str!("page/live.js");
 const LICENSE: &str = include_str!("page/vendor/LICENSE");
 
 /// What is plotted with, for those who want to know.
-pub const PLOTTED_WITH: &str = include_str!("page/vendor/VERSION");
+const PLOTTED_WITH: &str = include_str!("page/vendor/VERSION");
 
 /// A page.
 pub(crate) struct Page<'a> {

@@ -55,33 +55,13 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
         good = false;
         held.push(format!("{} connections were lost", thousands(connections.lost)));
     }
-    if shake.offered > 0 {
-        let missing = shake.offered - shake.answered.min(shake.offered);
-        good &= missing == 0;
-        held.push(if missing == 0 {
-            format!("all {} shakes were answered", thousands(shake.offered))
-        } else {
-            format!(
-                "{} of {} shakes were not answered{}",
-                thousands(missing),
-                thousands(shake.offered),
-                what_became(phase)
-            )
-        });
-    } else if shake.answered > 0 {
-        held.push(format!("{} shakes were answered", thousands(shake.answered)));
-    }
+    good &= shake.answered >= shake.offered;
+    held.extend(answered(phase));
     if shake.offered_rate.is_some()
         && let Some(counted) = seconds_off(phase, digest, off_share)
     {
-        let (off, seconds) = (counted.off.len(), counted.of);
-        good &= off == 0;
-        let percent = off_share * 100.0;
-        held.push(if off == 0 {
-            format!("no second of {seconds} was off by more than {percent}%")
-        } else {
-            format!("{off} of {seconds} seconds were off by more than {percent}%")
-        });
+        good &= counted.off.is_empty();
+        held.push(in_words(&counted, off_share));
     }
     if phase.latency_us.p99.is_some() {
         held.push(format!("p99 was {}", ms(phase.latency_us.p99)));
@@ -91,7 +71,7 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
     }
     let why = phase.attribution.verdict.clone().or_else(|| {
         let because = summary.missing.get("phases.attribution");
-        because.filter(|_| shake.offered > 0).map(|why| format!("nobody looked why: {why}"))
+        because.filter(|_| shake.offered > 0).map(|why| format!("no probes looked why: {why}"))
     });
     let state = match (phase.valid, good) {
         (false, _) => "not valid",
@@ -103,6 +83,25 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
         held.replace_range(..1, &first.to_uppercase());
     }
     Verdict { phase: phase.name.clone(), state, held, why, invalid: phase.invalid_because.clone() }
+}
+
+/// How many shakes of a phase were answered, if there were any.
+fn answered(phase: &PhaseSummary) -> Option<String> {
+    let shake = &phase.shake;
+    let missing = shake.offered.saturating_sub(shake.answered);
+    match (shake.offered, shake.answered) {
+        (0, 0) => None,
+        (0, answered) => Some(format!("{} shakes were answered", thousands(answered))),
+        (offered, _) if missing == 0 => {
+            Some(format!("all {} shakes were answered", thousands(offered)))
+        }
+        (offered, _) => Some(format!(
+            "{} of {} shakes were not answered{}",
+            thousands(missing),
+            thousands(offered),
+            what_became(phase)
+        )),
+    }
 }
 
 fn what_became(phase: &PhaseSummary) -> String {
@@ -118,6 +117,14 @@ fn what_became(phase: &PhaseSummary) -> String {
     .map(|(count, what)| format!("{} {what}", thousands(count)))
     .collect();
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+fn in_words(counted: &SecondsOff, off_share: f64) -> String {
+    let percent = off_share * 100.0;
+    match (counted.off.len(), counted.of) {
+        (0, seconds) => format!("no second of {seconds} was off by more than {percent}%"),
+        (off, seconds) => format!("{off} of {seconds} seconds were off by more than {percent}%"),
+    }
 }
 
 /// The seconds of a phase that were off; `None` when none was recorded.

@@ -64,7 +64,7 @@ impl<P: Place> Coordinator<P> {
         let records = &mut self.run.records;
         let books = records.books.to_json(self.run.programs.clients());
         records.event("books", books)?;
-        let fields = json!({ "outcome": ending.name(), "because": ending.because() });
+        let fields = json!({ "outcome": ending.outcome(), "because": ending.because() });
         records.event("ended", fields)?;
         records.files.flush()?;
         self.run.programs.end();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use record::Outcome;
 use report::live::Live;
 use serde::{Deserialize, Serialize};
 
@@ -18,12 +19,12 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Its name in files.
-    pub fn name(&self) -> &'static str {
+    /// In a word, for files.
+    pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Ending::Completed => "completed",
-            Ending::Aborted(_) => "aborted",
-            Ending::Interrupted => "interrupted",
+            Ending::Completed => Outcome::Completed,
+            Ending::Aborted(_) => Outcome::Aborted,
+            Ending::Interrupted => Outcome::Interrupted,
         }
     }
 

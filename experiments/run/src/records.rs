@@ -248,7 +248,7 @@ impl Records {
     /// The run is over: the manifest says how.
     pub(crate) fn close(&mut self, ending: &Ending) -> anyhow::Result<()> {
         self.manifest.closed = true;
-        self.manifest.outcome = Some(ending.name().to_owned());
+        self.manifest.outcome = Some(ending.outcome());
         self.manifest.outcome_because = ending.because().map(str::to_owned);
         self.write_manifest()
     }

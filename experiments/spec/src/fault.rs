@@ -138,7 +138,7 @@ impl FaultSpec {
     }
 
     /// Whether it is about packets on their way from one network interface to another.
-    pub fn needs_namespaces(&self) -> bool {
+    pub(crate) fn needs_namespaces(&self) -> bool {
         matches!(self, FaultSpec::Loss { .. } | FaultSpec::Delay { .. })
     }
 

@@ -17,6 +17,7 @@ pub mod preflight;
 mod programs;
 mod read;
 mod tuning;
+mod usage;
 mod validity;
 mod values;
 
@@ -31,6 +32,7 @@ pub use phase::{
 pub use programs::{ClientSpec, Notices, ServerSpec, Steering};
 pub use read::{ReadError, Source};
 pub use tuning::TuningSpec;
+pub use usage::UsageError;
 pub use validity::{AttributionSpec, Validity};
 pub use values::{Count, Micros, Name, PerSecond, Period, Seconds, Share, Users, WholePerSecond};
 pub use workload::{Pacing, Rate};

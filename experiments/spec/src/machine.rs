@@ -115,7 +115,7 @@ fn words(path: &str) -> Vec<String> {
 }
 
 /// A value of `/proc/meminfo`, in bytes.
-pub fn meminfo(name: &str) -> Option<u64> {
+pub(crate) fn meminfo(name: &str) -> Option<u64> {
     let text = read("/proc/meminfo")?;
     let line = text.lines().find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
@@ -154,7 +154,7 @@ impl Machine {
     }
 
     /// The kernel's version as two numbers.
-    pub fn kernel_version(&self) -> (u32, u32) {
+    pub(crate) fn kernel_version(&self) -> (u32, u32) {
         let mut numbers = self.kernel.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }

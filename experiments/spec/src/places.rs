@@ -29,7 +29,7 @@ pub struct Group {
 }
 
 /// The users of one of the client processes.
-pub fn users_of_client(experiment: &Experiment, process: u32) -> (u32, u32) {
+pub(crate) fn users_of_client(experiment: &Experiment, process: u32) -> (u32, u32) {
     let (users, processes) =
         (u64::from(experiment.users.get()), u64::from(experiment.client.processes.get()));
     let from = |process: u64| (users * process / processes) as u32;

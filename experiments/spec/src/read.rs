@@ -311,6 +311,10 @@ mod tests {
             let error = parse(&text, &[]).expect_err(right).to_string();
             assert!(error.starts_with(place) && error.contains(words), "{right}: {error}");
         }
+    }
+
+    #[test]
+    fn phases_that_start_together_are_refused() {
         let both = SMALL.replace(
             "],\n)",
             "    (name: \"more\", after: Finished(\"connect\"), seconds: 1),\n    ],\n)",

@@ -14,7 +14,7 @@ use tuning::{
     Owner, Profile, ProfileError, Selection, State,
 };
 
-use spec::ReadError;
+use spec::{ReadError, UsageError};
 
 /// What to do about settings of the kernel.
 #[derive(Clone, Debug, clap::Args)]
@@ -100,8 +100,6 @@ pub(crate) enum Ended {
     Well,
     /// There are differences, or something could not be done; it was said.
     Badly,
-    /// The profile makes no sense; it was said.
-    BadInput,
 }
 
 /// Does what was asked.
@@ -111,8 +109,7 @@ pub(crate) enum Ended {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Ended> {
     match act(args) {
         Err(error) if error.is::<ProfileError>() || error.is::<ReadError>() => {
-            eprintln!("lab: {error:#}");
-            Ok(Ended::BadInput)
+            Err(UsageError::of(error))
         }
         ended => ended,
     }

@@ -11,7 +11,7 @@ use record::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::text;
+use super::files::text;
 
 /// What was counted over a whole run, by those who did it and by the probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -165,7 +165,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let probe = |drops, again, sent: u64, received: u64| {
             format!(
-                r#"{{"t":1,"source":"probe","drops_by_place":[{{"reason":"TC_INGRESS","port":{drops}}},
+                r#"{{"t":1,"source":"probe",
+                "drops_by_place":[{{"reason":"TC_INGRESS","port":{drops}}},
                 {{"reason":"NOT_SPECIFIED","port":9}}],
                 "retransmits":{{"server":{{"fast":0,"timeout":{again}}},"client":{{"fast":1}}}},
                 "packets":[{{"tx_packets":{sent},"rx_packets":5}},

@@ -8,6 +8,7 @@
 mod cases;
 mod counts;
 mod expected;
+mod files;
 mod stalls;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,6 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use attribution::{Cause, PerCause};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use analysis::summary::{Shares, Summary, dominant};
 use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
@@ -25,6 +25,7 @@ use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
 use cases::{Case, PLACES, cases, measuring};
 use counts::{Counts, without_evidence};
 use expected::{SlowRequest, Told};
+use files::rows;
 use stalls::StallWatch;
 
 /// Runs with the right dominant cause, of all runs with faults.
@@ -237,16 +238,6 @@ fn carry_out(case: &Case, directory: &Path) -> anyhow::Result<PathBuf> {
 
 fn summary(directory: &Path) -> anyhow::Result<Summary> {
     serde_json::from_slice(&std::fs::read(directory.join(SUMMARY_FILE))?).context("summary")
-}
-
-fn text(directory: &Path, name: &str) -> anyhow::Result<String> {
-    std::fs::read_to_string(directory.join(name)).with_context(|| name.to_owned())
-}
-
-fn rows<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<Vec<T>> {
-    let text = text(directory, name)?;
-    let rows: Result<_, _> = text.lines().map(|line| record::parse(line.as_bytes())).collect();
-    rows.with_context(|| name.to_owned())
 }
 
 fn judge(case: &Case, summary: &Summary, truth: &[TruthRow], slow: &[SlowRequest]) -> Outcome {

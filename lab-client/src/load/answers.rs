@@ -5,7 +5,7 @@ use shard::ConnId;
 use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
 use workload::Notices;
 
-use super::{LoadGenerator, UserState};
+use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;
 
 impl LoadGenerator {

@@ -7,7 +7,7 @@ use attribution::{
 };
 use shard::ConnId;
 
-use super::LoadGenerator;
+use crate::load::state::LoadGenerator;
 use crate::traces::{TraceReader, before_send};
 
 /// Requests of a second and shard that are passed on: at one in 64, more than a shard can make.

@@ -1,20 +1,13 @@
 //! Users connect and log in, and come back when a connection is lost.
 
-use std::collections::VecDeque;
-
 use platform::NANOS_PER_SECOND;
 use rand::Rng;
 
 use shard::ConnId;
 use wire::{Frame, LoginResult};
-use workload::{Connect, Share};
 
-use super::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
+use crate::load::state::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
 use crate::transport::Transport;
-
-/// Handshakes of a shard under way at a time: enough to keep both ends busy on one machine, and far
-/// from the backlog of a listening socket.
-const HANDSHAKES: usize = 256;
 
 /// Connections begun in one poll, so that answers are read in between.
 const CONNECTS_PER_POLL: usize = 32;
@@ -29,60 +22,6 @@ const LONGEST_BACK_OFF_NS: u64 = 10 * NANOS_PER_SECOND;
 
 /// Ports tried for one connection before it is given up for now.
 const PORTS_PER_TRY: u8 = 8;
-
-/// Who is to connect, and how fast.
-#[derive(Debug, Default)]
-pub(super) struct Connecting {
-    phase: u16,
-    start_ns: u64,
-    /// Connections per second; no limit when `None`.
-    rate: Option<f64>,
-    begun: u64,
-    /// Users below this number (within the shard) are to be logged in.
-    target: u32,
-    next_user: u32,
-    /// Users whose back-off is over.
-    retries: VecDeque<u32>,
-    under_way: usize,
-    /// Users who are not going to be logged in any more.
-    out: u32,
-    /// That all users of the phase are logged in, or cannot be, has been reported.
-    reported: bool,
-}
-
-impl Connecting {
-    pub(super) fn start(&mut self, phase: u16, share: &Share, connect: Connect, start_ns: u64) {
-        self.phase = phase;
-        self.start_ns = start_ns;
-        self.rate = connect.rate.map(|rate| share.of_rate(rate));
-        self.begun = 0;
-        self.target = self.target.max(share.below(connect.users));
-        self.reported = false;
-    }
-
-    pub(super) fn retry(&mut self, user: u32) {
-        self.retries.push_back(user);
-    }
-
-    fn waits(&self) -> bool {
-        self.next_user < self.target || !self.retries.is_empty()
-    }
-
-    fn due_ns(&self) -> u64 {
-        match self.rate {
-            None => 0,
-            Some(rate) => {
-                let ahead_ns = (self.begun as f64 / rate * NANOS_PER_SECOND as f64) as u64;
-                self.start_ns.saturating_add(ahead_ns)
-            }
-        }
-    }
-
-    /// When the next connection is due; `None` when none waits, or only for others to finish.
-    pub(super) fn next_ns(&self) -> Option<u64> {
-        (self.waits() && self.under_way < HANDSHAKES).then(|| self.due_ns())
-    }
-}
 
 impl LoadGenerator {
     /// Begins the connections that are due.

@@ -1,11 +1,9 @@
 //! Shakes: sent when they are due, timed out when they are not answered.
 
 use attribution::Segment;
-use platform::NANOS_PER_SECOND;
 use wire::Frame;
-use workload::{Permutation, Share};
 
-use super::{LoadGenerator, UserState};
+use crate::load::state::{LoadGenerator, UserState};
 use crate::pacer::Pacer;
 use crate::transport::Transport;
 
@@ -15,34 +13,6 @@ const SENDS_PER_FLUSH: usize = 32;
 
 /// Shakes of one poll, so that answers are read in between.
 const SENDS_PER_POLL: usize = 256;
-
-/// A load that keeps a number of shakes under way.
-#[derive(Debug)]
-pub(super) struct ClosedLoad {
-    /// Shakes that should be under way and are not.
-    missing: u32,
-    order: Permutation,
-    place: u32,
-    users: u32,
-}
-
-impl ClosedLoad {
-    pub(super) fn new(share: &Share, in_flight: u32, order: u64) -> Option<Self> {
-        let users = share.len();
-        (users > 0).then(|| Self {
-            missing: share.of_count(in_flight),
-            order: Permutation::new(users, order),
-            place: 0,
-            users,
-        })
-    }
-
-    fn next_user(&mut self) -> u32 {
-        let user = self.order.at(self.place);
-        self.place = (self.place + 1) % self.users;
-        user
-    }
-}
 
 impl LoadGenerator {
     /// Sends what is due by now. Returns whether there is more.
@@ -174,9 +144,4 @@ impl LoadGenerator {
         self.attribute_timeout(user, due_ns);
         self.closed_load_freed(phase);
     }
-}
-
-/// The k-th event (from 0) of so many a second is due this long after the start, in nanoseconds.
-pub(super) fn nth_ns(k: u64, per_second: f64) -> u64 {
-    (k as f64 / per_second * NANOS_PER_SECOND as f64).ceil() as u64
 }

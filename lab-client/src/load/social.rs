@@ -3,10 +3,8 @@
 use rand::Rng;
 use shard::ConnId;
 use wire::{Frame, MAX_CHAT_TEXT, UserList};
-use workload::{Phase, Share};
 
-use super::shaking::nth_ns;
-use super::{LoadGenerator, UserState};
+use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;
 
 /// The first byte of a text that wants an answer, and of an answer, which wants none.
@@ -28,53 +26,6 @@ const EACH_PER_POLL: usize = 256;
 /// Users asked at random before an event is given up: with half of them online, all but one of 2^16
 /// events find one.
 const ATTEMPTS: usize = 16;
-
-/// Events at even instants.
-#[derive(Clone, Copy, Debug, Default)]
-struct Even {
-    start_ns: u64,
-    per_second: f64,
-    done: u64,
-}
-
-impl Even {
-    fn next_ns(&self) -> Option<u64> {
-        (self.per_second > 0.0)
-            .then(|| self.start_ns.saturating_add(nth_ns(self.done, self.per_second)))
-    }
-
-    fn take(&mut self, now_ns: u64) -> bool {
-        let due = self.next_ns().is_some_and(|next| next <= now_ns);
-        self.done += u64::from(due);
-        due
-    }
-}
-
-/// Claims, chats and creations under way.
-#[derive(Debug, Default)]
-pub(super) struct Social {
-    chats: Even,
-    bytes: usize,
-    creates: Even,
-    /// Numbers for texts and packets that want an answer.
-    number: u32,
-}
-
-impl Social {
-    pub(super) fn new(share: &Share, phase: &Phase, start_ns: u64) -> Self {
-        let even = |rate: f64| Even { start_ns, per_second: share.of_rate(rate), done: 0 };
-        Self {
-            chats: phase.chat.map(|chat| even(chat.rate)).unwrap_or_default(),
-            bytes: phase.chat.map_or(1, |chat| chat.bytes as usize).clamp(1, MAX_CHAT_TEXT),
-            creates: phase.creates.map(|creates| even(creates.rate)).unwrap_or_default(),
-            number: 0,
-        }
-    }
-
-    pub(super) fn next_ns(&self) -> Option<u64> {
-        self.chats.next_ns().into_iter().chain(self.creates.next_ns()).min()
-    }
-}
 
 impl LoadGenerator {
     /// Sends the texts and creates the packets that are due by now. Returns whether there is more.

@@ -63,7 +63,7 @@ impl Receipts {
     }
 
     /// Adds the packets that others received, as words of bits.
-    pub fn add_seen(&mut self, seen: &[u64]) {
+    pub(crate) fn add_seen(&mut self, seen: &[u64]) {
         if self.seen.len() < seen.len() {
             self.seen.resize(seen.len(), 0);
         }

@@ -13,7 +13,7 @@ use crate::splitmix::splitmix64;
 
 /// Spins of one second that are kept one by one; all are counted. The kernel's clocks leave room
 /// for some 50,000 spins of 20 µs in a second; the lab's own faults make a few hundred.
-pub const SPINS_KEPT: usize = 8192;
+pub(crate) const SPINS_KEPT: usize = 8192;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

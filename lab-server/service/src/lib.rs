@@ -1,7 +1,8 @@
 //! A server's service as data: what it is told and what it says.
 //!
-//! Owns: a server's configuration, commands and lines. Must not know: shards, sockets, how a command
-//! is carried out; it depends on nothing that does, so that plans and reports need no server.
+//! Owns: a server's configuration, commands and lines. Must not know: shards, sockets, how a
+//! command is carried out; it depends on nothing that does, so that plans and reports need no
+//! server.
 
 #![forbid(unsafe_code)]
 

@@ -148,11 +148,6 @@ impl Net {
         !self.busy
     }
 
-    /// How many connections there can be.
-    pub fn capacity(&self) -> u32 {
-        self.sockets.capacity()
-    }
-
     /// Every connection that has not gone.
     pub fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.slots.ids()
@@ -260,7 +255,7 @@ impl Net {
     }
 
     /// When [`Self::poll`] has something to do though nothing happens, in nanoseconds.
-    pub fn next_deadline_ns(&self) -> Option<u64> {
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         let front = |queue: &VecDeque<(u64, ConnId)>| queue.front().map(|(at, _)| *at);
         front(&self.finishing).into_iter().chain(front(&self.stalled)).min()
     }
@@ -274,7 +269,7 @@ impl Net {
     }
 
     /// The readiness set, readable when [`Self::poll`] would find something.
-    pub fn readiness(&self) -> BorrowedFd<'_> {
+    pub(crate) fn readiness(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
 

@@ -47,10 +47,6 @@ impl RegisteredSockets {
         Self { rings: Vec::new(), per_ring: per_ring.min(capacity.max(1)), capacity }
     }
 
-    pub(crate) fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
     fn place(&self, slot: u32) -> (usize, u32) {
         ((slot / self.per_ring) as usize, slot % self.per_ring)
     }

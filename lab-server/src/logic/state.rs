@@ -106,7 +106,7 @@ impl Logic {
     }
 
     /// The counters, for what only the sockets know.
-    pub fn counters_mut(&mut self) -> &mut Counters {
+    pub(crate) fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
     }
 

@@ -12,7 +12,7 @@ use super::sets::{self, RecordedRun, SamplingUnit};
 use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 use crate::input::InputError;
 use crate::stats::CONFIDENCE;
-use crate::summary::Outcome;
+use record::Outcome;
 
 /// What `lab compare` is told.
 #[derive(Clone, Debug, Args)]
@@ -74,7 +74,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Whether anything was shown.
-    pub fn any_shown(&self) -> bool {
+    pub(crate) fn any_shown(&self) -> bool {
         let mut all = self.phases.iter().flat_map(|phase| &phase.figures);
         all.any(|it| it.verdict == Verdict::Shown)
     }

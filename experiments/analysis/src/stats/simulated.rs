@@ -1,6 +1,7 @@
-//! The statistics of comparisons against simulations: how often equal sets are said to differ,
-//! how often a difference of known size is found, how often the interval holds the truth. All of it
-//! seeded; rates are compared with their own uncertainty (Clopper and Pearson, Biometrika 26, 1934).
+//! The statistics of comparisons against simulations: how often equal sets are said to differ, how
+//! often a difference of known size is found, how often the interval holds the truth. All of it
+//! seeded; rates are compared with their own uncertainty (Clopper and Pearson, Biometrika 26,
+//! 1934).
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;

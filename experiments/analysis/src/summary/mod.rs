@@ -20,5 +20,5 @@ pub use figures::{
 };
 pub use ledger::LedgerSummary;
 pub use off::SecondsOff;
-pub use run::{Outcome, Summary, SummaryError, write};
+pub use run::{Summary, SummaryError, write};
 pub use table::table;

@@ -120,13 +120,7 @@ pub(super) fn summarize(
         cpu_us_per_request: cpu(raw, start, end, tally.answered),
         memory: memory(raw, end, connections.established),
         kernel: kernel(raw, start, end, totals.busiest()),
-        segments_us: Segments {
-            client_send_lag: TwoPercentiles { p50: send_lag.p50, p99: send_lag.p99 },
-            network: TwoPercentiles::of(histogram(Segment::Network)),
-            server_wait: TwoPercentiles::of(histogram(Segment::ServerWait)),
-            server_service: TwoPercentiles::of(histogram(Segment::ServerService)),
-            client_receive_lag: TwoPercentiles::of(histogram(Segment::ClientReceiveLag)),
-        },
+        segments_us: segments(send_lag, &histogram),
         attribution: Attribution::default(),
         mixed_requests: causes.as_ref().map(|causes| causes.mixed),
         incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
@@ -150,6 +144,21 @@ pub(super) fn summarize(
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     phase.valid = phase.invalid_because.is_empty();
     phase
+}
+
+/// Where the requests of a phase spent their time.
+fn segments<'a>(
+    send_lag: Latency,
+    histogram: &impl Fn(Segment) -> Option<&'a Histogram<u64>>,
+) -> Segments {
+    let of = |segment| TwoPercentiles::of(histogram(segment));
+    Segments {
+        client_send_lag: TwoPercentiles { p50: send_lag.p50, p99: send_lag.p99 },
+        network: of(Segment::Network),
+        server_wait: of(Segment::ServerWait),
+        server_service: of(Segment::ServerService),
+        client_receive_lag: of(Segment::ClientReceiveLag),
+    }
 }
 
 /// The part of the requests that took longer.

@@ -1,7 +1,6 @@
 //! The summary of a run: its phases, its money, and what is missing and why.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,48 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::figures::PhaseSummary;
 use super::ledger::LedgerSummary;
 use super::phase;
-use record::{FORMAT, FileError, Manifest, Problems, Raw, RawError, SUMMARY_FILE};
+use record::{FORMAT, FileError, Outcome, Problems, Raw, RawError, SUMMARY_FILE};
 use spec::Validity;
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// All phases were carried out.
-    Completed,
-    /// A condition of the experiment ended it.
-    Aborted,
-    /// A person ended it.
-    Interrupted,
-    /// It was killed, and never said how it ended.
-    Incomplete,
-}
-
-impl Outcome {
-    const ALL: [Self; 4] = [Self::Completed, Self::Aborted, Self::Interrupted, Self::Incomplete];
-
-    /// Its name in files.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Aborted => "aborted",
-            Self::Interrupted => "interrupted",
-            Self::Incomplete => "incomplete",
-        }
-    }
-
-    fn of(manifest: &Manifest) -> Self {
-        let told = manifest.outcome.as_deref();
-        let outcome = Self::ALL.into_iter().find(|outcome| told == Some(outcome.name()));
-        outcome.unwrap_or(Self::Incomplete)
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A run in figures. Latencies are in microseconds, rates per second, money in cents; what could
 /// not be measured is null, and `missing` says why.
@@ -133,7 +92,7 @@ impl Summary {
         Ok(Self {
             format: FORMAT,
             experiment: manifest.experiment.name.to_string(),
-            outcome: Outcome::of(manifest),
+            outcome: manifest.outcome.unwrap_or(Outcome::Incomplete),
             outcome_because: manifest.outcome_because.clone(),
             phases,
             ledger,

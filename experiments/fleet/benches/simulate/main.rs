@@ -29,8 +29,9 @@ use tokio::time::Instant;
 
 use fleet::link::{FromFleet, HostNews, Link, LinkedHost, Listener, Nats, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, PROTOCOL, What};
-use fleet::{Access, Mistake, hosts};
+use fleet::{Access, hosts};
 use host::usage::own_cpu_us;
+use spec::UsageError;
 
 /// Questions at a time.
 const AT_A_TIME: usize = 64;
@@ -127,7 +128,7 @@ fn start_nats(directory: &Path) -> anyhow::Result<(Ends, u16)> {
     command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]);
     let child = command.arg(directory.join("store")).stderr(log).spawn();
     let child = child.map_err(|error| {
-        Mistake::error(format!("nats-server cannot be started ({error}): install it"))
+        UsageError::error(format!("nats-server cannot be started ({error}): install it"))
     })?;
     Ok((Ends(child), port))
 }
@@ -226,11 +227,11 @@ fn show(args: &Args, found: &Found) -> anyhow::Result<()> {
 }
 
 /// # Errors
-/// [`Mistake`], what the system says, and counts that are not what they must be.
+/// [`UsageError`], what the system says, and counts that are not what they must be.
 async fn simulate(args: &Args) -> anyhow::Result<Found> {
     let hosts = args.servers + args.clients;
     if hosts == 0 || hosts < args.processes {
-        return Err(Mistake::error("--servers and --clients: fewer hosts than --processes"));
+        return Err(UsageError::error("--servers and --clients: fewer hosts than --processes"));
     }
     raise_descriptors()?;
     let directory = tempfile::tempdir()?;

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use crate::access::Access;
-use crate::mistake::Mistake;
 use crate::protocol::Role;
+use spec::UsageError;
 
 /// Arguments of `lab agent`.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub(super) fn check_name(name: &str) -> anyhow::Result<()> {
     let good = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
         let what = format!("--name {name}: 1 to 64 letters, digits, - and _");
-        return Err(Mistake::error(what));
+        return Err(UsageError::error(what));
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ mod tests {
         }
         for name in ["", "a.b", "a b", "*", ">", "ü", &"x".repeat(65)] {
             let error = check_name(name).expect_err(name);
-            assert!(error.is::<Mistake>(), "{error}");
+            assert!(error.is::<UsageError>(), "{error}");
         }
     }
 }

@@ -27,7 +27,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::mistake::Mistake;
 use crate::protocol::{
     Answer, Ask, Beat, Card, Lease, Order, PROTOCOL, Pulse, WHO, ask, beat, pulse,
 };
@@ -37,6 +36,7 @@ use args::check_name;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
 pub use sender::Sending;
+use spec::UsageError;
 use work::Work;
 
 /// Another agent of the same name is heard within this time: it beats every second.
@@ -68,7 +68,7 @@ struct Subscriptions {
 /// Carries out `lab agent`, until it is interrupted. Programs are controlled as `protocol` says.
 ///
 /// # Errors
-/// [`Mistake`], or what keeps it from going on.
+/// [`UsageError`], or what keeps it from going on.
 pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()> {
     check_name(&args.name)?;
     let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
@@ -76,7 +76,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     let context =
         jetstream::ContextBuilder::new().ack_timeout(Duration::from_secs(2)).build(client.clone());
     if is_taken(&client, &args.name).await? {
-        return Err(Mistake::error(format!(
+        return Err(UsageError::error(format!(
             "an agent named {} is there already: end it, or give another --name",
             args.name
         )));

@@ -132,7 +132,7 @@ impl Sending {
     ///
     /// # Errors
     /// What the system says.
-    pub fn of_kept(
+    pub(crate) fn of_kept(
         context: &jetstream::Context,
         directory: &Path,
         run: &str,

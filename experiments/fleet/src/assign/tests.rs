@@ -46,7 +46,7 @@ fn fleet(clients: &str) -> Experiment {
 
 fn refused(experiment: &Experiment, cards: &[Card], words: &str) {
     let error = assign(experiment, cards).expect_err(words);
-    assert!(error.is::<Mistake>() && error.to_string().contains(words), "{error}");
+    assert!(error.is::<UsageError>() && error.to_string().contains(words), "{error}");
 }
 
 #[test]

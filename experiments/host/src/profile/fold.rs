@@ -73,7 +73,7 @@ pub struct Stacks(BTreeMap<Vec<Frame>, u64>);
 
 /// A frame with everything that it called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Node {
+pub(crate) struct Node {
     /// Samples in it and in what it called.
     pub count: u64,
     /// What it called, by name.
@@ -119,7 +119,7 @@ impl Stacks {
     }
 
     /// The stacks as a tree.
-    pub fn tree(&self) -> Node {
+    pub(crate) fn tree(&self) -> Node {
         let mut root = Node::default();
         for (stack, count) in &self.0 {
             root.count += count;
@@ -135,7 +135,7 @@ impl Stacks {
 
 impl Node {
     /// How many frames lie above each other at most.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.callees.values().map(|node| 1 + node.depth()).max().unwrap_or(0)
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use spec::UsageError;
 use tokio::time::Instant;
 
 pub use sampler::{Graph, Recording, Sampler};
@@ -56,25 +57,6 @@ pub struct ProfileArgs {
     pub hertz: u32,
 }
 
-/// Why nothing can be profiled: a mistake in what was asked, rather than of the machine.
-#[derive(Debug, thiserror::Error)]
-pub enum Mistake {
-    /// No such process.
-    #[error("there is no process {pid} to profile (a thread has the number of its process there)")]
-    Process {
-        /// The process.
-        pid: i32,
-        /// What the kernel says.
-        source: io::Error,
-    },
-    /// No such directory.
-    #[error("{}: there is no directory to write it to", .0.display())]
-    Directory(PathBuf),
-    /// It is a directory.
-    #[error("{}: is a directory, and with --pid --out names a file", .0.display())]
-    File(PathBuf),
-}
-
 /// The file of a graph's lines beside that of its picture.
 pub fn folded_beside(svg: &Path) -> PathBuf {
     if svg.extension().is_some_and(|it| it == "svg") {
@@ -100,14 +82,18 @@ pub fn write(graph: &Graph, svg: &Path) -> io::Result<PathBuf> {
 }
 
 /// Where the graph of a process goes: known to be writable before anything is sampled.
-fn target(args: &ProfileArgs, pid: i32) -> Result<PathBuf, Mistake> {
+fn target(args: &ProfileArgs, pid: i32) -> anyhow::Result<PathBuf> {
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("profile-{pid}.svg")));
     if out.is_dir() {
-        return Err(Mistake::File(out));
+        let out = out.display();
+        return Err(UsageError::error(format!(
+            "{out}: is a directory, and with --pid --out names a file"
+        )));
     }
     match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            Err(Mistake::Directory(out))
+            let out = out.display();
+            Err(UsageError::error(format!("{out}: there is no directory to write it to")))
         }
         _ => Ok(out),
     }
@@ -129,12 +115,17 @@ enum Over {
 /// Profiles the process `pid` as `args` say.
 ///
 /// # Errors
-/// [`Mistake`], or what keeps the kernel from sampling.
+/// [`UsageError`], or what keeps the kernel from sampling.
 pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let out = target(args, pid)?;
     let process = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH);
     let process = process.and_then(|process| pidfd_open(process, PidfdFlags::NONBLOCK));
-    let process = process.map_err(|errno| Mistake::Process { pid, source: errno.into() })?;
+    let process = process.map_err(|errno| {
+        UsageError::error(format!(
+            "there is no process {pid} to profile (a thread has the number of its process there): \
+             {errno}"
+        ))
+    })?;
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(&name).trim_end().to_owned();
 

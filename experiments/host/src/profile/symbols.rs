@@ -131,7 +131,7 @@ impl Default for Symboliser {
 
 impl Symboliser {
     /// Whether kernel functions have no names here, since the kernel hides its addresses.
-    pub fn kernel_is_hidden(&self) -> bool {
+    pub(crate) fn kernel_is_hidden(&self) -> bool {
         self.kernel.are_hidden()
     }
 

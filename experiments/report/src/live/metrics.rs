@@ -164,7 +164,7 @@ pub(super) fn encode(digest: &Digest) -> Result<String, fmt::Error> {
         family.counter = metric.counter;
         family.values.push((metric.labels, value / metric.divisor));
     }
-    let phase = digest.incidents.phases.last().filter(|_| digest.incidents.outcome.is_none());
+    let phase = digest.incidents.phases.last().filter(|_| !digest.incidents.ended);
     if let Some(phase) = phase {
         let values = vec![(vec![("phase", phase.name.clone())], 1.0)];
         let help = "The phase under way".to_owned();

@@ -2,8 +2,8 @@
 //! and what a person may tell it to do.
 //!
 //! Owns: a thread that reads the files of a run as they grow, and serves them. Must not know: how a
-//! run is carried out; what it is told to do goes to it as a [`RunCommand`]. Nothing of a run waits for
-//! it: it reads what was written, once a second.
+//! run is carried out; what it is told to do goes to it as a [`RunCommand`]. Nothing of a run waits
+//! for it: it reads what was written, once a second.
 
 mod command;
 mod control;

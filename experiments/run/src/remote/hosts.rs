@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use attribution::FlowLayout;
 
-use fleet::Mistake;
 use fleet::assign::Assignment;
 use fleet::protocol::Card;
 use host::probing::{ProbeSpec, flow_layout};
+use spec::UsageError;
 use spec::{Count, Experiment, HostSpec, Name, Probing as Wanted, Users};
 
 use super::roster::Roster;
@@ -16,7 +16,7 @@ use crate::options::Options;
 
 /// What a fleet cannot do.
 pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Result<()> {
-    let no = |what: &str| Err(Mistake::error(what));
+    let no = |what: &str| Err(UsageError::error(what));
     if experiment.phases.iter().any(|phase| !phase.faults.is_empty()) {
         return no("faults on purpose are for one machine: leave --nats out");
     }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::Client;
-use fleet::Mistake;
 use fleet::link::{HostNews, Nats, Orders, question};
 use fleet::protocol::{Answer, Ask};
 use record::{Files, Manifest, Seconds};
 use serde_json::json;
 use spec::Source;
+use spec::UsageError;
 use tokio::time::Instant;
 
 use super::assemble::{Parts, assemble};
@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Takes a run over whose coordinator is gone, or merges what hosts still have of one that is over.
 ///
 /// # Errors
-/// [`Mistake`], or what keeps the files of the run from being read and written.
+/// [`UsageError`], or what keeps the files of the run from being read and written.
 pub(crate) async fn resume(
     directory: PathBuf,
     options: Options,
@@ -44,7 +44,7 @@ pub(crate) async fn resume(
     let mut checkpoint = Checkpoint::read(&directory)?;
     let text = std::fs::read_to_string(directory.join("manifest.json"))?;
     let manifest: Manifest = serde_json::from_str(&text)
-        .map_err(|error| Mistake::error(format!("manifest.json: {error}")))?;
+        .map_err(|error| UsageError::error(format!("manifest.json: {error}")))?;
     let mut steering = Steering::bind(options.live)?;
     let interrupts = Interrupts::listen()?;
     let mut access = fleet.access;
@@ -113,7 +113,7 @@ async fn ask_hosts(
                 state.kept = Some(written);
                 Some("its agent has ended the run by itself")
             }
-            Some(Answer::StillLed { why }) => return Err(Mistake::error(why)),
+            Some(Answer::StillLed { why }) => return Err(UsageError::error(why)),
             Some(_) => Some("it has nothing of the run any more"),
             None => Some("it does not answer"),
         };

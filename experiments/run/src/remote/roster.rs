@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fleet::Mistake;
 use fleet::assign::Assignment;
 use fleet::clock::Offset;
 use fleet::protocol::Card;
 use record::{FileError, write_json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use spec::UsageError;
 
 /// The name of its file.
 const FLEET: &str = "fleet.json";
@@ -56,14 +56,14 @@ impl RosterHost {
 /// Reads a file that a coordinator left for the next one.
 ///
 /// # Errors
-/// [`Mistake`]: there is none, or another version of this program wrote it.
+/// [`UsageError`]: there is none, or another version of this program wrote it.
 pub(super) fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<T> {
     let file = directory.join(name);
     let text = std::fs::read_to_string(&file).map_err(|error| {
-        Mistake::error(format!("{}: {error}: is this a run on a fleet?", file.display()))
+        UsageError::error(format!("{}: {error}: is this a run on a fleet?", file.display()))
     })?;
     serde_json::from_str(&text).map_err(|error| {
-        Mistake::error(format!(
+        UsageError::error(format!(
             "{}: {error}: only the version of lab that began a run on a fleet can resume it, and \
              this is {}",
             file.display(),
@@ -78,7 +78,7 @@ impl Roster {
     }
 
     /// # Errors
-    /// [`Mistake`].
+    /// [`UsageError`].
     pub(super) fn read(directory: &Path) -> anyhow::Result<Self> {
         read(directory, FLEET)
     }

@@ -8,14 +8,15 @@ use anyhow::Context;
 use async_nats::Client;
 use fleet::assign::{Assignment, assign};
 use fleet::clock::Offset;
+use fleet::hosts;
 use fleet::link::{HostNews, Nats, Orders, drop_stream, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, What};
-use fleet::{Mistake, hosts};
 use host::probing::ProbeSpec;
 use host::program::Who;
 use record::Files;
 use serde_json::json;
 use service::Line as ServerLine;
+use spec::UsageError;
 use spec::configure::{client_config, server_config};
 use spec::machine::Machine;
 use spec::preflight::{Preflight, table};
@@ -72,7 +73,7 @@ async fn lease(
             let _ = question(client, agent, &Ask::Order(Box::new(stop))).await;
             let _ = question(client, agent, &Ask::Forget { run: run.to_owned() }).await;
         }
-        return Err(Mistake::error(format!("{agent} cannot be used: {why}")));
+        return Err(UsageError::error(format!("{agent} cannot be used: {why}")));
     }
     Ok(())
 }
@@ -103,7 +104,8 @@ async fn choose(
     experiment.client.processes = processes.map_err(anyhow::Error::msg)?;
     let preflight = Preflight::of(experiment, &Machine::this());
     if preflight.is_refused() {
-        return Err(fleet::DoesNotFit(table(&preflight)).into());
+        let why = format!("the run does not fit its hosts\n{}", table(&preflight));
+        return Err(UsageError::Refused(why).into());
     }
     Ok(Chosen { cards, assignment, clocks })
 }
@@ -112,7 +114,7 @@ async fn choose(
 /// are ready.
 ///
 /// # Errors
-/// [`Mistake`], or what a host cannot do.
+/// [`UsageError`], or what a host cannot do.
 pub(crate) async fn start(
     mut source: Source,
     options: Options,
@@ -145,7 +147,7 @@ pub(crate) async fn start(
     let roster = roster(&run, fleet.access.url()?, &cards, &clocks, &assignment);
     roster.write(&directory)?;
     open_stream(&context, &run).await.map_err(|error| {
-        Mistake::error(format!("JetStream does not take a stream for the results: {error}"))
+        UsageError::error(format!("JetStream does not take a stream for the results: {error}"))
     })?;
     let notices = steering.open(&directory)?;
     if let Err(error) = lease(&client, &run, &cards, &agents, &clocks).await {
@@ -309,7 +311,7 @@ fn with_busy(error: anyhow::Error, cards: &[Card]) -> anyhow::Error {
     if busy.is_empty() {
         return error;
     }
-    Mistake::error(format!("{error}; {}", busy.join(", ")))
+    UsageError::error(format!("{error}; {}", busy.join(", ")))
 }
 
 #[cfg(test)]
