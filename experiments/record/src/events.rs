@@ -56,7 +56,7 @@ pub enum EventKind {
         #[serde(default)]
         phase: String,
         /// What became of its shakes.
-        tally: Option<Tally>,
+        tally: Option<Box<Tally>>,
     },
     /// A fault on purpose starts.
     FaultStarts {

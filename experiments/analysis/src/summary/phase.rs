@@ -171,7 +171,7 @@ fn late_share(latency: Option<&Histogram<u64>>, slow_us: u32) -> Option<f64> {
 /// What became of the shakes of a phase, when all clients have said so.
 fn settled(raw: &Raw, name: &str) -> Option<Tally> {
     let settled = |event: &EventRow| match &event.kind {
-        EventKind::Settled { phase, tally } if phase == name => *tally,
+        EventKind::Settled { phase, tally } if phase == name => tally.as_deref().copied(),
         _ => None,
     };
     let tallies: Vec<Tally> = raw.events.iter().filter_map(settled).collect();
