@@ -77,7 +77,7 @@ pub(crate) const TABLE: &[Row] = &[
         &["platform", "service", "text", "tuning", "workload"],
         never(&["arrow", "parquet"], RUNNING),
     ),
-    row("record", &["accounting", "attribution", "spec", "text"], never(&[], RUNNING)),
+    row("record", &["accounting", "attribution", "spec"], never(&[], RUNNING)),
     row(
         "host",
         &["attribution", "ebpf", "platform", "spec", "text", "tuning"],
@@ -95,17 +95,7 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(
         "report",
-        &[
-            "accounting",
-            "analysis",
-            "attribution",
-            "control",
-            "record",
-            "service",
-            "spec",
-            "text",
-            "wire",
-        ],
+        &["analysis", "attribution", "control", "record", "service", "spec", "text", "wire"],
         never(&["arrow", "glommio", "parquet"], &["async-nats", "aya", "blazesym"]),
     ),
     row(
