@@ -33,7 +33,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// A outbox with nothing in it.
+    /// An outbox with nothing in it.
     pub(crate) fn new(inboxes: Inboxes<Message>) -> Self {
         let held = (0..inboxes.shards()).map(|_| VecDeque::new()).collect();
         Self { inboxes, held, held_in_all: 0, sent: 0, waited: 0, dropped: 0 }

@@ -61,6 +61,7 @@ impl FlowLayout {
     }
 
     /// Where a client's flow lies.
+    #[inline]
     pub fn index(self, client: SocketAddrV4) -> Option<u32> {
         let address = u32::from(*client.ip());
         match self {

@@ -15,6 +15,7 @@ pub struct CpuWait {
 }
 
 impl CpuWait {
+    #[inline]
     const fn of(foreign: u32, own: u32) -> Self {
         Self { foreign_ns: foreign as u64, own_ns: own as u64 }
     }
@@ -114,6 +115,7 @@ impl Request {
 
     /// Enters T6 as the client measured it: when its thread had read the answer, and the thread's
     /// totals then, lower 32 bits of nanoseconds: (foreign, own).
+    #[inline]
     pub fn read_at(&mut self, now_ns: u64, totals: Option<(u32, u32)>) {
         // Beyond this the lower 32 bits of two totals cannot be told apart.
         const LIMIT_NS: u64 = 1 << 32;
@@ -140,6 +142,7 @@ impl Request {
     }
 
     /// T2 to T4 and the rest, in order; negative where clocks or the kernel's order disagree.
+    #[inline]
     pub fn segments(&self) -> Option<Segments> {
         let span = |from: u64, to: u64| to.wrapping_sub(from).cast_signed();
         let (t2, t3, t4) = (self.server_ready_ns?, self.server_read_ns?, self.answered_ns?);

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::outcome::Outcome;
+use crate::rows;
 
 /// What every event has.
 #[derive(Clone, Debug)]
@@ -146,7 +147,7 @@ impl EventRow {
         }
         let fields: Map<String, Value> = serde_json::from_slice(line)?;
         let Head { t, event: name } = serde_json::from_slice(line)?;
-        let kind = serde_json::from_slice(line)?;
+        let kind = rows::row(fields.clone())?;
         Ok(Self { t, name, kind, fields })
     }
 }

@@ -14,7 +14,8 @@ pub enum Outcome {
     Aborted,
     /// A person ended it.
     Interrupted,
-    /// It was killed, and never said how it ended.
+    /// It was killed and never said how it ended, or said it in a word of a newer version.
+    #[serde(other)]
     Incomplete,
 }
 

@@ -1,8 +1,8 @@
 //! What a line of `samples.jsonl`, `slow.jsonl` and `truth.jsonl` says, one struct for each kind.
 //!
 //! Owns: the names and types of the fields that anything reads back. Must not know: what is worked
-//! out from them. A row has what its line has: a field that is missing or null is `None`, or 0
-//! where it is a counter, and a field that is not named here is passed over.
+//! out from them. A row has what its line has: a field that is missing, null or of another kind is
+//! `None`, or 0 where it is a counter, and a field that is not named here is passed over.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,42 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Reads a line of JSON as a row.
+/// Reads a line of JSON as a row. A null is a field that is missing, at any depth. A field that
+/// cannot be read costs itself only: lines are also of older and newer versions.
 ///
 /// # Errors
-/// What is wrong with the line.
+/// What is wrong with the line: it is no object, or lacks what makes it a row.
 pub fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Error> {
     // A list of the same length would be taken for a struct.
-    let object: Map<String, Value> = serde_json::from_slice(line)?;
-    serde_json::from_value(Value::Object(object))
+    row(serde_json::from_slice(line)?)
+}
+
+/// The same of an object.
+pub(crate) fn row<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, serde_json::Error> {
+    let mut object = Value::Object(object);
+    remove_nulls(&mut object);
+    let error = match T::deserialize(&object) {
+        Ok(row) => return Ok(row),
+        Err(error) => error,
+    };
+    let names: Vec<String> = object.as_object().into_iter().flat_map(Map::keys).cloned().collect();
+    let without = |name: &String| {
+        let mut rest = object.clone();
+        rest.as_object_mut()?.shift_remove(name)?;
+        T::deserialize(&rest).ok()
+    };
+    names.iter().find_map(without).ok_or(error)
+}
+
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
 }
 
 /// What kind of sample a line of `samples.jsonl` is.
@@ -385,6 +413,25 @@ mod tests {
         let threads = row.threads.expect("threads");
         assert!(threads[0].is_of_server() && !threads[1].is_of_server());
         assert_eq!(row.runqueue_delay_buckets_ns.expect("buckets")["server"], [(1, 2)]);
+    }
+
+    /// What the probes of an older kernel leave null, and a field of a newer version.
+    #[test]
+    fn a_null_or_a_strange_field_costs_itself_only() {
+        let row: ProbeRow = parse(
+            br#"{"t":7,"runqueue_delay_buckets_ns":{"server":null,"client":[[1,2]]},
+            "retransmits":{"server":{"fast":null,"timeout":2}},
+            "packets":[{"tx_packets":null,"rx_packets":5},{"tx_packets":3,"rx_packets":null}]}"#,
+        )
+        .expect("a row");
+        let buckets = row.runqueue_delay_buckets_ns.expect("buckets");
+        assert_eq!((buckets.get("server"), buckets["client"].len()), (None, 1));
+        assert_eq!(row.retransmits.expect("retransmits")["server"].len(), 1);
+        let packets = row.packets.expect("packets");
+        assert_eq!((packets[0].tx_packets, packets[0].rx_packets), (0, 5));
+        let row: ProcRow =
+            parse(br#"{"t":7,"of":"tcp","retrans_segs":2.5,"cpu_us":3}"#).expect("a row");
+        assert_eq!((row.retrans_segs, row.cpu_us), (None, Some(3)));
     }
 
     #[test]

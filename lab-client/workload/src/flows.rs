@@ -81,6 +81,7 @@ impl Flows {
 
     /// Address and port of a user, by the user's number among those of this machine. `tries` counts
     /// the ports found taken: the own one first, then spare ones in turn.
+    #[inline]
     pub fn of(&self, user: u32, tries: u32) -> SocketAddrV4 {
         let sources = self.sources.len() as u32;
         let source = self.sources[(user % sources) as usize];

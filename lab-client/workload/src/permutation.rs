@@ -33,6 +33,7 @@ impl Permutation {
     }
 
     /// The number in this place. `place` must be below the length.
+    #[inline]
     pub fn at(&self, place: u32) -> u32 {
         debug_assert!(place < self.len);
         let mut value = self.round_trip(place);

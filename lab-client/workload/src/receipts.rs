@@ -31,6 +31,7 @@ pub struct Receipts {
 
 impl Receipts {
     /// A packet came.
+    #[inline]
     pub fn grant(&mut self, packet: u32, amount: u32) {
         self.granted += Money::share(amount);
         match packet.checked_sub(FIRST_SHAKEN).filter(|place| *place < AUDITED) {

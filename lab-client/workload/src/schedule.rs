@@ -143,6 +143,7 @@ impl Schedule {
 impl Iterator for Arrivals {
     type Item = (u64, u32);
 
+    #[inline]
     fn next(&mut self) -> Option<(u64, u32)> {
         let Schedule { users, pacing, ref order, .. } = self.schedule;
         let rate = u64::from(self.second.rate);

@@ -17,6 +17,7 @@ pub struct Share {
 
 impl Share {
     /// A user's number within the shard, `None` for the user of another.
+    #[inline]
     pub fn local(&self, user: u32) -> Option<u32> {
         let number = user.checked_sub(self.first).filter(|_| user < self.end)?;
         let shards = self.shards as u32;
@@ -24,11 +25,13 @@ impl Share {
     }
 
     /// The user with this number within the shard.
+    #[inline]
     pub fn global(&self, local: u32) -> u32 {
         self.first + local * self.shards as u32 + self.shard as u32
     }
 
     /// How many users the shard has.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.below(self.end)
     }
@@ -39,6 +42,7 @@ impl Share {
     }
 
     /// How many users of the shard are below a number.
+    #[inline]
     pub fn below(&self, user: u32) -> u32 {
         let numbers = user.clamp(self.first, self.end) - self.first;
         let shards = self.shards as u32;

@@ -26,18 +26,21 @@ pub struct Ledger {
 
 impl Ledger {
     /// A packet to be shaken, or one sent to users, comes in.
+    #[inline]
     pub fn create(&mut self, money: Money) {
         self.created += money;
         self.remaining += money;
     }
 
     /// A packet goes to a user who shook.
+    #[inline]
     pub fn grant(&mut self, money: Money) {
         self.remaining -= money;
         self.granted += money;
     }
 
     /// A share goes to a user who claimed.
+    #[inline]
     pub fn claim(&mut self, money: Money) {
         self.remaining -= money;
         self.claimed += money;

@@ -16,6 +16,7 @@ pub struct Money {
 
 impl Money {
     /// One share of this many cents.
+    #[inline]
     pub fn share(amount: u32) -> Self {
         Self::shares(1, amount)
     }

@@ -16,6 +16,7 @@ fn read(clock: ClockId) -> u64 {
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: what `bpf_ktime_get_ns` reads in the kernel.
+#[inline]
 pub fn monotonic_ns() -> u64 {
     read(ClockId::Monotonic)
 }
@@ -61,11 +62,13 @@ impl Clock {
     }
 
     /// The Unix second that contains this monotonic instant.
+    #[inline]
     pub const fn unix_second(self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_add_signed(self.offset_ns) / NANOS_PER_SECOND
     }
 
     /// The monotonic instant at which a Unix second begins.
+    #[inline]
     pub const fn start_of(self, unix_second: u64) -> u64 {
         unix_second.saturating_mul(NANOS_PER_SECOND).saturating_add_signed(-self.offset_ns)
     }

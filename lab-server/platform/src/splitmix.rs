@@ -2,6 +2,7 @@
 
 /// What SplitMix64 draws with the state `value` (Steele, Lea and Flood, 2014): each bit of the
 /// input moves every bit of the output.
+#[inline]
 pub const fn splitmix64(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -9,7 +9,7 @@ use crate::outgoing::ARENA_BYTES;
 pub struct Limits {
     /// Connections at the same time.
     pub connections: u32,
-    /// Sockets in one ring, see [`crate::sockets_per_ring`].
+    /// Sockets in one ring, see [`platform::sockets_per_ring`].
     pub per_ring: u32,
     /// Bytes that wait for one peer to read, beyond what its socket buffers. A peer that lets more
     /// pile up is closed.
