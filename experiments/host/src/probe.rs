@@ -93,7 +93,7 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
         let grown = now.since(&before);
         before = now;
         let line = if args.json { json_line(&grown)? } else { line(&grown) };
-        // Whoever closed the pipe has seen enough.
+        // The reader of the pipe has seen enough.
         if writeln!(std::io::stdout(), "{line}").is_err() {
             break;
         }

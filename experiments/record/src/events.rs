@@ -27,7 +27,6 @@ pub struct EventRow {
 /// What happened. Fields that are missing are empty, 0 or `None`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a run has a few hundred events")]
 pub enum EventKind {
     /// A phase starts.
     PhaseStarts {

@@ -112,7 +112,6 @@ impl Digest {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn line(&mut self, file: &str, line: &[u8]) -> Result<(), String> {
-        let in_words = |error: serde_json::Error| error.to_string();
         match file {
             HLOG => self.histograms.line(line, &mut self.columns)?,
             EVENTS_FILE => {

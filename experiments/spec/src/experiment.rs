@@ -24,7 +24,6 @@ pub struct Experiment {
     /// Where it runs.
     pub hosts: Hosts,
     /// What becomes of it when a host of the fleet is lost.
-    #[serde(default)]
     pub on_lost_host: OnLostHost,
     /// The network between server and clients on one machine.
     pub network: Network,

@@ -202,7 +202,8 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
         let has_truth = !case.causes.is_empty();
         let truth = if has_truth { rows(&out, &format!("{TRUTH}.jsonl"))? } else { Vec::new() };
         let slow: Vec<SlowRow> = rows(&out, SLOW_FILE)?;
-        let slow: Vec<SlowRequest> = slow.into_iter().filter_map(SlowRequest::of).collect();
+        let slow: Option<Vec<SlowRequest>> = slow.into_iter().map(SlowRequest::of).collect();
+        let slow = slow.context("a slow request lacks its instants or its connection")?;
         let mut outcome = judge(case, &summary(&out)?, &truth, &slow);
         outcome.wrong.extend(counts.iter().flat_map(Counts::wrong));
         let blamed = |cause| {

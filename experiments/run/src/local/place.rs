@@ -181,13 +181,14 @@ impl Place for Local {
         let namespace = self.namespaces.server.clone();
         let messages = self.messages.clone();
         self.awaits_connections = true;
-        tokio::task::spawn_blocking(move || {
-            let connections = match namespace {
-                Some(namespace) => namespace
-                    .run(|| sock_diag::established(server))
-                    .and_then(|connections| connections),
-                None => sock_diag::established(server),
-            };
+        let asked = tokio::task::spawn_blocking(move || match namespace {
+            Some(namespace) => {
+                namespace.run(|| sock_diag::established(server)).and_then(|connections| connections)
+            }
+            None => sock_diag::established(server),
+        });
+        tokio::spawn(async move {
+            let connections = asked.await.unwrap_or_else(|error| Err(io::Error::other(error)));
             // Nothing listens any more when the run is over.
             let _ = messages.send(Message::Place(LocalNews::Connections(connections, wanted)));
         });

@@ -242,8 +242,8 @@ impl Place for Fleet {
             HostNews::Reported(host, report) => self.on_report(&host, report, run),
             HostNews::Lost(host) => self.on_lost(&host, run),
             HostNews::Back(host) => {
-                if let Some(state) = self.hosts.get_mut(&host) {
-                    state.on_back();
+                if !self.hosts.get_mut(&host).is_some_and(HostState::on_back) {
+                    return Ok(None);
                 }
                 run.records.host_event("host_back", &host, "it is there again")?;
                 Ok(Some(PhaseEvent::PlaceChanged))

@@ -76,11 +76,13 @@ impl HostState {
         is_news
     }
 
-    /// It is heard of again.
-    pub(super) fn on_back(&mut self) {
-        if self.presence == Presence::Lost {
+    /// It is heard of again. Returns whether that is news.
+    pub(super) fn on_back(&mut self) -> bool {
+        let is_news = self.presence == Presence::Lost;
+        if is_news {
             self.presence = Presence::Present;
         }
+        is_news
     }
 
     /// It does not work for the run any more. Returns whether that is news.
