@@ -4,7 +4,7 @@
 //! Owns: the checks. Must not know: experiments, exit codes, how findings are asked for.
 //!
 //! What is read lies below two folders, `/proc` and `/sys`, and what must be tried is tried once
-//! ([`LiveChecks`]); both can be given, so that a machine that lacks something can be simulated.
+//! (`LiveChecks`); both can be given, so that a machine that lacks something can be simulated.
 
 use std::{
     fmt::Write as _,

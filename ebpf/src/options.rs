@@ -25,7 +25,7 @@ pub struct Options {
     /// client that reads its requests' instants has them all, and spares the kernel the counting.
     pub server_histograms: bool,
     /// Stamp T6 in the kernel, too. A client that reads its requests' instants knows when it read,
-    /// and what its thread did by then ([`crate::Request::read_at`]).
+    /// and what its thread did by then ([`attribution::Request::read_at`]).
     pub stamp_reads: bool,
     /// Stamp the server's ends of connections, too; not where the server is another host's.
     pub server_end: bool,

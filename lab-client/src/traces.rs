@@ -7,7 +7,7 @@ use attribution::{BeforeSend, CpuWait, Handover, Request, TracedThread, WaitedBe
 use ebpf::{FlowTable, SampleTable, ThreadTable};
 
 /// Waits for a CPU are looked up only for sends that are later than this, which few are. What an
-/// earlier one has of them (of [`ebpf::LONG_WAIT`] and more, as all that are kept) counts as busy.
+/// earlier one has of them (long ones, as all that are kept) counts as busy.
 const WORTH_A_LOOK_NS: u64 = 100_000;
 
 /// Reads traces of requests, on the request path: must not block.

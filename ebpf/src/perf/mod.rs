@@ -265,7 +265,7 @@ pub struct ProcessPerf {
     pub pid: u32,
     /// Its threads, and for a last time those that have ended since the reading before.
     pub threads: BTreeMap<u32, PerfReading>,
-    /// Threads beyond [`MOST_THREADS`], which are not counted.
+    /// Threads beyond `MOST_THREADS`, which are not counted.
     pub not_counted: u64,
 }
 

@@ -64,7 +64,7 @@ pub struct Spins {
     pub spun_ns: u64,
     /// Requests that were examined.
     pub seen: u64,
-    /// Spins one by one, at most [`SPINS_KEPT`].
+    /// Spins one by one, at most `SPINS_KEPT`.
     pub spins: Vec<Spin>,
     /// Spins that were counted and not kept.
     pub not_kept: u64,
