@@ -1,6 +1,7 @@
 //! Why a probe is not attached, and whether the kernel has what it needs. Must not know: how probes
 //! are loaded, and what is not measured without one.
 
+use attribution::NOT_NEEDED;
 use serde::{Serialize, Serializer};
 
 use crate::btf::Btf;
@@ -21,7 +22,7 @@ pub enum Absence {
     #[error("left out: Options::packets is not set")]
     NoPackets,
     /// The better probe of the two is attached: nothing is missed.
-    #[error("not needed: {better} is attached")]
+    #[error("{}: {better} is attached", NOT_NEEDED)]
     NotNeeded {
         /// The other probe.
         better: &'static str,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use service::Notices;
 use workload::{
-    Chat, Config, Connect, Creates, Line, Load, Notices, Pacing, Phase, Rate, Ready, SLOW_KEPT,
-    check_rate,
+    Chat, Config, Connect, Creates, Line, Load, Pacing, Phase, Rate, Ready, SLOW_KEPT, check_rate,
 };
 
 use crate::client::Client;

@@ -288,7 +288,8 @@ mod tests {
 
     use super::*;
     use crate::load::Rules;
-    use workload::{Flows, Notices, Share};
+    use service::Notices;
+    use workload::{Flows, Share};
 
     /// Nothing here takes longer.
     const PATIENCE: Duration = Duration::from_secs(20);

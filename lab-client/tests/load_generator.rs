@@ -8,8 +8,9 @@ use std::sync::Arc;
 use lab_client::load::{Event, LoadGenerator, Rules};
 use lab_client::transport::Transport;
 use platform::{Clock, NANOS_PER_SECOND};
-use workload::{Chat, Connect, Creates, Flows, Load, Notices, Pacing, Phase, Rate, Share};
+use workload::{Chat, Connect, Creates, Flows, Load, Pacing, Phase, Rate, Share};
 
+use service::Notices;
 use shard::ConnId;
 use wire::{Decoded, Frame, LoginResult, ShakeResult, decode};
 

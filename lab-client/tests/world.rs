@@ -12,9 +12,7 @@ use std::sync::Arc;
 use accounting::Money;
 use attribution::Tally;
 use lab_client::load::{Event, LoadGenerator, Rules};
-use workload::{
-    Chat, Connect, Creates, Flows, Load, Notices, Pacing, Phase, Rate, Receipts, Share,
-};
+use workload::{Chat, Connect, Creates, Flows, Load, Pacing, Phase, Rate, Receipts, Share};
 
 use accounting::server::Counters;
 use lab_client::transport::Transport;
@@ -25,6 +23,7 @@ use platform::{Clock, NANOS_PER_SECOND};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use service::Notices;
 use shard::ConnId;
 use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
@@ -225,11 +224,8 @@ impl World {
         let mut random = Pcg64Mcg::seed_from_u64(seed);
         let shards = random.random_range(2..=4);
         let limit = (seed % 5 == 4).then_some(40);
-        let (notices, at_server) = match seed % 4 {
-            3 => (Notices::Answer, service::Notices::Answer),
-            _ => (Notices::Push, service::Notices::Push),
-        };
-        let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, at_server, seed));
+        let notices = if seed % 4 == 3 { Notices::Answer } else { Notices::Push };
+        let mut cluster = Cluster::new(shards, 2 * shards, limit, rules(USERS, notices, seed));
         let (total, from_ns, until_ns) = (None, None, None);
         let order = GeneratorSpec {
             id: 1,

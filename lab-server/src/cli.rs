@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use control::CpuList;
-use service::{Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, SteeringChoice};
+use service::{Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
 use crate::panel::{Hub, router};
 use crate::server::{Server, StartError};
@@ -79,7 +79,7 @@ pub enum NoticesArg {
     Answer,
 }
 
-/// [`SteeringChoice`] on the command line.
+/// [`Steering`] on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SteeringArg {
     /// By CPU on loopback with a CPU for each shard, else by hash
@@ -116,9 +116,9 @@ impl Args {
             queue_bound: self.queue,
             seed: self.seed,
             steering: match self.steering {
-                SteeringArg::Auto => SteeringChoice::Auto,
-                SteeringArg::Hash => SteeringChoice::Hash,
-                SteeringArg::Cpu => SteeringChoice::Cpu,
+                SteeringArg::Auto => Steering::Auto,
+                SteeringArg::Hash => Steering::Hash,
+                SteeringArg::Cpu => Steering::Cpu,
             },
             congestion: self.congestion.clone(),
             ..Config::default()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use platform::{Clock, DescriptorLimits, cpus_allowed, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use service::{Config, ConfigError, Resolved, Steering};
+use service::{Config, ConfigError, Resolved, ResolvedSteering};
 use shard::{
     Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads, SpawnError, bind_listener,
     drive,
@@ -339,7 +339,7 @@ impl ShardSetup {
         net.listen(bind_listener(&ListenOptions {
             address: self.address,
             backlog: ACCEPT_BACKLOG,
-            cpu: context.cpu.filter(|_| steering == Steering::Cpu),
+            cpu: context.cpu.filter(|_| steering == ResolvedSteering::Cpu),
             congestion: self.config.congestion.clone(),
         })?)?;
         let now_ns = net.read_clock();

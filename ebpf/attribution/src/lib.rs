@@ -39,3 +39,7 @@ pub use tally::{Sample, Tally};
 
 #[cfg(test)]
 mod fixtures;
+
+/// How the reason of a probe begins in files when a better probe stands in for it: nothing is
+/// missed.
+pub const NOT_NEEDED: &str = "not needed";

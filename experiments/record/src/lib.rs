@@ -5,6 +5,7 @@
 //! Must not know: why a run does what it does. Nothing waits for it, and what is written stands
 //! even when the run is killed.
 
+mod absent;
 mod columns;
 mod events;
 mod files;
@@ -16,6 +17,7 @@ mod raw;
 mod rows;
 mod seconds;
 
+pub use absent::ProbeAbsence;
 pub use columns::convert;
 pub use events::{ClosingBooks, EventKind, EventRow};
 pub use files::{

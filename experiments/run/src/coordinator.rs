@@ -22,7 +22,7 @@ use crate::events::PhaseEvent;
 use crate::messages::Message;
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
-use crate::steering::Steering;
+use crate::run_control::RunControl;
 
 /// What interrupts a run: Ctrl-C, or a signal to terminate.
 pub(crate) struct Interrupts([Signal; 2]);
@@ -50,7 +50,7 @@ impl Interrupts {
 pub(crate) struct Coordinator<P: Place> {
     pub(crate) place: P,
     pub(crate) run: Run,
-    pub(crate) steering: Steering,
+    pub(crate) control: RunControl,
     pub(crate) interrupts: Interrupts,
     pub(crate) messages: UnboundedReceiver<Message<P::News>>,
     /// What the phases have not waited for yet.
@@ -65,12 +65,12 @@ impl<P: Place> Coordinator<P> {
     pub(crate) fn new(
         place: P,
         run: Run,
-        steering: Steering,
+        control: RunControl,
         interrupts: Interrupts,
         messages: UnboundedReceiver<Message<P::News>>,
         next_tick: u64,
     ) -> Self {
-        Self { place, run, steering, interrupts, messages, pending: VecDeque::new(), next_tick }
+        Self { place, run, control, interrupts, messages, pending: VecDeque::new(), next_tick }
     }
 
     /// Whether something is so of all clients that are expected to speak. When none is, nothing is
@@ -107,7 +107,7 @@ impl<P: Place> Coordinator<P> {
                     Some(message) => self.on_message(message)?,
                     None => anyhow::bail!("all programs have ended"),
                 },
-                Some(command) = self.steering.pending.recv() => {
+                Some(command) = self.control.pending.recv() => {
                     if let Some(event) = self.on_command(command).await? {
                         return Ok(event);
                     }
@@ -207,7 +207,7 @@ impl<P: Place> Coordinator<P> {
     pub(crate) fn complete(&mut self, second: &Second) -> anyhow::Result<Option<String>> {
         let Run { schedule, records, .. } = &mut self.run;
         let Some(phase) = records.complete(second)? else { return Ok(None) };
-        records.notices.second(&phase.name, schedule.elapsed(&phase, second.t), second);
+        records.console.second(&phase.name, schedule.elapsed(&phase, second.t), second);
         Ok(schedule.watch(&phase, second))
     }
 

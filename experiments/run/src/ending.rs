@@ -23,18 +23,18 @@ const LOOK: Duration = Duration::from_millis(50);
 impl<P: Place> Coordinator<P> {
     /// Ends all programs at once.
     pub(crate) fn kill(&mut self) {
-        self.run.records.notices.end_line();
+        self.run.records.console.end_line();
         self.run.programs.kill();
     }
 
     /// Ends a run in order.
     pub(crate) async fn finish(mut self, ending: Ending) -> anyhow::Result<Ended> {
-        self.run.records.notices.end_line();
+        self.run.records.console.end_line();
         let finished = self.finish_files(&ending).await;
         self.kill();
         finished?;
         let profiles = self.place.profile_lines();
-        let live = self.steering.close();
+        let live = self.control.close();
         let directory = self.run.records.files.directory().to_owned();
         Ok(Ended { directory, ending, profiles, live })
     }

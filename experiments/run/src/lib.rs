@@ -5,6 +5,7 @@
 //! `coordinator`. Must not know: statistics, HTML.
 
 mod books;
+mod console;
 mod coordinator;
 mod directory;
 mod ending;
@@ -13,7 +14,6 @@ mod faults;
 pub mod links;
 mod local;
 mod messages;
-mod notices;
 mod options;
 mod outcome;
 mod phases;
@@ -21,8 +21,8 @@ mod place;
 mod programs;
 mod records;
 mod remote;
+mod run_control;
 mod schedule;
-mod steering;
 mod tuned;
 mod watch;
 

@@ -15,7 +15,7 @@ use spec::PhaseSpec;
 use text::thousands;
 
 use crate::books::Books;
-use crate::notices::Notices;
+use crate::console::Console;
 use crate::outcome::Ending;
 
 /// Everything that is written of a run.
@@ -24,7 +24,7 @@ pub(crate) struct Records {
     pub(crate) manifest: Manifest,
     pub(crate) seconds: Seconds,
     pub(crate) books: Books,
-    pub(crate) notices: Notices,
+    pub(crate) console: Console,
     phase_names: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Records {
             manifest,
             seconds: Seconds::default(),
             books: Books::default(),
-            notices: Notices::default(),
+            console: Console::default(),
             phase_names: phases.iter().map(|phase| phase.name.to_string()).collect(),
         }
     }
@@ -74,7 +74,7 @@ impl Records {
 
     /// Tells a person something.
     pub(crate) fn say(&mut self, message: &str) {
-        self.notices.say(message);
+        self.console.say(message);
     }
 
     /// Records something that happens now.
@@ -96,7 +96,7 @@ impl Records {
 
     /// Warns a person, and records the warning.
     pub(crate) fn warn(&mut self, from: &str, what: &str) -> anyhow::Result<()> {
-        self.notices.say(&format!("{from}: {what}"));
+        self.console.say(&format!("{from}: {what}"));
         self.event("warning", json!({ "from": from, "what": what }))
     }
 
@@ -107,14 +107,14 @@ impl Records {
         host: &str,
         what: &str,
     ) -> anyhow::Result<()> {
-        self.notices.say(&format!("{host}: {what}"));
+        self.console.say(&format!("{host}: {what}"));
         self.event(event, json!({ "host": host, "what": what }))
     }
 
     /// Records a command of a person that was carried out.
     pub(crate) fn command(&mut self, command: &RunCommand) -> anyhow::Result<()> {
         let command = serde_json::to_value(command)?;
-        self.notices.say(&format!("ordered: {command}"));
+        self.console.say(&format!("ordered: {command}"));
         self.event("ordered", json!({ "order": command }))
     }
 
@@ -216,7 +216,7 @@ impl Records {
         host: Option<&str>,
     ) -> anyhow::Result<()> {
         let total: u64 = by_address.values().sum();
-        self.notices.say(&format!(
+        self.console.say(&format!(
             "the kernel has {} established connections from {} addresses",
             thousands(total),
             by_address.len()

@@ -10,7 +10,7 @@ use spec::configure::users_connected;
 use spec::{Experiment, PhaseSpec, Seconds};
 use tokio::time::Instant;
 
-use crate::notices::Elapsed;
+use crate::console::Elapsed;
 use crate::watch::AbortWatch;
 
 /// Programs are told of a phase this long before it starts: time enough for a line over a pipe and

@@ -3,14 +3,13 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use service::{Command as ServerCommand, Config as ServerConfig, SteeringChoice};
+use service::{Command as ServerCommand, Config as ServerConfig};
 use workload::{Chat, Config as ClientConfig, Connect, Creates, Load, Phase};
 
 use crate::experiment::Experiment;
 use crate::hosts::Hosts;
 use crate::phase::{ConnectUsers, PhaseSpec, SentBy, Shake};
 use crate::places::{SERVER_ADDRESS, group_of, users_of_client};
-use crate::programs::{Notices, Steering};
 use crate::values::{Count, PerSecond, Period, Seconds, Users, WholePerSecond};
 
 fn counted(count: Option<Count>) -> Option<usize> {
@@ -36,18 +35,11 @@ pub fn server_config(experiment: &Experiment) -> ServerConfig {
         cpus: server.cpus.clone(),
         sets: server.sets.get() as usize,
         overload: server.overload,
-        notices: match server.notices {
-            Notices::Push => service::Notices::Push,
-            Notices::Answer => service::Notices::Answer,
-        },
+        notices: server.notices,
         packet_life: duration(server.packet_life_s),
         queue_bound: server.queue.get() as usize,
         seed: experiment.seed,
-        steering: match server.steering {
-            Steering::Auto => SteeringChoice::Auto,
-            Steering::Hash => SteeringChoice::Hash,
-            Steering::Cpu => SteeringChoice::Cpu,
-        },
+        steering: server.steering,
         congestion: experiment.network.congestion.clone(),
         ..ServerConfig::default()
     }
@@ -76,10 +68,7 @@ pub fn client_config(experiment: &Experiment, process: u32) -> ClientConfig {
         cpus: client.cpus.clone(),
         sources,
         seed: experiment.seed,
-        notices: match experiment.server.notices {
-            Notices::Push => workload::Notices::Push,
-            Notices::Answer => workload::Notices::Answer,
-        },
+        notices: experiment.server.notices,
         timeout: duration(client.timeout_s),
         late: Duration::from_micros(u64::from(experiment.validity.late_us)),
         own_commands: client.own_commands.unwrap_or_else(|| needs_own_commands(experiment)),

@@ -29,7 +29,7 @@ pub use phase::{
     Abort, After, ChatSpec, ConnectSpec, ConnectUsers, PacketsSpec, PhaseSpec, PushSpec, SendsSpec,
     SentBy, Shake, Until,
 };
-pub use programs::{ClientSpec, Notices, ServerSpec, Steering};
+pub use programs::{ClientSpec, ServerSpec};
 pub use read::{ReadError, Source};
 pub use tuning::TuningSpec;
 pub use usage::UsageError;

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use service::{Notices, Steering};
 
 use crate::values::{Count, Period, Users};
 
@@ -45,28 +46,6 @@ impl Default for ServerSpec {
             steering: Steering::Auto,
         }
     }
-}
-
-/// How notices of sent packets travel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Notices {
-    /// To the named users' own connections.
-    #[default]
-    Push,
-    /// The prototype's way: as the answer to the next shake of the named user's SET.
-    Answer,
-}
-
-/// How connections find their shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Steering {
-    /// By CPU on one machine with a CPU for each shard, else by hash.
-    #[default]
-    Auto,
-    /// Evenly, by a hash over the addresses.
-    Hash,
-    /// To the shard on the CPU that took the first packet.
-    Cpu,
 }
 
 /// The clients of an experiment.

@@ -51,7 +51,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("service", &["accounting", "platform"], Outside::Only(&["serde", "thiserror"])),
     row(
         "workload",
-        &["accounting", "attribution", "platform"],
+        &["accounting", "attribution", "platform", "service"],
         Outside::Only(&["base64", "rand", "rand_pcg", "serde", "thiserror"]),
     ),
     row("shard", &["platform"], never(&["aya", "axum", "serde_json", "tokio"], HEAVY)),
@@ -69,7 +69,17 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(
         "lab-client",
-        &["accounting", "attribution", "control", "ebpf", "platform", "shard", "wire", "workload"],
+        &[
+            "accounting",
+            "attribution",
+            "control",
+            "ebpf",
+            "platform",
+            "service",
+            "shard",
+            "wire",
+            "workload",
+        ],
         never(&[], HEAVY),
     ),
     row(

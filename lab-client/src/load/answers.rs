@@ -1,9 +1,9 @@
 //! What the server sends, and what a user makes of it.
 
 use attribution::Segment;
+use service::Notices;
 use shard::ConnId;
 use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
-use workload::Notices;
 
 use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;

@@ -7,8 +7,9 @@ use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest,
 use platform::{Clock, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
+use service::Notices;
 use shard::{ConnId, Wheel};
-use workload::{Flows, Notices, Phase, Receipts, Share};
+use workload::{Flows, Phase, Receipts, Share};
 
 use crate::load::closed::ClosedLoad;
 use crate::load::even::Social;

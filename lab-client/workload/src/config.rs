@@ -6,18 +6,9 @@ use std::time::Duration;
 use attribution::Handover;
 use platform::{DescriptorLimits, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
+use service::Notices;
 
 use crate::flows::{Flows, TooFewPorts, loopback_sources};
-
-/// How notices of sent packets come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Notices {
-    /// By themselves.
-    #[default]
-    Push,
-    /// In the place of the answer to a shake, as the prototype's server sends them.
-    Answer,
-}
 
 /// Records of slow requests of a second and shard unless told otherwise: the worst are kept, so
 /// that a bad second costs no more to record than a good one.

@@ -19,7 +19,7 @@ mod schedule;
 mod share;
 
 pub use commands::Command;
-pub use config::{Config, ConfigError, Notices, Resolved, SLOW_KEPT};
+pub use config::{Config, ConfigError, Resolved, SLOW_KEPT};
 pub use flows::{Flows, TooFewPorts, loopback_sources, sources_needed};
 pub use lines::{Audit, Line, Ready};
 pub use permutation::Permutation;

@@ -30,7 +30,7 @@ pub enum Notices {
 
 /// How the kernel chooses the shard of a new connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Steering {
+pub enum ResolvedSteering {
     /// By a hash over both addresses: even, whatever the network card does.
     #[default]
     Hash,
@@ -42,14 +42,14 @@ pub enum Steering {
 
 /// Which steering a server is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SteeringChoice {
+pub enum Steering {
     /// By CPU when clients are on this machine (a loopback address) and every shard has a CPU of
     /// its own, else by hash: a network card with fewer queues than shards would leave some idle.
     #[default]
     Auto,
-    /// See [`Steering::Hash`].
+    /// See [`ResolvedSteering::Hash`].
     Hash,
-    /// See [`Steering::Cpu`].
+    /// See [`ResolvedSteering::Cpu`].
     Cpu,
 }
 
@@ -81,7 +81,7 @@ pub struct Config {
     /// What amounts and splits come from.
     pub seed: u64,
     /// How connections find their shard.
-    pub steering: SteeringChoice,
+    pub steering: Steering,
     /// Congestion control of the connections; the system's default when `None`.
     pub congestion: Option<String>,
     /// How far this machine's wall clock is ahead of the one that seconds are agreed on, in
@@ -105,7 +105,7 @@ impl Default for Config {
             queue_bound: 4096,
             packets_bound: 1 << 20,
             seed: 2015,
-            steering: SteeringChoice::Auto,
+            steering: Steering::Auto,
             congestion: None,
             clock_ahead_ns: 0,
         }
@@ -180,7 +180,7 @@ pub struct Resolved {
     /// Sockets in one ring.
     pub per_ring: u32,
     /// How connections find their shard.
-    pub steering: Steering,
+    pub steering: ResolvedSteering,
 }
 
 /// The most users: connections for them, and a few more, are counted in 32 bits.
@@ -247,16 +247,16 @@ impl Config {
         }
         let own_cpus = shards <= cpus.len();
         let by_cpu = match self.steering {
-            SteeringChoice::Auto => own_cpus && self.listen.ip().is_loopback(),
-            SteeringChoice::Hash => false,
-            SteeringChoice::Cpu => true,
+            Steering::Auto => own_cpus && self.listen.ip().is_loopback(),
+            Steering::Hash => false,
+            Steering::Cpu => true,
         };
         Ok(Resolved {
             shards,
             placement: if cpus.is_empty() { Placement::Free } else { Placement::Pinned(cpus) },
             connections_per_shard: capacity.min(connections),
             per_ring: sockets_per_ring(limits),
-            steering: if by_cpu { Steering::Cpu } else { Steering::Hash },
+            steering: if by_cpu { ResolvedSteering::Cpu } else { ResolvedSteering::Hash },
         })
     }
 }
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(resolved.shards, 2);
         assert_eq!(resolved.placement, Placement::Pinned(vec![0, 1]));
         assert_eq!(resolved.connections_per_shard, 1_276_024);
-        assert_eq!((resolved.per_ring, resolved.steering), (20_000, Steering::Cpu));
+        assert_eq!((resolved.per_ring, resolved.steering), (20_000, ResolvedSteering::Cpu));
         let shards = |soft| Config::default().resolve(&[0, 1], limits(soft)).map(|it| it.shards);
         assert_eq!(shards(1024), Ok(2));
         // Where even rings do not hold half of the connections, there are more shards.
@@ -287,11 +287,11 @@ mod tests {
         let steering =
             |config: Config| config.resolve(&[0, 1], limits(20_000)).map(|it| it.steering);
         let remote = Config { listen: "10.0.0.1:1025".parse().unwrap(), ..Config::default() };
-        assert_eq!(steering(remote.clone()), Ok(Steering::Hash));
-        let forced = Config { steering: SteeringChoice::Cpu, ..remote };
-        assert_eq!(steering(forced), Ok(Steering::Cpu));
+        assert_eq!(steering(remote.clone()), Ok(ResolvedSteering::Hash));
+        let forced = Config { steering: Steering::Cpu, ..remote };
+        assert_eq!(steering(forced), Ok(ResolvedSteering::Cpu));
         let many = Config { shards: Some(50), ..Config::default() };
-        assert_eq!(steering(many), Ok(Steering::Hash));
+        assert_eq!(steering(many), Ok(ResolvedSteering::Hash));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use accounting::server::Counters;
 use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
 use lab_server::server::Server;
-use service::{Config, SteeringChoice};
+use service::{Config, Steering};
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
 
 /// A test that waits longer for anything has failed.
@@ -26,7 +26,7 @@ pub(crate) fn small() -> Config {
         users: 10_000,
         shards: Some(2),
         sets: 8,
-        steering: SteeringChoice::Hash,
+        steering: Steering::Hash,
         ..Config::default()
     }
 }

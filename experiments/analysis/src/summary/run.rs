@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::figures::PhaseSummary;
 use super::ledger::LedgerSummary;
 use super::phase;
-use record::{FORMAT, FileError, Outcome, Problems, Raw, RawError, SUMMARY_FILE};
+use record::{FORMAT, FileError, Outcome, ProbeAbsence, Problems, Raw, RawError, SUMMARY_FILE};
 use spec::Validity;
 
 /// A run in figures. Latencies are in microseconds, rates per second, money in cents; what could
@@ -67,11 +67,9 @@ impl Summary {
                 note(what, why);
             }
         }
-        for probe in manifest.probes["absent"].as_array().into_iter().flatten() {
-            // One that another stands in for misses nothing.
-            let why = probe["reason"].as_str().filter(|why| !why.starts_with("not needed"));
-            if let (Some(name), Some(why)) = (probe["name"].as_str(), why) {
-                note(&format!("probes.{name}"), why);
+        for (name, absence) in manifest.absent_probes() {
+            if let ProbeAbsence::Missed(why) = absence {
+                note(&format!("probes.{name}"), &why);
             }
         }
         if phases.iter().any(|it| it.memory.server_user_bytes_per_connection.is_none()) {

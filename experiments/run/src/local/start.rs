@@ -35,8 +35,8 @@ use crate::options::Options;
 use crate::place::Run;
 use crate::programs::{Program, Programs};
 use crate::records::Records;
+use crate::run_control::RunControl;
 use crate::schedule::Schedule;
-use crate::steering::Steering;
 use crate::tuned::Tuned;
 
 /// Programs are ready within this time, or something is wrong with the machine.
@@ -69,7 +69,7 @@ pub(crate) async fn start(
     mut source: Source,
     options: Options,
 ) -> anyhow::Result<Coordinator<Local>> {
-    let mut steering = Steering::bind(options.live)?;
+    let mut control = RunControl::bind(options.live)?;
     let machine = Machine::this();
     let experiment = &mut source.experiment;
     let phases = experiment.ordered_phases()?;
@@ -92,7 +92,7 @@ pub(crate) async fn start(
     let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
     manifest.tuning = tuned.to_json(&namespaces)?;
     files.manifest(&manifest)?;
-    let notices = steering.open(&directory)?;
+    let notices = control.open(&directory)?;
     let (messages, received) = unbounded_channel();
     let hog_messages = messages.clone();
     // Nothing listens any more when the run is over.
@@ -118,7 +118,7 @@ pub(crate) async fn start(
         programs: Programs::new(server, Vec::new(), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
         ending: false,
     };
-    let mut coordinator = Coordinator::new(local, run, steering, interrupts, received, started + 1);
+    let mut coordinator = Coordinator::new(local, run, control, interrupts, received, started + 1);
     notices.iter().for_each(|line| coordinator.run.records.say(line));
     if let Err(error) = coordinator.wait_until_ready().await {
         coordinator.kill();

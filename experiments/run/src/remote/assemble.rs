@@ -22,8 +22,8 @@ use crate::messages::Message;
 use crate::place::Run;
 use crate::programs::{Program, Programs};
 use crate::records::Records;
+use crate::run_control::RunControl;
 use crate::schedule::Schedule;
-use crate::steering::Steering;
 
 /// What a coordinator of a run on a fleet is made of.
 pub(super) struct Parts {
@@ -31,7 +31,7 @@ pub(super) struct Parts {
     pub(super) phases: Vec<PhaseSpec>,
     pub(super) files: Files,
     pub(super) manifest: Manifest,
-    pub(super) steering: Steering,
+    pub(super) control: RunControl,
     pub(super) interrupts: Interrupts,
     pub(super) nats: Nats,
     pub(super) roster: Roster,
@@ -57,7 +57,7 @@ fn message(said: FromFleet) -> Message<HostNews> {
 /// # Errors
 /// An assignment that does not name a host for every client.
 pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
-    let Parts { source, phases, files, manifest, steering, interrupts, .. } = parts;
+    let Parts { source, phases, files, manifest, control, interrupts, .. } = parts;
     let Parts { nats, roster, hosts, orders, place, .. } = parts;
     let (messages, received) = unbounded_channel();
     // Nothing listens any more when the run is over.
@@ -95,5 +95,5 @@ pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
         cpu_us: own_cpu_us(),
     };
     let run = Run { schedule, records, programs, ending: false };
-    Ok(Coordinator::new(fleet, run, steering, interrupts, received, next_tick))
+    Ok(Coordinator::new(fleet, run, control, interrupts, received, next_tick))
 }

@@ -23,7 +23,7 @@ use crate::books::Books;
 use crate::coordinator::{Coordinator, Interrupts};
 use crate::messages::Message;
 use crate::options::Options;
-use crate::steering::Steering;
+use crate::run_control::RunControl;
 
 /// A coordinator that takes over asks a host for so long: the old one must be silent for a while.
 const RESUME: Duration = Duration::from_secs(8);
@@ -45,7 +45,7 @@ pub(crate) async fn resume(
     let text = std::fs::read_to_string(directory.join("manifest.json"))?;
     let manifest: Manifest = serde_json::from_str(&text)
         .map_err(|error| UsageError::error(format!("manifest.json: {error}")))?;
-    let mut steering = Steering::bind(options.live)?;
+    let mut control = RunControl::bind(options.live)?;
     let interrupts = Interrupts::listen()?;
     let mut access = fleet.access;
     access.nats.get_or_insert_with(|| roster.nats.clone());
@@ -60,13 +60,13 @@ pub(crate) async fn resume(
     let phases = source.experiment.ordered_phases()?;
     let (lengths, known) = (checkpoint.lengths, std::mem::take(&mut checkpoint.phases));
     let files = Files::restore(&directory, "coordinator", manifest.started, lengths, known)?;
-    let notices = steering.open(&directory)?;
+    let notices = control.open(&directory)?;
     let mut coordinator = assemble(Parts {
         source,
         phases,
         files,
         manifest,
-        steering,
+        control,
         interrupts,
         nats: Nats { client, context },
         roster,

@@ -34,7 +34,7 @@ use crate::directory::{directory_of, manifest, unix_now};
 use crate::messages::Message;
 use crate::options::Options;
 use crate::place::Place;
-use crate::steering::Steering;
+use crate::run_control::RunControl;
 
 /// Programs of all hosts are ready within this time.
 const READY: Duration = Duration::from_secs(60);
@@ -122,7 +122,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Coordinator<Fleet>> {
     check(&source.experiment, &options)?;
     let phases = source.experiment.ordered_phases()?;
-    let mut steering = Steering::bind(options.live)?;
+    let mut control = RunControl::bind(options.live)?;
     let interrupts = Interrupts::listen()?;
     let client = fleet.access.connect("lab run").await?;
     let context = fleet.access.jetstream(&client).await?;
@@ -149,7 +149,7 @@ pub(crate) async fn start(
     open_stream(&context, &run).await.map_err(|error| {
         UsageError::error(format!("JetStream does not take a stream for the results: {error}"))
     })?;
-    let notices = steering.open(&directory)?;
+    let notices = control.open(&directory)?;
     if let Err(error) = lease(&client, &run, &cards, &agents, &clocks).await {
         drop_stream(&context, &run).await;
         return Err(error);
@@ -159,7 +159,7 @@ pub(crate) async fn start(
         phases,
         files,
         manifest,
-        steering,
+        control,
         interrupts,
         nats: Nats { client, context },
         roster,

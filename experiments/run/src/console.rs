@@ -18,18 +18,18 @@ pub(crate) struct Elapsed {
 
 /// What is said to a person: one line that changes on a terminal, plain lines elsewhere.
 #[derive(Debug)]
-pub(crate) struct Notices {
+pub(crate) struct Console {
     terminal: bool,
     open_line: bool,
 }
 
-impl Default for Notices {
+impl Default for Console {
     fn default() -> Self {
         Self { terminal: std::io::stderr().is_terminal(), open_line: false }
     }
 }
 
-impl Notices {
+impl Console {
     /// A second of a phase.
     pub(crate) fn second(&mut self, phase: &str, elapsed: Elapsed, second: &Second) {
         let Elapsed { elapsed_s, of_s, left_s } = elapsed;

@@ -11,7 +11,7 @@ use report::live::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Where a run gets commands from.
-pub(crate) struct Steering {
+pub(crate) struct RunControl {
     pub(crate) pending: UnboundedReceiver<PendingCommand>,
     /// Kept, so that the wait for a command goes on when no page and no socket is there.
     sender: UnboundedSender<PendingCommand>,
@@ -21,7 +21,7 @@ pub(crate) struct Steering {
     socket: Option<ControlSocket>,
 }
 
-impl Steering {
+impl RunControl {
     /// Takes the address of the page, if one is wanted.
     ///
     /// # Errors
