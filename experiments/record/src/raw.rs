@@ -179,8 +179,14 @@ impl Raw {
     /// began. One that never ended goes on to the last sample.
     pub fn phase_time(&self, name: &str) -> Option<(u64, u64)> {
         let events = || self.events.iter().rev();
-        let is_start = |event: &&EventRow| matches!(&event.kind, EventKind::PhaseStarts { phase, .. } if phase == name);
-        let is_end = |event: &&EventRow| matches!(&event.kind, EventKind::PhaseEnds { phase } if phase == name);
+        let is_start = |event: &&EventRow| match &event.kind {
+            EventKind::PhaseStarts { phase, .. } => phase == name,
+            _ => false,
+        };
+        let is_end = |event: &&EventRow| match &event.kind {
+            EventKind::PhaseEnds { phase } => phase == name,
+            _ => false,
+        };
         let start = events().find(is_start)?.t as u64;
         let last = self.clients.iter().map(|row| row.t + 1).max().unwrap_or(start);
         let end = events().find(is_end).map_or(last, |event| event.t as u64);
