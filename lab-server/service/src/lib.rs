@@ -12,4 +12,4 @@ mod lines;
 
 pub use commands::{Command, Done, MAX_PACKET_RATE};
 pub use config::{Budgets, Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
-pub use lines::{Line, Ready};
+pub use lines::{DurableLedger, Line, Ready};
