@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::programs::Programs;
 use super::sender::Sending;
 use crate::protocol::{Answer, HostReport, Lease, Said, What};
+use host::privileges::Privileges;
 use host::probing::ProbeSpec;
 use host::program::Who;
 
@@ -46,6 +47,7 @@ impl Work {
         lease: Lease,
         agent: &str,
         protocol: PipeProtocol,
+        privileges: Privileges,
         events: UnboundedSender<LocalEvent>,
     ) -> Self {
         let clock = Clock::read_ahead(lease.ahead_ns);
@@ -56,7 +58,7 @@ impl Work {
             protocol,
             done: 0,
             clock,
-            programs: Programs::new(protocol, events),
+            programs: Programs::new(protocol, privileges, events),
             cpus: Cpus::allowed(),
             outbox: Outbox::default(),
             coordinator: Coordinator::present(),
