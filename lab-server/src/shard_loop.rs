@@ -325,7 +325,7 @@ mod tests {
     use crate::logic::Rules;
     use crate::overload::Budget;
     use crate::sets::new_online;
-    use service::Notices;
+    use service::{Budgets, Notices};
 
     /// A shard of its own with one SET, and its sockets.
     fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {
@@ -336,6 +336,7 @@ mod tests {
             packet_life_ns: NANOS_PER_SECOND,
             queue_bound: 1,
             packets_bound: 1,
+            budgets: Budgets::default(),
             seed: 1,
         };
         let (budget, now_ns) = (Budget::new(None), net.read_clock());
