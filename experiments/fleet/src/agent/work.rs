@@ -332,7 +332,8 @@ mod tests {
             network: false,
         };
         let protocol = PipeProtocol { milestone: |_, _| None, stop_line: |_| None };
-        Work::new(lease, "vm1", protocol, unbounded_channel().0)
+        let privileges = Privileges::choose(None).expect("somebody");
+        Work::new(lease, "vm1", protocol, privileges, unbounded_channel().0)
     }
 
     #[tokio::test]
