@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::programs::Programs;
 use super::sender::Sending;
 use crate::protocol::{Answer, HostReport, Lease, Said, What};
+use host::privileges::Privileges;
 use host::probing::ProbeSpec;
 use host::program::Who;
 
@@ -48,6 +49,7 @@ impl Work {
         lease: Lease,
         agent: &str,
         protocol: PipeProtocol,
+        privileges: Privileges,
         events: UnboundedSender<LocalEvent>,
     ) -> Self {
         let clock = Clock::read_ahead(lease.ahead_ns);
@@ -59,7 +61,7 @@ impl Work {
             done: 0,
             refused: None,
             clock,
-            programs: Programs::new(protocol, events),
+            programs: Programs::new(protocol, privileges, events),
             cpus: Cpus::allowed(),
             outbox: Outbox::default(),
             coordinator: Coordinator::present(),
@@ -330,7 +332,8 @@ mod tests {
             network: false,
         };
         let protocol = PipeProtocol { milestone: |_, _| None, stop_line: |_| None };
-        Work::new(lease, "vm1", protocol, unbounded_channel().0)
+        let privileges = Privileges::choose(None).expect("somebody");
+        Work::new(lease, "vm1", protocol, privileges, unbounded_channel().0)
     }
 
     #[tokio::test]
