@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::check;
+use crate::ledger;
 use crate::clean;
 use crate::owner::Handover;
 use crate::tune;
@@ -137,6 +138,9 @@ enum Command {
         #[arg(long, value_name = "USER")]
         user: Option<String>,
     },
+    /// A durable ledger: its audit
+    #[command(subcommand)]
+    Ledger(ledger::Ask),
     /// The server on its own, as lab-server
     Server(Box<lab_server::cli::Args>),
     /// A client on its own, as lab-client
@@ -230,6 +234,9 @@ impl Cli {
             Command::Tune(args) => tune::run(&args).map(Exit::from),
             Command::Clean(args) => clean::run(&args).map(Exit::from),
             Command::Doctor { json, user } => doctor(json, user.as_deref()),
+            Command::Ledger(ask) => {
+                ledger::run(&ask).map(|fine| if fine { Exit::Fine } else { Exit::Invalid })
+            }
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),

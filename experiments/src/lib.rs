@@ -6,6 +6,7 @@
 mod check;
 mod clean;
 pub mod cli;
+mod ledger;
 mod owner;
 mod tune;
 mod validate;

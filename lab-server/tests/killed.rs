@@ -8,19 +8,21 @@ mod common;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use journal::{Directory, Record, audit, recover};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rustix::process::{Pid, Signal, kill_process};
 use service::{Line, Ready};
-use wire::{Frame, UserList};
+use wire::{Frame, ShakeResult, UserList};
 
-use common::{Peer, frame_of};
+use common::{PATIENCE, Peer, frame_of};
 
 /// Users who shake, create and claim.
 const USERS: u32 = 8;
@@ -75,8 +77,23 @@ impl Drop for Program {
 
 impl Program {
     fn start(ledger: &Path, shards: u32, more: &[&str]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_lab-server"));
+        Self::start_by(command, ledger, shards, more)
+    }
+
+    /// On a small disk of its own, which only it sees.
+    fn start_on_disk(of_kib: u32, disk: &Path) -> Self {
+        let mount = format!(r#"mount -t tmpfs -o size={of_kib}k none "$0" && exec "$@""#);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &mount]).arg(disk);
+        command.arg(env!("CARGO_BIN_EXE_lab-server"));
+        let ledger = disk.join("ledger");
+        Self::start_by(command, &ledger, 2, &["--packets-per-second", "20000"])
+    }
+
+    fn start_by(mut command: Command, ledger: &Path, shards: u32, more: &[&str]) -> Self {
         let shards = shards.to_string();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lab-server"))
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"])
             .args(["--shards", &shards, "--sets", "8", "--users", "100", "--steering", "hash"])
             .args(["--ledger-history", "--ledger"])
@@ -101,6 +118,14 @@ impl Program {
         Pid::from_child(&self.child)
     }
 
+    /// Reads its lines until one is as wanted.
+    fn wait_for(&mut self, wanted: impl Fn(&Line) -> bool) {
+        let lines = self.lines.by_ref().lines();
+        let mut lines =
+            lines.map(|line| serde_json::from_str(&line.expect("text")).expect("a line"));
+        assert!(lines.any(|line| wanted(&line)), "it ended");
+    }
+
     /// Waits for its end after SIGTERM: the code, and the books that it closed.
     fn end(&mut self) -> (Option<i32>, accounting::Ledger) {
         kill_process(self.pid(), Signal::TERM).expect("it runs");
@@ -118,7 +143,13 @@ impl Program {
 
 /// A user: shakes, and now and then creates a packet and claims a share of it, until the server is
 /// gone. What the answers say is written down.
-fn user(address: SocketAddrV4, user: u32, receipts: &Mutex<Receipts>, told: &Sender<()>) {
+fn user(
+    address: SocketAddrV4,
+    user: u32,
+    receipts: &Mutex<Receipts>,
+    told: &Sender<()>,
+    strict: bool,
+) {
     let mut peer = Peer::connect(address);
     peer.send(&Frame::LoginRequest { user });
     if peer.next().is_none() {
@@ -140,6 +171,8 @@ fn user(address: SocketAddrV4, user: u32, receipts: &Mutex<Receipts>, told: &Sen
                 Frame::ShakeResponse { packet, amount: amount @ 1.., .. } => {
                     note(&|it| it.grant(packet, amount, user));
                 }
+                Frame::CreatePacketResponse { result: 1.., .. } if !strict => break,
+                Frame::ClaimResponse { amount: 0, .. } if !strict => break,
                 Frame::CreatePacketResponse { packet, result, .. } => {
                     assert_eq!(result, 0, "made");
                     note(&|it| it.create(packet, 300, 3));
@@ -198,15 +231,16 @@ fn lost<K: std::hash::Hash + Eq, V: PartialEq>(
     told.iter().filter(|(key, value)| kept.get(key) != Some(value)).count()
 }
 
-/// Users at work until the server is gone.
+/// Users at work until the server is gone; strict ones are refused nothing.
 fn work(
     address: SocketAddrV4,
     receipts: &Arc<Mutex<Receipts>>,
-) -> (Vec<std::thread::JoinHandle<()>>, Receiver<()>) {
+    strict: bool,
+) -> (Vec<JoinHandle<()>>, Receiver<()>) {
     let (told, seen) = channel();
     let threads = (0..USERS).map(|id| {
         let (receipts, told) = (Arc::clone(receipts), told.clone());
-        std::thread::spawn(move || user(address, id, &receipts, &told))
+        std::thread::spawn(move || user(address, id, &receipts, &told, strict))
     });
     (threads.collect(), seen)
 }
@@ -224,7 +258,7 @@ fn nothing_that_a_user_was_told_is_lost_however_often_the_server_is_killed() {
         let mut program = Program::start(&ledger, shards, &["--packets-per-second", "20000"]);
         let found = program.ready.ledger.clone().expect("a ledger");
         assert_eq!(found.epoch, kill);
-        let (users, seen) = work(program.address(), &receipts);
+        let (users, seen) = work(program.address(), &receipts, true);
         // At an instant of its own in each life: after so many answers with money.
         for _ in 0..random.random_range(1..400) {
             seen.recv().expect("users are told of money");
@@ -293,4 +327,49 @@ fn open_packets_keep_their_ids_and_deadlines_and_queues_their_packets() {
         .expect("the program");
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success() && said.contains("another server uses"), "{said}");
+}
+
+#[test]
+fn a_full_disk_stops_the_money_and_nothing_else_until_there_is_room() {
+    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || !required.split(',').any(|it| it == "root"), "needs root, which is required");
+    if !root {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut program = Program::start_on_disk(256, directory.path());
+    // Open, so that the disk stays when the server and its namespace are gone.
+    let seen_by_it = format!("/proc/{}/root{}", program.child.id(), directory.path().display());
+    let disk = std::fs::File::open(seen_by_it).expect("its disk");
+    let ledger = format!("/proc/self/fd/{}/ledger", disk.as_raw_fd());
+    let receipts = Arc::new(Mutex::new(Receipts::default()));
+    let (users, seen) = work(program.address(), &receipts, false);
+    let said = |what: &'static str| move |line: &Line| matches!(line, Line::Error(error) if error.contains(what));
+    program.wait_for(said("No space left on device"));
+    program.wait_for(
+        |line| matches!(line, Line::Sample(sample) if sample.counters.ledger_refused > 0),
+    );
+    // Everything but money goes on, for users who come now, too.
+    let mut peer = Peer::login_extended(program.address(), 99);
+    peer.ping();
+    assert_eq!(peer.shake(), (ShakeResult::NoPacket.code(), 0));
+    let enlarged = Command::new("nsenter")
+        .args(["--mount", "--target", &program.child.id().to_string()])
+        .args(["mount", "-o", "remount,size=64m"])
+        .arg(directory.path())
+        .status();
+    assert!(enlarged.expect("nsenter").success());
+    program.wait_for(said("the disk takes it again"));
+    while seen.try_recv().is_ok() {}
+    for _ in 0..100 {
+        seen.recv_timeout(PATIENCE).expect("money moves again");
+    }
+    program.child.kill().expect("it runs");
+    program.child.wait().expect("it is gone");
+    users.into_iter().for_each(|user| user.join().expect("no answer was wrong"));
+    let receipts = receipts.lock().expect("no panic");
+    check(Path::new(&ledger), &receipts);
+    assert!(receipts.granted.len() > 100);
 }

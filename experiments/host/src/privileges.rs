@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use ebpf::doctor::{Finding, State};
 use rustix::process::{Gid, Uid};
@@ -104,6 +105,22 @@ impl Privileges {
             may_execute(&user)?;
         }
         Ok(Self { user, chosen_by, drops, rings, kept: Vec::new() })
+    }
+
+    /// Makes a directory that a program is to write into, and gives it to the program's user when
+    /// it is new.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn make_directory(&self, path: &Path) -> io::Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(path)?;
+        if self.drops {
+            std::os::unix::fs::lchown(path, Some(self.user.uid), Some(self.user.gid))?;
+        }
+        Ok(())
     }
 
     /// Whether programs have fewer rights than this process.

@@ -7,6 +7,7 @@ use accounting::Ledger;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use service::DurableLedger;
 use workload::{Audit, Receipts};
 
 /// What server and clients report.
@@ -32,6 +33,17 @@ pub(crate) struct SavedBooks {
     closed: BTreeSet<u32>,
     established: BTreeMap<u16, BTreeSet<u32>>,
     settled: BTreeMap<u16, BTreeSet<u32>>,
+}
+
+/// Refuses a server that goes on with a ledger of earlier runs: its books would have their money,
+/// and the clients' would not.
+///
+/// # Errors
+/// When the ledger is not new.
+pub(crate) fn assert_new(ledger: Option<&DurableLedger>) -> anyhow::Result<()> {
+    let Some(ledger) = ledger.filter(|ledger| ledger.epoch > 0) else { return Ok(()) };
+    let directory = &ledger.directory;
+    anyhow::bail!("server.ledger: {directory} has a ledger: give each run a directory of its own")
 }
 
 impl Books {

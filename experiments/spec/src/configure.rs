@@ -40,6 +40,9 @@ pub fn server_config(experiment: &Experiment) -> ServerConfig {
         queue_bound: server.queue.get() as usize,
         seed: experiment.seed,
         steering: server.steering,
+        ledger: server.ledger.clone(),
+        // An audit of a run looks at every grant.
+        ledger_history: server.ledger.is_some(),
         congestion: experiment.network.congestion.clone(),
         ..ServerConfig::default()
     }

@@ -1,6 +1,7 @@
 //! The server and the clients of an experiment.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use service::{Notices, Steering};
@@ -29,6 +30,9 @@ pub struct ServerSpec {
     pub queue: Count,
     /// How connections find their shard.
     pub steering: Steering,
+    /// Where a durable ledger is kept, on the server's machine; a new directory for each run. None
+    /// is kept when `None`.
+    pub ledger: Option<PathBuf>,
 }
 
 impl Default for ServerSpec {
@@ -44,6 +48,7 @@ impl Default for ServerSpec {
                 .unwrap_or_else(|_| unreachable!("a constant in range")),
             queue: Count::at_least_one(4096),
             steering: Steering::Auto,
+            ledger: None,
         }
     }
 }

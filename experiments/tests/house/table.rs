@@ -69,7 +69,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("control", &["shard"], never(&["aya"], HEAVY)),
     row(
         "lab-server",
-        &["accounting", "control", "platform", "service", "shard", "wire"],
+        &["accounting", "control", "journal", "platform", "service", "shard", "wire"],
         never(&[], HEAVY_OR_AYA),
     ),
     row(
@@ -135,11 +135,13 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         "experiments",
         &[
+            "accounting",
             "analysis",
             "attribution",
             "ebpf",
             "fleet",
             "host",
+            "journal",
             "lab-client",
             "lab-server",
             "platform",

@@ -9,6 +9,9 @@ use accounting::{Ledger, Money};
 /// costs no memory.
 const MOST_USERS: usize = 4096;
 
+/// In books: no share has been given to a user.
+const NO_SHARE: u64 = u64::MAX;
+
 /// Something that happened to money. Ids, users and SETs are those of the server, cents are cents,
 /// instants are Unix time in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,11 +206,13 @@ impl Record {
             }
             Record::Books { set, ledger } => {
                 put(bytes, &[*set]);
-                let Ledger { created, granted, claimed, refunded, remaining } = ledger;
+                let Ledger { created, granted, claimed, refunded, remaining, .. } = ledger;
                 for money in [created, granted, claimed, refunded, remaining] {
                     bytes.extend_from_slice(&money.count.to_le_bytes());
                     bytes.extend_from_slice(&money.amount.to_le_bytes());
                 }
+                let largest = ledger.largest_share.unwrap_or(NO_SHARE);
+                bytes.extend_from_slice(&largest.to_le_bytes());
             }
             Record::Next { shaken, sent } => put(bytes, &[*shaken, *sent]),
             Record::End => {}
@@ -234,6 +239,7 @@ impl Record {
                     claimed: reader.money()?,
                     refunded: reader.money()?,
                     remaining: reader.money()?,
+                    largest_share: Some(reader.long()?).filter(|largest| *largest != NO_SHARE),
                 },
             },
             17 => Record::Waiting { set: word()?, packet: word()?, amount: word()? },
@@ -280,6 +286,7 @@ mod tests {
             claimed: money(2),
             refunded: money(3),
             remaining: money(4),
+            largest_share: Some(7),
         };
         let all = [
             Record::Created { set: 1, packet: 2, amount: 3 },
@@ -289,6 +296,7 @@ mod tests {
             Record::Entitled { packet: 7, named: 1, user: 2 },
             Record::Refunded { packet: 7, shares: 1, amount: 49 },
             Record::Books { set: 8, ledger },
+            Record::Books { set: 9, ledger: Ledger { largest_share: None, ..ledger } },
             Record::Waiting { set: 1, packet: 2, amount: 3 },
             Record::Held { packet: 7, open },
             Record::Next { shaken: 5, sent: 6 },

@@ -27,6 +27,7 @@ use super::news::LocalNews;
 use super::place::Local;
 use super::profiles::Profiles;
 use super::rights::Rights;
+use crate::books::assert_new;
 use crate::coordinator::{Coordinator, Interrupts};
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::faults::state::Faults;
@@ -102,6 +103,10 @@ pub(crate) async fn start(
     let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), privileges)?;
     let mut config = server_config(experiment);
     rights.choose_congestion(&mut config.congestion);
+    if let Some(ledger) = &config.ledger {
+        let made = rights.privileges.make_directory(ledger);
+        made.with_context(|| format!("server.ledger: {}", ledger.display()))?;
+    }
     let limits = tuned.limits();
     let given = Given { namespace, limits, ..Given::as_here(&rights.privileges) };
     let server = start_program(Who::Server, &config, given, messages.clone())
@@ -140,6 +145,7 @@ impl Coordinator<Local> {
         let Message::Server(ServerLine::Ready(ready)) = message else {
             anyhow::bail!("the server says something else than that it is ready: {message:?}");
         };
+        assert_new(ready.ledger.as_ref())?;
         let address: SocketAddrV4 = ready.listen.parse()?;
         self.run.programs.server_address = address;
         self.place.surroundings.add_process(Who::Server, ready.pid);

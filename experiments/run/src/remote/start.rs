@@ -29,6 +29,7 @@ use super::fleet::Fleet;
 use super::hosts::{as_specs, check, probes_of_server, who_tells};
 use super::roster::{Roster, RosterHost};
 use super::state::HostState;
+use crate::books::assert_new;
 use crate::coordinator::{Coordinator, Interrupts};
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::messages::Message;
@@ -194,6 +195,7 @@ impl Coordinator<Fleet> {
                 Message::Server(ServerLine::Ready(ready)) => {
                     let host = self.place.host_of(Who::Server);
                     self.run.records.ready(Who::Server, host, json!(ready));
+                    assert_new(ready.ledger.as_ref())?;
                     break ready.listen.parse()?;
                 }
                 other => self.on_unready(other)?,
