@@ -6,6 +6,7 @@
 
 mod arrows;
 mod facts;
+mod harness;
 mod modules;
 mod packages;
 mod public;
@@ -68,6 +69,12 @@ fn no_files_import_each_other_in_a_circle() {
     let packages = packages::all();
     let roots = packages.iter().flat_map(|one| one.library.iter().chain(&one.programs));
     check(roots.flat_map(|root| arrows::faults(root, &repository().files)));
+}
+
+#[test]
+fn no_test_is_left_out_by_its_harness() {
+    let packages = packages::all();
+    check(packages.iter().flat_map(|package| harness::faults(package, &repository().texts)));
 }
 
 #[test]
