@@ -10,6 +10,7 @@ mod harness;
 mod modules;
 mod packages;
 mod public;
+mod reasons;
 mod sources;
 mod style;
 mod table;
@@ -57,6 +58,17 @@ fn lock_files_are_of_today() {
         let lock = std::fs::read_to_string(sources::top().join(file)).expect(file);
         packages::lock_faults(file, &lock, &packages)
     }));
+}
+
+#[test]
+fn every_dependency_from_outside_has_a_reason_and_a_user() {
+    let text = |folder: &str| {
+        let manifest = sources::top().join(folder).join("Cargo.toml");
+        std::fs::read_to_string(manifest).expect("a manifest")
+    };
+    let all: Vec<String> =
+        packages::of_the_workspace().iter().map(|package| text(&package.folder)).collect();
+    check(reasons::faults(&text(""), &all));
 }
 
 #[test]
