@@ -223,10 +223,10 @@ impl Net {
                 if state == State::Open {
                     self.deliver(handler, id, &bytes[..len]);
                 }
-                if let Some(slot) = self.slots.get(id) {
-                    if slot.hung_up || len == bytes.len() {
-                        self.turns.join(Queue::Busy, id, slot);
-                    }
+                if let Some(slot) = self.slots.get(id)
+                    && (slot.hung_up || len == bytes.len())
+                {
+                    self.turns.join(Queue::Busy, id, slot);
                 }
             }
             (Err(_), State::Connecting) if result != -libc::EAGAIN => {

@@ -124,7 +124,7 @@ impl Shard {
 
 /// Writes whole requests until each peer has 48 KiB under way, or as much as finds room.
 fn fill(peers: &mut [TcpStream]) {
-    let requests = [b'f'; 48 << 10];
+    let requests = vec![b'f'; 48 << 10];
     for peer in peers {
         // What it has read does not matter, only that it reads.
         let mut answers = [0; 4096];
@@ -245,7 +245,7 @@ fn who_does_not_read_is_not_read_on_until_it_reads() {
     let all = asked as usize * REQUEST;
     assert!(shard.net.counters().short_sends > 0 && (read as usize) < all - unsent.len());
     // It reads: everything is answered, each with its own number.
-    let (mut answers, mut chunk) = (Vec::new(), [0; 65_536]);
+    let (mut answers, mut chunk) = (Vec::new(), vec![0; 65_536]);
     while answers.len() < all {
         match deaf.read(&mut chunk) {
             Ok(0) => panic!("closed after {} of {all} bytes", answers.len()),
