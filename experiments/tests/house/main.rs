@@ -50,6 +50,15 @@ fn no_dependency_is_unused() {
 }
 
 #[test]
+fn lock_files_are_of_today() {
+    let packages = packages::all();
+    check(["Cargo.lock", "ebpf/probes/Cargo.lock"].iter().flat_map(|file| {
+        let lock = std::fs::read_to_string(sources::top().join(file)).expect(file);
+        packages::lock_faults(file, &lock, &packages)
+    }));
+}
+
+#[test]
 fn the_table_itself_has_no_upward_arrow() {
     check(table::order_faults(table::TABLE));
 }
