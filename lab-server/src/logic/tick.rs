@@ -1,5 +1,6 @@
 //! Connections that come and go, and what falls due.
 
+use platform::SPIN_PER_POLL_NS;
 use shard::ConnId;
 use wire::ErrorCode;
 
@@ -37,6 +38,7 @@ impl Logic {
     /// next, in nanoseconds.
     pub fn tick(&mut self, io: &mut impl Io) -> Option<u64> {
         let now_ns = io.now_ns();
+        self.spin_left_ns = SPIN_PER_POLL_NS;
         if self.wheel.next_ns().is_some_and(|next| next <= now_ns) {
             let mut due = Vec::new();
             self.wheel.expire_at_most(DUE_PER_TICK, now_ns, |timer| due.push(timer));
