@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::fd::{AsFd, OwnedFd};
 use serde::Serialize;
@@ -10,6 +11,9 @@ use tokio::process::{Child, ChildStdin, Command};
 use tuning::Limit;
 
 use crate::namespace::{Netns, enter};
+
+/// A small program whose output has ended has itself ended in so many milliseconds.
+const SOON: usize = 1_000;
 
 /// Which program says something.
 #[derive(
@@ -131,6 +135,22 @@ impl Program {
     /// What the system says.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
+    }
+
+    /// Waits until it has ended, at most for a time; how it ended, if it has.
+    pub async fn ended_within(&mut self, most: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(most, self.child.wait()).await.ok()?.ok()
+    }
+
+    /// The same of one whose output has ended: it is about to.
+    pub fn ended_soon(&mut self) -> Option<ExitStatus> {
+        for _ in 0..SOON {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
     }
 
     /// Ends it at once.
