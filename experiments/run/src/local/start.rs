@@ -101,8 +101,7 @@ pub(crate) async fn start(
     let hog_messages = messages.clone();
     // Nothing listens any more when the run is over.
     let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
-    let privileges = rights.privileges.clone();
-    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), privileges)?;
+    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
     let mut config = server_config(experiment);
     rights.choose_congestion(&mut config.congestion);
     let limits = tuned.limits();
