@@ -44,6 +44,11 @@ pub(crate) const TABLE: &[Row] = &[
     row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
     row("platform", &[], Outside::Only(&["rustix", "serde"])),
+    row(
+        "journal",
+        &["accounting"],
+        Outside::Only(&["crc32fast", "rand", "rustix", "serde", "thiserror"]),
+    ),
     row("ethtool", &[], Outside::Only(&["libc", "rustix", "serde"])),
     row(
         "attribution",
