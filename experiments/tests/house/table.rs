@@ -135,6 +135,14 @@ pub(crate) const TABLE: &[Row] = &[
         never(&["arrow", "aya", "glommio", "parquet", "statrs"], &[]),
     ),
     row(
+        "fuzz",
+        &[
+            "analysis", "fleet", "platform", "record", "service", "spec", "tuning", "wire",
+            "workload",
+        ],
+        Outside::Only(&["libfuzzer-sys", "serde", "serde_json", "tempfile"]),
+    ),
+    row(
         "experiments",
         &[
             "analysis",
