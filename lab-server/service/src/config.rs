@@ -173,7 +173,8 @@ pub enum ConfigError {
     TooManySets(usize),
     /// Queues of which none could hold a packet, or which could hold more than there is memory.
     #[error(
-        "--queue {queue}: at least 1, and at most {MOST_QUEUED} packets in all of {sets} SETs together"
+        "--queue {queue}: at least 1, and at most {MOST_QUEUED} packets in all of {sets} SETs \
+         together"
     )]
     Queue {
         /// Packets in one SET.
@@ -185,7 +186,10 @@ pub enum ConfigError {
     #[error("packets_bound {0}: at most {MOST_PACKETS}")]
     Packets(usize),
     /// A life that is longer than any experiment.
-    #[error("--packet-life {}: at most {} seconds (31 days)", .0.as_secs_f64(), LONGEST_LIFE.as_secs())]
+    #[error(
+        "--packet-life {}: at most {} seconds (31 days)",
+        .0.as_secs_f64(), LONGEST_LIFE.as_secs()
+    )]
     Life(Duration),
     /// A clock that cannot be so wrong.
     #[error("clock_ahead_ns {0}: at most {MOST_AHEAD_NS} (a year) in either direction")]
