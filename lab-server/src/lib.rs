@@ -23,6 +23,7 @@ pub mod panel;
 mod quiescence;
 pub mod report;
 pub mod restart;
+mod seats;
 pub mod server;
 pub mod sets;
 mod shard_loop;

@@ -23,6 +23,7 @@ use crate::outbox::INBOX;
 use crate::overload::Budget;
 use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
+use crate::seats::{Hall, Seats};
 use crate::sets::new_online;
 use crate::shard_loop::ShardLoop;
 
@@ -96,6 +97,7 @@ struct ShardSetup {
     budget: Arc<Budget>,
     clock: Clock,
     quiescence: Arc<Quiescence>,
+    hall: Arc<Hall>,
     shares: Option<Arc<Shares>>,
 }
 
@@ -132,7 +134,7 @@ impl Server {
         let rules = Rules {
             users: config.users,
             notices: config.notices,
-            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX / 2),
+            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX),
             queue_bound: config.queue_bound,
             packets_bound: config.packets_bound.div_ceil(shards),
             budgets: config.budgets,
@@ -149,6 +151,7 @@ impl Server {
             budget: Arc::clone(&budget),
             clock,
             quiescence: Arc::default(),
+            hall: Hall::new(resolved.connections),
             shares,
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
@@ -382,9 +385,10 @@ impl ShardSetup {
             logic.restore(share);
             keeping
         });
-        let Self { inboxes, reports, clock, quiescence, .. } = self;
-        let handler =
-            ShardLoop::new(context.shard, logic, inboxes, reports, clock, quiescence, keeping);
+        let Self { inboxes, reports, clock, quiescence, hall, .. } = self;
+        let (shard, seats) = (context.shard, Seats::new(hall));
+        let handler = ShardLoop::new(shard, logic, inboxes, reports, clock, quiescence, seats)
+            .with_ledger(keeping);
         Ok((net, handler))
     }
 }

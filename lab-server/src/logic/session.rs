@@ -115,7 +115,7 @@ impl Logic {
     fn shake(&mut self, io: &mut impl Io, conn: ConnId, user: u32, set: u16) {
         self.counters.shakes += 1;
         for slowness in &mut self.slowness {
-            slowness.handle(user, io.now_ns(), |ns| io.spin(ns));
+            slowness.handle(user, io.now_ns(), &mut self.spin_left_ns, |ns| io.spin(ns));
         }
         let mut refused = false;
         let mut refuses = || {
