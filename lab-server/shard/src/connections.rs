@@ -11,10 +11,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::limits::{Closed, ConnectOptions, Limits, NetCounters};
 use crate::listener::{Listener, set_congestion};
 use crate::outgoing::{ARENA_BYTES, Outgoing};
+use crate::ready_queues::{Queue, ReadyQueues};
 use crate::registered::RegisteredSockets;
 use crate::slots::{Backlog, ConnId, NONE, Slots, Stash, State};
 use crate::timer::Timer;
-use crate::turns::{Queue, Turns};
 use crate::wheel::Wheel;
 use platform::monotonic_ns;
 
@@ -59,7 +59,7 @@ pub struct Net {
     outgoing: Outgoing,
     pub(crate) events: Vec<epoll::Event>,
     /// Connections that are ready, in this poll or left from the one before.
-    pub(crate) turns: Turns,
+    pub(crate) queues: ReadyQueues,
     pub(crate) buffer: Box<[u8]>,
     /// The connections of a batch of receives, and their results.
     pub(crate) batch: Vec<ConnId>,
@@ -113,7 +113,7 @@ impl Net {
             timer,
             outgoing: Outgoing::new(),
             events: Vec::with_capacity(EVENTS),
-            turns: Turns::new(EVENTS),
+            queues: ReadyQueues::new(EVENTS),
             buffer: vec![0; BATCH * CHUNK].into_boxed_slice(),
             batch: Vec::with_capacity(BATCH),
             received: Vec::with_capacity(BATCH),
@@ -269,7 +269,7 @@ impl Net {
 
     /// Whether the next poll has something to do though nothing happens.
     pub(crate) fn has_work(&self) -> bool {
-        !(self.turns.is_empty() && self.dead.is_empty() && self.to_shut.is_empty())
+        !(self.queues.is_empty() && self.dead.is_empty() && self.to_shut.is_empty())
     }
 
     /// Closes a connection at once; what was sent in this poll still leaves.
@@ -357,7 +357,7 @@ impl Net {
             // No event would tell when to try again.
             Err(_) if matches!(-result, libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
                 slot.writable = true;
-                self.turns.join(Queue::Busy, id, slot);
+                self.queues.join(Queue::Busy, id, slot);
                 0
             }
             Err(_) => return self.fail(id, Closed::Broken(-result)),
@@ -376,7 +376,7 @@ impl Net {
             self.to_shut.push_back(id);
         }
         if std::mem::take(&mut slot.held) {
-            self.turns.join(Queue::Busy, id, slot);
+            self.queues.join(Queue::Busy, id, slot);
         }
     }
 

@@ -17,10 +17,10 @@ mod limits;
 mod listener;
 mod outgoing;
 mod poll;
+mod ready_queues;
 mod registered;
 mod slots;
 mod timer;
-mod turns;
 mod wheel;
 
 pub use connections::Net;

@@ -17,8 +17,8 @@ use crate::connections::{BATCH, CHUNK, LISTENER, NOTIFICATION, Net, TIMER};
 use crate::handler::Handler;
 use crate::limits::Closed;
 use crate::listener::{Accepted, reset};
+use crate::ready_queues::Queue;
 use crate::slots::{ConnId, State};
-use crate::turns::Queue;
 use platform::monotonic_ns;
 
 /// Connections accepted in one poll, so that a rush of newcomers does not starve the others: at
@@ -54,10 +54,10 @@ impl Net {
     /// What the kernel says about the readiness set or a ring: the shard cannot go on then.
     pub fn poll<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<usize> {
         self.sockets.usable()?;
-        let left = self.turns.waiting(Queue::Quiet) + self.turns.waiting(Queue::Busy);
+        let left = self.queues.waiting(Queue::Quiet) + self.queues.waiting(Queue::Busy);
         let (happened, newcomers) = self.ask(handler, block && !self.has_work())?;
         self.serve_quiet(handler)?;
-        if newcomers || self.turns.waiting(Queue::Busy) > 0 {
+        if newcomers || self.queues.waiting(Queue::Busy) > 0 {
             // Who was quick to ask does not wait for what follows.
             self.flush()?;
         }
@@ -120,7 +120,7 @@ impl Net {
                 handler.connected(self, id);
             } else if slot.backlog.is_some() {
                 slot.writable = true;
-                self.turns.join(Queue::Busy, id, slot);
+                self.queues.join(Queue::Busy, id, slot);
             }
         }
         if broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
@@ -128,42 +128,42 @@ impl Net {
             let Some(slot) = self.slots.get(id) else { return };
             let owes = slot.stash.is_some() || slot.backlog.is_some();
             let queue = if owes { Queue::Busy } else { Queue::Quiet };
-            self.turns.join(queue, id, slot);
+            self.queues.join(queue, id, slot);
         }
     }
 
     /// Gives a share to each connection that was quiet, at most [`BATCH`] of them.
     fn serve_quiet<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
-        self.take_turns(handler, Queue::Quiet, BATCH);
+        self.take(handler, Queue::Quiet, BATCH);
         self.receive(handler, SHARE)
     }
 
     /// Gives a chunk to each connection that has more, and its backlog to each that made room,
     /// until [`BUSY_NS`] have passed; who then waits is the first to be served the next time.
     fn serve_busy<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
-        let mut turns = self.turns.waiting(Queue::Busy);
-        if turns == 0 {
+        let mut waiting = self.queues.waiting(Queue::Busy);
+        if waiting == 0 {
             return Ok(());
         }
         let until_ns = self.read_clock() + BUSY_NS;
         let mut together = FIRST_BUSY;
-        while turns > 0 {
-            let most = together.min(turns);
-            self.take_turns(handler, Queue::Busy, most);
+        while waiting > 0 {
+            let most = together.min(waiting);
+            self.take(handler, Queue::Busy, most);
             self.receive(handler, CHUNK)?;
             if self.read_clock() >= until_ns {
                 break;
             }
-            turns -= most;
+            waiting -= most;
             together = (2 * together).min(BATCH);
         }
         Ok(())
     }
 
     /// Takes at most `most` turns of a queue; those who may be read form the batch.
-    fn take_turns<H: Handler>(&mut self, handler: &mut H, queue: Queue, most: usize) {
+    fn take<H: Handler>(&mut self, handler: &mut H, queue: Queue, most: usize) {
         for _ in 0..most {
-            let Some(id) = self.turns.next(queue) else { break };
+            let Some(id) = self.queues.next(queue) else { break };
             if self.may_be_read(id) {
                 handler.prefetch(id);
                 self.batch.push(id);
@@ -222,7 +222,7 @@ impl Net {
                 if let Some(slot) = self.slots.get(id)
                     && (slot.hung_up || len == bytes.len())
                 {
-                    self.turns.join(Queue::Busy, id, slot);
+                    self.queues.join(Queue::Busy, id, slot);
                 }
             }
             (Err(_), State::Connecting) if result != -libc::EAGAIN => {
@@ -232,7 +232,7 @@ impl Net {
             // No event would tell of the bytes that are still there.
             (Err(_), _) if matches!(-result, libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
                 if let Some(slot) = self.slots.get(id) {
-                    self.turns.join(Queue::Busy, id, slot);
+                    self.queues.join(Queue::Busy, id, slot);
                 }
             }
             (Err(_), _) => self.fail(id, Closed::Broken(-result)),

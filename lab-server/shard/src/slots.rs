@@ -67,7 +67,7 @@ pub(crate) struct Slot {
     pub(crate) broken: bool,
     /// The peer opened it: it is the one that asks, and must read before it may ask more.
     pub(crate) accepted: bool,
-    /// In a queue of [`crate::turns::Turns`].
+    /// In a queue of [`crate::ready_queues::ReadyQueues`].
     pub(crate) waiting: bool,
     /// Its turn came while answers waited for the peer to read: it is read when they have left.
     pub(crate) held: bool,

@@ -21,12 +21,12 @@ pub(crate) enum Queue {
 /// The two queues. A connection that has gone leaves its id behind until that comes up, so they
 /// hold at most as many as there are slots, and those that went since the last round.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct ReadyQueues {
     quiet: VecDeque<ConnId>,
     busy: VecDeque<ConnId>,
 }
 
-impl Turns {
+impl ReadyQueues {
     /// Empty queues that hold `capacity` each without allocating.
     pub(crate) fn new(capacity: usize) -> Self {
         let queue = || VecDeque::with_capacity(capacity);
@@ -74,33 +74,33 @@ mod tests {
 
     #[test]
     fn each_connection_waits_once() {
-        let (mut turns, mut slots) = (Turns::new(4), Slots::new(2));
+        let (mut queues, mut slots) = (ReadyQueues::new(4), Slots::new(2));
         let first = slots.acquire(State::Open).expect("room");
         let second = slots.acquire(State::Open).expect("room");
         for _ in 0..3 {
             for (id, queue) in [(first, Queue::Quiet), (second, Queue::Busy)] {
-                turns.join(queue, id, slots.get(id).expect("open"));
-                turns.join(Queue::Busy, id, slots.get(id).expect("open"));
+                queues.join(queue, id, slots.get(id).expect("open"));
+                queues.join(Queue::Busy, id, slots.get(id).expect("open"));
             }
         }
-        assert_eq!((turns.waiting(Queue::Quiet), turns.waiting(Queue::Busy)), (1, 1));
-        assert_eq!(turns.next(Queue::Quiet), Some(first));
+        assert_eq!((queues.waiting(Queue::Quiet), queues.waiting(Queue::Busy)), (1, 1));
+        assert_eq!(queues.next(Queue::Quiet), Some(first));
         slots.get(first).expect("open").waiting = false;
-        turns.join(Queue::Busy, first, slots.get(first).expect("open"));
-        assert_eq!(turns.next(Queue::Busy), Some(second), "who waits longer goes first");
-        assert_eq!(turns.next(Queue::Busy), Some(first));
-        assert!(turns.is_empty());
+        queues.join(Queue::Busy, first, slots.get(first).expect("open"));
+        assert_eq!(queues.next(Queue::Busy), Some(second), "who waits longer goes first");
+        assert_eq!(queues.next(Queue::Busy), Some(first));
+        assert!(queues.is_empty());
     }
 
     #[test]
     fn who_comes_into_a_slot_waits_for_itself() {
-        let (mut turns, mut slots) = (Turns::new(4), Slots::new(1));
+        let (mut queues, mut slots) = (ReadyQueues::new(4), Slots::new(1));
         let gone = slots.acquire(State::Open).expect("room");
-        turns.join(Queue::Busy, gone, slots.get(gone).expect("open"));
+        queues.join(Queue::Busy, gone, slots.get(gone).expect("open"));
         slots.release(gone);
         let next = slots.acquire(State::Open).expect("room again");
-        turns.join(Queue::Quiet, next, slots.get(next).expect("open"));
-        assert_eq!(turns.next(Queue::Quiet), Some(next));
-        assert_eq!(turns.next(Queue::Busy).and_then(|id| slots.get(id).map(|_| ())), None);
+        queues.join(Queue::Quiet, next, slots.get(next).expect("open"));
+        assert_eq!(queues.next(Queue::Quiet), Some(next));
+        assert_eq!(queues.next(Queue::Busy).and_then(|id| slots.get(id).map(|_| ())), None);
     }
 }
