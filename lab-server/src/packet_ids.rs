@@ -45,7 +45,7 @@ impl PacketIds {
             let number = self.next;
             let given_ns = &mut self.given_ns[(number / part_len) as usize];
             // At the first number of a part all of it have last been handed out a round ago.
-            let begins = number % part_len == 0;
+            let begins = number.is_multiple_of(part_len);
             let rested = given_ns.is_none_or(|at| at.saturating_add(self.rest_ns) <= now_ns);
             if self.count == 0 || (begins && !rested) {
                 return None;

@@ -66,7 +66,8 @@ mod tests {
                 let mut seats: Vec<_> =
                     (0..shards).map(|_| Seats::new(Arc::clone(&hall))).collect();
                 // Uneven: the last shard is asked as often as all others.
-                let of = |peer: usize| if peer % 2 == 0 { shards - 1 } else { peer % shards };
+                let of =
+                    |peer: usize| if peer.is_multiple_of(2) { shards - 1 } else { peer % shards };
                 let inside = (0..2_000).filter(|peer| seats[of(*peer)].take()).count();
                 assert_eq!(inside as u32, limit, "{shards} shards");
                 assert_eq!(
