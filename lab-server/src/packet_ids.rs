@@ -4,8 +4,8 @@
 
 use platform::NANOS_PER_SECOND;
 
-/// How long a number rests after its packet is over. The latest claim is one that the kernel goes on
-/// sending through an outage: it gives a segment up 924.6 s after the first try, with 15 retries
+/// How long a number rests after its packet is over. The latest claim is one that the kernel goes
+/// on sending through an outage: it gives a segment up 924.6 s after the first try, with 15 retries
 /// (`net.ipv4.tcp_retries2`).
 const REST_NS: u64 = 1000 * NANOS_PER_SECOND;
 

@@ -13,6 +13,10 @@ use crate::logic::state::{Logic, PATIENCE_NS, TICK_NS, Timer};
 /// a millisecond.
 const EXPIRED_PER_TICK: usize = 1024;
 
+/// Things that fall due and are done in one tick: at 5 µs each 0.3 ms, for thousands of peers can
+/// have begun a frame at the same time.
+const DUE_PER_TICK: usize = 64;
+
 impl Logic {
     /// A peer connected.
     pub fn accepted(&mut self, io: &mut impl Io, conn: ConnId) {
@@ -37,7 +41,7 @@ impl Logic {
         self.spin_left_ns = SPIN_PER_POLL_NS;
         if self.wheel.next_ns().is_some_and(|next| next <= now_ns) {
             let mut due = Vec::new();
-            self.wheel.expire(now_ns, |timer| due.push(timer));
+            self.wheel.expire_at_most(DUE_PER_TICK, now_ns, |timer| due.push(timer));
             for timer in due {
                 self.expired(io, timer);
             }
