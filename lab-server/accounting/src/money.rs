@@ -31,7 +31,9 @@ impl Add for Money {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { count: self.count + other.count, amount: self.amount + other.amount }
+        // No money that there is comes near the end: but a file may say so.
+        let count = self.count.saturating_add(other.count);
+        Self { count, amount: self.amount.saturating_add(other.amount) }
     }
 }
 

@@ -46,7 +46,7 @@ impl Summary {
             .enumerate()
             .map(|(index, spec)| phase::summarize(raw, &specs, index, spec))
             .collect();
-        let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
+        let lost: u64 = phases.iter().map(|it| it.connections.lost).fold(0, u64::saturating_add);
         let ledger = LedgerSummary::of(raw, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
