@@ -87,11 +87,13 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `lab`.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("lab starts");
+        Self::of(&mut command(arguments))
+    }
+
+    /// Starts a command that becomes `lab`.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("lab starts");
         let (tell, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         // Ends with the program, or with the test that does not listen any more.

@@ -1,5 +1,5 @@
-//! Tests that would never run. Without libtest the attribute `#[test]` of the standard library takes
-//! its function away; with libtest the `main` of `needs` is never called.
+//! Tests that would never run. Without libtest the attribute `#[test]` of the standard library
+//! takes its function away; with libtest the `main` of `needs` is never called.
 
 use crate::packages::Package;
 use crate::sources::top;
