@@ -27,6 +27,14 @@ impl Money {
     }
 }
 
+impl Money {
+    /// The sum, where there is a number for it.
+    pub(crate) fn checked_add(self, other: Self) -> Option<Self> {
+        let count = self.count.checked_add(other.count)?;
+        Some(Self { count, amount: self.amount.checked_add(other.amount)? })
+    }
+}
+
 impl Add for Money {
     type Output = Self;
 

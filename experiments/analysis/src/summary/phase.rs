@@ -284,7 +284,8 @@ fn invalid_because(
     if planned.is_some_and(|planned| phase.seconds < Some(planned)) {
         because.push("the phase was cut short".to_owned());
     }
-    let late = (tally.late_sends + tally.skipped_late) as f64 / tally.offered.max(1) as f64;
+    let late =
+        tally.late_sends.saturating_add(tally.skipped_late) as f64 / tally.offered.max(1) as f64;
     if late > limits.late_share.get() {
         because.push(format!(
             "{:.3}% of the shakes left more than {} µs late by the client's own doing, or not at \
