@@ -1,6 +1,7 @@
 //! What a server is started with, and what that means on this machine.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use platform::{DescriptorLimits, NANOS_PER_SECOND, Placement, sockets_per_ring};
@@ -126,6 +127,12 @@ pub struct Config {
     /// nanoseconds.
     #[serde(default)]
     pub clock_ahead_ns: i64,
+    /// Where the durable ledger is; none is kept when `None`.
+    #[serde(default)]
+    pub ledger: Option<PathBuf>,
+    /// Keep all of the durable ledger, and not only what a restart needs.
+    #[serde(default)]
+    pub ledger_history: bool,
 }
 
 impl Default for Config {
@@ -147,6 +154,8 @@ impl Default for Config {
             steering: Steering::Auto,
             congestion: None,
             clock_ahead_ns: 0,
+            ledger: None,
+            ledger_history: false,
         }
     }
 }
