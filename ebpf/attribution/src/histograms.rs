@@ -1,9 +1,12 @@
 //! Histograms of durations, second by second and phase by phase.
 
+use std::io::Read;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Serializer as _, V2Serializer};
+use flate2::read::ZlibDecoder;
+use hdrhistogram::serialization::{DeserializeError, Serializer as _, V2Serializer};
+use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::segments::{PerSegment, Segment};
@@ -17,6 +20,83 @@ const DIGITS: u8 = 3;
 /// Histograms that wait to be used again: one second's worth of a phase that ends while another
 /// begins.
 const SPARE: usize = 14;
+
+/// The head of an encoded histogram: cookie, bytes of the counts, an offset, digits, the least and
+/// the largest value, a ratio.
+const HEAD: usize = 40;
+
+/// Counts of three digits up to the largest 64-bit value (2,048, and 1,024 for each of 53 powers of
+/// two), of 9 bytes at most.
+const MOST_COUNTS: usize = 9 * (2048 + 53 * 1024);
+
+/// The cookies of the encoding V2, plain and compressed.
+const PLAIN: u32 = 0x1c84_9313;
+const COMPRESSED: u32 = 0x1c84_9314;
+
+/// Why bytes are no histogram of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum HistogramError {
+    /// They end before they should, or go on.
+    #[error("its counts have another length than it says")]
+    Length,
+    /// It is more exact than the lab's, and so larger.
+    #[error("it has {0} significant digits, and those of the lab have {DIGITS}")]
+    Digits(u32),
+    /// A count is none.
+    #[error("a count is beyond all numbers")]
+    Count,
+    /// What is compressed is damaged.
+    #[error("it cannot be uncompressed")]
+    Compression(#[from] std::io::Error),
+    /// The format's own reader refuses it.
+    #[error(transparent)]
+    Format(#[from] DeserializeError),
+}
+
+/// A histogram from HdrHistogram's encoding V2, plain or compressed. The format's own reader
+/// allocates what a length field says: so lengths are compared first with the bytes that are there.
+///
+/// # Errors
+/// [`HistogramError`].
+pub fn decode_histogram<T: Counter>(bytes: &[u8]) -> Result<Histogram<T>, HistogramError> {
+    let (cookie, rest) = word(bytes)?;
+    if cookie != COMPRESSED {
+        return decode_plain(bytes);
+    }
+    let (length, rest) = word(rest)?;
+    if length as usize != rest.len() {
+        return Err(HistogramError::Length);
+    }
+    let mut plain = Vec::new();
+    ZlibDecoder::new(rest).take((HEAD + MOST_COUNTS) as u64 + 1).read_to_end(&mut plain)?;
+    decode_plain(&plain)
+}
+
+fn decode_plain<T: Counter>(bytes: &[u8]) -> Result<Histogram<T>, HistogramError> {
+    let (cookie, rest) = word(bytes)?;
+    let (length, rest) = word(rest)?;
+    let (_, rest) = word(rest)?;
+    let (digits, _) = word(rest)?;
+    let counts = bytes.get(HEAD..).ok_or(HistogramError::Length)?;
+    if cookie == PLAIN {
+        if length as usize != counts.len() || counts.len() > MOST_COUNTS {
+            return Err(HistogramError::Length);
+        }
+        if digits > u32::from(DIGITS) {
+            return Err(HistogramError::Digits(digits));
+        }
+        // The least 64-bit number: hdrhistogram 7.6 negates it, which overflows.
+        if counts.windows(9).any(|count| count == [0xff; 9]) {
+            return Err(HistogramError::Count);
+        }
+    }
+    Ok(hdrhistogram::serialization::Deserializer::new().deserialize(&mut &*bytes)?)
+}
+
+fn word(bytes: &[u8]) -> Result<(u32, &[u8]), HistogramError> {
+    let (word, rest) = bytes.split_first_chunk().ok_or(HistogramError::Length)?;
+    Ok((u32::from_be_bytes(*word), rest))
+}
 
 /// A histogram in microseconds.
 pub type Latencies = Histogram<u32>;
@@ -43,10 +123,7 @@ impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
-        hdrhistogram::serialization::Deserializer::new()
-            .deserialize(&mut bytes.as_slice())
-            .map(Encoded)
-            .map_err(serde::de::Error::custom)
+        decode_histogram(&bytes).map(Encoded).map_err(serde::de::Error::custom)
     }
 }
 
@@ -120,6 +197,48 @@ mod tests {
         let back: Encoded = serde_json::from_str(&text).expect("decodes");
         assert_eq!(back.0, values);
         assert!(serde_json::from_str::<Encoded>("\"bm9uc2Vuc2U=\"").is_err());
+    }
+
+    /// A head with these fields, and counts.
+    fn plain(length: usize, digits: u32, counts: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [PLAIN, length as u32, 0, digits] {
+            bytes.extend(word.to_be_bytes());
+        }
+        bytes.extend(1_u64.to_be_bytes());
+        bytes.extend(MOST_US.to_be_bytes());
+        bytes.extend(1_f64.to_be_bytes());
+        bytes.extend(counts);
+        bytes
+    }
+
+    fn compressed(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::read::ZlibEncoder::new(plain, flate2::Compression::best());
+        let mut counts = Vec::new();
+        encoder.read_to_end(&mut counts).expect("compressed");
+        [&COMPRESSED.to_be_bytes()[..], &(counts.len() as u32).to_be_bytes(), &counts].concat()
+    }
+
+    /// What fuzzing found: four gigabytes that a length field asks for, and a count that the
+    /// format's reader cannot negate.
+    #[test]
+    fn histograms_that_lie_are_refused_without_memory_for_them() {
+        let good = plain(2, 3, &[2, 2]);
+        assert_eq!(decode_histogram::<u64>(&good).expect("good").len(), 2);
+        assert_eq!(decode_histogram::<u64>(&compressed(&good)).expect("good").len(), 2);
+        let (huge, bomb) = (u32::MAX as usize, plain(2_000_000, 3, &vec![1; 2_000_000]));
+        for (what, bytes, sentence) in [
+            ("a length", plain(huge, 3, &[2, 2]), "another length"),
+            ("a compressed length", compressed(&plain(huge, 3, &[2, 2])), "another length"),
+            ("2 MB of counts", compressed(&bomb), "another length"),
+            ("digits", plain(2, 5, &[2, 2]), "5 significant digits"),
+            ("the least number", plain(9, 3, &[0xff; 9]), "beyond all numbers"),
+            ("nothing", Vec::new(), "another length"),
+            ("a head that is cut", good[..20].to_vec(), "another length"),
+        ] {
+            let error = decode_histogram::<u64>(&bytes).expect_err(what);
+            assert!(error.to_string().contains(sentence), "{what}: {error}");
+        }
     }
 
     #[test]

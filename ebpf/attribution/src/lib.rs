@@ -25,7 +25,9 @@ mod tally;
 pub use attribute::{Attributed, BeforeSend, attribute};
 pub use causes::{Cause, PerCause};
 pub use handover::{FlowLayout, Handover, port_span};
-pub use histograms::{Encoded, Latencies, SegmentHistogram, SegmentRecorder, empty};
+pub use histograms::{
+    Encoded, HistogramError, Latencies, SegmentHistogram, SegmentRecorder, decode_histogram, empty,
+};
 pub use join::ServerSide;
 pub use request::{CpuWait, Request, WaitedBetween};
 pub use sampled::{ClientSide, Sampled, record_joined};

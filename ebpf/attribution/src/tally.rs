@@ -94,22 +94,27 @@ accounting::counters! {
     }
 }
 
+/// A sum of what a file may say, which may be more than any number.
+fn total<const N: usize>(counts: [u64; N]) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
 impl Tally {
     /// Shakes not sent.
     pub fn skipped(&self) -> u64 {
-        self.skipped_waiting + self.skipped_offline + self.skipped_late
+        total([self.skipped_waiting, self.skipped_offline, self.skipped_late])
     }
 
     /// Shakes that are on their way, by these counters.
     pub fn in_flight(&self) -> Option<u64> {
-        self.sent.checked_sub(self.answered + self.timed_out + self.lost)
+        self.sent.checked_sub(total([self.answered, self.timed_out, self.lost]))
     }
 
     /// Whether everything offered was sent or skipped, every answer was of one kind, and no more
     /// came back than was sent.
     pub fn adds_up(&self) -> bool {
-        self.offered == self.sent + self.skipped()
-            && self.answered == self.granted + self.empty + self.overloaded
+        self.offered == total([self.sent, self.skipped()])
+            && self.answered == total([self.granted, self.empty, self.overloaded])
             && self.in_flight().is_some()
     }
 }

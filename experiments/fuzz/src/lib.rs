@@ -3,6 +3,7 @@
 //! and `tests/corpora.rs` gives them the inputs of `corpora/` in every `cargo test`.
 
 mod frames;
+mod ledger;
 mod lines;
 mod memory;
 mod results;
@@ -14,11 +15,12 @@ pub use memory::{Bounded, LARGEST_BYTES};
 pub type Target = fn(&[u8]);
 
 /// The targets by name. Their inputs are in `corpora/NAME/`.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("agents", lines::agents),
     ("commands", lines::commands),
     ("experiment", texts::experiment),
     ("hlog", results::hlog),
+    ("ledger", ledger::ledger),
     ("lines", lines::lines),
     ("profile", texts::profile),
     ("results", results::results),

@@ -6,14 +6,14 @@
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use attribution::{Latencies, Segment};
+use attribution::{HistogramError, Latencies, Segment};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
 };
-use hdrhistogram::serialization::{DeserializeError, Deserializer, V2DeflateSerializer};
 
 /// The log of histograms.
 pub const HLOG: &str = "latency.hlog";
@@ -29,7 +29,7 @@ pub enum HlogError {
     Base64(#[from] base64::DecodeError),
     /// What the base64 holds is not a histogram.
     #[error(transparent)]
-    Histogram(#[from] DeserializeError),
+    Histogram(#[from] HistogramError),
 }
 
 /// The histogram of one second, phase and segment.
@@ -59,7 +59,6 @@ pub fn tag(phase: &str, segment: Segment) -> String {
 #[derive(Default)]
 pub struct Decoder {
     base_s: f64,
-    deserializer: Deserializer,
     line: Vec<u8>,
 }
 
@@ -96,7 +95,7 @@ impl Decoder {
                 continue;
             }
             let bytes = STANDARD.decode(interval.encoded_histogram())?;
-            let values = self.deserializer.deserialize(&mut bytes.as_slice())?;
+            let values = attribution::decode_histogram(&bytes)?;
             let t = (self.base_s + interval.start_timestamp().as_secs_f64()).round() as u64;
             return Ok(Some(Interval { t, tag: tag.to_owned(), values }));
         }

@@ -30,7 +30,7 @@ pub use hlog::HLOG;
 pub use lines::Lines;
 pub use outcome::Outcome;
 pub use problems::Problems;
-pub use raw::{Raw, RawError};
+pub use raw::{Raw, RawError, total};
 pub use rows::{
     CausesRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject, SampleSource,
     ServerRow, ShardBooks, ShardRow, SlowRow, TruthRow, parse,

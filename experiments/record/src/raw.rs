@@ -213,7 +213,7 @@ impl Raw {
             _ => false,
         };
         let start = events().find(is_start)?.t as u64;
-        let last = self.clients.iter().map(|row| row.t + 1).max().unwrap_or(start);
+        let last = self.clients.iter().map(|row| row.t.saturating_add(1)).max().unwrap_or(start);
         let end = events().find(is_end).map_or(last, |event| event.t as u64);
         Some((start, end.max(start)))
     }
@@ -233,7 +233,7 @@ impl Raw {
     ) -> Option<u64> {
         let rows = self.proc_rows(of).filter(|row| (start..end).contains(&row.t));
         let values: Vec<Option<u64>> = rows.map(value).collect();
-        if values.is_empty() { None } else { values.into_iter().sum() }
+        if values.is_empty() { None } else { total(values) }
     }
 
     /// The books as they were closed; empty when they were not.
@@ -244,6 +244,11 @@ impl Raw {
         };
         self.events.iter().rev().find_map(books).unwrap_or_default()
     }
+}
+
+/// The sum of values that are all there. What a damaged file says may be more than any number.
+pub fn total(values: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
+    values.into_iter().try_fold(0, |sum: u64, value| Some(sum.saturating_add(value?)))
 }
 
 /// Adds up the histograms of all seconds by their tags.

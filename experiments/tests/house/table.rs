@@ -137,8 +137,8 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         "fuzz",
         &[
-            "analysis", "fleet", "platform", "record", "service", "spec", "tuning", "wire",
-            "workload",
+            "analysis", "fleet", "journal", "platform", "record", "service", "spec", "tuning",
+            "wire", "workload",
         ],
         Outside::Only(&["libfuzzer-sys", "serde", "serde_json", "tempfile"]),
     ),

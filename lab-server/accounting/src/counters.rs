@@ -26,7 +26,7 @@ macro_rules! counters {
 
             /// Adds what another has counted.
             pub fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)+
+                $(self.$name = self.$name.saturating_add(other.$name);)+
             }
         }
     };

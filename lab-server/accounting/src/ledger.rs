@@ -70,7 +70,9 @@ impl Ledger {
 
     /// Whether every share and every cent is somewhere, and only once.
     pub fn is_balanced(&self) -> bool {
-        self.created == self.granted + self.claimed + self.refunded + self.remaining
+        let parts = [self.granted, self.claimed, self.refunded, self.remaining];
+        let sum = parts.into_iter().try_fold(Money::default(), Money::checked_add);
+        sum == Some(self.created)
     }
 }
 
@@ -97,6 +99,15 @@ impl<'a> std::iter::Sum<&'a Ledger> for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn books_beyond_all_numbers_do_not_balance() {
+        let most = Money { count: u64::MAX, amount: u64::MAX };
+        let one = Money { count: 1, amount: 1 };
+        let whole = Ledger { created: most, granted: most, ..Ledger::default() };
+        assert!(whole.is_balanced());
+        assert!(!Ledger { refunded: one, ..whole }.is_balanced());
+    }
 
     #[test]
     fn what_no_client_received_is_undelivered() {

@@ -27,11 +27,21 @@ impl Money {
     }
 }
 
+impl Money {
+    /// The sum, where there is a number for it.
+    pub(crate) fn checked_add(self, other: Self) -> Option<Self> {
+        let count = self.count.checked_add(other.count)?;
+        Some(Self { count, amount: self.amount.checked_add(other.amount)? })
+    }
+}
+
 impl Add for Money {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { count: self.count + other.count, amount: self.amount + other.amount }
+        // No money that there is comes near the end: but a file may say so.
+        let count = self.count.saturating_add(other.count);
+        Self { count, amount: self.amount.saturating_add(other.amount) }
     }
 }
 

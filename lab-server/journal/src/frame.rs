@@ -167,10 +167,11 @@ pub fn read_file(
             return (Some(header), ending(&header, bytes, at));
         };
         let decoded = decode_all(records).filter(|decoded| decoded.len() == count as usize);
-        let Some(decoded) = decoded.filter(|_| first == seq) else {
+        let next = seq.checked_add(u64::from(count)).filter(|_| first == seq);
+        let (Some(decoded), Some(next)) = (decoded, next) else {
             return (Some(header), Ending::Damaged(at as u64));
         };
-        seq += u64::from(count);
+        seq = next;
         each(Batch { seq: first, records: decoded });
         at += BATCH_HEADER + records.len();
     }

@@ -104,18 +104,22 @@ pub struct PhaseEvidence {
 impl CauseTotals {
     /// Adds what a shard wrote down in the second `t`.
     pub fn add(&mut self, t: u64, rows: &CauseRows) {
-        self.requests += rows.requests;
-        self.mixed += rows.mixed;
-        self.unsampled += rows.unsampled;
-        self.incomplete += rows.incomplete;
+        for (mine, theirs) in [
+            (&mut self.requests, rows.requests),
+            (&mut self.mixed, rows.mixed),
+            (&mut self.unsampled, rows.unsampled),
+            (&mut self.incomplete, rows.incomplete),
+        ] {
+            *mine = mine.saturating_add(theirs);
+        }
         for row in &rows.sums {
             let Some(sum) = self.sums.get_mut(usize::from(row.bucket)) else { continue };
-            sum.0 += row.requests;
-            sum.1 += row.causes_us;
+            sum.0 = sum.0.saturating_add(row.requests);
+            add(&mut sum.1, &row.causes_us);
         }
         for row in &rows.times {
             if let Some(count) = self.times[row.cause].get_mut(usize::from(row.bucket)) {
-                *count += row.requests;
+                *count = count.saturating_add(row.requests);
             }
         }
         self.moved.extend(rows.moved.iter().map(|row| (row.due, t, row.dominant)));
@@ -124,10 +128,10 @@ impl CauseTotals {
     /// The median time of a cause in microseconds: the middle of its bucket.
     fn median_us(&self, cause: Cause) -> u64 {
         let counts = &self.times[cause];
-        let half = counts.iter().sum::<u64>().div_ceil(2);
-        let mut below = 0;
+        let half = counts.iter().copied().fold(0, u64::saturating_add).div_ceil(2);
+        let mut below: u64 = 0;
         let at = counts.iter().position(|count| {
-            below += count;
+            below = below.saturating_add(*count);
             below >= half
         });
         at.map_or(0, |at| u64::midpoint(bucket_floor(at), bucket_floor(at + 1) - 1))
@@ -143,9 +147,10 @@ impl CauseTotals {
         let medians = self.medians_us();
         let mut all = (0, PerCause::<u64>::default());
         for (requests, us) in &self.sums[first..] {
-            all.0 += requests;
+            all.0 = u64::saturating_add(all.0, *requests);
             for (cause, excess) in all.1.iter_mut() {
-                *excess += us[cause].saturating_sub(medians[cause] * requests);
+                let usual = medians[cause].saturating_mul(*requests);
+                *excess = excess.saturating_add(us[cause].saturating_sub(usual));
             }
         }
         all
@@ -171,7 +176,7 @@ impl CauseTotals {
             tail: Tail {
                 requests: Some(requests),
                 from_us: Some(bucket_floor(first)),
-                excess_us: Some(excess.values().sum()),
+                excess_us: Some(sum(&excess)),
                 shares,
             },
             jitter: Jitter {
@@ -183,7 +188,7 @@ impl CauseTotals {
         };
         let mut verdict = sentence(spec, late_share, &attribution, evidence);
         if self.unsampled > 0 {
-            let all = self.requests + self.mixed + self.unsampled;
+            let all = self.requests.saturating_add(self.mixed).saturating_add(self.unsampled);
             let share = 100.0 * self.requests as f64 / all as f64;
             verdict.push_str(&format!(" (from a sample: {share:.0}% of the requests)"));
         }
@@ -195,11 +200,22 @@ impl CauseTotals {
         let mut sums = PerCause::<u64>::default();
         for (due, over, causes) in &self.moved {
             if off.contains(due) || off.contains(over) {
-                sums += *causes;
+                add(&mut sums, causes);
             }
         }
-        (sums.values().sum(), shares(&sums))
+        (sum(&sums), shares(&sums))
     }
+}
+
+/// Adds what a file says, which may be more than any number.
+fn add(sums: &mut PerCause<u64>, more: &PerCause<u64>) {
+    for (cause, sum) in sums.iter_mut() {
+        *sum = sum.saturating_add(more[cause]);
+    }
+}
+
+fn sum(parts: &PerCause<u64>) -> u64 {
+    parts.values().copied().fold(0, u64::saturating_add)
 }
 
 /// The bucket of a latency, or the next one when it begins below the least.
@@ -209,7 +225,7 @@ pub fn slow_from(us: u64, least_us: u64) -> usize {
 }
 
 fn shares(parts: &PerCause<u64>) -> Option<Shares> {
-    let all: u64 = parts.values().sum();
+    let all = sum(parts);
     let share = |part: &u64| *part as f64 / all as f64;
     (all > 0).then(|| parts.iter().map(|(cause, part)| (cause, share(part))).collect())
 }

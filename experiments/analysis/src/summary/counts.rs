@@ -24,7 +24,8 @@ pub(super) fn of_histograms(raw: &Raw, phase: &str, tally: &Tally, open: bool) -
         })
     };
     // A shake that timed out counts as its timeout. Under a closed load none leaves late.
-    let latency = compare(Segment::Latency, tally.answered + tally.timed_out, "latency");
+    let latency =
+        compare(Segment::Latency, tally.answered.saturating_add(tally.timed_out), "latency");
     let lag = if open { compare(Segment::SendLag, tally.sent, "send lag") } else { None };
     latency.into_iter().chain(lag).collect()
 }
@@ -60,7 +61,8 @@ pub(super) fn of_seconds(raw: &Raw, settled: Option<&Tally>) -> Option<String> {
 /// What is wrong with the server's seconds of a run that ended in order.
 pub(super) fn of_server(raw: &Raw) -> Option<String> {
     let granted = raw.books().server?.granted.count;
-    let seconds: u64 = raw.servers.iter().map(|row| row.counters.granted).sum();
+    let seconds: u64 =
+        raw.servers.iter().map(|row| row.counters.granted).fold(0, u64::saturating_add);
     (seconds != granted).then(|| {
         format!(
             "{SAMPLES_FILE} counts {} packets granted in all seconds of the server, and its ledger \

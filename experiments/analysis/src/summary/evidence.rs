@@ -6,7 +6,7 @@ use attribution::Cause;
 
 use super::blame::{CauseTotals, PhaseEvidence};
 use super::figures::{RunQueue, Shakes};
-use record::{NicRow, ProbeRow, ProcSubject, Raw};
+use record::{NicRow, ProbeRow, ProcSubject, Raw, total};
 
 /// The probes' rows of some seconds.
 fn probe_rows(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &ProbeRow> {
@@ -21,7 +21,8 @@ pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, 
         let drops = drops.get_or_insert_with(BTreeMap::new);
         for place in places.iter().filter(|place| place.port > 0) {
             if let Some(reason) = &place.reason {
-                *drops.entry(reason.clone()).or_default() += place.port;
+                let count: &mut u64 = drops.entry(reason.clone()).or_default();
+                *count = count.saturating_add(place.port);
             }
         }
     }
@@ -32,9 +33,9 @@ pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, 
 /// cannot be read. The same frame may be among [`drops`]: a virtual card's losses are the kernel's.
 pub(super) fn nic_lost(raw: &Raw, start: u64, end: u64) -> Option<u64> {
     let rows = raw.nics.iter().filter(|row| (start..end).contains(&row.t));
-    let lost = |row: &NicRow| Some(row.lost_received? + row.lost_sent?);
+    let lost = |row: &NicRow| total([row.lost_received, row.lost_sent]);
     let all: Vec<Option<u64>> = rows.map(lost).collect();
-    if all.is_empty() { None } else { all.into_iter().sum() }
+    if all.is_empty() { None } else { total(all) }
 }
 
 /// How long the threads of a side waited for a CPU, each time.
@@ -43,15 +44,16 @@ pub(super) fn runqueue_delay(raw: &Raw, side: &str, start: u64, end: u64) -> Run
     for row in probe_rows(raw, start, end) {
         let sides = row.runqueue_delay_buckets_ns.as_ref();
         for (ns, count) in sides.and_then(|sides| sides.get(side)).into_iter().flatten() {
-            *counts.entry(*ns).or_default() += count;
+            let all = counts.entry(*ns).or_default();
+            *all = all.saturating_add(*count);
         }
     }
-    let total: u64 = counts.values().sum();
+    let all = counts.values().copied().fold(0, u64::saturating_add);
     let at = |share: f64| {
-        let rank = (share * total as f64).ceil() as u64;
-        let mut below = 0;
+        let rank = (share * all as f64).ceil() as u64;
+        let mut below: u64 = 0;
         let found = counts.iter().find(|(_, count)| {
-            below += **count;
+            below = below.saturating_add(**count);
             below >= rank.max(1)
         });
         found.map(|(ns, _)| ns.div_ceil(1000))
@@ -101,8 +103,8 @@ pub(super) fn of_phase(
     let open = shake.offered_rate.is_some();
     for line in raw.clients.iter().filter(|line| open && (start..end).contains(&line.t)) {
         let second = seconds.entry(line.t).or_default();
-        second.0 += line.tally.offered;
-        second.1 += line.tally.answered;
+        second.0 = second.0.saturating_add(line.tally.offered);
+        second.1 = second.1.saturating_add(line.tally.answered);
     }
     let retransmits = raw.sum(ProcSubject::Tcp, |row| row.retrans_segs, start, end);
     PhaseEvidence {
@@ -110,7 +112,7 @@ pub(super) fn of_phase(
         p99_us,
         late_share,
         holders: holders(raw, name),
-        drops: drops(raw, start, end).map(|drops| drops.values().sum()),
+        drops: drops(raw, start, end).and_then(|drops| total(drops.values().copied().map(Some))),
         retransmits,
     }
 }

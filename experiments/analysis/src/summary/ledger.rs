@@ -90,7 +90,9 @@ enum Verdict {
 /// What was counted of answers that can have been lost; `None` in the records of a version that did
 /// not count it.
 fn losses(raw: &Raw, books: &ClosingBooks) -> Option<Losses> {
-    let sum = |counter: fn(&record::ServerRow) -> u64| raw.servers.iter().map(counter).sum();
+    let sum = |counter: fn(&record::ServerRow) -> u64| {
+        raw.servers.iter().map(counter).fold(0, u64::saturating_add)
+    };
     let undelivered = Money {
         count: sum(|row| row.counters.undelivered_shares),
         amount: sum(|row| row.counters.undelivered_cents),

@@ -13,7 +13,7 @@ use super::figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, Segments, Sends,
     Shakes, TwoPercentiles,
 };
-use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw};
+use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
 
@@ -48,11 +48,11 @@ impl PhaseTotals {
         for line in raw.clients.iter().filter(|line| during(&line.t)) {
             totals.tally.add(&line.tally);
             let second = totals.by_second.entry(line.t).or_default();
-            second.online += line.online;
-            second.answered += line.tally.answered;
+            second.online = second.online.saturating_add(line.online);
+            second.answered = second.answered.saturating_add(line.tally.answered);
             if let (Some(cpu), Some(wait)) = (line.cpu_us, line.wait_us) {
                 let busy = totals.busy.entry((line.client, line.shard)).or_default();
-                *busy = (busy.0 + cpu + wait, busy.1 + 1);
+                *busy = (busy.0.saturating_add(cpu).saturating_add(wait), busy.1 + 1);
             }
         }
         for line in raw.servers.iter().filter(|line| during(&line.t)) {
@@ -69,7 +69,7 @@ impl PhaseTotals {
     fn per_second(&self) -> PerSecond {
         let counts: Vec<u64> = self.by_second.values().map(|second| second.answered).collect();
         let n = counts.len().max(1) as f64;
-        let mean = counts.iter().sum::<u64>() as f64 / n;
+        let mean = counts.iter().map(|count| *count as f64).sum::<f64>() / n;
         let variance = counts.iter().map(|count| (*count as f64 - mean).powi(2)).sum::<f64>() / n;
         PerSecond {
             mean,
@@ -234,7 +234,7 @@ fn memory(raw: &Raw, end: u64, connections: u64) -> Memory {
         let all = || raw.proc_rows(of).filter(|row| row.t < end);
         let of_host = |host: &Option<String>| {
             let lines = || all().filter(|it| it.host == *host);
-            let at = |t: u64| -> Option<u64> { lines().filter(|row| row.t == t).map(bytes).sum() };
+            let at = |t: u64| -> Option<u64> { total(lines().filter(|row| row.t == t).map(bytes)) };
             let first = lines().map(|it| it.t).min()?;
             let last = lines().map(|it| it.t).max()?;
             Some(at(last)? as f64 - at(first)? as f64)
@@ -284,7 +284,8 @@ fn invalid_because(
     if planned.is_some_and(|planned| phase.seconds < Some(planned)) {
         because.push("the phase was cut short".to_owned());
     }
-    let late = (tally.late_sends + tally.skipped_late) as f64 / tally.offered.max(1) as f64;
+    let late =
+        tally.late_sends.saturating_add(tally.skipped_late) as f64 / tally.offered.max(1) as f64;
     if late > limits.late_share.get() {
         because.push(format!(
             "{:.3}% of the shakes left more than {} µs late by the client's own doing, or not at \

@@ -54,7 +54,7 @@ impl Summary {
             phase.invalid_because.extend(wrong.iter().cloned());
             phase.valid &= wrong.is_empty();
         }
-        let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
+        let lost: u64 = phases.iter().map(|it| it.connections.lost).fold(0, u64::saturating_add);
         let ledger = LedgerSummary::of(raw, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());

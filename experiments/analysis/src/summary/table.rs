@@ -22,7 +22,7 @@ fn row(phase: &PhaseSummary) -> [String; HEAD.len()] {
         thousands(phase.connections.established),
         shake.offered_rate.map_or_else(none, |rate| thousands(rate.round() as u64)),
         thousands(shake.answered),
-        thousands(shake.skipped + shake.timed_out + shake.lost),
+        thousands(shake.skipped.saturating_add(shake.timed_out).saturating_add(shake.lost)),
         thousands(shake.granted),
         ms(phase.latency_us.p50),
         ms(phase.latency_us.p99),
