@@ -48,22 +48,18 @@ fn report(run: &Path) -> (Vec<String>, Option<i32>, String) {
     (because, output.status.code(), said(&output))
 }
 
-#[test]
-fn a_whole_run_is_valid_and_each_damage_is_named() {
-    let whole = a_copy();
-    let (because, code, text) = report(whole.path());
-    assert_eq!((because.as_slice(), code), (&[][..], Some(0)), "{text}");
+/// Something that is done to a run.
+type Damage = fn(&Path);
 
-    type Damage = fn(&Path);
-    let cases: [(&str, Damage, &str); 6] = [
+/// Damages, each with what must be said of it.
+fn damages() -> [(&'static str, Damage, &'static str); 6] {
+    [
         (
             "the second half of the histograms is gone",
             |run| {
                 let lines = std::fs::read_to_string(run.join("latency.hlog")).expect("read");
                 let half = lines.lines().count() / 2;
-                edit(run, "latency.hlog", |number, line| {
-                    (number < half).then(|| line.to_owned())
-                });
+                edit(run, "latency.hlog", |number, line| (number < half).then(|| line.to_owned()));
             },
             "latency.hlog has ",
         ),
@@ -112,8 +108,16 @@ fn a_whole_run_is_valid_and_each_damage_is_named() {
             },
             "packets granted in all seconds of the server",
         ),
-    ];
-    for (case, damage, words) in cases {
+    ]
+}
+
+#[test]
+fn a_whole_run_is_valid_and_each_damage_is_named() {
+    let whole = a_copy();
+    let (because, code, text) = report(whole.path());
+    assert_eq!((because.as_slice(), code), (&[][..], Some(0)), "{text}");
+
+    for (case, damage, words) in damages() {
         let run = a_copy();
         damage(run.path());
         let (because, code, text) = report(run.path());
@@ -160,8 +164,7 @@ fn a_manifest_without_machines_is_refused_in_a_sentence() {
 /// Every file of a run absent, empty, a directory, or a list: a sentence each, and no panic.
 #[test]
 fn strange_files_get_a_sentence() {
-    let names =
-        ["manifest.json", "samples.jsonl", "slow.jsonl", "events.jsonl", "latency.hlog"];
+    let names = ["manifest.json", "samples.jsonl", "slow.jsonl", "events.jsonl", "latency.hlog"];
     type Change = fn(&Path);
     let changes: [(&str, Change); 4] = [
         ("absent", |file| std::fs::remove_file(file).expect("removed")),

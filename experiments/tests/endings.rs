@@ -91,9 +91,7 @@ fn killed(text: &str, what: &str, words: &str) -> (Value, PathBuf, Place) {
         ["server", "client", "hog"].iter().flat_map(|it| children(run.id(), it)).collect();
     assert_eq!(run.exit_code(), Some(5), "aborted");
     for pid in everybody {
-        wait_until("no program is left", || {
-            rustix::process::test_kill_process(pid).is_err()
-        });
+        wait_until("no program is left", || rustix::process::test_kill_process(pid).is_err());
     }
     let out = place.out();
     let summary = json(&out, "summary.json");
@@ -143,9 +141,9 @@ fn every_signal_at_every_stage_ends_a_run_with_a_record_and_without_children() {
             let run = place.start(LONG);
             match stage {
                 // As soon as it listens: its programs are being started.
-                "" => wait_until("it starts its server", || {
-                    !children(run.id(), "server").is_empty()
-                }),
+                "" => {
+                    wait_until("it starts its server", || !children(run.id(), "server").is_empty())
+                }
                 stage => drop(run.wait_for(stage)),
             }
             let id = run.id();

@@ -112,41 +112,42 @@ mod tests {
         assert!(!is_ignored(libc::SIGTERM));
     }
 
-    /// In a process of its own, since signals are of the whole process.
-    #[test]
-    fn listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process() {
+    /// Which part of the test a process plays.
+    const PART: &str = "LAB_TEST_INTERRUPTS";
+
+    /// In processes of their own, since signals are of the whole process.
+    #[tokio::test]
+    async fn listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process() {
+        if let Ok(part) = std::env::var(PART) {
+            return play(&part).await;
+        }
         let me = std::env::current_exe().expect("a program");
-        let act = |what: &str| {
+        let name = "listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process";
+        let act = |part: &str| {
             let mut command = std::process::Command::new(&me);
-            command.args(["--exact", "--ignored", "--nocapture", what]).process_group(0);
-            command.output().expect("runs").status
+            command.args(["--exact", &format!("interrupts::tests::{name}")]).env(PART, part);
+            command.process_group(0).output().expect("runs").status
         };
-        let survived = act("interrupts::tests::heeded_again");
+        let survived = act("heeded again");
         assert!(survived.success(), "{survived:?}");
-        let ended = act("interrupts::tests::ends_at_once");
+        let ended = act("ends at once");
         assert_eq!(ended.signal(), Some(libc::SIGHUP), "{ended:?}");
+    }
+
+    async fn play(part: &str) {
+        let mut interrupts = Interrupts::listen().expect("listens");
+        let at_once = EndsAtOnce::begin();
+        if part == "heeded again" {
+            drop(at_once);
+            raise(libc::SIGHUP);
+            return interrupts.next().await;
+        }
+        raise(libc::SIGHUP);
+        panic!("still there");
     }
 
     fn raise(signal: libc::c_int) {
         // SAFETY: a plain system call.
         unsafe { libc::raise(signal) };
-    }
-
-    #[tokio::test]
-    #[ignore = "a part of the test above"]
-    async fn heeded_again() {
-        let mut interrupts = Interrupts::listen().expect("listens");
-        drop(EndsAtOnce::begin());
-        raise(libc::SIGHUP);
-        interrupts.next().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "a part of the test above"]
-    async fn ends_at_once() {
-        let _interrupts = Interrupts::listen().expect("listens");
-        let _at_once = EndsAtOnce::begin();
-        raise(libc::SIGHUP);
-        panic!("still there");
     }
 }
