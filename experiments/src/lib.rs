@@ -7,6 +7,8 @@
 
 mod check;
 mod children;
+mod clean;
 pub mod cli;
+mod owner;
 mod tune;
 mod validate;

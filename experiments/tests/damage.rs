@@ -48,10 +48,9 @@ fn report(run: &Path) -> (Vec<String>, Option<i32>, String) {
     (because, output.status.code(), said(&output))
 }
 
-/// Something that is done to a run.
 type Damage = fn(&Path);
 
-/// Damages, each with what must be said of it.
+/// Each with words of what must be said of it.
 fn damages() -> [(&'static str, Damage, &'static str); 6] {
     [
         (

@@ -1,12 +1,13 @@
 //! The command line, and the control thread's life from start to end.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use control::CpuList;
-use service::{Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
+use service::{Budgets, Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
 use crate::panel::{Hub, router};
 use crate::server::{Server, StartError};
@@ -52,6 +53,15 @@ pub struct Args {
     /// Packets that wait in one SET at most
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub queue: usize,
+    /// Sent packets that one user may have open, on the shard of the user's connection
+    #[arg(long, default_value_t = Budgets::default().packets, value_name = "N")]
+    pub user_packets: u32,
+    /// Claims and notices that one user may have on their way
+    #[arg(long, default_value_t = Budgets::default().mail, value_name = "N")]
+    pub user_mail: u16,
+    /// Chat texts that one user may have on their way
+    #[arg(long, default_value_t = Budgets::default().chats, value_name = "N")]
+    pub user_chats: u16,
     /// What amounts and splits come from
     #[arg(long, default_value_t = 2015, value_name = "N")]
     pub seed: u64,
@@ -61,6 +71,14 @@ pub struct Args {
     /// Congestion control of the connections [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
+    /// Keep a durable ledger in this directory, and go on with what is there: nothing is answered
+    /// before it is on disk [default: books in memory]
+    #[arg(long, value_name = "DIR")]
+    pub ledger: Option<PathBuf>,
+    /// Keep all of the durable ledger, and not only what a restart needs: for an audit of every
+    /// grant
+    #[arg(long, requires = "ledger")]
+    pub ledger_history: bool,
     /// Write samples as lines of JSON to standard output, and take commands as lines of JSON from
     /// standard input; its end stops the server
     #[arg(long)]
@@ -114,6 +132,11 @@ impl Args {
             packet_life: Duration::try_from_secs_f64(self.packet_life)
                 .with_context(|| format!("--packet-life {}", self.packet_life))?,
             queue_bound: self.queue,
+            budgets: Budgets {
+                packets: self.user_packets,
+                mail: self.user_mail,
+                chats: self.user_chats,
+            },
             seed: self.seed,
             steering: match self.steering {
                 SteeringArg::Auto => Steering::Auto,
@@ -121,6 +144,8 @@ impl Args {
                 SteeringArg::Cpu => Steering::Cpu,
             },
             congestion: self.congestion.clone(),
+            ledger: self.ledger.clone(),
+            ledger_history: self.ledger_history,
             ..Config::default()
         })
     }
@@ -159,6 +184,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         pid: std::process::id(),
         threads: server.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
         sets: config.sets,
+        ledger: server.ledger().cloned(),
     };
     if let Some(rate) = args.packets_per_second {
         hub.execute(Command::generator(rate)).context("--packets-per-second")?;

@@ -112,42 +112,51 @@ mod tests {
         assert!(!is_ignored(libc::SIGTERM));
     }
 
-    /// Which part of the test a process plays.
-    const PART: &str = "LAB_TEST_INTERRUPTS";
+    /// What a process of the test below does.
+    const PART: &str = "LAB_TEST_PART";
 
-    /// In processes of their own, since signals are of the whole process.
-    #[tokio::test]
-    async fn listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process() {
+    /// In processes of its own, since signals are of the whole process: each is this test again,
+    /// with its part.
+    #[test]
+    fn listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process() {
+        const NAME: &str = "interrupts::tests::\
+            listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process";
         if let Ok(part) = std::env::var(PART) {
-            return play(&part).await;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            return runtime.expect("a runtime").block_on(play(&part));
         }
         let me = std::env::current_exe().expect("a program");
-        let name = "listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process";
         let act = |part: &str| {
             let mut command = std::process::Command::new(&me);
-            command.args(["--exact", &format!("interrupts::tests::{name}")]).env(PART, part);
-            command.process_group(0).output().expect("runs").status
+            command.args(["--exact", "--nocapture", NAME]).env(PART, part).process_group(0);
+            command.output().expect("runs")
         };
         let survived = act("heeded again");
-        assert!(survived.success(), "{survived:?}");
+        assert!(survived.status.success(), "{survived:?}");
+        assert!(String::from_utf8_lossy(&survived.stdout).contains("1 passed"), "{survived:?}");
         let ended = act("ends at once");
-        assert_eq!(ended.signal(), Some(libc::SIGHUP), "{ended:?}");
-    }
-
-    async fn play(part: &str) {
-        let mut interrupts = Interrupts::listen().expect("listens");
-        let at_once = EndsAtOnce::begin();
-        if part == "heeded again" {
-            drop(at_once);
-            raise(libc::SIGHUP);
-            return interrupts.next().await;
-        }
-        raise(libc::SIGHUP);
-        panic!("still there");
+        assert_eq!(ended.status.signal(), Some(libc::SIGHUP), "{ended:?}");
     }
 
     fn raise(signal: libc::c_int) {
         // SAFETY: a plain system call.
         unsafe { libc::raise(signal) };
+    }
+
+    async fn play(part: &str) {
+        let mut interrupts = Interrupts::listen().expect("listens");
+        match part {
+            "heeded again" => {
+                drop(EndsAtOnce::begin());
+                raise(libc::SIGHUP);
+                interrupts.next().await;
+            }
+            "ends at once" => {
+                let _at_once = EndsAtOnce::begin();
+                raise(libc::SIGHUP);
+                panic!("still there");
+            }
+            other => panic!("{other}"),
+        }
     }
 }

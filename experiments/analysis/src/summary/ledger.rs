@@ -127,8 +127,8 @@ fn verdict(closed: &Closed, losses: Option<&Losses>, lost: u64) -> Verdict {
             missing.count, missing.amount
         )),
         None => Verdict::Unknown(format!(
-            "missing shares: {} of {} cents. Connections were lost, and a version recorded this \
-             that did not count what was under way on them",
+            "missing shares: {} of {} cents. Connections were lost, and this record is of a \
+             version that did not count what was under way on them",
             missing.count, missing.amount
         )),
     }
