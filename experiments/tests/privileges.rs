@@ -113,6 +113,56 @@ fn programs_of_root_are_ordinary_ones() {
     assert!(p50.is_number(), "{}", phases[1]["segments_us"]);
 }
 
+/// The kernel forgets whom a process dies with when it becomes somebody else: it is told again.
+#[test]
+fn programs_of_another_user_die_with_their_run() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let file = experiment(directory.path(), 600, "");
+    let running = Running::start(&["run", &file, "--out", path(&out)]);
+    running.wait_for("shake 1/");
+    let programs = programs_of(running.id());
+    assert!(programs.len() >= 2, "{programs:?}");
+    running.signal(rustix::process::Signal::KILL);
+    let of = |status: &str| format!("/proc/{}/cmdline", field(status, "Pid"));
+    // What is not waited for any more has no command line.
+    let has_ended = |file: String| std::fs::read(file).map_or(true, |line| line.is_empty());
+    wait_until("all programs end", || programs.iter().all(|(_, status)| has_ended(of(status))));
+    assert_eq!(running.exit_code(), None, "it was killed");
+}
+
+/// The user need not be able to enter the directory of the program, but must be able to execute it.
+#[test]
+fn a_program_in_a_closed_directory_is_started_all_the_same() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let closed = directory.path().join("closed");
+    std::fs::create_dir(&closed).expect("made");
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+    };
+    mode(&closed, 0o700);
+    let copy = closed.join("lab");
+    std::fs::copy(env!("CARGO_BIN_EXE_lab"), &copy).expect("copied");
+    let file = experiment(directory.path(), 1, "");
+    let run = |name: &str| {
+        let out = directory.path().join(name);
+        output(Command::new(&copy).args(["run", &file, "--out", path(&out)]))
+    };
+    assert_exit(&run("run"), 0);
+    let rights = json(&directory.path().join("run"), "manifest.json")["privileges"].clone();
+    assert_eq!(rights["uid"], 65_534);
+    mode(&copy, 0o700);
+    let refused = run("refused");
+    assert_exit(&refused, 2);
+    assert!(said(&refused).contains("may not execute"), "{}", said(&refused));
+}
+
 /// A `lab` that reads a file instead of which congestion controls everybody may choose.
 fn told_that_allowed_is(file: &Path) -> Command {
     let over = "mount --make-rprivate / && mount --bind \"$0\" \
