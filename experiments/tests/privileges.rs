@@ -2,6 +2,8 @@
 //! sudo and as an ordinary user, and `lab clean`.
 
 mod common;
+#[path = "common/lan.rs"]
+mod lan;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -9,9 +11,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use common::{Running, assert_exit, can, json, lab, output, said, wait_until};
+use common::{Running, assert_exit, json, lab, output, said, wait_until};
+use needs::test;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
+
+needs::main!();
 
 /// A user who is nobody here.
 const SOMEBODY: u32 = 54_321;
@@ -32,10 +37,6 @@ const EXPERIMENT: &str = r#"(
 )"#;
 
 const HOG: &str = "Hog(cpus: [0], busy: 0.01, period_us: 100000, nice: -3, from_s: 0, until_s: 3)";
-
-fn is_root() -> bool {
-    can("root", geteuid().is_root())
-}
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -74,7 +75,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 /// watched by the probes all the same.
 #[test]
 fn programs_of_root_are_ordinary_ones() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -116,7 +117,7 @@ fn programs_of_root_are_ordinary_ones() {
 /// The kernel forgets whom a process dies with when it becomes somebody else: it is told again.
 #[test]
 fn programs_of_another_user_die_with_their_run() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -137,7 +138,7 @@ fn programs_of_another_user_die_with_their_run() {
 /// The user need not be able to enter the directory of the program, but must be able to execute it.
 #[test]
 fn a_program_in_a_closed_directory_is_started_all_the_same() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -177,7 +178,7 @@ fn told_that_allowed_is(file: &Path) -> Command {
 #[test]
 fn a_congestion_control_for_root_alone_comes_by_the_routes() {
     let has = |name: &str| Command::new(name).arg("-V").output().is_ok();
-    if !is_root() || !can("ip", has("ip") && has("ss")) {
+    if !needs::root() || !needs::can("ip", has("ip") && has("ss")) {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -226,7 +227,7 @@ fn a_congestion_control_for_root_alone_comes_by_the_routes() {
 /// Who has called sudo is whom programs run as, and has what the run has written.
 #[test]
 fn sudo_runs_programs_as_its_caller_who_gets_the_record() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -253,7 +254,7 @@ fn sudo_runs_programs_as_its_caller_who_gets_the_record() {
 /// Root's programs are root's only when that is asked for, and the record says so.
 #[test]
 fn the_user_is_the_one_of_the_command_line() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -283,6 +284,37 @@ fn the_user_is_the_one_of_the_command_line() {
     assert!(!out.exists(), "nothing was begun");
 }
 
+/// An agent that is root does the same, and its card tells the coordinator.
+#[test]
+fn programs_of_agents_are_ordinary_ones() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = lan::Lan::new(2);
+    // A number that no user has needs its group.
+    let user = format!("{SOMEBODY}:{SOMEBODY}");
+    let agents = lan.fleet(&["--user", &user]);
+    let out = lan.path("out");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = experiment(directory.path(), 5, "");
+    let mut run = lan.run(&[&file, "--out", path(&out)]);
+    lan.wait_for_phase(&out, "shake");
+    let programs: Vec<_> = agents.iter().flat_map(|agent| programs_of(agent.id())).collect();
+    let mut names: Vec<&str> = programs.iter().map(|(who, _)| who.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["client", "server"]);
+    for (who, status) in &programs {
+        assert!(field(status, "Uid").starts_with("54321\t"), "{who}: {status}");
+        assert_eq!(field(status, "NoNewPrivs"), "1", "{who}");
+    }
+    assert_eq!(run.exit_code(), Some(0));
+    let rights = json(&out, "manifest.json")["privileges"]["by_host"].clone();
+    for host in ["s", "c1"] {
+        assert_eq!(rights[host]["uid"], SOMEBODY, "{rights}");
+        assert_eq!(rights[host]["chosen_by"], "--user", "{rights}");
+    }
+}
+
 /// Without root programs run as the caller.
 #[test]
 fn without_root_programs_run_as_the_caller() {
@@ -291,7 +323,10 @@ fn without_root_programs_run_as_the_caller() {
     std::fs::set_permissions(directory.path(), everybody).expect("set");
     let out = directory.path().join("run");
     let file = experiment(directory.path(), 1, "");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    // The directory of the build may be one that only root may enter.
+    let program = directory.path().join("lab");
+    std::fs::copy(env!("CARGO_BIN_EXE_lab"), &program).expect("copied");
+    let mut command = Command::new(&program);
     command.args(["run", &file, "--out", path(&out)]).current_dir(directory.path());
     let caller = match geteuid() {
         root if root.is_root() => {
@@ -300,13 +335,6 @@ fn without_root_programs_run_as_the_caller() {
         }
         caller => caller.as_raw(),
     };
-    let entered = |it: &Path| std::fs::metadata(it).is_ok_and(|it| it.mode() & 1 == 1);
-    let above = Path::new(env!("CARGO_BIN_EXE_lab")).ancestors();
-    let is_open = above.into_iter().filter(|it| it.is_absolute()).all(entered);
-    if geteuid().is_root() && !is_open {
-        eprintln!("skipped: needs a directory of the programs that everybody may enter");
-        return;
-    }
     assert_exit(&output(&mut command), 0);
     let rights = json(&out, "manifest.json")["privileges"].clone();
     assert_eq!((&rights["uid"], &rights["chosen_by"]), (&json!(caller), &json!("caller")));
@@ -388,7 +416,7 @@ fn clean_shows_and_removes_what_is_left() {
 fn clean_puts_settings_back() {
     use tuning::{ApplyOptions, Directory, Owner, Profile};
 
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let _alone = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);

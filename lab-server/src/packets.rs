@@ -6,7 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
+use journal::OpenPacket;
 use rand::Rng;
+use service::MAX_AMOUNT;
 
 use crate::packet_ids::PacketIds;
 use crate::split::next_share;
@@ -49,10 +51,11 @@ pub struct Draft {
 /// Why a packet was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Less than a cent a share, no share, or more shares than different recipients.
+    /// Less than a cent a share, no share, or more shares than different recipients; or more money
+    /// than a packet may hold.
     #[error(
-        "a packet needs at least one share, a cent a share, and no more shares than different \
-         recipients"
+        "a packet needs at least one share, a cent a share, at most {MAX_AMOUNT} cents, and no \
+         more shares than different recipients"
     )]
     ImpossibleSplit,
     /// As many packets as may wait are waiting, or no id has rested long enough.
@@ -61,6 +64,9 @@ pub enum Refused {
     /// The user has as many packets open as one user may.
     #[error("no other packet of this user until some are claimed or expire")]
     OverBudget,
+    /// The durable ledger is behind or fails.
+    #[error("no packet until the durable ledger can be written again")]
+    NoLedger,
 }
 
 /// The bounds of a shard's packets.
@@ -166,7 +172,7 @@ impl SentPackets {
         waiting.sort_unstable();
         waiting.dedup();
         let possible = draft.count >= 1
-            && draft.amount >= draft.count
+            && (draft.count..=MAX_AMOUNT).contains(&draft.amount)
             && draft.count as usize <= waiting.len();
         if !possible {
             return Err(Refused::ImpossibleSplit);
@@ -215,18 +221,41 @@ impl SentPackets {
         Some(claimed)
     }
 
+    /// When a packet expires, and who may claim it, in ascending order.
+    pub(crate) fn terms(&self, id: u32) -> Option<(u64, &[u32])> {
+        let packet = self.packets.get(&id)?;
+        Some((packet.deadline_ns, &packet.waiting))
+    }
+
+    /// Puts back a packet that was open before the server was started again; `set` is its place
+    /// among those of this shard, the deadline on the clock of now.
+    pub(crate) fn restore(&mut self, id: u32, open: OpenPacket, set: u16) {
+        let OpenPacket { creator, left, shares, deadline_ns, waiting, .. } = open;
+        self.packets.insert(id, Packet { left, shares, waiting, creator, set, deadline_ns });
+        self.deadlines.insert((deadline_ns, id));
+        if creator != NO_CREATOR {
+            *self.of_users.entry(creator).or_default() += 1;
+        }
+    }
+
+    /// Goes on with ids from this one on, which may be of another shard; 0 for the first.
+    pub(crate) fn go_on_from(&mut self, next: u32) {
+        let past = next.saturating_sub(FIRST_SENT).saturating_sub(self.shard);
+        self.ids.go_on_from(past.div_ceil(self.shards));
+    }
+
     /// Lets `user` claim in the place of `named`, who was named and did not: in the prototype's
     /// mode a notice goes to the next user of the SET who shakes. Nothing happens when `named` may
-    /// not claim or `user` may already.
-    pub(crate) fn entitle(&mut self, id: u32, named: u32, user: u32) {
-        let Some(packet) = self.packets.get_mut(&id) else { return };
+    /// not claim or `user` may already. Returns whether something happened.
+    pub(crate) fn entitle(&mut self, id: u32, named: u32, user: u32) -> bool {
+        let Some(packet) = self.packets.get_mut(&id) else { return false };
         let old = packet.waiting.binary_search(&named);
         let new = packet.waiting.binary_search(&user);
-        if let (Ok(old), Err(_)) = (old, new) {
-            packet.waiting.remove(old);
-            let place = packet.waiting.partition_point(|other| *other < user);
-            packet.waiting.insert(place, user);
-        }
+        let (Ok(old), Err(_)) = (old, new) else { return false };
+        packet.waiting.remove(old);
+        let place = packet.waiting.partition_point(|other| *other < user);
+        packet.waiting.insert(place, user);
+        true
     }
 
     /// Takes a packet away; `None` when its last share was claimed.
@@ -320,9 +349,9 @@ mod tests {
         let mut random = Pcg64Mcg::seed_from_u64(1);
         let mut packets = packets(0, 1, 10);
         let id = packets.make(&draft(100, 3, &[1, 5, 9]), 0).expect("made");
-        packets.entitle(id, 5, 7);
-        packets.entitle(id, 5, 8);
-        packets.entitle(id, 9, 1);
+        assert!(packets.entitle(id, 5, 7));
+        assert!(!packets.entitle(id, 5, 8));
+        assert!(!packets.entitle(id, 9, 1));
         assert_eq!(packets.claim(id, 5, &mut random), None);
         assert_eq!(packets.claim(id, 8, &mut random), None);
         for user in [7, 9, 1] {
@@ -419,6 +448,8 @@ mod tests {
             draft(100, 3, &[1, 2]),
             draft(100, 3, &[1, 2, 2]),
             draft(0, 0, &[]),
+            draft(MAX_AMOUNT + 1, 3, &[1, 2, 3]),
+            draft(u32::MAX, 3, &[1, 2, 3]),
         ] {
             assert_eq!(
                 packets.make(&impossible, 0),

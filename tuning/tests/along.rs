@@ -1,32 +1,38 @@
-//! What the kernel changes along with a setting, values that reset each other, and texts that a
-//! normal form would lose: all of it goes back. On the machine, where a setting has no namespace.
+//! What a write changes beside the setting itself, against the real kernel: it goes back, too.
 
 mod common;
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::{Held, Place, changed, everything, in_namespace, is_root, set, sysctl};
-use tuning::{Outcome, Selection};
+use common::{Held, Place, changed, everything, in_namespace, set, sysctl};
+use needs::test;
+use tuning::{Outcome, RevertedSetting, Selection};
 
-/// The settings of the machine: one test at a time changes them for a moment.
+needs::main!();
+
+/// One test at a time of those that change the machine's settings or look at all of them.
 static MACHINE: Mutex<()> = Mutex::new(());
+
+fn exclusive() -> MutexGuard<'static, ()> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const ALLOWED: &str = "net.ipv4.tcp_allowed_congestion_control";
 
 /// What becomes the default is allowed to everybody from then on: that goes back, too.
 #[test]
 fn what_the_kernel_changes_along_goes_back() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
-    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _machine = exclusive();
     let place = Place::new();
     let (_default, _allowed) = (Held::new("net.ipv4.tcp_congestion_control"), Held::new(ALLOWED));
     let default = sysctl("net.ipv4.tcp_congestion_control");
     let other = if default == "cubic" { "bbr" } else { "cubic" };
-    if !sysctl("net.ipv4.tcp_available_congestion_control").split(' ').any(|it| it == other) {
-        eprintln!("skipped: needs tcp_{other}");
+    let available = sysctl("net.ipv4.tcp_available_congestion_control");
+    if !needs::can(&format!("tcp_{other}"), available.split(' ').any(|it| it == other)) {
         return;
     }
     let exactly = format!("Exactly(\"{other}\")");
@@ -41,7 +47,7 @@ fn what_the_kernel_changes_along_goes_back() {
         let reverted = place.revert(Selection::All);
         assert!(gained.split(' ').any(|it| it == other), "{gained}");
         assert!(reverted[0].is_done(), "{reverted:?}");
-        let named = |it: &tuning::RevertedSetting| it.name.contains("allowed_congestion");
+        let named = |it: &RevertedSetting| it.name.contains("allowed_congestion");
         assert!(reverted[0].settings.iter().any(named), "{reverted:?}");
         assert_eq!(changed(&before, &everything("net/ipv4")), []);
     }
@@ -59,10 +65,10 @@ fn what_the_kernel_changes_along_goes_back() {
 /// other one, which cannot be written.
 #[test]
 fn pairs_go_back_in_the_order_that_works() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
-    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _machine = exclusive();
     let place = Place::new();
     let pairs = [
         ("vm.dirty_bytes", "vm.dirty_ratio", "536870912"),
@@ -107,10 +113,10 @@ fn pairs_go_back_in_the_order_that_works() {
 /// Texts that a normal form would lose, an empty list, and what is written to all interfaces.
 #[test]
 fn every_text_goes_back_as_it_was() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
-    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _machine = exclusive();
     in_namespace(|| {
         // SAFETY: a new name of the host changes nothing that this process's memory depends on.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUTS) }

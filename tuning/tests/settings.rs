@@ -3,20 +3,24 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use common::{
-    Held, Line, Place, beside_sysctls, changed, everything, in_namespace, is_root, set, sysctl,
-};
+use common::{Held, Line, Place, beside_sysctls, changed, everything, in_namespace, set, sysctl};
+use needs::test;
 use rustix::process::{Rlimit, getrlimit, setrlimit};
 use tuning::profile::{Effect, Key, Resource, Scope, names};
 use tuning::{AppliedSetting, ApplyError, ApplyOptions, Outcome, Owner, Profile, Selection, State};
+
+needs::main!();
 
 /// What a full apply may take.
 const QUICK: Duration = Duration::from_millis(100);
 
 const SOMAXCONN: Line<'_> = ("Sysctl(\"net.core.somaxconn\")", "Exactly(\"1234\")", "");
+const ALLOWED: &str = "net.ipv4.tcp_allowed_congestion_control";
+
 const PORTS: Line<'_> =
     ("Sysctl(\"net.ipv4.ip_local_port_range\")", "Exactly(\"0x800\t 65000\")", "");
 
@@ -25,11 +29,9 @@ const PORTS: Line<'_> =
 /// others have open is open in its children until they begin.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-const ALLOWED: &str = "net.ipv4.tcp_allowed_congestion_control";
-
 /// Keeps the machine's settings as they are; `None` without root.
 fn machine_as_it_is() -> Option<RwLockReadGuard<'static, ()>> {
-    is_root().then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+    needs::root().then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 #[test]
@@ -341,11 +343,11 @@ fn tap(name: &str) -> Option<std::fs::File> {
 #[test]
 fn coalescing_of_an_interface_and_one_that_goes_away() {
     let Some(_machine) = machine_as_it_is() else { return };
+    if !needs::can("tun", Path::new("/dev/net/tun").exists()) {
+        return;
+    }
     in_namespace(|| {
-        let Some(interface) = tap("tuned0") else {
-            eprintln!("skipped: needs /dev/net/tun");
-            return;
-        };
+        let interface = tap("tuned0").expect("an interface");
         let place = Place::new();
         let nics = "nics: [\"tuned0\"]";
         let profile = place.profile(
@@ -468,7 +470,7 @@ fn scopes_are_what_the_kernel_makes_of_them() {
 /// the disk can only make it take longer.
 #[test]
 fn a_full_apply_is_quick_and_leaves_nothing() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     let _machine = MACHINE.write().unwrap_or_else(PoisonError::into_inner);

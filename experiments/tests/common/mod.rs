@@ -193,14 +193,3 @@ pub(crate) fn assert_adds_up(summary: &Value) {
     assert_eq!(ledger["balanced"], true, "{ledger}");
     assert_eq!(number(ledger, "/double_grants"), 0);
 }
-
-/// Whether a test can be made here: `has` says whether the machine has what it needs. It is
-/// skipped, and says why, unless `LAB_TEST_REQUIRE` names the need: then its absence is a failure.
-pub(crate) fn can(need: &str, has: bool) -> bool {
-    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-    assert!(has || !required.split(',').any(|it| it == need), "needs {need}, which is required");
-    if !has {
-        eprintln!("skipped: needs {need}");
-    }
-    has
-}

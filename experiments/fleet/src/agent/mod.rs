@@ -97,7 +97,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     };
     client.flush().await?;
     let (events, local) = unbounded_channel();
-    eprintln!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
+    text::say!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
     let run = watch::Sender::new(None);
     let beating = tokio::spawn(beat_on(client.clone(), card.clone(), run.subscribe()));
     let agent = Agent {
