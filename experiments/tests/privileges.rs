@@ -2,6 +2,8 @@
 //! sudo and as an ordinary user, and `lab clean`.
 
 mod common;
+#[path = "common/lan.rs"]
+mod lan;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -110,6 +112,56 @@ fn programs_of_root_are_ordinary_ones() {
     // The probes stamp both ends of programs of another user.
     let p50 = &phases[1]["segments_us"]["server_service"]["p50"];
     assert!(p50.is_number(), "{}", phases[1]["segments_us"]);
+}
+
+/// The kernel forgets whom a process dies with when it becomes somebody else: it is told again.
+#[test]
+fn programs_of_another_user_die_with_their_run() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let file = experiment(directory.path(), 600, "");
+    let running = Running::start(&["run", &file, "--out", path(&out)]);
+    running.wait_for("shake 1/");
+    let programs = programs_of(running.id());
+    assert!(programs.len() >= 2, "{programs:?}");
+    running.signal(rustix::process::Signal::KILL);
+    let of = |status: &str| format!("/proc/{}/cmdline", field(status, "Pid"));
+    // What is not waited for any more has no command line.
+    let has_ended = |file: String| std::fs::read(file).map_or(true, |line| line.is_empty());
+    wait_until("all programs end", || programs.iter().all(|(_, status)| has_ended(of(status))));
+    assert_eq!(running.exit_code(), None, "it was killed");
+}
+
+/// The user need not be able to enter the directory of the program, but must be able to execute it.
+#[test]
+fn a_program_in_a_closed_directory_is_started_all_the_same() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let closed = directory.path().join("closed");
+    std::fs::create_dir(&closed).expect("made");
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+    };
+    mode(&closed, 0o700);
+    let copy = closed.join("lab");
+    std::fs::copy(env!("CARGO_BIN_EXE_lab"), &copy).expect("copied");
+    let file = experiment(directory.path(), 1, "");
+    let run = |name: &str| {
+        let out = directory.path().join(name);
+        output(Command::new(&copy).args(["run", &file, "--out", path(&out)]))
+    };
+    assert_exit(&run("run"), 0);
+    let rights = json(&directory.path().join("run"), "manifest.json")["privileges"].clone();
+    assert_eq!(rights["uid"], 65_534);
+    mode(&copy, 0o700);
+    let refused = run("refused");
+    assert_exit(&refused, 2);
+    assert!(said(&refused).contains("may not execute"), "{}", said(&refused));
 }
 
 /// A `lab` that reads a file instead of which congestion controls everybody may choose.
@@ -230,6 +282,37 @@ fn the_user_is_the_one_of_the_command_line() {
     assert_exit(&output, 2);
     assert!(said(&output).contains("--user no-such-user: no such user"), "{}", said(&output));
     assert!(!out.exists(), "nothing was begun");
+}
+
+/// An agent that is root does the same, and its card tells the coordinator.
+#[test]
+fn programs_of_agents_are_ordinary_ones() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = lan::Lan::new(2);
+    // A number that no user has needs its group.
+    let user = format!("{SOMEBODY}:{SOMEBODY}");
+    let agents = lan.fleet(&["--user", &user]);
+    let out = lan.path("out");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = experiment(directory.path(), 5, "");
+    let mut run = lan.run(&[&file, "--out", path(&out)]);
+    lan.wait_for_phase(&out, "shake");
+    let programs: Vec<_> = agents.iter().flat_map(|agent| programs_of(agent.id())).collect();
+    let mut names: Vec<&str> = programs.iter().map(|(who, _)| who.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["client", "server"]);
+    for (who, status) in &programs {
+        assert!(field(status, "Uid").starts_with("54321\t"), "{who}: {status}");
+        assert_eq!(field(status, "NoNewPrivs"), "1", "{who}");
+    }
+    assert_eq!(run.exit_code(), Some(0));
+    let rights = json(&out, "manifest.json")["privileges"]["by_host"].clone();
+    for host in ["s", "c1"] {
+        assert_eq!(rights[host]["uid"], SOMEBODY, "{rights}");
+        assert_eq!(rights[host]["chosen_by"], "--user", "{rights}");
+    }
 }
 
 /// Without root programs run as the caller.

@@ -61,6 +61,12 @@ fn sysctl(name: &str) -> Option<i64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// The capabilities of this process.
+fn own() -> CapabilitySet {
+    let sets = rustix::thread::capabilities(None);
+    sets.map_or(CapabilitySet::empty(), |sets| sets.effective)
+}
+
 impl Privileges {
     /// The user of the command line, else that of sudo, else nobody. A process that is not root
     /// runs programs as itself.
@@ -92,10 +98,18 @@ impl Privileges {
             }
             return Ok(by_caller(caller));
         }
-        if !is_mapped(user.uid)? {
+        let cannot = if user.uid == 0 {
+            None
+        } else if !is_mapped(user.uid)? {
+            Some("this container has no such user")
+        } else if !own().contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
+            Some("root may not be anybody else here (CAP_SETUID, CAP_SETGID)")
+        } else {
+            None
+        };
+        if let Some(why) = cannot {
             if chosen_by == ChosenBy::Option {
-                let what = format!("--user {user}: this container has no such user");
-                return Err(UsageError::error(what));
+                return Err(UsageError::error(format!("--user {user}: {why}")));
             }
             return Ok(by_caller(caller));
         }
@@ -148,8 +162,7 @@ impl Privileges {
     /// Has programs keep CAP_IPC_LOCK when their rings lock more memory than their limit, which
     /// this process cannot raise; `None` when nobody knows how much they lock.
     pub fn keep_for_rings(&mut self, bytes: Option<u64>) {
-        let own = rustix::thread::capabilities(None).map(|it| it.effective);
-        if own.is_ok_and(|own| own.contains(CapabilitySet::SYS_RESOURCE)) {
+        if own().contains(CapabilitySet::SYS_RESOURCE) {
             return;
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum;
@@ -181,8 +194,7 @@ impl Privileges {
         let kept: Vec<(String, &str)> = if self.drops {
             self.kept.iter().map(|(it, because)| (names(*it), because.as_str())).collect()
         } else if self.user.uid == 0 {
-            let own = rustix::thread::capabilities(None).map(|it| it.effective);
-            own.unwrap_or(CapabilitySet::empty()).iter().map(|it| (names(it), all)).collect()
+            own().iter().map(|it| (names(it), all)).collect()
         } else {
             Vec::new()
         };
@@ -196,8 +208,7 @@ impl Privileges {
 
     /// For the doctor: as whom programs run, and what this process keeps, and why.
     pub fn findings(&self) -> Vec<Finding> {
-        let own = rustix::thread::capabilities(None).map(|it| it.effective);
-        let own = own.unwrap_or(CapabilitySet::empty());
+        let own = own();
         let has: Vec<String> = USES
             .iter()
             .filter(|(capability, _)| own.contains(*capability))
