@@ -19,7 +19,7 @@ use host::probe;
 use host::profile;
 use record::{Outcome, Problems};
 use report::live;
-use run::{Ending, Options, Sampling};
+use run::{Ending, Options, Sampling, TakenOver};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
 use spec::{Hosts, Source, UsageError};
@@ -41,7 +41,7 @@ Exit status:
   3  refused: the run does not fit this machine, the doctor misses something, or runs are not
      to be compared
   4  completed, but a phase is not valid or the books do not balance
-  5  aborted by a condition of the experiment, or interrupted";
+  5  aborted by a condition of the experiment, interrupted, or taken over by another lab run";
 
 /// What `lab` can do.
 #[derive(Debug, Subcommand)]
@@ -213,7 +213,11 @@ impl Cli {
         };
         let exit = exit.unwrap_or_else(|error| {
             eprintln!("lab: {error:#}");
-            error.downcast_ref::<UsageError>().map_or(Exit::Error, Exit::from)
+            match error.downcast_ref::<UsageError>() {
+                Some(error) => Exit::from(error),
+                None if error.is::<TakenOver>() => Exit::Aborted,
+                None => Exit::Error,
+            }
         });
         ExitCode::from(exit as u8)
     }

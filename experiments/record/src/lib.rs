@@ -6,11 +6,13 @@
 //! even when the run is killed.
 
 mod absent;
+mod append;
 mod columns;
 mod events;
 mod files;
 pub mod hlog;
 mod lines;
+mod lock;
 mod outcome;
 mod problems;
 mod raw;
@@ -18,6 +20,7 @@ mod rows;
 mod seconds;
 
 pub use absent::ProbeAbsence;
+pub use append::Appender;
 pub use columns::convert;
 pub use events::{ClosingBooks, EventKind, EventRow};
 pub use files::{
@@ -26,6 +29,7 @@ pub use files::{
 };
 pub use hlog::HLOG;
 pub use lines::Lines;
+pub use lock::{DirectoryLock, LockError};
 pub use outcome::Outcome;
 pub use problems::Problems;
 pub use raw::{Raw, RawError};

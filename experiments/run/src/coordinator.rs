@@ -5,7 +5,9 @@
 //! Must not know: where programs are; that is its [`Place`].
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use anyhow::Context;
 use attribution::Segment;
 use host::program::Who;
 use record::Second;
@@ -23,6 +25,7 @@ use crate::messages::Message;
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
+use crate::waiting::Stalls;
 
 /// What interrupts a run: Ctrl-C, or a signal to terminate.
 pub(crate) struct Interrupts([Signal; 2]);
@@ -55,8 +58,19 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) messages: UnboundedReceiver<Message<P::News>>,
     /// What the phases have not waited for yet.
     pub(crate) pending: VecDeque<PhaseEvent>,
+    /// How long this process has stood still.
+    pub(crate) stalls: Stalls,
     /// The second at whose start the one before it is recorded.
     next_tick: u64,
+}
+
+/// What a wait is over for.
+enum Woke<News> {
+    Message(Message<News>),
+    Command(PendingCommand),
+    Interrupt,
+    Tick,
+    Deadline,
 }
 
 impl<P: Place> Coordinator<P> {
@@ -70,7 +84,8 @@ impl<P: Place> Coordinator<P> {
         messages: UnboundedReceiver<Message<P::News>>,
         next_tick: u64,
     ) -> Self {
-        Self { place, run, control, interrupts, messages, pending: VecDeque::new(), next_tick }
+        let (pending, stalls) = (VecDeque::new(), Stalls::default());
+        Self { place, run, control, interrupts, messages, pending, stalls, next_tick }
     }
 
     /// Whether something is so of all clients that are expected to speak. When none is, nothing is
@@ -102,21 +117,41 @@ impl<P: Place> Coordinator<P> {
                 return Ok(event);
             }
             let next_tick = self.run.schedule.instant_of(self.next_tick);
-            tokio::select! {
-                message = self.messages.recv() => match message {
-                    Some(message) => self.on_message(message)?,
-                    None => anyhow::bail!("all programs have ended"),
-                },
-                Some(command) = self.control.pending.recv() => {
+            let slept_ns = self.stalls.sleep();
+            let woke = tokio::select! {
+                message = self.messages.recv() => {
+                    Woke::Message(message.context("all programs have ended")?)
+                }
+                Some(command) = self.control.pending.recv() => Woke::Command(command),
+                () = self.interrupts.next() => Woke::Interrupt,
+                () = tokio::time::sleep_until(next_tick) => Woke::Tick,
+                () = tokio::time::sleep_until(deadline) => Woke::Deadline,
+            };
+            let due_ns = self.run.schedule.start_ns(self.next_tick);
+            if let Some(missed) = self.stalls.woke(slept_ns, due_ns) {
+                self.on_stall(missed).await?;
+            }
+            match woke {
+                Woke::Message(message) => self.on_message(message)?,
+                Woke::Command(command) => {
                     if let Some(event) = self.on_command(command).await? {
                         return Ok(event);
                     }
                 }
-                () = self.interrupts.next() => return Ok(PhaseEvent::Interrupt),
-                () = tokio::time::sleep_until(next_tick) => self.tick()?,
-                () = tokio::time::sleep_until(deadline) => return Ok(PhaseEvent::Deadline),
+                Woke::Interrupt => return Ok(PhaseEvent::Interrupt),
+                Woke::Tick => self.tick()?,
+                Woke::Deadline => return Ok(PhaseEvent::Deadline),
             }
         }
+    }
+
+    /// This process itself stood still. Nothing that came meanwhile was taken in yet.
+    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()> {
+        self.place.on_stall(missed).await?;
+        let seconds = missed.as_secs_f64();
+        let what =
+            format!("this process stood still for {seconds:.1} s, which is nobody's silence");
+        self.run.records.warn("lab", &what)
     }
 
     /// Takes in a message.
@@ -198,6 +233,10 @@ impl<P: Place> Coordinator<P> {
     /// Records the second that has just ended.
     fn tick(&mut self) -> anyhow::Result<()> {
         let (t, now) = (self.next_tick - 1, self.run.schedule.now());
+        // Nothing is due before its second, whatever a stall has made of the order of things.
+        if now < self.next_tick {
+            return Ok(());
+        }
         self.next_tick = now + 1;
         self.place.tick(t, now, &mut self.run)
     }

@@ -11,6 +11,7 @@ mod directory;
 mod ending;
 mod events;
 mod faults;
+mod leadership;
 pub mod links;
 mod local;
 mod messages;
@@ -24,6 +25,7 @@ mod remote;
 mod run_control;
 mod schedule;
 mod tuned;
+mod waiting;
 mod watch;
 
 use std::path::PathBuf;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 use spec::Source;
 
 pub use directory::default_directory;
+pub use leadership::TakenOver;
 pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
 pub use remote::pipe::PIPE_PROTOCOL;
