@@ -94,13 +94,13 @@ fn assert_whole(out: &Path, phase: usize, offered: u64) {
     assert_eq!(recorded, offered, "every second is there once");
 }
 
-/// The warnings of a run about a file: that it cannot be written, and that it can be again.
-fn assert_told(out: &Path, file: &str) {
+/// The warnings of a run about its files: that one cannot be written, and that it can be again.
+fn assert_told(out: &Path) {
     let host = spec::machine::Machine::this().host;
     for words in ["No space left on device", "it can be written again"] {
         let told = lines(out, "events.jsonl").into_iter().any(|event| {
             let (from, what) = (event["from"].as_str(), event["what"].as_str());
-            let of_file = what.is_some_and(|what| what.contains(file) && what.contains(words));
+            let of_file = what.is_some_and(|what| what.contains(path(out)) && what.contains(words));
             of_file && from.is_some_and(|from| from.contains(&host))
         });
         assert!(told, "{words}: {:#?}", lines(out, "events.jsonl"));
@@ -143,7 +143,7 @@ fn a_run_goes_on_while_its_disk_is_full() {
         disk.free();
         assert_eq!(run.exit_code(), Some(0));
         assert_whole(&out, 1, 200 * LOAD_S);
-        assert_told(&out, "samples.jsonl");
+        assert_told(&out);
     });
 }
 
@@ -169,7 +169,7 @@ fn a_coordinator_goes_on_while_its_disk_is_full() {
         disk.free();
         assert_eq!(run.exit_code(), Some(0));
         assert_whole(&out, 1, 200 * LOAD_S);
-        assert_told(&out, "samples.jsonl");
+        assert_told(&out);
         lan.wait_for_hosts(2, "nothing is kept any more", |it| it["kept"] == serde_json::json!([]));
     });
 }
