@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::check;
+use crate::clean;
+use crate::owner::Handover;
 use crate::tune;
 use crate::validate;
 use analysis::compare;
@@ -15,6 +18,7 @@ use analysis::summary::{self, Summary};
 use fleet::Access;
 use host::hog;
 use host::leftover;
+use host::privileges::Privileges;
 use host::probe;
 use host::profile;
 use record::{Outcome, Problems};
@@ -65,6 +69,9 @@ enum Command {
         /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
         #[arg(long = "set", value_name = "KEY=VALUE")]
         settings: Vec<String>,
+        /// As whom programs run: NAME, UID or UID:GID [default: who has called sudo, else nobody]
+        #[arg(long, value_name = "USER", conflicts_with = "nats")]
+        user: Option<String>,
         /// Apply the tuning profile's settings of the machine, too, and put them back at the end
         #[arg(long)]
         tune_host: bool,
@@ -119,11 +126,16 @@ enum Command {
     Validate(validate::Args),
     /// Settings of the kernel: check, apply, and put back exactly what was there
     Tune(tune::Args),
-    /// Say what this machine can do, and the way out where it cannot
+    /// Show what runs that were killed have left on this machine, or remove it
+    Clean(clean::Args),
+    /// Say what this machine can do, as whom programs run, and the way out where it cannot
     Doctor {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// As whom programs would run, as for lab run
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
     },
     /// The server on its own, as lab-server
     Server(Box<lab_server::cli::Args>),
@@ -167,6 +179,8 @@ impl From<tune::Ended> for Exit {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
+        // One that is started from an open file is named by the number of that.
+        let _ = rustix::thread::set_name(c"lab");
         let exit = match self.command {
             Command::Check { file, settings } => check(&file, &settings),
             Command::Run {
@@ -174,6 +188,7 @@ impl Cli {
                 out,
                 settings,
                 repeat,
+                user,
                 tune_host,
                 journals,
                 live,
@@ -184,8 +199,16 @@ impl Cli {
                 let journals = Some(journals);
                 let on_fleet = access.nats.is_some() || resume.is_some();
                 let fleet = on_fleet.then_some(fleet::Options { access, allow_clock_offset });
-                let options =
-                    Options { out, settings, tune_host, journals, sampling: None, live, fleet };
+                let options = Options {
+                    out,
+                    settings,
+                    tune_host,
+                    journals,
+                    user,
+                    sampling: None,
+                    live,
+                    fleet,
+                };
                 let file = file.unwrap_or_default();
                 match (resume, repeat) {
                     (Some(directory), _) => resume_run(directory, options),
@@ -205,7 +228,8 @@ impl Cli {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
             }
             Command::Tune(args) => tune::run(&args).map(Exit::from),
-            Command::Doctor { json } => doctor(json),
+            Command::Clean(args) => clean::run(&args).map(Exit::from),
+            Command::Doctor { json, user } => doctor(json, user.as_deref()),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
@@ -234,8 +258,21 @@ fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
     Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
 }
 
-fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
+fn carry_out(file: &Path, mut options: Options) -> anyhow::Result<Exit> {
     let source = read(file, &options.settings)?;
+    let name = source.experiment.name.as_str();
+    let out = options.out.take().unwrap_or_else(|| run::default_directory(name));
+    let handover = Handover::of_new(&out);
+    options.out = Some(out.clone());
+    let exit = carry_out_into(file, source, options);
+    // Also of a run that has failed.
+    if let Some(handover) = handover.filter(|_| out.exists()) {
+        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
+    }
+    exit
+}
+
+fn carry_out_into(file: &Path, source: Source, options: Options) -> anyhow::Result<Exit> {
     if options.fleet.is_some() {
         return to_its_end(run::run(source, options));
     }
@@ -294,6 +331,8 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     let source = read(file, &options.settings)?;
     let name = format!("{}-x{times}", source.experiment.name);
     let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
+    let handover = Handover::of_new(&out);
+    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     let width = times.to_string().len();
     let mut worst = Exit::Fine;
     for time in 1..=times {
@@ -303,6 +342,9 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
             exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
             other => return Ok(other),
         }
+    }
+    if let Some(handover) = handover {
+        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
     }
     println!("{}", out.display());
     Ok(worst)
@@ -347,8 +389,9 @@ fn verdict(summary: &Summary) -> Exit {
     if valid && balanced { Exit::Fine } else { Exit::Invalid }
 }
 
-fn doctor(json: bool) -> anyhow::Result<Exit> {
-    let findings = ebpf::doctor::examine();
+fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
+    let mut findings = ebpf::doctor::examine();
+    findings.extend(Privileges::choose(user)?.findings());
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {

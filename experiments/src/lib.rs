@@ -4,6 +4,8 @@
 //! `record` (what is written), `analysis` (what it came to), `report` (the same for people).
 
 mod check;
+mod clean;
 pub mod cli;
+mod owner;
 mod tune;
 mod validate;

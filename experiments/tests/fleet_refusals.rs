@@ -86,6 +86,7 @@ fn card(name: &str, role: Role) -> Card {
         netns: 0,
         since: 0,
         findings: json!([]),
+        privileges: json!(null),
         kept: Vec::new(),
         beat: Beat::default(),
     }

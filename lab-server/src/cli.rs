@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use control::CpuList;
-use service::{Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
+use service::{Budgets, Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
 use crate::panel::{Hub, router};
 use crate::server::{Server, StartError};
@@ -52,6 +52,15 @@ pub struct Args {
     /// Packets that wait in one SET at most
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub queue: usize,
+    /// Sent packets that one user may have open, on the shard of the user's connection
+    #[arg(long, default_value_t = Budgets::default().packets, value_name = "N")]
+    pub user_packets: u32,
+    /// Claims and notices that one user may have on their way
+    #[arg(long, default_value_t = Budgets::default().mail, value_name = "N")]
+    pub user_mail: u16,
+    /// Chat texts that one user may have on their way
+    #[arg(long, default_value_t = Budgets::default().chats, value_name = "N")]
+    pub user_chats: u16,
     /// What amounts and splits come from
     #[arg(long, default_value_t = 2015, value_name = "N")]
     pub seed: u64,
@@ -114,6 +123,11 @@ impl Args {
             packet_life: Duration::try_from_secs_f64(self.packet_life)
                 .with_context(|| format!("--packet-life {}", self.packet_life))?,
             queue_bound: self.queue,
+            budgets: Budgets {
+                packets: self.user_packets,
+                mail: self.user_mail,
+                chats: self.user_chats,
+            },
             seed: self.seed,
             steering: match self.steering {
                 SteeringArg::Auto => Steering::Auto,

@@ -14,6 +14,7 @@ pub mod logic;
 pub mod message;
 mod outbox;
 pub mod overload;
+mod packet_ids;
 pub mod packets;
 pub mod panel;
 mod quiescence;

@@ -115,6 +115,7 @@ impl Server {
             packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX / 2),
             queue_bound: config.queue_bound,
             packets_bound: config.packets_bound.div_ceil(shards),
+            budgets: config.budgets,
             seed: config.seed,
         };
         let setup = ShardSetup {

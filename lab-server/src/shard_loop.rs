@@ -18,8 +18,9 @@ use crate::report::{Report, Snapshot};
 /// Messages read before the sockets are polled again.
 const MESSAGES_PER_TICK: usize = 1024;
 
-/// When told to stop, a shard goes on answering what arrives for at most this long.
-const STOP_NS: u64 = NANOS_PER_SECOND;
+/// When told to stop, a shard goes on answering what arrives for at most this long, so that a
+/// server that is flooded ends within a second too.
+const STOP_NS: u64 = NANOS_PER_SECOND / 2;
 
 /// A shard that has nothing to do any more checks this often whether the others have.
 const QUIESCENCE_NS: u64 = 1_000_000;
@@ -293,8 +294,8 @@ impl Handler for ShardLoop {
         let due_ns = self.with_world(net, |logic, world| logic.tick(world));
         let retry_ns = self.outbox.retry(net.now_ns());
         if let Some(since_ns) = self.stopping_ns {
-            // What has arrived is answered; a peer that never stops asking is cut off after a
-            // second.
+            // What has arrived is answered; a peer that never stops asking is cut off after half
+            // a second.
             let idle = net.is_idle()
                 && !self.more_messages
                 && retry_ns.is_none()
@@ -325,7 +326,7 @@ mod tests {
     use crate::logic::Rules;
     use crate::overload::Budget;
     use crate::sets::new_online;
-    use service::Notices;
+    use service::{Budgets, Notices};
 
     /// A shard of its own with one SET, and its sockets.
     fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {
@@ -336,6 +337,7 @@ mod tests {
             packet_life_ns: NANOS_PER_SECOND,
             queue_bound: 1,
             packets_bound: 1,
+            budgets: Budgets::default(),
             seed: 1,
         };
         let (budget, now_ns) = (Budget::new(None), net.read_clock());

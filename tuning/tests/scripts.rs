@@ -41,6 +41,8 @@ fn profile(place: &Place) -> Profile {
             ("Sysctl(\"net.ipv4.tcp_keepalive_time\")", "AtMost(\"{memory / memory * 9}\")", ""),
             ("Sysctl(\"net.ipv4.ip_local_port_range\")", "Exactly(\"1024\t65535\")", ""),
             ("Sysctl(\"net.ipv4.tcp_congestion_control\")", "Exactly(\"reno\")", ""),
+            ("Sysctl(\"net.ipv4.ip_forward\")", "Exactly(\"1\")", ""),
+            ("Sysctl(\"net.ipv4.ip_local_reserved_ports\")", "Exactly(\"8000-8010\")", ""),
             ("Sysctl(\"net.ipv4.tcp_retries2\")", "AtLeast(\"3\")", ""),
             ("Sysctl(\"net.core.nothing\")", "Exactly(\"3\")", "optional: true"),
             ("RpsFlows", "AtLeast(\"1000\")", "nics: [\"lo\"], rounding: PowerOfTwo"),
@@ -69,6 +71,8 @@ fn a_script_does_what_the_program_does() {
         std::fs::write(&script, tuning::script(&profile)).expect("written");
         let state = place.path("state");
         let see = || (everything("net"), of_lo(&profile));
+        // What is written to all interfaces is not what one of them had.
+        set("net.ipv4.conf.lo.forwarding", "1");
         let before = see();
 
         place.apply(&profile).expect("applied");

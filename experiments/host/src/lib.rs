@@ -7,6 +7,8 @@ pub mod leftover;
 pub mod links;
 mod listeners;
 pub mod namespace;
+mod orphans;
+pub mod privileges;
 pub mod probe;
 pub mod probing;
 pub mod profile;
@@ -14,6 +16,9 @@ pub mod program;
 pub mod sock_diag;
 pub mod surroundings;
 pub mod usage;
+mod user;
 mod version;
 
+pub use orphans::{Orphan, orphans};
+pub use user::User;
 pub use version::VERSION;

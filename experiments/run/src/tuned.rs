@@ -146,7 +146,7 @@ impl Tuned {
             self.add(&name, &applied);
             if by_sockets && experiment.network.congestion.is_none() {
                 experiment.network.congestion = self.value_of(CONGESTION)?;
-                self.not_applied.push(format!("{CONGESTION}: set for each socket instead"));
+                self.not_applied.push(format!("{CONGESTION}: set by routes or sockets"));
             }
         }
         Ok(())

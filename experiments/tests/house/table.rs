@@ -42,6 +42,11 @@ pub(crate) const TABLE: &[Row] = &[
     row("text", &[], Outside::Only(&[])),
     row("accounting", &[], Outside::Only(&["serde"])),
     row("platform", &[], Outside::Only(&["rustix", "serde"])),
+    row(
+        "journal",
+        &["accounting"],
+        Outside::Only(&["crc32fast", "rand", "rustix", "serde", "thiserror"]),
+    ),
     row("ethtool", &[], Outside::Only(&["libc", "rustix", "serde"])),
     row(
         "attribution",

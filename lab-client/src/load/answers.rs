@@ -43,7 +43,7 @@ impl LoadGenerator {
                 }
             }
             Frame::PacketNotice { packet, .. } => self.noticed(net, user, conn, packet),
-            Frame::ClaimResponse { amount, .. } => self.claim_answered(amount),
+            Frame::ClaimResponse { amount, .. } => self.claim_answered(user, amount),
             Frame::Pong { .. } => {}
             Frame::ChatDelivery { message, from, text } => {
                 self.chat_came(net, conn, message, from, text);

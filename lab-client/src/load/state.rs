@@ -75,8 +75,9 @@ pub(super) struct User {
     pub(super) state: UserState,
     /// Shakes that timed out and whose answers may still come, before that of the one under way.
     pub(super) owed: u8,
-    /// Attempts to connect without success.
-    pub(super) tries: u8,
+    /// Until the user is logged in: attempts to connect without success. From then on: claims
+    /// without an answer. Never both, so that a user stays at 32 bytes.
+    pub(super) tries_or_claims: u8,
     /// Source ports found taken.
     pub(super) ports: u8,
     /// How long the shard slept between the instant and the send, in microseconds; at most 65 ms.
@@ -95,10 +96,22 @@ impl Default for User {
             phase: 0,
             state: UserState::Idle,
             owed: 0,
-            tries: 0,
+            tries_or_claims: 0,
             ports: 0,
             slept_us: 0,
         }
+    }
+}
+
+impl User {
+    /// Claims without an answer.
+    fn claims(&self) -> u8 {
+        if self.state == UserState::Online { self.tries_or_claims } else { 0 }
+    }
+
+    /// Shakes and claims whose answers may still come over the connection.
+    pub(super) fn unanswered(&self) -> u64 {
+        u64::from(self.due_ns != 0) + u64::from(self.owed) + u64::from(self.claims())
     }
 }
 
@@ -255,6 +268,15 @@ impl LoadGenerator {
     /// What the users received.
     pub fn receipts(&self) -> &Receipts {
         &self.receipts
+    }
+
+    /// The client ends: what is under way now gets no answer any more. Of a phase that has settled
+    /// nothing is: an answer that is still missing then was due long ago.
+    pub fn end(&mut self) {
+        let settled = self.settling.is_empty() && self.running.as_ref().is_none_or(|run| run.ended);
+        let claims = |user: &User| if settled { 0 } else { u64::from(user.claims()) };
+        let under_way = |user: &User| u64::from(user.due_ns != 0) + claims(user);
+        self.receipts.in_flight_at_end = self.users.iter().map(under_way).sum();
     }
 
     /// The histograms of the second under way.

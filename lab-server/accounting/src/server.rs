@@ -36,6 +36,8 @@ crate::counters! {
     packets_sent,
     /// Packets that a user or the control interface wanted and could not have.
     packets_refused,
+    /// Of those, what a user had no budget for: of open packets, or of mail for the notices.
+    packets_over_budget,
     /// Packets that could not be made because their SET's queue was full.
     queue_overflow,
     /// Notices written to the named users' connections.
@@ -52,8 +54,10 @@ crate::counters! {
     claims,
     /// Claims answered with a share.
     claims_granted,
-    /// Claims answered with amount 0: foreign, late, repeated.
+    /// Claims answered with amount 0: foreign, late, repeated, over the budget.
     claims_refused,
+    /// Of those, what a user had no budget of mail for.
+    claims_over_budget,
     /// Packets that expired with shares left.
     packets_expired,
     /// Shares whose claimer's connection was gone when the share came.
@@ -66,8 +70,10 @@ crate::counters! {
     chats_delivered,
     /// Chat texts for users who are not logged in or do not speak chat.
     chats_offline,
-    /// Chat texts dropped because a queue was full.
+    /// Chat texts dropped because a queue was full, or for want of budget.
     chats_busy,
+    /// Of those, what a user had no budget for.
+    chats_over_budget,
     /// Pings answered.
     pings,
     /// Pushes written.
@@ -120,6 +126,9 @@ pub struct Gauges {
     pub generated: u64,
     /// Generators that run on this shard.
     pub generators: u64,
+    /// Deadlines that wait: of logins, half frames and open packets.
+    #[serde(default)]
+    pub timers: u64,
 }
 
 /// One second of one shard. Counters are what they grew by in that second.

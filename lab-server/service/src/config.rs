@@ -28,6 +28,29 @@ pub enum Notices {
     Answer,
 }
 
+/// What one user may have under way: far more than a person makes use of, and far less than it
+/// takes to keep others from theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budgets {
+    /// Packets of a user that are open, on the shard of the user's connection.
+    pub packets: u32,
+    /// Messages to users and shards that a connection's requests have on their way: a claim until
+    /// it is answered, a notice for each recipient of a packet, all at most until their second is
+    /// over.
+    pub mail: u16,
+    /// Chat texts of a connection without a receipt, at most until their second is over.
+    pub chats: u16,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        // Packets: 1,000 users fill a server. Mail: four packets for as many users as a frame can
+        // name, and 16 users fill a shard's outbox (65,536) that nobody reads. Chats: a megabyte.
+        Self { packets: 1000, mail: 4096, chats: 256 }
+    }
+}
+
 /// How the kernel chooses the shard of a new connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResolvedSteering {
@@ -78,6 +101,9 @@ pub struct Config {
     pub queue_bound: usize,
     /// Sent packets kept at a time, over all shards.
     pub packets_bound: usize,
+    /// What one user may have under way.
+    #[serde(default)]
+    pub budgets: Budgets,
     /// What amounts and splits come from.
     pub seed: u64,
     /// How connections find their shard.
@@ -104,6 +130,7 @@ impl Default for Config {
             packet_life: Duration::from_secs(60),
             queue_bound: 4096,
             packets_bound: 1 << 20,
+            budgets: Budgets::default(),
             seed: 2015,
             steering: Steering::Auto,
             congestion: None,

@@ -11,5 +11,5 @@ mod config;
 mod lines;
 
 pub use commands::{Command, Done, MAX_PACKET_RATE};
-pub use config::{Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
+pub use config::{Budgets, Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
 pub use lines::{Line, Ready};

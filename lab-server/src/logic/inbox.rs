@@ -9,7 +9,7 @@ use wire::{ChatOutcome, ErrorCode, Frame};
 
 use crate::directory::{Address, home_of};
 use crate::io::Io;
-use crate::logic::state::{Logic, Timer};
+use crate::logic::state::Logic;
 use crate::message::{Message, Notice, Parcel};
 use crate::packets::{Draft, NO_CREATOR, Refused};
 use crate::sets::Queued;
@@ -45,7 +45,8 @@ impl Logic {
             },
             Message::Deliver { at, user, parcel } => self.deliver(io, at.conn, user, &parcel),
             Message::Receipt { at, message, to, outcome } => {
-                if self.session(at.conn).is_some() {
+                if let Some(session) = self.session(at.conn) {
+                    session.chat_answered();
                     io.send(at.conn, &Frame::ChatReceipt { message, to, outcome: outcome.code() });
                 }
             }
@@ -179,10 +180,9 @@ impl Logic {
 
     /// Makes a packet for named users and tells them.
     pub(super) fn make_packet(&mut self, io: &mut impl Io, draft: &Draft) -> Result<u32, Refused> {
-        let packet = self.packets.make(draft)?;
+        let packet = self.packets.make(draft, io.now_ns())?;
         self.counters.packets_sent += 1;
         self.sets.get(draft.set).ledger.create(Money::shares(draft.count, draft.amount));
-        self.wheel.insert(io.now_ns() + self.rules.packet_life_ns, Timer::Packet(packet));
         let three = <[u32; 3]>::try_from(draft.recipients.as_slice()).ok();
         let Draft { amount, count, creator, .. } = *draft;
         let notice = Notice { packet, amount, count, creator, three };
@@ -208,9 +208,8 @@ impl Logic {
     }
 
     fn claimed(&mut self, io: &mut impl Io, conn: ConnId, packet: u32, amount: u32) {
-        if self.session(conn).is_none() {
-            return self.undelivered(amount);
-        }
+        let Some(session) = self.session(conn) else { return self.undelivered(amount) };
+        session.mail_answered(1);
         if amount == 0 {
             self.counters.claims_refused += 1;
         } else {

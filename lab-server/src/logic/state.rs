@@ -21,7 +21,7 @@ use crate::logic::pushes::Pushes;
 use crate::logic::rules::Rules;
 use crate::message::Message;
 use crate::overload::{Budget, Meter};
-use crate::packets::SentPackets;
+use crate::packets::{PacketLimits, SentPackets};
 use crate::sets::{Online, Sets};
 
 /// A peer that says nothing is closed this long after it connected, and one that leaves a frame
@@ -38,8 +38,6 @@ pub(super) enum Timer {
     Login(ConnId),
     /// A connection should have finished the frame that it began.
     Frame(ConnId),
-    /// A sent packet expires.
-    Packet(u32),
 }
 
 /// The state of a shard.
@@ -77,15 +75,19 @@ impl Logic {
         budget: Arc<Budget>,
         now_ns: u64,
     ) -> Self {
-        let (users, queue_bound, packets_bound) =
-            (rules.users, rules.queue_bound, rules.packets_bound);
+        let (users, queue_bound) = (rules.users, rules.queue_bound);
+        let limits = PacketLimits {
+            all: rules.packets_bound,
+            of_user: rules.budgets.packets,
+            life_ns: rules.packet_life_ns,
+        };
         Self {
             me,
             shards,
             sessions: Vec::new(),
             online: 0,
             directory: Directory::new(users, shards),
-            packets: SentPackets::new(me, shards, packets_bound),
+            packets: SentPackets::new(me, shards, limits),
             meter: Meter::new(budget, shards),
             generators: Generators::new(Arc::clone(&online), shards),
             sets: Sets::new(me, shards, online, queue_bound),
@@ -123,6 +125,7 @@ impl Logic {
             packets_open: self.packets.len() as u64,
             generated: self.generators.made(),
             generators: self.generators.count() as u64,
+            timers: (self.wheel.len() + self.packets.deadlines()) as u64,
         }
     }
 

@@ -8,6 +8,10 @@ use crate::logic::connection::Session;
 use crate::logic::pushes::Pushes;
 use crate::logic::state::{Logic, PATIENCE_NS, TICK_NS, Timer};
 
+/// Packets that expire in one tick at most, so that requests are answered in between: at 1 µs each
+/// a millisecond.
+const EXPIRED_PER_TICK: usize = 1024;
+
 impl Logic {
     /// A peer connected.
     pub fn accepted(&mut self, io: &mut impl Io, conn: ConnId) {
@@ -36,11 +40,20 @@ impl Logic {
                 self.expired(io, timer);
             }
         }
+        for _ in 0..EXPIRED_PER_TICK {
+            let Some(packet) = self.packets.due(now_ns) else { break };
+            self.packet_expired(io, packet);
+        }
         self.generate(io);
         self.push_due(io);
         self.handle_local(io);
-        let pushes = self.pushes.first().map(Pushes::next_ns);
-        self.wheel.next_ns().into_iter().chain(self.generators.next_ns()).chain(pushes).min()
+        let times = [
+            self.wheel.next_ns(),
+            self.packets.next_ns(),
+            self.generators.next_ns(),
+            self.pushes.first().map(Pushes::next_ns),
+        ];
+        times.into_iter().flatten().min()
     }
 
     fn expired(&mut self, io: &mut impl Io, timer: Timer) {
@@ -51,16 +64,18 @@ impl Logic {
                 }
             }
             Timer::Frame(conn) => {
+                let now_ns = io.now_ns();
                 let Some(session) = self.session(conn) else { return };
-                match session.half_since_ns() {
+                match session.half_for_ns(now_ns) {
                     None => session.timed = false,
-                    Some(since) if since + PATIENCE_NS <= io.now_ns() + TICK_NS => {
+                    Some(half_ns) if half_ns + TICK_NS >= PATIENCE_NS => {
                         self.refuse(io, conn, ErrorCode::FrameTimeout, u32::MAX);
                     }
-                    Some(since) => self.wheel.insert(since + PATIENCE_NS, Timer::Frame(conn)),
+                    Some(half_ns) => {
+                        self.wheel.insert(now_ns + PATIENCE_NS - half_ns, Timer::Frame(conn));
+                    }
                 }
             }
-            Timer::Packet(packet) => self.packet_expired(io, packet),
         }
     }
 }

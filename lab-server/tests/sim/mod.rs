@@ -17,7 +17,7 @@ use lab_server::sets::{Online, new_online};
 use platform::NANOS_PER_SECOND;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use service::Notices;
+use service::{Budgets, Notices};
 
 use shard::ConnId;
 use wire::Frame;
@@ -118,6 +118,7 @@ pub(crate) fn rules(users: u32, notices: Notices, seed: u64) -> Rules {
         packet_life_ns: 5 * NANOS_PER_SECOND,
         queue_bound: 64,
         packets_bound: 32,
+        budgets: Budgets::default(),
         seed,
     }
 }

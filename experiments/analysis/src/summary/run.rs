@@ -46,10 +46,8 @@ impl Summary {
             .enumerate()
             .map(|(index, spec)| phase::summarize(raw, &specs, index, spec))
             .collect();
-        let books = raw.books();
         let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
-        let doubles = books.clients.and_then(|clients| clients.double_grants);
-        let ledger = LedgerSummary::of(books.server, books.received, doubles, lost);
+        let ledger = LedgerSummary::of(raw, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
         if let Some(why) = manifest.probes["because"].as_str() {
@@ -78,8 +76,10 @@ impl Summary {
         for (number, what) in raw.damage.sentences().enumerate() {
             note(&format!("files.{}", number + 1), &what);
         }
-        if ledger.balanced.is_none() {
-            note("ledger", "the run did not end in order: a side has not closed its books");
+        if ledger.balanced.is_none()
+            && let Some(why) = &ledger.because
+        {
+            note("ledger", why);
         }
         if phases.iter().any(|it| !it.settled) {
             note(

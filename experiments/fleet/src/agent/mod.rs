@@ -40,6 +40,7 @@ pub use args::AgentArgs;
 use args::check_name;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
+use host::privileges::Privileges;
 use leads::Leads;
 pub use sender::Sending;
 use spec::UsageError;
@@ -56,6 +57,8 @@ struct Agent {
     wait: Duration,
     state: PathBuf,
     protocol: PipeProtocol,
+    /// As whom programs run.
+    privileges: Privileges,
     work: Option<Work>,
     /// What is kept of runs, the one under way included.
     kept: BTreeMap<RunName, Sending>,
@@ -79,6 +82,7 @@ struct Subscriptions {
 /// [`UsageError`], or what keeps it from going on.
 pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()> {
     check_name(&args.name)?;
+    let privileges = Privileges::choose(args.user.as_deref())?;
     let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     let client = args.access.connect_agent(&args.name).await?;
     let context =
@@ -92,7 +96,8 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     let state = args.state.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(Into::into));
     let state = state.unwrap_or_else(|| PathBuf::from(format!("lab-agent-{}", args.name)));
     std::fs::create_dir_all(&state).with_context(|| format!("--state {}", state.display()))?;
-    let card = card::card(args, &client)?;
+    let mut card = card::card(args, &client)?;
+    card.privileges = privileges.to_json();
     let subscriptions = Subscriptions {
         asks: client.subscribe(ask(&args.name)).await?,
         whos: client.subscribe(WHO).await?,
@@ -111,6 +116,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
         wait: Duration::from_secs(args.wait),
         state,
         protocol,
+        privileges,
         work: None,
         kept: BTreeMap::new(),
         leads,
@@ -274,8 +280,9 @@ impl Agent {
             return Err(error);
         }
         self.kept.insert(run, kept);
-        let (targets, events) = (self.targets.clone(), self.events.clone());
-        self.work = Some(Work::new(lease, name, self.protocol, targets, events));
+        let (targets, privileges) = (self.targets.clone(), self.privileges.clone());
+        let events = self.events.clone();
+        self.work = Some(Work::new(lease, name, self.protocol, targets, privileges, events));
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::news::LocalNews;
 use super::profiles::Profiles;
+use super::rights::Rights;
 use crate::events::PhaseEvent;
 use crate::faults::inject::{begin, end};
 use crate::faults::state::Faults;
@@ -30,6 +31,7 @@ use crate::tuned::Tuned;
 pub(crate) struct Local {
     pub(crate) namespaces: Namespaces,
     pub(crate) tuned: Tuned,
+    pub(crate) rights: Rights,
     pub(crate) surroundings: Surroundings,
     pub(crate) probing: Probing,
     pub(crate) profiles: Profiles,

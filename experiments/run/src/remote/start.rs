@@ -155,6 +155,13 @@ pub(crate) async fn start(
     };
     let (here, sysctls) = (Machine::this(), BTreeMap::new());
     let mut manifest = manifest(&source, &options.settings, here, started, false, sysctls);
+    let rights = |name: &&str| {
+        let card = cards.iter().find(|card| card.name == **name)?;
+        Some((card.name.clone(), card.privileges.clone()))
+    };
+    manifest.privileges = json!({
+        "by_host": agents.iter().filter_map(rights).collect::<BTreeMap<_, _>>(),
+    });
     manifest.hosts = agents.iter().filter_map(machine).collect();
     manifest.probes = json!({
         "attached": [], "absent": [], "because": "no host has told", "by_host": {},
