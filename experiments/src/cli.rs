@@ -85,7 +85,7 @@ enum Command {
         #[arg(long, value_name = "ADDRESS")]
         live: Option<SocketAddr>,
         #[command(flatten)]
-        access: Access,
+        access: Box<Access>,
         /// Use hosts whose clocks are off by more than 50 ms, too
         #[arg(long, requires = "nats")]
         allow_clock_offset: bool,
@@ -198,7 +198,8 @@ impl Cli {
             } => {
                 let journals = Some(journals);
                 let on_fleet = access.nats.is_some() || resume.is_some();
-                let fleet = on_fleet.then_some(fleet::Options { access, allow_clock_offset });
+                let fleet =
+                    on_fleet.then_some(fleet::Options { access: *access, allow_clock_offset });
                 let options = Options {
                     out,
                     settings,

@@ -27,6 +27,9 @@ use crate::records::CausesOf;
 use crate::run_control::RunControl;
 use crate::waiting::Stalls;
 
+/// So much is shown of a line that cannot be read, in characters.
+const SHOWN: usize = 500;
+
 /// What interrupts a run: Ctrl-C, or a signal to terminate.
 pub(crate) struct Interrupts([Signal; 2]);
 
@@ -160,6 +163,7 @@ impl<P: Place> Coordinator<P> {
             Message::Server(line) => self.on_server(line),
             Message::Client(client, line) => self.on_client(client, line),
             Message::Unreadable(who, line) => {
+                let line: String = line.chars().take(SHOWN).collect();
                 let what = format!("said what cannot be read: {line}");
                 self.run.records.warn(&who.to_string(), &what)
             }

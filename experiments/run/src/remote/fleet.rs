@@ -212,7 +212,8 @@ impl Fleet {
     /// Asks all hosts who leads the run. Returns who does instead of this coordinator, if anybody.
     async fn later_leader(&self) -> Option<Leader> {
         let mut asked = JoinSet::new();
-        for host in self.hosts.keys().cloned() {
+        for host in self.hosts.keys() {
+            let host = host.clone();
             let (client, run) = (self.link.nats.client.clone(), self.link.run.clone());
             asked.spawn(async move { question(&client, &host, &Ask::Leader { run }).await });
         }
