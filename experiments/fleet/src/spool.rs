@@ -28,8 +28,8 @@ const MOST_IN_MEMORY: usize = 32 << 20;
 /// has merged any of it for six hours then.
 const MOST_ON_DISK: u64 = 1 << 30;
 
-/// Merged batches are cut off the front of a file when they are this long, in bytes, and half of it:
-/// what is copied then is shorter than what goes.
+/// Merged batches are cut off the front of a file when they are this long, in bytes, and half of
+/// it: what is copied then is shorter than what goes.
 const CUT: u64 = 1 << 20;
 
 /// What nobody has asked for in this time goes: so long the stream of the run would keep it.

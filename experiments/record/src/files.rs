@@ -13,6 +13,7 @@ use spec::Experiment;
 use spec::machine::Machine;
 
 use crate::append::Appender;
+use crate::error::FileError;
 use crate::hlog::{self, HLOG};
 use crate::lock::DirectoryLock;
 use crate::outcome::Outcome;
@@ -45,21 +46,6 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// What it came to in figures.
 pub const SUMMARY_FILE: &str = "summary.json";
-
-/// Why a file of a run cannot be written or read.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: cannot {what} it", file.display())]
-pub struct FileError {
-    file: PathBuf,
-    what: &'static str,
-    source: std::io::Error,
-}
-
-impl FileError {
-    pub(crate) fn new(file: &Path, what: &'static str, source: std::io::Error) -> Self {
-        Self { file: file.to_owned(), what, source }
-    }
-}
 
 /// What a run was, written before it begins and once more when it has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,7 +148,7 @@ fn create(directory: &Path, name: &str) -> Result<Appender<File>, FileError> {
     let path = directory.join(name);
     match File::create_new(&path) {
         Ok(file) => Ok(Appender::new(path.display().to_string(), file)),
-        Err(source) => Err(FileError { file: path, what: "create", source }),
+        Err(source) => Err(FileError::new(&path, "create", source)),
     }
 }
 
@@ -400,8 +386,9 @@ impl Files {
         if self.flush() {
             return Ok(());
         }
-        if let Some((_, error)) = self.manifest.take() {
-            return Err(error);
+        if let Some((_, error)) = &self.manifest {
+            let why = error.why();
+            return Err(self.error(MANIFEST_FILE, std::io::Error::other(why)));
         }
         let names = NAMES.map(|name| format!("{name}.jsonl"));
         let files = names.iter().map(String::as_str).chain([HLOG]);
@@ -429,6 +416,47 @@ pub fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> Resul
     written.map_err(|source| {
         // What is there of it takes the room of something that is needed.
         let _ = std::fs::remove_file(&part);
-        FileError { file: path, what: "write", source }
+        FileError::new(&path, "write", source)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let text = "(name: \"x\", users: 1, phases: [(name: \"a\", seconds: 1)])".to_owned();
+        let experiment = spec::Source::parse(Path::new("x.ron"), text, &[]).expect("an experiment");
+        serde_json::from_value(json!({
+            "format": FORMAT, "closed": false, "outcome": null, "outcome_because": null,
+            "started": 1, "experiment": experiment.experiment, "file": "x.ron", "text": "",
+            "sha256": "", "settings": [], "version": "", "hosts": [], "own_namespace": false,
+            "sysctls": {}, "server": null, "clients": [], "probes": null,
+        }))
+        .expect("a manifest")
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_written_waits_until_it_can() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = DirectoryLock::take(directory.path(), "this test").expect("free");
+        let mut files = Files::create(lock, "h", 1, &manifest()).expect("new");
+        files.check_written().expect("all of it");
+        // In the place of what is renamed there is something that cannot be written over.
+        let part = directory.path().join("manifest.json.part");
+        std::fs::create_dir_all(part.join("in the way")).expect("made");
+        files.manifest(&Manifest { closed: true, ..manifest() });
+        for _ in 0..2 {
+            let error = files.check_written().expect_err("not there yet");
+            assert!(error.to_string().contains("manifest.json: cannot write it"), "{error}");
+        }
+        let read = || {
+            let text = std::fs::read(directory.path().join(MANIFEST_FILE)).expect("there");
+            serde_json::from_slice::<Manifest>(&text).expect("a manifest")
+        };
+        assert!(!read().closed, "the earlier one is whole");
+        std::fs::remove_dir_all(part).expect("removed");
+        files.check_written().expect("all of it");
+        assert!(read().closed);
+    }
 }

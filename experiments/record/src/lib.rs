@@ -8,6 +8,7 @@
 mod absent;
 mod append;
 mod columns;
+mod error;
 mod events;
 mod files;
 pub mod hlog;
@@ -22,9 +23,10 @@ mod seconds;
 pub use absent::ProbeAbsence;
 pub use append::Appender;
 pub use columns::convert;
+pub use error::FileError;
 pub use events::{ClosingBooks, EventKind, EventRow};
 pub use files::{
-    EVENTS_FILE, Event, FORMAT, FileError, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE,
+    EVENTS_FILE, Event, FORMAT, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE,
     SLOW_FILE, SUMMARY_FILE, TRUTH, write_json,
 };
 pub use hlog::HLOG;

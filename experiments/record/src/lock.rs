@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::files::FileError;
+use crate::error::FileError;
 
 /// The name of the file. It stays when the run is over: who removed it might remove another's.
 const LOCK: &str = "run.lock";

@@ -85,17 +85,20 @@ impl<P: Place> Coordinator<P> {
     /// Waits until all is on disk. A person may make room meanwhile, or give it up.
     async fn wait_until_written(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = self.run.records.files.check_written() {
+        loop {
             self.run.records.flush()?;
-            if Instant::now() >= deadline {
-                return Err(error.into());
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                () = self.interrupts.next() => return Err(error.into()),
+            match self.run.records.files.check_written() {
+                Ok(()) => break,
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(error) => tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = self.interrupts.next() => return Err(error.into()),
+                },
             }
         }
-        self.run.records.flush()
+        // That there is room again is an event, too.
+        self.run.records.flush()?;
+        Ok(self.run.records.files.check_written()?)
     }
 
     /// Records what comes until something is so, or patience ends.

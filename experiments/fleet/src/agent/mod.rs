@@ -5,6 +5,7 @@
 
 mod args;
 mod card;
+mod console;
 mod control;
 mod cpus;
 mod ending;
@@ -17,7 +18,6 @@ mod sender;
 mod work;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +38,7 @@ use crate::spool::Spool;
 use crate::target::Targets;
 pub use args::AgentArgs;
 use args::check_name;
+use console::say;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
 use host::privileges::Privileges;
@@ -376,11 +377,6 @@ impl Agent {
             let _ = self.client.publish(reply, body.into()).await;
         }
     }
-}
-
-/// Tells a person something, if anybody reads it: a log that is full is no reason to end.
-fn say(what: &str) {
-    let _ = writeln!(std::io::stderr(), "{what}");
 }
 
 fn refused(why: String) -> Answer {

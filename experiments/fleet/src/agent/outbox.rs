@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::say;
+use super::console::say;
 use super::sender::Sending;
 use crate::protocol::{HostReport, Said};
 use host::program::Who;

@@ -144,8 +144,8 @@ impl Sending {
         Ok(Self::start(context, run, agent, spool))
     }
 
-    /// Keeps a batch until it is merged, and sends progress. Returns what a person should know: that
-    /// there is no room on disk, or that there is again.
+    /// Keeps a batch until it is merged, and sends progress. Returns what a person should know:
+    /// that there is no room on disk, or that there is again.
     pub fn push(&self, said: Vec<Said>) -> Option<String> {
         let news = self.state.spool().push(said);
         self.state.news.notify_one();
