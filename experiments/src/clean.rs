@@ -43,12 +43,12 @@ impl Tally {
         match remove.map(|remove| remove()) {
             None => {
                 self.left += 1;
-                println!("found    {what}");
+                text::tell!("found    {what}");
             }
-            Some(Ok(())) => println!("removed  {what}"),
+            Some(Ok(())) => text::tell!("removed  {what}"),
             Some(Err(error)) => {
                 self.left += 1;
-                println!("FAILED   {what}: {error:#}");
+                text::tell!("FAILED   {what}: {error:#}");
             }
         }
     }
@@ -66,12 +66,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Ended> {
         spools(state, args.remove, &mut tally)?;
     }
     if tally.found == 0 {
-        println!("nothing is left over");
+        text::tell!("nothing is left over");
     } else if !args.remove {
-        println!("lab clean --remove removes it");
+        text::tell!("lab clean --remove removes it");
     }
     if !rustix::process::geteuid().is_root() {
-        println!("not root: programs of others, and settings, are not seen");
+        text::tell!("not root: programs of others, and settings, are not seen");
     }
     Ok(if tally.left == 0 { Ended::Well } else { Ended::Badly })
 }

@@ -23,7 +23,7 @@ use host::probe;
 use host::profile;
 use record::{Outcome, Problems};
 use report::live;
-use run::{Ending, Options, Sampling, TakenOver};
+use run::{Ending, EndsAtOnce, Interrupted, Options, Sampling, TakenOver};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
 use spec::{Hosts, Source, UsageError};
@@ -181,7 +181,33 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         // One that is started from an open file is named by the number of that.
         let _ = rustix::thread::set_name(c"lab");
-        let exit = match self.command {
+        // What these come to is on disk, whether anybody reads the rest or not.
+        let records = matches!(
+            self.command,
+            Command::Run { .. } | Command::Profile(_) | Command::Validate(_)
+        );
+        let exit = self.command.carry_out().unwrap_or_else(|error| {
+            text::say!("lab: {error:#}");
+            match error.downcast_ref::<UsageError>() {
+                Some(usage) => Exit::from(usage),
+                None if error.is::<Interrupted>() || error.is::<TakenOver>() => Exit::Aborted,
+                None => Exit::Error,
+            }
+        });
+        let exit = match text::output_error() {
+            None => exit,
+            Some(error) => {
+                text::say!("lab: standard output cannot be written: {error}");
+                if records { exit } else { exit.max(Exit::Error) }
+            }
+        };
+        ExitCode::from(exit as u8)
+    }
+}
+
+impl Command {
+    fn carry_out(self) -> anyhow::Result<Exit> {
+        match self {
             Command::Check { file, settings } => check(&file, &settings),
             Command::Run {
                 file,
@@ -235,16 +261,7 @@ impl Cli {
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
             Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
-        };
-        let exit = exit.unwrap_or_else(|error| {
-            eprintln!("lab: {error:#}");
-            match error.downcast_ref::<UsageError>() {
-                Some(error) => Exit::from(error),
-                None if error.is::<TakenOver>() => Exit::Aborted,
-                None => Exit::Error,
-            }
-        });
-        ExitCode::from(exit as u8)
+        }
     }
 }
 
@@ -255,7 +272,7 @@ fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {
 fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
     let source = read(file, settings)?;
     let preflight = Preflight::of(&source.experiment, &Machine::this());
-    print!("{}", check::show(&source.experiment, &preflight)?);
+    text::tell_words!("{}", check::show(&source.experiment, &preflight)?);
     Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
 }
 
@@ -287,7 +304,7 @@ fn carry_out_into(file: &Path, source: Source, options: Options) -> anyhow::Resu
     leftover::wait();
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     if preflight.is_refused() {
-        eprint!("{}", preflight::table(&preflight));
+        text::say_words(&preflight::table(&preflight));
         return Ok(Exit::Refused);
     }
     to_its_end(run::run(source, options))
@@ -309,18 +326,21 @@ fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(run)?;
     runtime.shutdown_background();
+    // Everything is recorded, and what was changed is put back. An interrupt from here on ends this
+    // process at once; `lab report` makes summary and page again.
+    let _at_once = EndsAtOnce::begin();
     let summary = complete(&ended.directory)?;
-    print!("{}", summary::table(&summary));
-    ended.profiles.iter().for_each(|line| println!("{line}"));
-    println!("{}", ended.directory.join(report::NAME).display());
+    text::tell_words!("{}", summary::table(&summary));
+    ended.profiles.iter().for_each(|line| text::tell!("{line}"));
+    text::tell!("{}", ended.directory.join(report::NAME).display());
     Ok(match ended.ending {
         Ending::Completed => verdict(&summary),
         Ending::Aborted(why) => {
-            eprintln!("lab: aborted: {why}");
+            text::say!("lab: aborted: {why}");
             Exit::Aborted
         }
         Ending::Interrupted => {
-            eprintln!("lab: interrupted");
+            text::say!("lab: interrupted");
             Exit::Aborted
         }
     })
@@ -337,7 +357,7 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     let width = times.to_string().len();
     let mut worst = Exit::Fine;
     for time in 1..=times {
-        eprintln!("run {time} of {times}");
+        text::say!("run {time} of {times}");
         let out = Some(out.join(format!("{time:0width$}")));
         match carry_out(file, Options { out, ..options.clone() })? {
             exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
@@ -347,21 +367,21 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     if let Some(handover) = handover {
         handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
     }
-    println!("{}", out.display());
+    text::tell!("{}", out.display());
     Ok(worst)
 }
 
 fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
     let comparison = compare::compare(args).map_err(UsageError::of)?;
     if !comparison.objections.is_empty() && !args.force {
-        comparison.objections.iter().for_each(|objection| eprintln!("lab: {objection}"));
-        eprintln!("lab: not compared: --force does it all the same");
+        comparison.objections.iter().for_each(|objection| text::say!("lab: {objection}"));
+        text::say!("lab: not compared: --force does it all the same");
         return Ok(Exit::Refused);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        text::tell!("{}", serde_json::to_string_pretty(&comparison)?);
     } else {
-        print!("{}", compare::table(&comparison));
+        text::tell_words!("{}", compare::table(&comparison));
     }
     Ok(Exit::Fine)
 }
@@ -369,9 +389,9 @@ fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
 fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
     let plan = projection::project(args).map_err(UsageError::of)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&plan)?);
+        text::tell!("{}", serde_json::to_string_pretty(&plan)?);
     } else {
-        print!("{}", projection::table(&plan));
+        text::tell_words!("{}", projection::table(&plan));
     }
     Ok(Exit::Fine)
 }
@@ -394,9 +414,9 @@ fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
     let mut findings = ebpf::doctor::examine();
     findings.extend(Privileges::choose(user)?.findings());
     if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        text::tell!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        print!("{}", ebpf::doctor::table(&findings));
+        text::tell_words!("{}", ebpf::doctor::table(&findings));
     }
     let missing = ebpf::doctor::worst(&findings) == ebpf::doctor::State::Missing;
     Ok(if missing { Exit::Refused } else { Exit::Fine })
@@ -443,9 +463,9 @@ fn report_again(directory: &Path) -> anyhow::Result<Exit> {
         problems.add(format!("{:#}", anyhow::Error::from(error)));
     }
     let problems = report::write(directory, problems)?;
-    summary.iter().for_each(|summary| print!("{}", summary::table(summary)));
-    println!("{}", directory.join(report::NAME).display());
-    problems.sentences().for_each(|sentence| eprintln!("lab: {sentence}"));
+    summary.iter().for_each(|summary| text::tell_words!("{}", summary::table(summary)));
+    text::tell!("{}", directory.join(report::NAME).display());
+    problems.sentences().for_each(|sentence| text::say!("lab: {sentence}"));
     Ok(match summary {
         Some(summary) if problems.is_empty() => match summary.outcome {
             Outcome::Completed => verdict(&summary),

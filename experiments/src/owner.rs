@@ -1,5 +1,5 @@
-//! What `sudo lab` writes belongs to the one who has called `sudo`, from the end of the run on: then
-//! nothing is written there any more as root. Must not know: what is in it.
+//! What `sudo lab` writes belongs to the one who has called `sudo`, from the end of the run on:
+//! nothing is written there as root any more. Must not know: what is in it.
 
 use std::io;
 use std::os::unix::fs::lchown;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{can, output, said};
+use common::{output, said};
 
 /// What `systemd-analyze security` may say at most, in tenths of its exposure: "OK" ends at 5.0,
 /// and a service without any of these settings has 9.6.
@@ -25,9 +25,7 @@ fn setting(name: &str) -> Option<String> {
 
 #[test]
 fn systemd_finds_little_exposed() {
-    let has =
-        output(Command::new("sh").args(["-c", "command -v systemd-analyze"])).status.success();
-    if !can("systemd-analyze", has) {
+    if !needs::program("systemd-analyze", "systemd-analyze") {
         return;
     }
     let mut analyze = Command::new("systemd-analyze");

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Running, assert_adds_up, can, json, lines, number, output, wait_until};
+use common::{Running, assert_adds_up, json, lines, number, output, wait_until};
 use lan::Lan;
 
 /// A disk of this size, in bytes: the files of these runs need a part of it.
@@ -125,7 +125,7 @@ fn text() -> String {
 
 #[test]
 fn a_run_goes_on_while_its_disk_is_full() {
-    if !can("root", rustix::process::geteuid().is_root()) {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");

@@ -83,7 +83,8 @@ fn names_that_lead_out_of_the_state_directory_are_refused() {
             "a.b".to_owned(),
             String::new(),
         ] {
-            let resume = json!({ "resume": { "run": run, "leader": { "epoch": 9, "who": "x" }, "merged": 0 } });
+            let leader = json!({ "epoch": 9, "who": "x" });
+            let resume = json!({ "resume": { "run": run, "leader": leader, "merged": 0 } });
             let forget = json!({ "forget": { "run": run, "epoch": 9 } });
             for question in
                 [lease(&run, 1), resume, forget, order(&run, 9, 1, &json!({"stop": {}}))]

@@ -19,6 +19,7 @@ pub mod packets;
 pub mod panel;
 mod quiescence;
 pub mod report;
+mod seats;
 pub mod server;
 pub mod sets;
 mod shard_loop;

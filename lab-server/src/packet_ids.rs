@@ -4,8 +4,8 @@
 
 use platform::NANOS_PER_SECOND;
 
-/// How long a number rests after its packet is over. The latest claim is one that the kernel goes on
-/// sending through an outage: it gives a segment up 924.6 s after the first try, with 15 retries
+/// How long a number rests after its packet is over. The latest claim is one that the kernel goes
+/// on sending through an outage: it gives a segment up 924.6 s after the first try, with 15 retries
 /// (`net.ipv4.tcp_retries2`).
 const REST_NS: u64 = 1000 * NANOS_PER_SECOND;
 
@@ -45,7 +45,7 @@ impl PacketIds {
             let number = self.next;
             let given_ns = &mut self.given_ns[(number / part_len) as usize];
             // At the first number of a part all of it have last been handed out a round ago.
-            let begins = number % part_len == 0;
+            let begins = number.is_multiple_of(part_len);
             let rested = given_ns.is_none_or(|at| at.saturating_add(self.rest_ns) <= now_ns);
             if self.count == 0 || (begins && !rested) {
                 return None;

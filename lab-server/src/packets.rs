@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 use rand::Rng;
+use service::MAX_AMOUNT;
 
 use crate::packet_ids::PacketIds;
 use crate::split::next_share;
@@ -49,10 +50,11 @@ pub struct Draft {
 /// Why a packet was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Less than a cent a share, no share, or more shares than different recipients.
+    /// Less than a cent a share, no share, or more shares than different recipients; or more money
+    /// than a packet may hold.
     #[error(
-        "a packet needs at least one share, a cent a share, and no more shares than different \
-         recipients"
+        "a packet needs at least one share, a cent a share, at most {MAX_AMOUNT} cents, and no \
+         more shares than different recipients"
     )]
     ImpossibleSplit,
     /// As many packets as may wait are waiting, or no id has rested long enough.
@@ -166,7 +168,7 @@ impl SentPackets {
         waiting.sort_unstable();
         waiting.dedup();
         let possible = draft.count >= 1
-            && draft.amount >= draft.count
+            && (draft.count..=MAX_AMOUNT).contains(&draft.amount)
             && draft.count as usize <= waiting.len();
         if !possible {
             return Err(Refused::ImpossibleSplit);
@@ -419,6 +421,8 @@ mod tests {
             draft(100, 3, &[1, 2]),
             draft(100, 3, &[1, 2, 2]),
             draft(0, 0, &[]),
+            draft(MAX_AMOUNT + 1, 3, &[1, 2, 3]),
+            draft(u32::MAX, 3, &[1, 2, 3]),
         ] {
             assert_eq!(
                 packets.make(&impossible, 0),

@@ -21,6 +21,7 @@ use crate::outbox::INBOX;
 use crate::overload::Budget;
 use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
+use crate::seats::{Hall, Seats};
 use crate::sets::new_online;
 use crate::shard_loop::ShardLoop;
 
@@ -89,6 +90,7 @@ struct ShardSetup {
     budget: Arc<Budget>,
     clock: Clock,
     quiescence: Arc<Quiescence>,
+    hall: Arc<Hall>,
 }
 
 impl Server {
@@ -112,7 +114,7 @@ impl Server {
         let rules = Rules {
             users: config.users,
             notices: config.notices,
-            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX / 2),
+            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX),
             queue_bound: config.queue_bound,
             packets_bound: config.packets_bound.div_ceil(shards),
             budgets: config.budgets,
@@ -129,6 +131,7 @@ impl Server {
             budget: Arc::clone(&budget),
             clock: Clock::read_ahead(config.clock_ahead_ns),
             quiescence: Arc::default(),
+            hall: Hall::new(resolved.connections),
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
             let setup = setup.clone();
@@ -346,8 +349,9 @@ impl ShardSetup {
         let now_ns = net.read_clock();
         let logic =
             Logic::new(context.shard, context.shards, self.rules, self.online, self.budget, now_ns);
-        let Self { inboxes, reports, clock, quiescence, .. } = self;
-        let handler = ShardLoop::new(context.shard, logic, inboxes, reports, clock, quiescence);
+        let Self { inboxes, reports, clock, quiescence, hall, .. } = self;
+        let (shard, seats) = (context.shard, Seats::new(hall));
+        let handler = ShardLoop::new(shard, logic, inboxes, reports, clock, quiescence, seats);
         Ok((net, handler))
     }
 }

@@ -14,6 +14,7 @@ use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
+use crate::seats::Seats;
 
 /// Messages read before the sockets are polled again.
 const MESSAGES_PER_TICK: usize = 1024;
@@ -43,6 +44,8 @@ pub(crate) struct ShardLoop {
     stopping_ns: Option<u64>,
     /// What the shards share when they stop.
     quiescence: Arc<Quiescence>,
+    /// Its part of the limit of connections.
+    seats: Seats,
     /// This one has said there that it has nothing to do.
     is_idle: bool,
     /// There may be more messages than one tick reads.
@@ -96,6 +99,7 @@ impl ShardLoop {
         reports: Inboxes<Report>,
         clock: Clock,
         quiescence: Arc<Quiescence>,
+        seats: Seats,
     ) -> Self {
         let now_ns = monotonic_ns();
         let second = clock.unix_second(now_ns);
@@ -114,6 +118,7 @@ impl ShardLoop {
             schedstat,
             stopping_ns: None,
             quiescence,
+            seats,
             is_idle: false,
             more_messages: false,
         }
@@ -186,8 +191,8 @@ impl ShardLoop {
     fn count_sockets(&mut self, net: &Net) {
         let sockets = net.counters();
         let counters = self.logic.counters_mut();
-        counters.accepted = sockets.accepted;
-        counters.turned_away = sockets.turned_away;
+        counters.accepted = sockets.accepted - self.seats.refused;
+        counters.turned_away = sockets.turned_away + self.seats.refused;
         counters.bytes_in = sockets.bytes_in;
         counters.bytes_out = sockets.bytes_out;
         counters.turns = sockets.polls;
@@ -260,6 +265,11 @@ impl ShardLoop {
 
 impl Handler for ShardLoop {
     fn accepted(&mut self, net: &mut Net, id: ConnId) {
+        // Those that have gone meanwhile need theirs no more.
+        self.seats.keep(net.connections() - 1);
+        if !self.seats.take() {
+            return net.close(id);
+        }
         self.with_world(net, |logic, world| logic.accepted(world, id));
     }
 
@@ -290,6 +300,7 @@ impl Handler for ShardLoop {
         if self.more_messages {
             self.read_inbox(net);
         }
+        self.seats.keep(net.connections());
         let sent = self.outbox.sent;
         let due_ns = self.with_world(net, |logic, world| logic.tick(world));
         let retry_ns = self.outbox.retry(net.now_ns());
@@ -325,6 +336,7 @@ mod tests {
     use super::*;
     use crate::logic::Rules;
     use crate::overload::Budget;
+    use crate::seats::Hall;
     use crate::sets::new_online;
     use service::{Budgets, Notices};
 
@@ -343,8 +355,9 @@ mod tests {
         let (budget, now_ns) = (Budget::new(None), net.read_clock());
         let logic = Logic::new(0, 1, Arc::new(rules), new_online(1), budget, now_ns);
         let inboxes = Inboxes::new(1, 4).expect("eventfd");
-        let quiescence = Arc::new(Quiescence::default());
-        (ShardLoop::new(0, logic, inboxes, reports.clone(), Clock::read(), quiescence), net)
+        let (quiescence, seats) = (Arc::default(), Seats::new(Hall::new(1)));
+        let reports = reports.clone();
+        (ShardLoop::new(0, logic, inboxes, reports, Clock::read(), quiescence, seats), net)
     }
 
     #[test]

@@ -216,6 +216,30 @@ fn notices_count_as_mail_of_the_creator_until_the_second_is_over() {
     assert_eq!(last, Some(ok));
 }
 
+/// Frames of one peer, all at once, that would have the shard write itself 40,000 messages.
+#[test]
+fn messages_of_a_shard_to_itself_have_a_bound() {
+    const PACKETS: u32 = 40;
+    let (mut cluster, peers) = server(1, 1_018, Budgets { mail: u16::MAX, ..Budgets::default() });
+    let to: Vec<u8> = (0..1_000u32).flat_map(u32::to_be_bytes).collect();
+    let recipients = UserList::from_be_bytes(&to).expect("whole users");
+    let frame = Frame::CreatePacket { request: 1, amount: 1_000, count: 1_000, recipients };
+    let mut bytes = vec![0; frame.encoded_len()];
+    frame.encode(0, &mut bytes).expect("fits");
+    cluster.receive(peers[0], &bytes.repeat(PACKETS as usize));
+    let (mut created, mut notices) = (0, 0);
+    read(&mut cluster, |_, frame| match frame {
+        Frame::CreatePacketResponse { result, .. } => created += u32::from(*result == 0),
+        Frame::PacketNotice { .. } => notices += 1,
+        other => panic!("{other:?}"),
+    });
+    let counters = cluster.counters();
+    assert_eq!((created, notices), (32, 16_384), "within open packets, and within the bound");
+    assert_eq!(counters.local_overflow, 32_000 - 16_384);
+    assert_eq!(counters.notices_overflow, counters.local_overflow);
+    assert!(cluster.ledger().is_balanced());
+}
+
 #[test]
 fn chat_texts_under_way_have_a_budget() {
     let (mut cluster, peers) = server(2, 4, BUDGETS);

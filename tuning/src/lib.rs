@@ -2,10 +2,11 @@
 //!
 //! Read it in the order of the data: [`profile`] (the values that are wanted), `formula` (values
 //! computed from memory and cores), `resolve` (the targets on this machine), `system` (reading and
-//! writing one setting), `along` (what else a write changes), [`check`](check()) (present values compared with wanted ones), `journal`
-//! (the original values, on disk before the first change), [`apply`](apply()),
-//! [`revert`](revert()), [`recover`](recover()) (after a process was killed) and
-//! [`script`](script()) (the same without this program). Must not know: runs, phases, clients.
+//! writing one setting), `along` (what else a write changes), [`check`](check()) (present values
+//! compared with wanted ones), `journal` (the original values, on disk before the first change),
+//! [`apply`](apply()), [`revert`](revert()) with `originals`, [`recover`](recover()) (after a
+//! process was killed) and [`script`](script()) (the same without this program). Must not know:
+//! runs, phases, clients.
 
 mod along;
 mod apply;

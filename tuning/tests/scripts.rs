@@ -5,8 +5,11 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Place, everything, in_namespace, is_root, set, sysctl};
+use common::{Place, everything, in_namespace, set, sysctl};
+use needs::test;
 use tuning::{Profile, Selection};
+
+needs::main!();
 
 /// Runs a script as a shell does that sees the interfaces of this thread's network namespace.
 fn run(script: &Path, state: &Path, what: &str) -> Output {
@@ -61,7 +64,7 @@ fn of_lo(profile: &Profile) -> Vec<(String, Option<String>)> {
 
 #[test]
 fn a_script_does_what_the_program_does() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {
@@ -99,7 +102,7 @@ fn a_script_does_what_the_program_does() {
 
 #[test]
 fn a_script_leaves_alone_what_somebody_else_has_set() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {
@@ -126,7 +129,7 @@ fn a_script_leaves_alone_what_somebody_else_has_set() {
 
 #[test]
 fn a_script_takes_everything_back_when_a_value_is_not_taken() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {

@@ -2,7 +2,11 @@
 //!
 //! Must not know: runs, phases, fleets, or what the lines of a program mean.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+pub mod ended;
 pub mod hog;
+pub mod interrupts;
 pub mod leftover;
 pub mod links;
 mod listeners;

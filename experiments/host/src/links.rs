@@ -349,11 +349,7 @@ mod tests {
     /// not make its default when root alone may choose it.
     #[test]
     fn connections_have_the_congestion_control_of_their_routes() {
-        let root = rustix::process::geteuid().is_root();
-        let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-        assert!(root || !required.split(',').any(|it| it == "root"), "needs root");
-        if !root {
-            eprintln!("skipped: needs root");
+        if !needs::root() {
             return;
         }
         let default = std::fs::read("/proc/sys/net/ipv4/tcp_congestion_control").expect("there");

@@ -128,6 +128,30 @@ impl Privileges {
         }
     }
 
+    /// Has programs keep CAP_IPC_LOCK when their rings lock more memory than their limit, which
+    /// this process cannot raise; `None` when nobody knows how much they lock.
+    pub fn keep_for_rings(&mut self, bytes: Option<u64>) {
+        let own = rustix::thread::capabilities(None).map(|it| it.effective);
+        if own.is_ok_and(|own| own.contains(CapabilitySet::SYS_RESOURCE)) {
+            return;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum;
+        let Some(limit) = limit.filter(|limit| bytes.is_none_or(|bytes| bytes > *limit)) else {
+            return;
+        };
+        let needs = bytes.map_or("an unknown number of".to_owned(), |it| it.to_string());
+        let because = format!(
+            "{needs} bytes of rings, and the limit of locked memory is {limit}, which this process \
+             may not raise: ulimit -l unlimited"
+        );
+        self.keep(CapabilitySet::IPC_LOCK, because);
+    }
+
+    /// The same without what is kept: for a program that does not need it.
+    pub fn with_nothing(&self) -> Self {
+        Self { kept: Vec::new(), ..self.clone() }
+    }
+
     fn keep(&mut self, capability: CapabilitySet, because: String) {
         if self.drops && !self.kept.iter().any(|(it, _)| *it == capability) {
             self.kept.push((capability, because));
@@ -337,5 +361,9 @@ mod tests {
         assert_eq!(kept.as_array().map(Vec::len), Some(2));
         let descent = some.descent();
         assert_eq!(descent.kept, CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN);
+        assert_eq!(some.with_nothing().descent().kept, CapabilitySet::empty());
+        // Memory of no rings is within every limit.
+        some.keep_for_rings(Some(0));
+        assert_eq!(some.descent().kept, descent.kept);
     }
 }

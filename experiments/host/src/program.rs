@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use serde::Serialize;
@@ -16,6 +17,8 @@ use crate::namespace::{Netns, enter};
 use crate::orphans::{STARTED_BY, started_by};
 use crate::privileges::Privileges;
 
+/// A small program whose output has ended has itself ended in so many milliseconds.
+const SOON: usize = 1_000;
 /// A line of a program may be this long, in bytes: a second of a shard, slow requests included, has
 /// 1 MiB at most, and the books of a million users 32 MiB.
 const LONGEST_LINE: u64 = 256 << 20;
@@ -215,6 +218,22 @@ impl Program {
     /// What the system says.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
+    }
+
+    /// Waits until it has ended, at most for a time; how it ended, if it has.
+    pub async fn ended_within(&mut self, most: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(most, self.child.wait()).await.ok()?.ok()
+    }
+
+    /// The same of one whose output has ended: it is about to.
+    pub fn ended_soon(&mut self) -> Option<ExitStatus> {
+        for _ in 0..SOON {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
     }
 
     /// Ends it at once.

@@ -5,6 +5,8 @@
 //! Must not know: why a run does what it does. Nothing waits for it, and what is written stands
 //! even when the run is killed.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod absent;
 mod append;
 mod columns;
@@ -26,8 +28,8 @@ pub use columns::convert;
 pub use error::FileError;
 pub use events::{ClosingBooks, EventKind, EventRow};
 pub use files::{
-    EVENTS_FILE, Event, FORMAT, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE,
-    SLOW_FILE, SUMMARY_FILE, TRUTH, write_json,
+    EVENTS_FILE, Event, FORMAT, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE, SLOW_FILE,
+    SUMMARY_FILE, TRUTH, write_json,
 };
 pub use hlog::HLOG;
 pub use lines::Lines;

@@ -12,7 +12,6 @@ use workload::Command as ClientCommand;
 
 use crate::coordinator::Coordinator;
 use crate::events::PhaseEvent;
-use crate::leadership::TakenOver;
 use crate::outcome::{Ended, Ending};
 use crate::place::{Place, Position, StartsAt};
 use crate::schedule::{LEAD, PhaseUnderWay};
@@ -37,11 +36,8 @@ impl<P: Place> Coordinator<P> {
         match self.carry_out_phases().await {
             Ok(ending) => self.finish(ending).await,
             Err(error) => {
-                if !error.is::<TakenOver>() {
-                    // What has no room by now has none.
-                    self.run.records.flush()?;
-                }
                 self.kill();
+                self.close_failed(&error);
                 self.place.leave().await;
                 Err(error)
             }

@@ -17,6 +17,8 @@ pub(crate) struct Package {
     pub(crate) library: Option<String>,
     /// The roots of its programs.
     pub(crate) programs: Vec<String>,
+    /// The roots of its tests.
+    pub(crate) tests: Vec<String>,
     /// The packages its library and programs use.
     pub(crate) normal: Vec<String>,
     /// The packages that only its tests, benchmarks and build script use.
@@ -100,6 +102,7 @@ fn read_package(package: &Value, top: &str) -> Package {
     };
     for target in package["targets"].as_array().into_iter().flatten() {
         match target["kind"][0].as_str() {
+            Some("test") => read.tests.push(relative(&target["src_path"])),
             Some("bin") => read.programs.push(relative(&target["src_path"])),
             Some(kind) if kind == "proc-macro" || kind.ends_with("lib") => {
                 read.library = Some(relative(&target["src_path"]));
@@ -140,6 +143,7 @@ fn packages_are_read_from_the_answer() {
     assert_eq!(wire.version, "1.2.3");
     assert_eq!(wire.library.as_deref(), Some("lab-server/wire/src/lib.rs"));
     assert_eq!(wire.programs, ["lab-server/wire/src/main.rs"]);
+    assert_eq!(wire.tests, ["lab-server/wire/tests/codec.rs"]);
     assert_eq!(wire.normal, ["thiserror"]);
     assert_eq!(wire.others, ["proptest"]);
 }

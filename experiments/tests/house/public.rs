@@ -42,7 +42,6 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("lab-server::Sets", "the simulation looks into queues"),
     ("lab-server::home_of", "the simulation asks where a user or a packet lives"),
     ("lab-server::new_online", "the simulation makes SETs without a shard"),
-    ("shard::Net::ids", "tests of shard look at its connections from outside"),
     ("shard::Net::wake_by", "tests of shard wake at instants of their own"),
     ("wire::Command::from_id", "property tests of the codec name commands by their numbers"),
     ("wire::HEADER_LEN", "property tests of the codec cut frames at it"),

@@ -40,6 +40,8 @@ pub(crate) const TABLE: &[Row] = &[
     row("events", &[], Outside::Only(&[])),
     row("wire", &[], Outside::Only(&["thiserror"])),
     row("text", &[], Outside::Only(&[])),
+    row("needs-macros", &[], Outside::Only(&[])),
+    row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
     row("platform", &[], Outside::Only(&["rustix", "serde"])),
     row(
@@ -131,6 +133,14 @@ pub(crate) const TABLE: &[Row] = &[
             "workload",
         ],
         never(&["arrow", "aya", "glommio", "parquet", "statrs"], &[]),
+    ),
+    row(
+        "fuzz",
+        &[
+            "analysis", "fleet", "platform", "record", "service", "spec", "tuning", "wire",
+            "workload",
+        ],
+        Outside::Only(&["libfuzzer-sys", "serde", "serde_json", "tempfile"]),
     ),
     row(
         "experiments",

@@ -126,7 +126,7 @@ impl LoadGenerator {
         self.attribute_answer(user, due_ns, latency_ns);
         let global = self.share.global(user);
         for slowness in &mut self.slowness {
-            slowness.handle(global, now_ns, |ns| net.spin(ns));
+            slowness.handle(global, now_ns, &mut self.spin_left_ns, |ns| net.spin(ns));
         }
         self.closed_load_freed(phase);
         self.keep_closed_load(net, None);

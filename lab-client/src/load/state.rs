@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
-use platform::{Clock, Slowness};
+use platform::{Clock, SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use service::Notices;
@@ -130,6 +130,8 @@ pub(super) struct Running {
     /// When it ends, in nanoseconds; `u64::MAX` while that is not known.
     pub(super) end_ns: u64,
     pub(super) ended: bool,
+    /// It is over, and what was not sent is being counted.
+    pub(super) skipping: bool,
 }
 
 /// Something the shard's control thread should know.
@@ -198,6 +200,8 @@ pub struct LoadGenerator {
     pub(super) random: Pcg64Mcg,
     /// Faults on purpose; empty in all runs that ask for none.
     pub(super) slowness: Vec<Slowness>,
+    /// CPU time that they may still spend in this poll, in nanoseconds.
+    pub(super) spin_left_ns: u64,
 }
 
 impl LoadGenerator {
@@ -231,6 +235,7 @@ impl LoadGenerator {
             events: Vec::new(),
             random: Pcg64Mcg::seed_from_u64(seed),
             slowness: Vec::new(),
+            spin_left_ns: SPIN_PER_POLL_NS,
             rules,
         }
     }

@@ -40,6 +40,8 @@ crate::counters! {
     packets_over_budget,
     /// Packets that could not be made because their SET's queue was full.
     queue_overflow,
+    /// Packets that generators did not make because they were too late.
+    packets_skipped,
     /// Notices written to the named users' connections.
     notices_pushed,
     /// Notices put into SETs' queues, in the prototype's mode.
@@ -78,6 +80,8 @@ crate::counters! {
     pings,
     /// Pushes written.
     pushes,
+    /// Pushes that were not made because their interval was over.
+    pushes_skipped,
     /// Closed: a length that the command does not have.
     bad_length,
     /// Closed: a command that does not exist.
@@ -104,6 +108,8 @@ crate::counters! {
     mail_held,
     /// Messages dropped because too many waited.
     mail_overflow,
+    /// Messages of a shard to itself dropped because too many waited.
+    local_overflow,
     /// Bytes received.
     bytes_in,
     /// Bytes sent.
@@ -126,6 +132,12 @@ pub struct Gauges {
     pub generated: u64,
     /// Generators that run on this shard.
     pub generators: u64,
+    /// Generators that were ever started on this shard.
+    #[serde(default)]
+    pub generators_begun: u64,
+    /// Packets a second that the generators that run make together.
+    #[serde(default)]
+    pub generators_rate: u64,
     /// Deadlines that wait: of logins, half frames and open packets.
     #[serde(default)]
     pub timers: u64,

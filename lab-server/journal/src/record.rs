@@ -203,11 +203,14 @@ impl Record {
             }
             Record::Books { set, ledger } => {
                 put(bytes, &[*set]);
-                let Ledger { created, granted, claimed, refunded, remaining } = ledger;
+                let Ledger { created, granted, claimed, refunded, remaining, largest_share } =
+                    ledger;
                 for money in [created, granted, claimed, refunded, remaining] {
                     bytes.extend_from_slice(&money.count.to_le_bytes());
                     bytes.extend_from_slice(&money.amount.to_le_bytes());
                 }
+                // No share has 0 cents.
+                bytes.extend_from_slice(&largest_share.unwrap_or(0).to_le_bytes());
             }
             Record::Next { shaken, sent } => put(bytes, &[*shaken, *sent]),
             Record::End => {}
@@ -234,6 +237,7 @@ impl Record {
                     claimed: reader.money()?,
                     refunded: reader.money()?,
                     remaining: reader.money()?,
+                    largest_share: Some(reader.long()?).filter(|cents| *cents > 0),
                 },
             },
             17 => Record::Waiting { set: word()?, packet: word()?, amount: word()? },
@@ -280,6 +284,7 @@ mod tests {
             claimed: money(2),
             refunded: money(3),
             remaining: money(4),
+            largest_share: Some(3),
         };
         let all = [
             Record::Created { set: 1, packet: 2, amount: 3 },

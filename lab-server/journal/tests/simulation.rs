@@ -227,7 +227,8 @@ impl Life {
             if let Some((_, records)) = self.pending.as_ref().filter(|_| with_pending) {
                 expected.extend(records.iter().filter_map(packet_of));
             }
-            (expected.sort_unstable(), granted.sort_unstable());
+            expected.sort_unstable();
+            granted.sort_unstable();
             assert_eq!(granted, expected);
         }
         audit

@@ -39,6 +39,10 @@ const STALL_TICK_NS: u64 = 10_000_000;
 /// Connections closed in one poll because their time is up: at 5 µs each 0.3 ms.
 const EXPIRIES_PER_POLL: usize = 64;
 
+/// Finished connections shut down in one poll. The kernel has other threads do it, which are waited
+/// for: 20 µs each.
+const SHUTDOWNS_PER_POLL: usize = 16;
+
 /// Epoll data of the things that are no connections; no slot has this number.
 const SPECIAL: u32 = NONE;
 pub(crate) const LISTENER: ConnId = ConnId { slot: SPECIAL, generation: 0 };
@@ -62,8 +66,10 @@ pub struct Net {
     pub(crate) received: Vec<i32>,
     /// The results of a batch of sends.
     results: Vec<i32>,
-    /// Slots to be shut down after the sends under way.
-    to_shut: Vec<u32>,
+    /// Connections of which everything is sent, to be shut down.
+    to_shut: VecDeque<ConnId>,
+    /// The slots of those that are.
+    shut: Vec<u32>,
     /// Gone, and the handler has not been told.
     pub(crate) dead: VecDeque<(ConnId, Closed)>,
     /// Boxes for half frames, empty.
@@ -73,8 +79,8 @@ pub struct Net {
     finishing: VecDeque<(u64, ConnId)>,
     /// When to look whether a backlog has moved, once for each connection that has one.
     stalled: Wheel<ConnId>,
-    /// To be looked at, and not yet.
-    pub(crate) overdue: VecDeque<ConnId>,
+    /// Those to be looked at now.
+    overdue: Vec<ConnId>,
     pub(crate) limits: Limits,
     now_ns: u64,
     /// When the last sleep began and ended, in nanoseconds.
@@ -112,12 +118,13 @@ impl Net {
             batch: Vec::with_capacity(BATCH),
             received: Vec::with_capacity(BATCH),
             results: Vec::with_capacity(BATCH),
-            to_shut: Vec::new(),
+            to_shut: VecDeque::new(),
+            shut: Vec::new(),
             dead: VecDeque::new(),
             spare: Vec::new(),
             finishing: VecDeque::new(),
             stalled: Wheel::new(STALL_TICK_NS, now_ns),
-            overdue: VecDeque::new(),
+            overdue: Vec::new(),
             limits,
             now_ns,
             slept_ns: (0, 0),
@@ -237,12 +244,32 @@ impl Net {
             }
             self.outgoing.clear();
         }
-        if !self.to_shut.is_empty() {
+        Ok(())
+    }
+
+    /// Ends the sending direction of finished connections, at most [`SHUTDOWNS_PER_POLL`].
+    ///
+    /// # Errors
+    /// What `io_uring_enter` says.
+    pub(crate) fn shut_down(&mut self) -> io::Result<()> {
+        for _ in 0..SHUTDOWNS_PER_POLL {
+            let Some(id) = self.to_shut.pop_front() else { break };
+            // The slot of one that has gone may be another's.
+            if self.slots.get(id).is_some_and(|slot| slot.state == State::Finishing) {
+                self.shut.push(id.slot);
+            }
+        }
+        if !self.shut.is_empty() {
             // A socket that is not connected any more cannot be shut down: its next read says so.
-            self.sockets.shutdown_each(&self.to_shut, &mut self.results)?;
-            self.to_shut.clear();
+            self.sockets.shutdown_each(&self.shut, &mut self.results)?;
+            self.shut.clear();
         }
         Ok(())
+    }
+
+    /// Whether the next poll has something to do though nothing happens.
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.turns.is_empty() && self.dead.is_empty() && self.to_shut.is_empty())
     }
 
     /// Closes a connection at once; what was sent in this poll still leaves.
@@ -269,10 +296,9 @@ impl Net {
         slot.state = State::Finishing;
         slot.stash = None;
         if slot.link == NONE && slot.backlog.is_none() {
-            self.to_shut.push(id.slot);
+            self.to_shut.push_back(id);
         }
         self.finishing.push_back((self.now_ns + FINISH_NS, id));
-        self.flush_or_discard();
     }
 
     /// When [`Self::poll`] has something to do though nothing happens, in nanoseconds.
@@ -347,7 +373,7 @@ impl Net {
             return;
         }
         if slot.state == State::Finishing {
-            self.to_shut.push(id.slot);
+            self.to_shut.push_back(id);
         }
         if std::mem::take(&mut slot.held) {
             self.turns.join(Queue::Busy, id, slot);
@@ -378,9 +404,8 @@ impl Net {
             self.close(id);
         }
         let overdue = &mut self.overdue;
-        self.stalled.expire(self.now_ns, |id| overdue.push_back(id));
-        for _ in 0..EXPIRIES_PER_POLL {
-            let Some(id) = self.overdue.pop_front() else { break };
+        self.stalled.expire_at_most(EXPIRIES_PER_POLL, self.now_ns, |id| overdue.push(id));
+        while let Some(id) = self.overdue.pop() {
             self.look_at_backlog(id);
         }
     }
@@ -426,7 +451,6 @@ impl Net {
                 self.slots.get(*id).into_iter().for_each(|slot| slot.link = NONE);
             }
             self.outgoing.clear();
-            self.to_shut.clear();
         }
     }
 }

@@ -33,7 +33,7 @@ pub async fn drive<H: Handler>(net: &mut Net, handler: &mut H) -> io::Result<()>
             Next::By(at) => at,
             Next::Stop => {
                 net.flush()?;
-                return Ok(());
+                return net.shut_down();
             }
         };
         net.flush()?;

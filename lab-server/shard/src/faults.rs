@@ -140,6 +140,8 @@ mod tests {
         streams: Vec<String>,
         turned_away: u64,
         calls: usize,
+        /// What ended says so again.
+        over: bool,
     }
 
     const ROUNDS: usize = 4;
@@ -167,13 +169,14 @@ mod tests {
         let mut echo = Echo::default();
         let mut streams: Vec<_> = (0..peers).map(|_| connect(address)).collect();
         let ended = rounds(&mut net, &mut echo, &mut streams);
+        let mut over = ended.is_ok();
         if ended.is_err() {
             // The shard would end now. Whatever is tried all the same, nothing is sent.
             let ids: Vec<_> = net.ids().collect();
             for id in ids {
                 net.send_with(id, 6, |space| space.copy_from_slice(b"wrong\n"));
             }
-            assert!(net.flush().is_err() && net.poll(&mut echo, false).is_err());
+            over = net.flush().is_err() && net.poll(&mut echo, false).is_err();
         }
         let turned_away = net.counters().turned_away;
         drop(net);
@@ -186,7 +189,7 @@ mod tests {
         };
         let streams = streams.iter_mut().map(read).collect();
         let calls = *calls.borrow();
-        Talk { ended, streams, turned_away, calls }
+        Talk { ended, streams, turned_away, calls, over }
     }
 
     fn rounds(net: &mut Net, echo: &mut Echo, streams: &mut [TcpStream]) -> io::Result<()> {
@@ -225,6 +228,7 @@ mod tests {
             };
             assert!(right, "{what}: peer {peer} was sent {stream:?}, not {expected:?}");
         }
+        assert!(talk.over, "{what}: it goes on after {:?}", talk.ended);
     }
 
     /// Fails the call `at`, or from there on every one.

@@ -22,8 +22,8 @@ use crate::turns::Queue;
 use platform::monotonic_ns;
 
 /// Connections accepted in one poll, so that a rush of newcomers does not starve the others: at
-/// 15 µs each a millisecond.
-const ACCEPTS_PER_POLL: usize = 64;
+/// 15 µs each half a millisecond.
+const ACCEPTS_PER_POLL: usize = 32;
 
 /// Bytes of a quiet connection's share: 16 requests. Who fills it has more, and waits for a turn
 /// among those. So 256 peers that pipeline cost the others a poll of about twice the usual length.
@@ -33,11 +33,11 @@ const _: () = assert!(SHARE <= CHUNK);
 
 /// How long a poll serves connections that want more than a share, in nanoseconds. Whoever becomes
 /// ready meanwhile waits for that, so it is of the order of what an answer takes anyway.
-const BUSY_NS: u64 = 300_000;
+const BUSY_NS: u64 = 150_000;
 
 /// The first of these connections are received from together. One chunk can hold 64 requests, and
-/// then 8 are 200 µs; where they hold little, each receive after that takes twice as many.
-const FIRST_BUSY: usize = 8;
+/// then 4 are 200 µs; where they hold little, each receive after that takes twice as many.
+const FIRST_BUSY: usize = 4;
 
 /// Connections told to the handler as gone in one poll.
 const GOODBYES_PER_POLL: usize = 256;
@@ -66,17 +66,13 @@ impl Net {
         }
         self.serve_busy(handler)?;
         self.flush()?;
+        self.shut_down()?;
         self.expire();
         self.report_closed(handler);
         let happened = left + happened;
         self.busy = happened > 0;
         self.counters.polls += u64::from(self.busy);
         Ok(happened)
-    }
-
-    /// Whether the next poll has something to do though nothing happens.
-    pub(crate) fn has_work(&self) -> bool {
-        !(self.turns.is_empty() && self.dead.is_empty() && self.overdue.is_empty())
     }
 
     /// Asks what is ready, and notes whose turn it is. Returns how many events there were, the
@@ -223,10 +219,10 @@ impl Net {
                 if state == State::Open {
                     self.deliver(handler, id, &bytes[..len]);
                 }
-                if let Some(slot) = self.slots.get(id) {
-                    if slot.hung_up || len == bytes.len() {
-                        self.turns.join(Queue::Busy, id, slot);
-                    }
+                if let Some(slot) = self.slots.get(id)
+                    && (slot.hung_up || len == bytes.len())
+                {
+                    self.turns.join(Queue::Busy, id, slot);
                 }
             }
             (Err(_), State::Connecting) if result != -libc::EAGAIN => {

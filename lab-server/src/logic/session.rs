@@ -114,7 +114,7 @@ impl Logic {
     fn shake(&mut self, io: &mut impl Io, conn: ConnId, user: u32, set: u16) {
         self.counters.shakes += 1;
         for slowness in &mut self.slowness {
-            slowness.handle(user, io.now_ns(), |ns| io.spin(ns));
+            slowness.handle(user, io.now_ns(), &mut self.spin_left_ns, |ns| io.spin(ns));
         }
         let (result, packet, amount) = if !self.meter.admit(io.unix_second()) {
             self.counters.overloaded += 1;

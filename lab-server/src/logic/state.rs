@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use accounting::Ledger;
 use accounting::server::{Counters, Gauges};
-use platform::Slowness;
+use platform::{SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
@@ -30,6 +30,10 @@ pub(super) const PATIENCE_NS: u64 = 9_000_000_000;
 
 /// Granularity of deadlines. Nothing a shard waits for needs to be closer than that.
 pub(super) const TICK_NS: u64 = 50_000_000;
+
+/// Messages of a shard to itself that may wait: four times what a user's budget of mail allows in
+/// one go. Beyond that they are dropped and counted, like those to other shards.
+const LOCAL: usize = 16_384;
 
 /// Things that fall due.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,8 @@ pub struct Logic {
     pub(super) counters: Counters,
     /// Faults on purpose; empty in all runs that ask for none.
     pub(super) slowness: Vec<Slowness>,
+    /// CPU time that they may still spend in this tick, in nanoseconds.
+    pub(super) spin_left_ns: u64,
 }
 
 impl Logic {
@@ -98,6 +104,7 @@ impl Logic {
             random: Pcg64Mcg::seed_from_u64(rules.seed ^ (me as u64).rotate_right(16)),
             counters: Counters::default(),
             slowness: Vec::new(),
+            spin_left_ns: SPIN_PER_POLL_NS,
             rules,
         }
     }
@@ -125,6 +132,8 @@ impl Logic {
             packets_open: self.packets.len() as u64,
             generated: self.generators.made(),
             generators: self.generators.count() as u64,
+            generators_begun: self.generators.begun,
+            generators_rate: self.generators.rate(),
             timers: (self.wheel.len() + self.packets.deadlines()) as u64,
         }
     }
@@ -189,8 +198,13 @@ impl Logic {
     /// Puts a message on its way, to this shard itself too. Returns false when it was dropped.
     pub(super) fn post(&mut self, io: &mut impl Io, to: usize, message: Message) -> bool {
         if to == self.me {
-            self.local.push_back(message);
-            return true;
+            let room = self.local.len() < LOCAL;
+            if room {
+                self.local.push_back(message);
+            } else {
+                self.counters.local_overflow += 1;
+            }
+            return room;
         }
         io.post(to, message)
     }

@@ -16,17 +16,6 @@ use tuning::{
 /// Programs begin within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether a test can be made here; an error where `LAB_TEST_REQUIRE` names what is missing.
-pub(crate) fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-    assert!(root || !required.split(',').any(|it| it == "root"), "needs root, which is required");
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
-}
-
 /// Runs something on a thread in a network namespace of its own, which is gone afterwards.
 pub(crate) fn in_namespace<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {

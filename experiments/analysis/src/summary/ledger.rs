@@ -127,8 +127,8 @@ fn verdict(closed: &Closed, losses: Option<&Losses>, lost: u64) -> Verdict {
             missing.count, missing.amount
         )),
         None => Verdict::Unknown(format!(
-            "missing shares: {} of {} cents. Connections were lost, and this record is of a version \
-             that did not count what was under way on them",
+            "missing shares: {} of {} cents. Connections were lost, and this record is of a \
+             version that did not count what was under way on them",
             missing.count, missing.amount
         )),
     }
@@ -161,7 +161,7 @@ mod tests {
     fn one_lost_connection_explains_one_share_and_not_156() {
         let counted =
             |unanswered| Some(Losses { unanswered, largest_share: 9, ..Losses::default() });
-        let missing = |count, amount| closed(money(200 - count, 1_000 - amount));
+        let missing = |count: u64, amount: u64| closed(money(200 - count, 1_000 - amount));
         for (case, books, losses, lost, right) in [
             ("all is there", missing(0, 0), counted(0), 0, Some(true)),
             ("one under way", missing(1, 5), counted(1), 1, Some(true)),

@@ -5,7 +5,6 @@
 
 mod args;
 mod card;
-mod console;
 mod control;
 mod cpus;
 mod ending;
@@ -38,7 +37,6 @@ use crate::spool::Spool;
 use crate::target::Targets;
 pub use args::AgentArgs;
 use args::check_name;
-use console::say;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
 use host::privileges::Privileges;
@@ -106,7 +104,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     };
     client.flush().await?;
     let (events, local) = unbounded_channel();
-    say(&format!("lab agent {}: waiting for work from {}", args.name, args.access.url()?));
+    text::say!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
     let run = watch::Sender::new(None);
     let beating = tokio::spawn(beat_on(client.clone(), card.clone(), run.subscribe()));
     let leads = Leads::of_kept(&state, &Spool::kept(&state));
@@ -218,7 +216,7 @@ impl Agent {
         let working = self.work.as_ref().map(Work::run);
         let gone = Spool::expire(&self.state, |run| Some(run) == working, SystemTime::now());
         for (run, what) in gone {
-            say(&what);
+            text::say!("{what}");
             self.kept.remove(&run);
             self.leads.forget(&run);
         }
@@ -323,7 +321,7 @@ impl Agent {
             }
         }
         if let Err(error) = self.leads.lead(run, leader) {
-            say(&format!("{}: {error}; who leads {run} is kept in memory", self.state.display()));
+            text::say!("{}: {error}; who leads {run} is kept in memory", self.state.display());
         }
         let written = self.kept.get(run).map_or(0, |kept| {
             kept.merged(merged);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::console::say;
 use super::sender::Sending;
 use crate::protocol::{HostReport, Said};
 use host::program::Who;
@@ -107,7 +106,7 @@ impl Outbox {
 
     /// Tells what a person should know of this host, here and at the coordinator.
     pub(super) fn tell(&mut self, what: String) {
-        say(&what);
+        text::say!("{what}");
         self.warn(what);
     }
 }

@@ -68,6 +68,7 @@ impl Programs {
         if let Some(name) = config["congestion"].as_str() {
             privileges.keep_for_congestion(name);
         }
+        privileges.keep_for_rings(None);
         let given = Given { descriptors: keep, ..Given::as_here(&privileges) };
         let program = Program::start(who, config, given, on_line)?;
         self.started.insert(who, program);

@@ -163,8 +163,8 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until
-/// Ctrl-C is pressed.
+/// Serves the page of a run that another process carries out, or that is over, until an interrupt
+/// ends this process.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
@@ -172,11 +172,7 @@ pub async fn watch(directory: &Path, listen: SocketAddr) -> Result<(), LiveError
     assert_run(directory)?;
     let live =
         Live::start(bind(listen)?, directory, ControlHandle::Socket(directory.join(SOCKET)))?;
-    eprintln!("live page: {}", live.address());
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    text::say!("live page: {}", live.address());
+    // Nothing is under way: an interrupt ends this process.
+    std::future::pending().await
 }

@@ -135,6 +135,11 @@ impl Faults {
         Ok(())
     }
 
+    /// The program of a hog that has ended, or is about to.
+    pub(crate) fn take_hog(&mut self, id: u32) -> Option<host::program::Program> {
+        self.begun.get_mut(id as usize)?.hog.take()
+    }
+
     /// A hog has ended. Returns whether it should have.
     pub(crate) fn on_hog_ended(&mut self, id: u32) -> bool {
         let Some(fault) = self.begun.get_mut(id as usize) else { return true };

@@ -3,11 +3,27 @@
 
 use host::links::Links;
 use host::privileges::Privileges;
+use platform::DescriptorLimits;
 use spec::Experiment;
+use spec::configure::{client_config, server_config};
 use spec::machine::Machine;
 use spec::preflight::files_needed;
 
 use crate::links::Namespaces;
+
+/// What the rings of a shard lock: half of it, and room for others of the same user.
+const LOCKED_BYTES_PER_SHARD: u64 = 512 << 10;
+
+/// What the rings of all programs lock: the kernel counts it by user.
+fn locked_bytes(experiment: &Experiment, machine: &Machine) -> u64 {
+    let limits = DescriptorLimits { soft: machine.descriptors, hard: machine.descriptors };
+    let server = server_config(experiment).resolve(&machine.cpus, limits);
+    let client = client_config(experiment, 0).resolve(&machine.cpus, limits, machine.ports);
+    // What cannot be resolved is refused before.
+    let shards = server.map_or(0, |it| it.shards)
+        + client.map_or(0, |it| it.shards) * experiment.client.processes.get() as usize;
+    shards as u64 * LOCKED_BYTES_PER_SHARD
+}
 
 /// As whom programs run, and what stands in for the rights that they do not have.
 #[derive(Debug)]
@@ -49,6 +65,7 @@ impl Rights {
                 used + needs
             ));
         }
+        self.privileges.keep_for_rings(Some(locked_bytes(experiment, &machine)));
         let Some(name) = &experiment.network.congestion else { return Ok(()) };
         if machine.congestion.1.contains(name) {
             return Ok(());
@@ -62,6 +79,11 @@ impl Rights {
             self.privileges.keep_for_congestion(name);
         }
         Ok(())
+    }
+
+    /// For a program that has neither sockets nor rings.
+    pub(crate) fn of_hogs(&self) -> Privileges {
+        self.privileges.with_nothing()
     }
 
     /// The congestion control that sockets choose for themselves, if any.

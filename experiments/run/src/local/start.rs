@@ -1,11 +1,14 @@
 //! The start of a run on this machine: what must be put back or ended later comes first, then the
 //! server, then the clients.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use host::ended::OomWatch;
+use host::interrupts::{Interrupted, Interrupts};
 use host::namespace::Netns;
 use host::probing::Probing;
 use host::program::{self, Given, Who};
@@ -27,7 +30,7 @@ use super::news::LocalNews;
 use super::place::Local;
 use super::profiles::Profiles;
 use super::rights::Rights;
-use crate::coordinator::{Coordinator, Interrupts};
+use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::faults::state::Faults;
 use crate::leadership::this_process;
@@ -100,8 +103,7 @@ pub(crate) async fn start(
     let hog_messages = messages.clone();
     // Nothing listens any more when the run is over.
     let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
-    let privileges = rights.privileges.clone();
-    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), privileges)?;
+    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
     let mut config = server_config(experiment);
     rights.choose_congestion(&mut config.congestion);
     let limits = tuned.limits();
@@ -118,6 +120,8 @@ pub(crate) async fn start(
         faults,
         messages,
         awaits_connections: false,
+        ended: BTreeSet::new(),
+        oom: OomWatch::start(),
     };
     let run = Run {
         records: Records::new(files, manifest, &phases),
@@ -129,6 +133,7 @@ pub(crate) async fn start(
     notices.iter().for_each(|line| coordinator.run.records.say(line));
     if let Err(error) = coordinator.wait_until_ready().await {
         coordinator.kill();
+        coordinator.close_failed(&error);
         return Err(error);
     }
     Ok(coordinator)
@@ -235,9 +240,16 @@ impl Coordinator<Local> {
 
     /// The next message while programs get ready.
     async fn first(&mut self, deadline: Instant) -> anyhow::Result<LocalMessage> {
-        match tokio::time::timeout_at(deadline, self.messages.recv()).await {
+        let message = tokio::select! {
+            message = tokio::time::timeout_at(deadline, self.messages.recv()) => message,
+            () = self.interrupts.next() => return Err(Interrupted.into()),
+        };
+        match message {
             Ok(Some(Message::Ended(who))) => {
-                anyhow::bail!("{who} ended; what it said about it stands above")
+                let ended = self.run.programs.ended(who).await;
+                let how = ended.map(|(pid, status)| self.place.oom.describe(Some(pid), status));
+                let how = how.unwrap_or_else(|| "closed its output".to_owned());
+                anyhow::bail!("{who} {how}; what it said about it stands above")
             }
             Ok(Some(message)) => Ok(message),
             Ok(None) => anyhow::bail!("no program is left"),

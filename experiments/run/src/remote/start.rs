@@ -12,6 +12,7 @@ use fleet::hosts;
 use fleet::link::{HostNews, Nats, Orders, drop_stream, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, What};
 use fleet::{Epoch, Leader, RunName};
+use host::interrupts::{Interrupted, Interrupts};
 use host::probing::ProbeSpec;
 use host::program::Who;
 use record::{DirectoryLock, Files};
@@ -30,7 +31,7 @@ use super::fleet::Fleet;
 use super::hosts::{as_specs, check, probes_of_server, who_tells};
 use super::roster::{Roster, RosterHost};
 use super::state::HostState;
-use crate::coordinator::{Coordinator, Interrupts};
+use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::leadership::this_process;
 use crate::messages::Message;
@@ -138,10 +139,11 @@ pub(crate) async fn start(
     check(&source.experiment, &options)?;
     let phases = source.experiment.ordered_phases()?;
     let mut control = RunControl::bind(options.live)?;
-    let interrupts = Interrupts::listen()?;
     let client = fleet.access.connect("lab run").await?;
     let context = fleet.access.jetstream(&client).await?;
     let Chosen { cards, assignment, clocks } = choose(&client, &mut source, fleet).await?;
+    // Up to here nothing was made or changed: an interrupt ended this process.
+    let interrupts = Interrupts::listen()?;
     let agents = assignment.agents();
     let started = unix_now().as_secs();
     let name = source.experiment.name.as_str();
@@ -277,7 +279,7 @@ impl Coordinator<Fleet> {
     async fn first(&mut self, deadline: Instant) -> anyhow::Result<Message<HostNews>> {
         tokio::select! {
             message = self.messages.recv() => message.context("no program is left"),
-            () = self.interrupts.next() => anyhow::bail!("interrupted"),
+            () = self.interrupts.next() => Err(Interrupted.into()),
             () = tokio::time::sleep_until(deadline) => {
                 anyhow::bail!("it took more than {} s", READY.as_secs())
             }
