@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use common::{Running, assert_exit, json, lab, lines, number, wait_until};
+use needs::test;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+needs::main!();
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -142,7 +145,7 @@ fn every_signal_at_every_stage_ends_a_run_with_a_record_and_without_children() {
             match stage {
                 // As soon as it listens: its programs are being started.
                 "" => {
-                    wait_until("it starts its server", || !children(run.id(), "server").is_empty())
+                    wait_until("it starts its server", || !children(run.id(), "server").is_empty());
                 }
                 stage => drop(run.wait_for(stage)),
             }
@@ -240,7 +243,7 @@ fn commands_that_print_end_quietly_with_a_broken_pipe_and_with_a_sentence_when_i
 
 #[test]
 fn probes_end_with_a_sentence_when_their_output_is_full() {
-    if !common::can("root", rustix::process::geteuid().is_root()) {
+    if !needs::root() {
         return;
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

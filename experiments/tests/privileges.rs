@@ -126,7 +126,7 @@ fn told_that_allowed_is(file: &Path) -> Command {
 #[test]
 fn a_congestion_control_for_root_alone_comes_by_the_routes() {
     let has = |name: &str| Command::new(name).arg("-V").output().is_ok();
-    if !is_root() || !can("iproute2", has("ip") && has("ss")) {
+    if !needs::root() || !needs::can("ip", has("ip") && has("ss")) {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");

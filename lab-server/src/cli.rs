@@ -1,6 +1,7 @@
 //! The command line, and the control thread's life from start to end.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -70,6 +71,14 @@ pub struct Args {
     /// Congestion control of the connections [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
+    /// Keep a durable ledger in this directory, and go on with what is there: nothing is answered
+    /// before it is on disk [default: books in memory]
+    #[arg(long, value_name = "DIR")]
+    pub ledger: Option<PathBuf>,
+    /// Keep all of the durable ledger, and not only what a restart needs: for an audit of every
+    /// grant
+    #[arg(long, requires = "ledger")]
+    pub ledger_history: bool,
     /// Write samples as lines of JSON to standard output, and take commands as lines of JSON from
     /// standard input; its end stops the server
     #[arg(long)]
@@ -135,6 +144,8 @@ impl Args {
                 SteeringArg::Cpu => Steering::Cpu,
             },
             congestion: self.congestion.clone(),
+            ledger: self.ledger.clone(),
+            ledger_history: self.ledger_history,
             ..Config::default()
         })
     }
@@ -173,6 +184,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         pid: std::process::id(),
         threads: server.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
         sets: config.sets,
+        ledger: server.ledger().cloned(),
     };
     if let Some(rate) = args.packets_per_second {
         hub.execute(Command::generator(rate)).context("--packets-per-second")?;

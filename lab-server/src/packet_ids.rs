@@ -38,6 +38,11 @@ impl PacketIds {
         Self { count, next: 0, given_ns: [None; PARTS], rest_ns }
     }
 
+    /// Goes on with this number, as if those before it had just come round.
+    pub(crate) fn go_on_from(&mut self, next: u32) {
+        self.next = if next < self.count { next } else { 0 };
+    }
+
     /// The next number that is not in use, if it has rested.
     pub(crate) fn take(&mut self, now_ns: u64, in_use: impl Fn(u32) -> bool) -> Option<u32> {
         let part_len = self.count.div_ceil(PARTS as u32).max(1);

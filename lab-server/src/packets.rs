@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
+use journal::OpenPacket;
 use rand::Rng;
 use service::MAX_AMOUNT;
 
@@ -63,6 +64,9 @@ pub enum Refused {
     /// The user has as many packets open as one user may.
     #[error("no other packet of this user until some are claimed or expire")]
     OverBudget,
+    /// The durable ledger is behind or fails.
+    #[error("no packet until the durable ledger can be written again")]
+    NoLedger,
 }
 
 /// The bounds of a shard's packets.
@@ -217,18 +221,41 @@ impl SentPackets {
         Some(claimed)
     }
 
+    /// When a packet expires, and who may claim it, in ascending order.
+    pub(crate) fn terms(&self, id: u32) -> Option<(u64, &[u32])> {
+        let packet = self.packets.get(&id)?;
+        Some((packet.deadline_ns, &packet.waiting))
+    }
+
+    /// Puts back a packet that was open before the server was started again; `set` is its place
+    /// among those of this shard, the deadline on the clock of now.
+    pub(crate) fn restore(&mut self, id: u32, open: OpenPacket, set: u16) {
+        let OpenPacket { creator, left, shares, deadline_ns, waiting, .. } = open;
+        self.packets.insert(id, Packet { left, shares, waiting, creator, set, deadline_ns });
+        self.deadlines.insert((deadline_ns, id));
+        if creator != NO_CREATOR {
+            *self.of_users.entry(creator).or_default() += 1;
+        }
+    }
+
+    /// Goes on with ids from this one on, which may be of another shard; 0 for the first.
+    pub(crate) fn go_on_from(&mut self, next: u32) {
+        let past = next.saturating_sub(FIRST_SENT).saturating_sub(self.shard);
+        self.ids.go_on_from(past.div_ceil(self.shards));
+    }
+
     /// Lets `user` claim in the place of `named`, who was named and did not: in the prototype's
     /// mode a notice goes to the next user of the SET who shakes. Nothing happens when `named` may
-    /// not claim or `user` may already.
-    pub(crate) fn entitle(&mut self, id: u32, named: u32, user: u32) {
-        let Some(packet) = self.packets.get_mut(&id) else { return };
+    /// not claim or `user` may already. Returns whether something happened.
+    pub(crate) fn entitle(&mut self, id: u32, named: u32, user: u32) -> bool {
+        let Some(packet) = self.packets.get_mut(&id) else { return false };
         let old = packet.waiting.binary_search(&named);
         let new = packet.waiting.binary_search(&user);
-        if let (Ok(old), Err(_)) = (old, new) {
-            packet.waiting.remove(old);
-            let place = packet.waiting.partition_point(|other| *other < user);
-            packet.waiting.insert(place, user);
-        }
+        let (Ok(old), Err(_)) = (old, new) else { return false };
+        packet.waiting.remove(old);
+        let place = packet.waiting.partition_point(|other| *other < user);
+        packet.waiting.insert(place, user);
+        true
     }
 
     /// Takes a packet away; `None` when its last share was claimed.
@@ -322,9 +349,9 @@ mod tests {
         let mut random = Pcg64Mcg::seed_from_u64(1);
         let mut packets = packets(0, 1, 10);
         let id = packets.make(&draft(100, 3, &[1, 5, 9]), 0).expect("made");
-        packets.entitle(id, 5, 7);
-        packets.entitle(id, 5, 8);
-        packets.entitle(id, 9, 1);
+        assert!(packets.entitle(id, 5, 7));
+        assert!(!packets.entitle(id, 5, 8));
+        assert!(!packets.entitle(id, 9, 1));
         assert_eq!(packets.claim(id, 5, &mut random), None);
         assert_eq!(packets.claim(id, 8, &mut random), None);
         for user in [7, 9, 1] {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use accounting::server::{Counters, Sample};
+use journal::Record;
 use platform::{Clock, NANOS_PER_SECOND, SchedStat, Spin, ThreadTimes, monotonic_ns};
 
 use shard::{Closed, ConnId, Handler, Inboxes, Net, Next};
 use wire::Frame;
 
+use crate::holding::Held;
 use crate::io::Io;
+use crate::keeping::Keeping;
 use crate::logic::Logic;
 use crate::message::Message;
 use crate::outbox::Outbox;
@@ -31,6 +34,8 @@ pub(crate) struct ShardLoop {
     me: usize,
     logic: Logic,
     outbox: Outbox,
+    /// Where a durable ledger is kept.
+    keeping: Option<Keeping>,
     inboxes: Inboxes<Message>,
     reports: Inboxes<Report>,
     clock: Clock,
@@ -56,7 +61,30 @@ pub(crate) struct ShardLoop {
 struct World<'a> {
     net: &'a mut Net,
     outbox: &'a mut Outbox,
+    keeping: Option<&'a mut Keeping>,
     second: u64,
+}
+
+impl World<'_> {
+    /// Keeps a frame until everything recorded by now is durable.
+    fn hold_frame(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let mut bytes = vec![0; frame.encoded_len()];
+        let written = frame.encode(self.second, &mut bytes);
+        debug_assert!(written.is_ok(), "{written:?}");
+        if let Some(keeping) = &mut self.keeping {
+            keeping.holding.hold(Held::Frame(conn, bytes.into()));
+        }
+    }
+
+    /// Whether answers of this connection wait for the durable ledger.
+    #[inline]
+    fn waits(&self, conn: ConnId) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.holding.waits(conn))
+    }
+
+    fn is_behind(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.holding.is_behind())
+    }
 }
 
 impl Io for World<'_> {
@@ -69,6 +97,9 @@ impl Io for World<'_> {
     }
 
     fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        if self.waits(conn) {
+            return self.hold_frame(conn, frame);
+        }
         let second = self.second;
         self.net.send_with(conn, frame.encoded_len(), |space| {
             // The space has the frame's length, and no frame the logic sends is too long.
@@ -78,7 +109,44 @@ impl Io for World<'_> {
     }
 
     fn finish(&mut self, conn: ConnId) {
-        self.net.finish(conn);
+        match &mut self.keeping {
+            Some(keeping) if keeping.holding.waits(conn) => {
+                keeping.holding.hold(Held::Finish(conn));
+            }
+            _ => self.net.finish(conn),
+        }
+    }
+
+    fn record(&mut self, record: impl FnOnce() -> Record) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.holding.record(record());
+        }
+    }
+
+    fn refuses_money(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.refuses())
+    }
+
+    fn unix_ns(&self, at_ns: u64) -> u64 {
+        self.keeping.as_ref().map_or(at_ns, |keeping| keeping.unix_ns(at_ns))
+    }
+
+    fn send_recorded(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        if self.is_behind() {
+            self.hold_frame(conn, frame);
+        } else {
+            self.send(conn, frame);
+        }
+    }
+
+    fn hold(&mut self, shard: usize, message: Message) -> Option<Message> {
+        match &mut self.keeping {
+            Some(keeping) if keeping.holding.is_behind() => {
+                keeping.holding.hold(Held::Post(shard, message));
+                None
+            }
+            _ => Some(message),
+        }
     }
 
     fn post(&mut self, shard: usize, message: Message) -> bool {
@@ -108,6 +176,7 @@ impl ShardLoop {
             me,
             logic,
             outbox: Outbox::new(inboxes.clone()),
+            keeping: None,
             inboxes,
             reports,
             clock,
@@ -124,14 +193,47 @@ impl ShardLoop {
         }
     }
 
+    /// The same with a durable ledger.
+    pub(crate) fn with_ledger(self, keeping: Option<Keeping>) -> Self {
+        Self { keeping, ..self }
+    }
+
     fn with_world<T>(
         &mut self,
         net: &mut Net,
         act: impl FnOnce(&mut Logic, &mut World<'_>) -> T,
     ) -> T {
         self.report_passed(net);
-        let mut world = World { net, outbox: &mut self.outbox, second: self.second };
+        let keeping = self.keeping.as_mut();
+        let mut world = World { net, outbox: &mut self.outbox, keeping, second: self.second };
         act(&mut self.logic, &mut world)
+    }
+
+    /// Hands over what was recorded, lets go of what waited for what is durable by now, and cuts off
+    /// what finds no room to wait. Returns whether something still waits.
+    fn exchange_records(&mut self, net: &mut Net) -> bool {
+        let Some(keeping) = &mut self.keeping else { return false };
+        keeping.exchange();
+        while let Some(held) = self.keeping.as_mut().and_then(|it| it.holding.release()) {
+            match held {
+                Held::Frame(conn, bytes) => {
+                    net.send_with(conn, bytes.len(), |space| space.copy_from_slice(&bytes));
+                }
+                Held::Finish(conn) => net.finish(conn),
+                Held::Post(to, message) => {
+                    self.with_world(net, |logic, world| logic.release(world, to, message));
+                }
+            }
+        }
+        while let Some(conn) = self.keeping.as_mut().and_then(|it| it.holding.take_cut()) {
+            self.logic.counters_mut().ledger_overflow += 1;
+            net.close(conn);
+            self.with_world(net, |logic, world| logic.closed(world, conn));
+        }
+        let Some(keeping) = &mut self.keeping else { return false };
+        // What was released may have recorded something: a user is told, and nothing else by now.
+        keeping.exchange();
+        !keeping.holding.is_settled()
     }
 
     /// Reports the seconds that have passed; what happens from here on belongs to the present one.
@@ -196,6 +298,7 @@ impl ShardLoop {
         counters.bytes_in = sockets.bytes_in;
         counters.bytes_out = sockets.bytes_out;
         counters.turns = sockets.polls;
+        counters.ledger_records = self.keeping.as_ref().map_or(0, |it| it.holding.recorded());
         counters.mail_sent = self.outbox.sent;
         counters.mail_held = self.outbox.waited;
         counters.mail_overflow = self.outbox.dropped;
@@ -233,6 +336,8 @@ impl ShardLoop {
         let inboxes = self.inboxes.clone();
         let me = self.me;
         self.more_messages = inboxes.drain(me, MESSAGES_PER_TICK, |message| match message {
+            // What it says is asked for at the end of every poll.
+            Message::Recorded => {}
             Message::Snapshot { ticket } => self.snapshot(net, ticket),
             Message::Stop => {
                 net.stop_listening();
@@ -249,6 +354,10 @@ impl ShardLoop {
     /// The last sample, when the loop has ended.
     pub(crate) fn end(&mut self, net: &mut Net) {
         net.read_clock();
+        // What was recorded goes to the disk, whoever is still there to be told.
+        if let Some(keeping) = &mut self.keeping {
+            keeping.exchange();
+        }
         // Waits while the control thread is behind: this is the last sample, and no later one
         // would carry what the books at the end need.
         while !self.report_second(net) {
@@ -278,6 +387,9 @@ impl Handler for ShardLoop {
     }
 
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
+        if self.keeping.as_ref().is_some_and(|it| it.holding.is_finishing(id)) {
+            return bytes.len();
+        }
         self.with_world(net, |logic, world| logic.received(world, id, bytes))
     }
 
@@ -303,6 +415,7 @@ impl Handler for ShardLoop {
         self.seats.keep(net.connections());
         let sent = self.outbox.sent;
         let due_ns = self.with_world(net, |logic, world| logic.tick(world));
+        let waits = self.exchange_records(net);
         let retry_ns = self.outbox.retry(net.now_ns());
         if let Some(since_ns) = self.stopping_ns {
             // What has arrived is answered; a peer that never stops asking is cut off after half
@@ -310,6 +423,7 @@ impl Handler for ShardLoop {
             let idle = net.is_idle()
                 && !self.more_messages
                 && retry_ns.is_none()
+                && !waits
                 && self.outbox.sent == sent;
             self.set_idle(idle);
             let over = idle && self.quiescence.is_over(&self.inboxes);

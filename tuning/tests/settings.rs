@@ -29,8 +29,6 @@ const PORTS: Line<'_> =
 /// others have open is open in its children until they begin.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-const ALLOWED: &str = "net.ipv4.tcp_allowed_congestion_control";
-
 /// Keeps the machine's settings as they are; `None` without root.
 fn machine_as_it_is() -> Option<RwLockReadGuard<'static, ()>> {
     needs::root().then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner))

@@ -112,19 +112,30 @@ mod tests {
         assert!(!is_ignored(libc::SIGTERM));
     }
 
-    /// In a process of its own, since signals are of the whole process.
+    /// What a process of the test below does.
+    const PART: &str = "LAB_TEST_PART";
+
+    /// In processes of its own, since signals are of the whole process: each is this test again,
+    /// with its part.
     #[test]
     fn listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process() {
+        const NAME: &str = "interrupts::tests::\
+            listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process";
+        if let Ok(part) = std::env::var(PART) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            return runtime.expect("a runtime").block_on(play(&part));
+        }
         let me = std::env::current_exe().expect("a program");
-        let act = |what: &str| {
+        let act = |part: &str| {
             let mut command = std::process::Command::new(&me);
-            command.args(["--exact", "--ignored", "--nocapture", what]).process_group(0);
-            command.output().expect("runs").status
+            command.args(["--exact", "--nocapture", NAME]).env(PART, part).process_group(0);
+            command.output().expect("runs")
         };
-        let survived = act("interrupts::tests::heeded_again");
-        assert!(survived.success(), "{survived:?}");
-        let ended = act("interrupts::tests::ends_at_once");
-        assert_eq!(ended.signal(), Some(libc::SIGHUP), "{ended:?}");
+        let survived = act("heeded again");
+        assert!(survived.status.success(), "{survived:?}");
+        assert!(String::from_utf8_lossy(&survived.stdout).contains("1 passed"), "{survived:?}");
+        let ended = act("ends at once");
+        assert_eq!(ended.status.signal(), Some(libc::SIGHUP), "{ended:?}");
     }
 
     fn raise(signal: libc::c_int) {
@@ -132,21 +143,20 @@ mod tests {
         unsafe { libc::raise(signal) };
     }
 
-    #[tokio::test]
-    #[ignore = "a part of the test above"]
-    async fn heeded_again() {
+    async fn play(part: &str) {
         let mut interrupts = Interrupts::listen().expect("listens");
-        drop(EndsAtOnce::begin());
-        raise(libc::SIGHUP);
-        interrupts.next().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "a part of the test above"]
-    async fn ends_at_once() {
-        let _interrupts = Interrupts::listen().expect("listens");
-        let _at_once = EndsAtOnce::begin();
-        raise(libc::SIGHUP);
-        panic!("still there");
+        match part {
+            "heeded again" => {
+                drop(EndsAtOnce::begin());
+                raise(libc::SIGHUP);
+                interrupts.next().await;
+            }
+            "ends at once" => {
+                let _at_once = EndsAtOnce::begin();
+                raise(libc::SIGHUP);
+                panic!("still there");
+            }
+            other => panic!("{other}"),
+        }
     }
 }

@@ -332,10 +332,10 @@ fn script(profile: &Profile, limits: Option<LimitsFor>) -> anyhow::Result<Ended>
     match limits {
         None => text::tell_words!("{}", tuning::script(profile)),
         Some(LimitsFor::LimitsD) => {
-            text::tell_words!("{}", tuning::limits_d(name, &tuning::limits(profile)?))
+            text::tell_words!("{}", tuning::limits_d(name, &tuning::limits(profile)?));
         }
         Some(LimitsFor::Systemd) => {
-            text::tell_words!("{}", tuning::systemd(name, &tuning::limits(profile)?))
+            text::tell_words!("{}", tuning::systemd(name, &tuning::limits(profile)?));
         }
     }
     Ok(Ended::Well)

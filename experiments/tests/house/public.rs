@@ -20,6 +20,8 @@ use crate::packages::{Package, owner};
 pub(crate) const KEPT: &[(&str, &str)] = &[
     ("ebpf::ThreadCounters", "tests that need root compare its counts with those of /proc"),
     ("ebpf::ThreadTable::slot_of", "tests look up the entry of a thread that they started"),
+    ("fuzz::LARGEST_BYTES", "the test of the corpora has the fuzzer's own bound"),
+    ("fuzz::TARGETS", "the test of the corpora feeds all of them"),
     ("lab-client::Event", "the simulated world waits for it"),
     (
         "lab-client::LoadGenerator",

@@ -102,6 +102,13 @@ crate::counters! {
     frame_timeout,
     /// Closed: the peer does not read.
     not_reading,
+    /// Records of the durable ledger.
+    ledger_records,
+    /// Packets, grants, claims and rights to claim that were refused because the durable ledger was
+    /// behind or failed.
+    ledger_refused,
+    /// Closed: nothing more of the connection found room while it waited for the durable ledger.
+    ledger_overflow,
     /// Messages to other shards.
     mail_sent,
     /// Messages that found an inbox full and waited.

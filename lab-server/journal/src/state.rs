@@ -33,7 +33,7 @@ pub struct State {
     pub open: BTreeMap<u32, OpenPacket>,
     /// The id after the last of a packet to be shaken; 0 when there was none.
     pub next_shaken: u32,
-    /// The id after the highest of a sent packet; 0 when there was none.
+    /// The id after the last of a sent packet; 0 when there was none. Ids go round.
     pub next_sent: u32,
 }
 
@@ -173,7 +173,7 @@ impl State {
         }
         self.sets.entry(open.set).or_default().ledger.create(open.money());
         self.open.insert(packet, open.clone());
-        self.next_sent = self.next_sent.max(packet.saturating_add(1));
+        self.next_sent = later(packet.wrapping_add(1), self.next_sent);
         Ok(())
     }
 
@@ -307,7 +307,7 @@ impl State {
             }
         }
         self.next_shaken = later(self.next_shaken, other.next_shaken);
-        self.next_sent = self.next_sent.max(other.next_sent);
+        self.next_sent = later(self.next_sent, other.next_sent);
         self.seq += other.seq;
         Ok(())
     }

@@ -15,8 +15,8 @@ pub const MAX_RATE_IN_ALL: u64 = 4 * MAX_PACKET_RATE as u64;
 /// The most generators of a server at a time. Each is looked at in every poll of its shard.
 pub const MAX_GENERATORS: usize = 64;
 
-/// The most cents of a packet: a million yuan. So a ledger of 64 bits holds all packets of a century
-/// at 50,000 a second.
+/// The most cents of a packet: a million yuan. So a ledger of 64 bits holds all packets of a
+/// century at 50,000 a second.
 pub const MAX_AMOUNT: u32 = 100_000_000;
 
 /// A start may be so many seconds ago: a message may be under way for a while.

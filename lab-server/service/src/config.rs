@@ -1,6 +1,7 @@
 //! What a server is started with, and what that means on this machine.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use platform::{DescriptorLimits, NANOS_PER_SECOND, Placement, sockets_per_ring};
@@ -126,6 +127,12 @@ pub struct Config {
     /// nanoseconds.
     #[serde(default)]
     pub clock_ahead_ns: i64,
+    /// Where the durable ledger is; none is kept when `None`.
+    #[serde(default)]
+    pub ledger: Option<PathBuf>,
+    /// Keep all of the durable ledger, and not only what a restart needs.
+    #[serde(default)]
+    pub ledger_history: bool,
 }
 
 impl Default for Config {
@@ -147,6 +154,8 @@ impl Default for Config {
             steering: Steering::Auto,
             congestion: None,
             clock_ahead_ns: 0,
+            ledger: None,
+            ledger_history: false,
         }
     }
 }
@@ -173,7 +182,8 @@ pub enum ConfigError {
     TooManySets(usize),
     /// Queues of which none could hold a packet, or which could hold more than there is memory.
     #[error(
-        "--queue {queue}: at least 1, and at most {MOST_QUEUED} packets in all of {sets} SETs together"
+        "--queue {queue}: at least 1, and at most {MOST_QUEUED} packets in all of {sets} SETs \
+         together"
     )]
     Queue {
         /// Packets in one SET.
@@ -185,7 +195,10 @@ pub enum ConfigError {
     #[error("packets_bound {0}: at most {MOST_PACKETS}")]
     Packets(usize),
     /// A life that is longer than any experiment.
-    #[error("--packet-life {}: at most {} seconds (31 days)", .0.as_secs_f64(), LONGEST_LIFE.as_secs())]
+    #[error(
+        "--packet-life {}: at most {} seconds (31 days)",
+        .0.as_secs_f64(), LONGEST_LIFE.as_secs()
+    )]
     Life(Duration),
     /// A clock that cannot be so wrong.
     #[error("clock_ahead_ns {0}: at most {MOST_AHEAD_NS} (a year) in either direction")]

@@ -14,4 +14,4 @@ pub use commands::{
     Command, Done, LATEST_START_S, MAX_AMOUNT, MAX_GENERATORS, MAX_PACKET_RATE, MAX_RATE_IN_ALL,
 };
 pub use config::{Budgets, Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
-pub use lines::{Line, Ready};
+pub use lines::{DurableLedger, Line, Ready};

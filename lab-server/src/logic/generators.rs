@@ -38,6 +38,14 @@ impl Generators {
         Self { running: Vec::new(), spread, online, shards, begun: 0, shaken: 0, sent: 0 }
     }
 
+    /// Goes on after the shaken packets that were made before the server was started again; `next`
+    /// is the id after the last one, 0 when there was none.
+    pub(super) fn go_on_from(&mut self, next: u32) {
+        if next != 0 {
+            self.shaken = next.wrapping_sub(FIRST_SHAKEN);
+        }
+    }
+
     pub(super) fn count(&self) -> usize {
         self.running.len()
     }

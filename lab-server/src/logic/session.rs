@@ -1,5 +1,6 @@
 //! Frames from clients, and what each is answered with.
 
+use journal::Record;
 use shard::ConnId;
 use wire::{
     ChatOutcome, Command, CreateResult, Decoded, ErrorCode, Frame, LoginResult, ShakeResult,
@@ -116,14 +117,18 @@ impl Logic {
         for slowness in &mut self.slowness {
             slowness.handle(user, io.now_ns(), &mut self.spin_left_ns, |ns| io.spin(ns));
         }
+        let mut refused = false;
+        let mut refuses = || {
+            refused = io.refuses_money();
+            refused
+        };
         let (result, packet, amount) = if !self.meter.admit(io.unix_second()) {
             self.counters.overloaded += 1;
             (ShakeResult::Overloaded, 0, 0)
         } else {
-            match self.sets.pop(set) {
+            match self.sets.pop_unless(set, &mut refuses) {
                 Some(Queued::Packet { packet, amount }) => {
-                    self.counters.granted += 1;
-                    (ShakeResult::Granted, packet, amount)
+                    return self.grant(io, conn, (user, set), packet, amount);
                 }
                 Some(Queued::Notice { packet, amount, count, users, named }) => {
                     self.counters.noticed += 1;
@@ -132,6 +137,11 @@ impl Logic {
                     }
                     io.send(conn, &Frame::SendPacket { packet, amount, count, users });
                     return;
+                }
+                None if refused => {
+                    self.counters.ledger_refused += 1;
+                    self.counters.no_packet += 1;
+                    (ShakeResult::NoPacket, 0, 0)
                 }
                 None if self.supply_finished => {
                     self.counters.all_taken += 1;
@@ -144,6 +154,21 @@ impl Logic {
             }
         };
         io.send(conn, &Frame::ShakeResponse { user, result: result.code(), packet, amount });
+    }
+
+    fn grant(
+        &mut self,
+        io: &mut impl Io,
+        conn: ConnId,
+        (user, set): (u32, u16),
+        packet: u32,
+        amount: u32,
+    ) {
+        self.counters.granted += 1;
+        let set = self.sets.number_of(set);
+        io.record(|| Record::Granted { set, packet, amount, user });
+        let result = ShakeResult::Granted.code();
+        io.send_recorded(conn, &Frame::ShakeResponse { user, result, packet, amount });
     }
 
     fn claim(&mut self, io: &mut impl Io, conn: ConnId, user: u32, packet: u32) {
@@ -213,7 +238,7 @@ impl Logic {
                 Draft { amount, count, recipients, creator: creator.user, set: creator.set };
             self.create_within_budget(io, creator.conn, &draft).map_err(|refused| match refused {
                 Refused::ImpossibleSplit => CreateResult::ImpossibleSplit,
-                Refused::NoRoom | Refused::OverBudget => CreateResult::Busy,
+                Refused::NoRoom | Refused::OverBudget | Refused::NoLedger => CreateResult::Busy,
             })
         };
         if made.is_err() {
@@ -222,7 +247,7 @@ impl Logic {
         let (packet, result) =
             made.map_or_else(|refused| (0, refused), |packet| (packet, CreateResult::Ok));
         let result = result.code();
-        io.send(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
+        io.send_recorded(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
     }
 
     /// Makes a packet of a user, who has a budget of open packets, and of mail for the notices.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use accounting::Ledger;
 use accounting::server::{Counters, Gauges};
+use journal::State;
 use platform::{SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -193,6 +194,32 @@ impl Logic {
         } += 1;
         self.end_session(io, conn);
         io.finish(conn);
+    }
+
+    /// Takes over what this shard's share of a durable ledger had; deadlines are on the clock of
+    /// now.
+    pub fn restore(&mut self, state: State) {
+        for (number, of) in state.sets {
+            if let Some(set) = self.sets.place_of(number) {
+                self.sets.restore(set, of.ledger, of.queue.into_iter());
+            }
+        }
+        for (packet, open) in state.open {
+            if let Some(set) = self.sets.place_of(open.set) {
+                self.packets.restore(packet, open, set);
+            }
+        }
+        self.packets.go_on_from(state.next_sent);
+        self.generators.go_on_from(state.next_shaken);
+    }
+
+    /// Puts a message on its way once what was recorded by now is durable. Returns false when it
+    /// was dropped.
+    pub(super) fn post_recorded(&mut self, io: &mut impl Io, to: usize, message: Message) -> bool {
+        match io.hold(to, message) {
+            None => true,
+            Some(message) => self.post(io, to, message),
+        }
     }
 
     /// Puts a message on its way, to this shard itself too. Returns false when it was dropped.

@@ -48,6 +48,9 @@ impl Logic {
         }
         for _ in 0..EXPIRED_PER_TICK {
             let Some(packet) = self.packets.due(now_ns) else { break };
+            if io.refuses_money() {
+                break;
+            }
             self.packet_expired(io, packet);
         }
         self.generate(io);
@@ -55,11 +58,19 @@ impl Logic {
         self.handle_local(io);
         let times = [
             self.wheel.next_ns(),
-            self.packets.next_ns(),
+            self.next_expiry_ns(io, now_ns),
             self.generators.next_ns(),
             self.pushes.first().map(Pushes::next_ns),
         ];
         times.into_iter().flatten().min()
+    }
+
+    /// When to look after packets that expire. While no money may move those that are due wait, and
+    /// are looked after a tick later.
+    fn next_expiry_ns(&self, io: &impl Io, now_ns: u64) -> Option<u64> {
+        let next_ns = self.packets.next_ns()?;
+        let waits = next_ns <= now_ns && io.refuses_money();
+        Some(if waits { now_ns + TICK_NS } else { next_ns })
     }
 
     fn expired(&mut self, io: &mut impl Io, timer: Timer) {
