@@ -106,8 +106,7 @@ pub(crate) async fn start(
     let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
     let mut config = server_config(experiment);
     rights.choose_congestion(&mut config.congestion);
-    let limits = tuned.limits();
-    let given = Given { namespace, limits, ..Given::as_here(&rights.privileges) };
+    let given = Given { namespace, limits: tuned.limits(), ..Given::as_here(&rights.privileges) };
     let server = start_program(Who::Server, &config, given, messages.clone())
         .context("the server cannot be started")?;
     let local = Local {
