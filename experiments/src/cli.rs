@@ -8,8 +8,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::check;
-use crate::ledger;
 use crate::clean;
+use crate::ledger;
 use crate::owner::Handover;
 use crate::tune;
 use crate::validate;
@@ -24,7 +24,7 @@ use host::probe;
 use host::profile;
 use record::{Outcome, Problems};
 use report::live;
-use run::{Ending, EndsAtOnce, Interrupted, Options, Sampling};
+use run::{Ending, EndsAtOnce, Interrupted, Options, Sampling, TakenOver};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
 use spec::{Hosts, Source, UsageError};
@@ -46,7 +46,7 @@ Exit status:
   3  refused: the run does not fit this machine, the doctor misses something, or runs are not
      to be compared
   4  completed, but a phase is not valid or the books do not balance
-  5  aborted by a condition of the experiment, or interrupted";
+  5  aborted by a condition of the experiment, interrupted, or taken over by another lab run";
 
 /// What `lab` can do.
 #[derive(Debug, Subcommand)]
@@ -86,7 +86,7 @@ enum Command {
         #[arg(long, value_name = "ADDRESS")]
         live: Option<SocketAddr>,
         #[command(flatten)]
-        access: Access,
+        access: Box<Access>,
         /// Use hosts whose clocks are off by more than 50 ms, too
         #[arg(long, requires = "nats")]
         allow_clock_offset: bool,
@@ -194,7 +194,7 @@ impl Cli {
             text::say!("lab: {error:#}");
             match error.downcast_ref::<UsageError>() {
                 Some(usage) => Exit::from(usage),
-                None if error.is::<Interrupted>() => Exit::Aborted,
+                None if error.is::<Interrupted>() || error.is::<TakenOver>() => Exit::Aborted,
                 None => Exit::Error,
             }
         });
@@ -228,7 +228,8 @@ impl Command {
             } => {
                 let journals = Some(journals);
                 let on_fleet = access.nats.is_some() || resume.is_some();
-                let fleet = on_fleet.then_some(fleet::Options { access, allow_clock_offset });
+                let fleet =
+                    on_fleet.then_some(fleet::Options { access: *access, allow_clock_offset });
                 let options = Options {
                     out,
                     settings,

@@ -51,44 +51,123 @@ fn assert_refused(lan: &Lan, access: &[&str], words: &str) {
     assert!(said(&output).contains(words), "\"{words}\" in {}", said(&output));
 }
 
+/// Files with an authority, and with certificate and key of the server and of a client.
+struct Certificates {
+    directory: tempfile::TempDir,
+    ca: String,
+    server: [String; 2],
+    client: [String; 2],
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str, text: &str| {
+            let file = directory.path().join(name);
+            std::fs::write(&file, text).expect("written");
+            path(&file).to_owned()
+        };
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let authority = CertifiedIssuer::self_signed(authority, key).expect("an authority");
+        let certificate = |name: &str| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::default();
+            params.subject_alt_names =
+                vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::new(10, 91, 0, 1)))];
+            let signed = params.signed_by(&key, &authority).expect("a certificate");
+            [
+                file(&format!("{name}.pem"), &signed.pem()),
+                file(&format!("{name}.key"), &key.serialize_pem()),
+            ]
+        };
+        let (ca, server, client) =
+            (file("ca.pem", &authority.pem()), certificate("s"), certificate("c"));
+        Self { directory, ca, server, client }
+    }
+}
+
 #[test]
 fn with_tls_both_ends_show_certificates() {
     if !lan::can_be() {
         return;
     }
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = |name: &str, text: &str| {
-        let file = directory.path().join(name);
-        std::fs::write(&file, text).expect("written");
-        path(&file).to_owned()
-    };
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let authority = CertifiedIssuer::self_signed(authority, key).expect("an authority");
-    let certificate = |name: &str| {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.subject_alt_names =
-            vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::new(10, 91, 0, 1)))];
-        let signed = params.signed_by(&key, &authority).expect("a certificate");
-        (
-            file(&format!("{name}.pem"), &signed.pem()),
-            file(&format!("{name}.key"), &key.serialize_pem()),
-        )
-    };
-    let (ca, server, client) =
-        (file("ca.pem", &authority.pem()), certificate("s"), certificate("c"));
+    let certificates = Certificates::new();
+    let Certificates { ca, server, client, .. } = &certificates;
     let config = format!(
         "jetstream {{ store_dir: \"STORE\" }}
         tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{ca}\", verify: true }}",
-        server.0, server.1
+        server[0], server[1]
     );
     let lan = Lan::with(1, &config);
-    assert_works(&lan, &["--tls-ca", &ca, "--tls-cert", &client.0, "--tls-key", &client.1]);
+    assert_works(&lan, &["--tls-ca", ca, "--tls-cert", &client[0], "--tls-key", &client[1]]);
     assert_refused(&lan, &[], "no TLS with it");
-    assert_refused(&lan, &["--tls-ca", &ca], "NATS at nats://10.91.0.1:4222");
+    assert_refused(&lan, &["--tls-ca", ca], "NATS at nats://10.91.0.1:4222");
     assert_refused(&lan, &["--tls-ca", "/nowhere.pem"], "--tls-ca /nowhere.pem: No such");
+}
+
+/// The configuration of the guide as it is, but for where it listens and where its files are.
+#[test]
+fn the_shipped_configuration_wants_tls_and_the_password_of_each_agent() {
+    if !lan::can_be() {
+        return;
+    }
+    let certificates = Certificates::new();
+    let Certificates { directory, ca, server, .. } = &certificates;
+    let mut config = include_str!("../fleet/nats.conf").to_owned();
+    for (from, to) in [
+        ("listen: \"0.0.0.0:4222\"\n", ""),
+        ("/etc/nats/server.pem", &server[0]),
+        ("/etc/nats/server.key", &server[1]),
+        ("/var/lib/nats/jetstream", "STORE"),
+        ("$LAB_COORDINATOR_PASSWORD", "c"),
+        ("$LAB_R2950_PASSWORD", "r"),
+        ("$LAB_VM1_PASSWORD", "v"),
+    ] {
+        assert!(config.contains(from), "{from}");
+        config = config.replace(from, to);
+    }
+    let lan = Lan::with(2, &config);
+    let as_user = |user: &str, password: &str| {
+        let file = directory.path().join(password);
+        std::fs::write(&file, password).expect("written");
+        ["--tls-ca", ca, "--nats-user", user, "--nats-password-file", path(&file)]
+            .map(str::to_owned)
+    };
+    let [r2950, vm1, coordinator, another] =
+        [("r2950", "r"), ("vm1", "v"), ("coordinator", "c"), ("vm1", "r")]
+            .map(|(user, password)| as_user(user, password));
+    let words = |access: &[String; 6], more: &[&str]| -> Vec<String> {
+        access.iter().cloned().chain(more.iter().map(|it| (*it).to_owned())).collect()
+    };
+    let start = |host: u32, name: &str, arguments: Vec<String>| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        lan.agent(host, name, &arguments)
+    };
+    let _server = start(0, "r2950", words(&r2950, &["--role", "server"]));
+    let target = ["--role", "client", "--allow-target", "10.91.0.10"];
+    let _client = start(1, "vm1", words(&vm1, &target));
+    let coordinator: Vec<&str> = coordinator.iter().map(String::as_str).collect();
+    common::wait_until("both agents are there", || {
+        let arguments = [&["hosts", "--json", "--nats", "tls://10.91.0.1:4222"], &coordinator[..]];
+        let output = lan.lab_as_given(None, &arguments.concat()).output().expect("lab");
+        assert_exit(&output, 0);
+        let hosts: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+        hosts.len() == 2
+    });
+    let smoke = common::experiment("smoke");
+    let out = lan.path("out");
+    let of_run = ["run", path(&smoke), "--nats", "tls://10.91.0.1:4222", "--out", path(&out)];
+    let short = ["--set", "probes=\"Off\"", "--set", "phases.shake.seconds=1"];
+    let arguments = [&of_run[..], &short, &["--set", "phases.everything.seconds=1"], &coordinator];
+    let output = lan.lab_as_given(None, &arguments.concat()).output().expect("lab");
+    assert_exit(&output, 0);
+    assert!(said(&output).contains("the books balance"), "{}", said(&output));
+    // Another's password, and none of this without TLS.
+    let another: Vec<&str> = another.iter().map(String::as_str).collect();
+    assert_refused(&lan, &another, "refuses these credentials");
+    assert_refused(&lan, &another[2..], "no TLS with it");
 }
 
 #[test]

@@ -113,6 +113,9 @@ fn without_nats_or_jetstream_nothing_starts() {
     }
     let output = common::output(&mut lan.lab(None, &["agent", "--name", "a.b", "--nats", URL]));
     assert_exit(&output, 2);
+    let output = common::output(&mut lan.lab_as_given(None, &["hosts", "--nats", URL]));
+    assert_exit(&output, 2);
+    assert!(said(&output).contains("nothing protects the way there"), "{}", said(&output));
     let output = run(&lan, &experiment("r2950"), &[]);
     assert_refused(&lan, &output, "wants a fleet of machines: give --nats URL");
 }
@@ -176,7 +179,7 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     std::fs::remove_dir_all(lan.path("out")).expect("it was refused by its host, after that");
 
     stub(&lan, Card { version: "0.0.1".to_owned(), ..card("d", Role::Client) }, 0);
-    on_fleet(&smoke, &[], "d is lab 0.0.1 (protocol 2), and this is lab");
+    on_fleet(&smoke, &[], &format!("d is lab 0.0.1 (protocol {PROTOCOL}), and this is lab"));
     stub(&lan, card("b", Role::Client), 0);
     on_fleet(&smoke, &[], "two agents are named b");
 }
@@ -184,13 +187,16 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
 /// The configuration of the guide, with another account beside the lab's.
 fn accounts() -> String {
     let guide = include_str!("../fleet/nats.conf");
-    let guide: Vec<&str> = guide.lines().filter(|line| !line.starts_with("listen:")).collect();
+    // Without TLS, which `fleet_access` looks at.
+    let kept = |line: &&str| !line.starts_with("listen:") && !line.starts_with("tls ");
+    let guide: Vec<&str> = guide.lines().filter(kept).collect();
     let others = "  OTHERS { jetstream: enabled, users: [{ user: stranger, password: secret }] }";
     guide
         .join("\n")
         .replace("/var/lib/nats/jetstream", "STORE")
         .replace("$LAB_COORDINATOR_PASSWORD", "secret")
-        .replace("$LAB_AGENT_PASSWORD", "secret")
+        .replace("$LAB_R2950_PASSWORD", "secret")
+        .replace("$LAB_VM1_PASSWORD", "secret")
         .replace("accounts {", &format!("accounts {{\n{others}"))
 }
 
@@ -213,7 +219,7 @@ fn an_agent_works_for_its_own_account_alone() {
         // While it is waited for, one that could not ask is not there yet.
         found.status.success().then(|| hosts.expect("JSON").len())
     };
-    let _agent = lan.agent(0, "a", &as_user("agent"));
+    let _agent = lan.agent(0, "vm1", &as_user("vm1"));
     common::wait_until("the agent is there", || hosts("coordinator") == Some(1));
     assert_eq!(hosts("stranger"), Some(0));
     let smoke = experiment("smoke");

@@ -1,10 +1,12 @@
 //! The way to NATS: address, credentials and TLS, as NATS has them.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, jetstream};
 
+use crate::protocol::inbox;
 use spec::UsageError;
 
 /// A connection that is silent for three of these is given up, and a new one tried: a host that was
@@ -29,6 +31,9 @@ pub struct Access {
     /// The NATS server, such as nats://10.0.0.1:4222
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
+    /// Go on where nothing protects the way to NATS: neither TLS, nor that it stays on this machine
+    #[arg(long)]
+    pub nats_plain: bool,
     /// The credentials file of the NATS account
     #[arg(long, value_name = "FILE")]
     pub creds: Option<PathBuf>,
@@ -132,13 +137,50 @@ impl Access {
         Ok(options)
     }
 
+    /// Whoever can read the way to NATS can read passwords, and whoever can write there can have
+    /// agents do what coordinators may.
+    ///
+    /// # Errors
+    /// [`UsageError`] when neither TLS nor loopback protects it.
+    fn check_way(&self) -> anyhow::Result<()> {
+        let url = self.url()?;
+        let address: ServerAddr =
+            url.parse().map_err(|error| UsageError::error(format!("--nats {url}: {error}")))?;
+        let host = address.host();
+        let of_this_machine = host == "localhost"
+            || host.trim_matches(['[', ']']).parse().is_ok_and(|host: IpAddr| host.is_loopback());
+        let tls = address.tls_required() || self.tls_ca.is_some() || self.tls_cert.is_some();
+        if of_this_machine || tls || self.nats_plain {
+            return Ok(());
+        }
+        Err(UsageError::error(format!(
+            "--nats {url}: nothing protects the way there; give tls://{host} or --tls-ca FILE, or \
+             --nats-plain in a network that nobody else can reach"
+        )))
+    }
+
     /// Connects. From then on the connection comes back by itself.
     ///
     /// # Errors
-    /// [`UsageError`]: no server there, or credentials that are not taken.
+    /// [`UsageError`]: no server there, credentials that are not taken, or a way to it that nothing
+    /// protects.
     pub async fn connect(&self, name: &str) -> anyhow::Result<Client> {
-        let url = self.url()?;
         let options = self.options(name).await?;
+        self.connect_with(options).await
+    }
+
+    /// The same for an agent, which has an inbox of its own: no other hears what it is answered.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub(crate) async fn connect_agent(&self, agent: &str) -> anyhow::Result<Client> {
+        let options = self.options(&format!("lab agent {agent}")).await?;
+        self.connect_with(options.custom_inbox_prefix(inbox(agent))).await
+    }
+
+    async fn connect_with(&self, options: ConnectOptions) -> anyhow::Result<Client> {
+        self.check_way()?;
+        let url = self.url()?;
         options.connect(url).await.map_err(|error| {
             UsageError::error(match error.kind() {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
@@ -182,5 +224,34 @@ impl Access {
              jetstream in the account ({why})",
             self.url()?
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_that_nothing_protects_is_refused_unless_it_is_asked_for() {
+        let of = |url: &str| Access { nats: Some(url.to_owned()), ..Access::default() };
+        for url in [
+            "nats://127.0.0.1:4222",
+            "127.3.2.1",
+            "nats://localhost",
+            "nats://[::1]:4222",
+            "tls://10.0.0.1",
+        ] {
+            of(url).check_way().unwrap_or_else(|error| panic!("{url}: {error}"));
+        }
+        for url in ["nats://10.0.0.1:4222", "10.0.0.1", "nats://nats.example", "localhost.example"]
+        {
+            let error = of(url).check_way().expect_err(url);
+            assert!(
+                error.is::<UsageError>() && error.to_string().contains("--nats-plain"),
+                "{error}"
+            );
+            Access { nats_plain: true, ..of(url) }.check_way().expect("asked for");
+            Access { tls_ca: Some("ca.pem".into()), ..of(url) }.check_way().expect("with TLS");
+        }
     }
 }

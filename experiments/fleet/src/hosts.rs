@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::access::Access;
 use crate::clock::{EXCHANGES, MOST, Offset, measure};
+use crate::names::RunName;
 use crate::protocol::{Card, PROTOCOL, Role, WHO};
 use spec::UsageError;
 use text::{Align, Table, age};
@@ -217,7 +218,7 @@ fn table(hosts: &[Host], now: u64) -> Table {
             ),
             findings(card),
             list(card.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-            card.beat.run.clone().unwrap_or_else(|| "-".to_owned()),
+            card.beat.run.as_ref().map_or_else(|| "-".to_owned(), RunName::to_string),
         ];
         table.row(row);
     }

@@ -11,9 +11,18 @@ pub mod access;
 pub mod agent;
 pub mod assign;
 pub mod clock;
+mod epoch;
 pub mod hosts;
 pub mod link;
+mod merge;
+mod names;
+mod news;
+mod orders;
+mod presence;
 pub mod protocol;
 mod spool;
+mod target;
 
 pub use access::{Access, Options};
+pub use epoch::{Epoch, Leader};
+pub use names::RunName;

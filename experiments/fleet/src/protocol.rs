@@ -9,6 +9,7 @@
 //! | `lab.ask.AGENT` | coordinator to an agent | a request: [`Ask`], answered by [`Answer`] |
 //! | `lab.pulse.AGENT` | coordinator to an agent, every second | a [`Pulse`] |
 //! | `lab.from.RUN.AGENT` | agent to a stream of JetStream | a [`Batch`] |
+//! | `_INBOX.lab-agent-AGENT.>` | JetStream to an agent | that it has a batch |
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,12 +18,14 @@ use attribution::ServerSide;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::epoch::{Epoch, Leader};
+use crate::names::{self, RunName};
 use host::probing::ProbeSpec;
 use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
@@ -46,12 +49,17 @@ pub fn pulse(agent: &str) -> String {
 }
 
 /// Where an agent's results of a run go; with `*` for the agent those of all.
-pub fn from(run: &str, agent: &str) -> String {
+pub fn from(run: &RunName, agent: &str) -> String {
     format!("lab.from.{run}.{agent}")
 }
 
+/// What the subjects begin with at which an agent is answered.
+pub(crate) fn inbox(agent: &str) -> String {
+    format!("_INBOX.lab-agent-{agent}")
+}
+
 /// The stream of a run.
-pub fn stream(run: &str) -> String {
+pub fn stream(run: &RunName) -> String {
     format!("lab-{run}")
 }
 
@@ -93,6 +101,7 @@ impl std::fmt::Display for Role {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
     /// Its name.
+    #[serde(deserialize_with = "names::agent")]
     pub name: String,
     /// Of this process: another one has another.
     pub session: String,
@@ -120,7 +129,7 @@ pub struct Card {
     #[serde(default)]
     pub privileges: Value,
     /// Runs with results that are not acknowledged yet.
-    pub kept: Vec<String>,
+    pub kept: Vec<RunName>,
     /// Its latest beat.
     pub beat: Beat,
 }
@@ -131,7 +140,9 @@ pub struct Beat {
     /// Of this process.
     pub session: String,
     /// The run that it works for.
-    pub run: Option<String>,
+    pub run: Option<RunName>,
+    /// Who leads that run.
+    pub leader: Option<Leader>,
     /// The load average of the last minute.
     pub load: Option<f64>,
 }
@@ -149,14 +160,23 @@ pub enum Ask {
     /// To listen to another coordinator of the same run, or to send what it keeps of it.
     Resume {
         /// The run.
-        run: String,
+        run: RunName,
+        /// The coordinator.
+        leader: Leader,
         /// The number of its last batch that is merged.
         merged: u64,
+    },
+    /// Who leads the run.
+    Leader {
+        /// The run.
+        run: RunName,
     },
     /// To forget the run: all of it is merged.
     Forget {
         /// The run.
-        run: String,
+        run: RunName,
+        /// That of the coordinator.
+        epoch: Epoch,
     },
 }
 
@@ -164,7 +184,9 @@ pub enum Ask {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
     /// The run.
-    pub run: String,
+    pub run: RunName,
+    /// The coordinator.
+    pub leader: Leader,
     /// The coordinator's version.
     pub version: String,
     /// That of its protocol.
@@ -181,7 +203,9 @@ pub struct Lease {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// The run.
-    pub run: String,
+    pub run: RunName,
+    /// That of the coordinator: an agent follows the latest alone.
+    pub epoch: Epoch,
     /// From 1, without gaps.
     pub number: u64,
     /// What.
@@ -265,6 +289,16 @@ pub enum Answer {
         /// The same as a sentence.
         why: String,
     },
+    /// Another coordinator has taken the run over.
+    TakenOver {
+        /// Which.
+        leader: Leader,
+    },
+    /// Who leads the run, or led it last; null when nothing is known of it.
+    Led {
+        /// Which coordinator.
+        leader: Option<Leader>,
+    },
     /// It will not, and why.
     Refused {
         /// Why.
@@ -276,7 +310,9 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pulse {
     /// The run.
-    pub run: String,
+    pub run: RunName,
+    /// That of the coordinator.
+    pub epoch: Epoch,
     /// The number of the agent's last batch that is merged.
     pub merged: u64,
 }
@@ -380,12 +416,60 @@ pub enum HostReport {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_name_that_arrives_stays_one_part_of_a_path_and_of_a_subject(text in texts()) {
+            let message = serde_json::json!({ "forget": { "run": text, "epoch": 1 } });
+            let read = serde_json::from_value::<Ask>(message);
+            let plain = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
+            let good = (1..=80).contains(&text.len()) && text.chars().all(plain);
+            prop_assert_eq!(read.is_ok(), good, "{:?}", text);
+            if let Ok(Ask::Forget { run, .. }) = read {
+                let file = Path::new("/state").join(format!("{run}.spool"));
+                prop_assert_eq!(file.parent(), Some(Path::new("/state")));
+                prop_assert_eq!(file.components().count(), 3);
+                prop_assert_eq!(from(&run, "a").split('.').count(), 4);
+                prop_assert!(!stream(&run).contains(['.', '*', '>', ' ', '/']));
+            }
+        }
+    }
+
+    /// Any text, and such that are nearly names or nearly ways out of a directory.
+    fn texts() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "..",
+            ".",
+            "/",
+            "/x/y",
+            "../y",
+            "a/../../y",
+            "a\0b",
+            "*",
+            ">",
+            "a.b",
+            "ü",
+            "-",
+            "",
+        ]);
+        prop_oneof![
+            any::<String>(),
+            "[a-z0-9_./*> \\-]{0,12}",
+            known.prop_map(str::to_owned),
+            "[A-Za-z0-9_-]{1,100}",
+        ]
+    }
 
     #[test]
     fn messages_come_back_as_they_were() {
         let order = Ask::Order(Box::new(Order {
-            run: "r".to_owned(),
+            run: "r".to_owned().try_into().expect("a name"),
+            epoch: Epoch::default().next(7),
             number: 3,
             what: What::Tell { who: Who::Client(7), line: "{\"stop\":{}}".to_owned() },
         }));

@@ -1,119 +1,351 @@
 //! What an agent has said of a run, on disk until the coordinator has merged it. A killed process
 //! loses nothing that was handed to the system; a last line that was cut off is no batch yet.
+//!
+//! A disk that is full is no reason to end: batches wait in memory until there is room, and are
+//! sent from there. What is merged leaves the disk, and what nobody asks for leaves it after a
+//! while. Must not know: how batches are sent.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
+use serde::Deserialize;
+
+use crate::names::RunName;
 use crate::protocol::{Batch, Said};
 
 /// The ending of a spool's file.
 const ENDING: &str = "spool";
+
+/// Batches that wait in memory for room on disk, in bytes: ten minutes of a host that says 50 KiB a
+/// second, which is one of many users with probes.
+const MOST_IN_MEMORY: usize = 32 << 20;
+
+/// A spool is written to this length at most, in bytes: a day of such a host is 4 GiB, and nobody
+/// has merged any of it for six hours then.
+const MOST_ON_DISK: u64 = 1 << 30;
+
+/// Merged batches are cut off the front of a file when they are this long, in bytes, and half of
+/// it: what is copied then is shorter than what goes.
+const CUT: u64 = 1 << 20;
+
+/// What nobody has asked for in this time goes: so long the stream of the run would keep it.
+const KEEP: Duration = Duration::from_secs(7 * 86_400);
+
+/// All spools together, in bytes: beyond it the oldest go.
+const KEEP_BYTES: u64 = 4 << 30;
+
+/// That there is no room is told once in this time: merged batches leave a little of it.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// Where a batch is.
+#[derive(Debug)]
+enum Place {
+    /// In the file: where it begins, and its length without the end of line.
+    Disk { at: u64, length: usize },
+    /// In memory, with the end of line, until there is room.
+    Memory(Vec<u8>),
+}
 
 /// The batches of a run that may have to be sent (again).
 #[derive(Debug)]
 pub(crate) struct Spool {
     path: PathBuf,
     file: File,
-    /// Where batches begin in the file, and their length without the end of line.
-    at: VecDeque<(u64, usize)>,
+    /// The batches: those on disk, then those in memory.
+    batches: VecDeque<Place>,
+    /// How many of them are on disk.
+    on_disk: usize,
     /// The number of the first of them.
     first: u64,
+    /// Where the file ends, but for what an interrupted write left.
     end: u64,
+    /// Whether something may be behind that.
+    torn: bool,
+    /// Bytes in memory.
+    in_memory: usize,
+    /// Whether it was told that nothing can be written, and not yet that it can be again.
+    is_told: bool,
+    /// When that was told last.
+    told: Option<Instant>,
+    /// Items that had no room anywhere.
+    lost: u64,
+    most_in_memory: usize,
 }
 
-fn path(directory: &Path, run: &str) -> PathBuf {
+/// As much of a batch as tells its number.
+#[derive(Deserialize)]
+struct Numbered {
+    number: u64,
+}
+
+fn path(directory: &Path, run: &RunName) -> PathBuf {
     directory.join(format!("{run}.{ENDING}"))
 }
 
 impl Spool {
+    fn new(path: PathBuf, file: File) -> Self {
+        Self {
+            path,
+            file,
+            batches: VecDeque::new(),
+            on_disk: 0,
+            first: 1,
+            end: 0,
+            torn: false,
+            in_memory: 0,
+            is_told: false,
+            told: None,
+            lost: 0,
+            most_in_memory: MOST_IN_MEMORY,
+        }
+    }
+
     /// An empty one for a run.
     ///
     /// # Errors
     /// What the system says, or that there is one already.
-    pub(crate) fn create(directory: &Path, run: &str) -> io::Result<Self> {
+    pub(crate) fn create(directory: &Path, run: &RunName) -> io::Result<Self> {
         std::fs::create_dir_all(directory)?;
         let path = path(directory, run);
         let file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
-        Ok(Self { path, file, at: VecDeque::new(), first: 1, end: 0 })
+        Ok(Self::new(path, file))
     }
 
-    /// What is there of a run.
+    /// What is there of a run of which so much is merged.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn open(directory: &Path, run: &str) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path, run: &RunName, merged: u64) -> io::Result<Self> {
         let path = path(directory, run);
         let file = OpenOptions::new().read(true).append(true).open(&path)?;
-        let mut spool = Self { path, file, at: VecDeque::new(), first: 1, end: 0 };
-        let mut lines = BufReader::new(spool.file.try_clone()?);
+        let mut spool = Self::new(path, file);
+        spool.read_file()?;
+        spool.file.set_len(spool.end)?;
+        spool.merged(merged);
+        if spool.batches.is_empty() {
+            spool.first = spool.first.max(merged.saturating_add(1));
+        }
+        Ok(spool)
+    }
+
+    /// Finds the batches of the file. Numbers have a gap where batches were merged before there was
+    /// room for them: then all before it were merged, too.
+    fn read_file(&mut self) -> io::Result<()> {
+        let mut lines = BufReader::new(self.file.try_clone()?);
         let mut line = Vec::new();
         loop {
             line.clear();
             let length = lines.read_until(b'\n', &mut line)?;
             if line.last() != Some(&b'\n') {
-                break;
+                return Ok(());
             }
-            spool.at.push_back((spool.end, length - 1));
-            spool.end += length as u64;
+            let Ok(Numbered { number }) = serde_json::from_slice(&line) else { return Ok(()) };
+            if number != self.written() + 1 {
+                if number <= self.written() {
+                    return Ok(());
+                }
+                self.batches.clear();
+                self.first = number;
+            }
+            self.batches.push_back(Place::Disk { at: self.end, length: length - 1 });
+            self.on_disk = self.batches.len();
+            self.end += length as u64;
         }
-        spool.file.set_len(spool.end)?;
-        Ok(spool)
     }
 
     /// The runs of which something is kept.
-    pub(crate) fn kept(directory: &Path) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-        let mut runs: Vec<String> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
-            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-            .collect();
+    pub(crate) fn kept(directory: &Path) -> Vec<RunName> {
+        let mut runs: Vec<RunName> = files(directory).into_iter().map(|(run, ..)| run).collect();
         runs.sort();
         runs
     }
 
-    /// Writes a batch.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn push(&mut self, said: Vec<Said>) -> io::Result<()> {
-        let number = self.written() + 1;
-        let mut line = serde_json::to_vec(&Batch { number, said })?;
+    /// Removes what nobody has asked for in [`KEEP`], and of the rest the oldest beyond
+    /// [`KEEP_BYTES`], but for runs that are in use. Returns which, with a sentence for people.
+    pub(crate) fn expire(
+        directory: &Path,
+        is_in_use: impl Fn(&RunName) -> bool,
+        now: SystemTime,
+    ) -> Vec<(RunName, String)> {
+        let mut found = files(directory);
+        found.sort_by_key(|(_, _, changed)| *changed);
+        let mut left: u64 = found.iter().map(|(_, bytes, _)| bytes).sum();
+        let mut gone = Vec::new();
+        for (run, bytes, changed) in found.into_iter().filter(|(run, ..)| !is_in_use(run)) {
+            let age = now.duration_since(changed).unwrap_or_default();
+            let path = path(directory, &run);
+            if (age > KEEP || left > KEEP_BYTES) && std::fs::remove_file(&path).is_ok() {
+                left -= bytes;
+                let hours = age.as_secs() / 3600;
+                let what = format!(
+                    "{}: removed {bytes} bytes that nobody has asked for in {hours} h",
+                    path.display()
+                );
+                gone.push((run, what));
+            }
+        }
+        gone
+    }
+
+    /// Keeps a batch. Returns what a person should know of it: that there is no room on disk, or
+    /// that there is again.
+    pub(crate) fn push(&mut self, said: Vec<Said>) -> Option<String> {
+        let (number, items) = (self.written() + 1, said.len() as u64);
+        // What the agent itself has put together is always JSON.
+        let mut line = serde_json::to_vec(&Batch { number, said }).ok()?;
         line.push(b'\n');
-        self.file.write_all(&line)?;
-        self.at.push_back((self.end, line.len() - 1));
-        self.end += line.len() as u64;
+        self.in_memory += line.len();
+        self.batches.push_back(Place::Memory(line));
+        let news = self.write_waiting();
+        if self.in_memory <= self.most_in_memory {
+            return news;
+        }
+        if let Some(Place::Memory(line)) = self.batches.pop_back() {
+            self.in_memory -= line.len();
+        }
+        let first = self.lost == 0;
+        self.lost += items;
+        let (path, most) = (self.path.display(), self.most_in_memory >> 20);
+        let full = format!("{path}: {most} MiB wait in memory, and what comes now is lost");
+        news.or(first.then_some(full))
+    }
+
+    /// Writes what waits in memory, if there is room for it now. Returns what a person should know.
+    pub(crate) fn write_waiting(&mut self) -> Option<String> {
+        let path = self.path.display().to_string();
+        match self.write_as_much_as_fits() {
+            Ok(()) => {
+                if !std::mem::take(&mut self.is_told) {
+                    return None;
+                }
+                let lost = match std::mem::take(&mut self.lost) {
+                    0 => String::new(),
+                    lost => format!("; {lost} items had no room in memory and are lost"),
+                };
+                Some(format!("{path}: there is room again{lost}"))
+            }
+            Err(error) => {
+                if self.is_told || self.told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+                    return None;
+                }
+                (self.is_told, self.told) = (true, Some(Instant::now()));
+                let most = self.most_in_memory >> 20;
+                let kept = format!("what this host says waits in memory, up to {most} MiB");
+                Some(format!("{path}: {error}; {kept}"))
+            }
+        }
+    }
+
+    fn write_as_much_as_fits(&mut self) -> io::Result<()> {
+        while let Some(Place::Memory(line)) = self.batches.get(self.on_disk) {
+            if self.torn {
+                self.file.set_len(self.end)?;
+                self.torn = false;
+            }
+            let length = line.len() as u64;
+            if self.end + length > MOST_ON_DISK {
+                return Err(io::Error::other("1 GiB of it waits for a coordinator"));
+            }
+            if let Err(error) = self.file.write_all(line) {
+                self.torn = true;
+                return Err(error);
+            }
+            self.in_memory -= line.len();
+            let written = Place::Disk { at: self.end, length: line.len() - 1 };
+            self.batches[self.on_disk] = written;
+            self.on_disk += 1;
+            self.end += length;
+        }
         Ok(())
     }
 
     /// The number of the last batch.
     pub(crate) fn written(&self) -> u64 {
-        self.first + self.at.len() as u64 - 1
+        self.first + self.batches.len() as u64 - 1
     }
 
     /// A batch as it is sent; `None` when it is not there, yet or any more.
     pub(crate) fn read(&self, number: u64) -> Option<Vec<u8>> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let (at, length) = *self.at.get(place)?;
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, at).ok()?;
-        Some(bytes)
+        match self.batches.get(place)? {
+            Place::Disk { at, length } => {
+                let mut bytes = vec![0; *length];
+                self.file.read_exact_at(&mut bytes, *at).ok()?;
+                Some(bytes)
+            }
+            Place::Memory(line) => Some(line[..line.len() - 1].to_vec()),
+        }
     }
 
     /// Batches up to this one are not needed any more.
     pub(crate) fn merged(&mut self, number: u64) {
-        while self.first <= number && self.at.pop_front().is_some() {
+        while self.first <= number {
+            match self.batches.pop_front() {
+                Some(Place::Disk { .. }) => self.on_disk -= 1,
+                Some(Place::Memory(line)) => self.in_memory -= line.len(),
+                None => break,
+            }
             self.first += 1;
         }
+        // A file that cannot be cut stays as it is: nothing of it is needed before its place.
+        let _ = self.cut();
+    }
+
+    /// Gives back the disk that merged batches have.
+    fn cut(&mut self) -> io::Result<()> {
+        let begin = match self.batches.front() {
+            Some(Place::Disk { at, .. }) => *at,
+            _ => self.end,
+        };
+        if begin == self.end && self.end > 0 {
+            self.file.set_len(0)?;
+            (self.end, self.torn) = (0, false);
+            return Ok(());
+        }
+        if begin < CUT || begin < self.end / 2 {
+            return Ok(());
+        }
+        let part = self.path.with_extension("part");
+        let copied = self.copy_from(begin, &part);
+        match copied {
+            Ok(file) => {
+                self.file = file;
+                self.end -= begin;
+                self.torn = false;
+                for batch in &mut self.batches {
+                    if let Place::Disk { at, .. } = batch {
+                        *at -= begin;
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing was put in the place of the old file.
+                let _ = std::fs::remove_file(part);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts what comes after a place of the file in the place of the file.
+    fn copy_from(&self, begin: u64, part: &Path) -> io::Result<File> {
+        let mut rest = vec![0; usize::try_from(self.end - begin).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut rest, begin)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).append(true).create(true).open(part)?;
+        file.set_len(0)?;
+        file.write_all(&rest)?;
+        std::fs::rename(part, &self.path)?;
+        Ok(file)
     }
 
     /// Whether all is merged.
     pub(crate) fn is_empty(&self) -> bool {
-        self.at.is_empty()
+        self.batches.is_empty()
     }
 
     /// The number of the first batch that is not merged, which may not be there yet.
@@ -130,52 +362,18 @@ impl Spool {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use host::program::Who;
-
-    fn line(text: &str) -> Vec<Said> {
-        vec![Said::Line { who: Who::Server, line: text.to_owned() }]
-    }
-
-    fn text(spool: &Spool, number: u64) -> Option<String> {
-        let batch: Batch = serde_json::from_slice(&spool.read(number)?).expect("a batch");
-        assert_eq!(batch.number, number);
-        match batch.said.into_iter().next() {
-            Some(Said::Line { line, .. }) => Some(line),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn batches_are_kept_until_they_are_merged_and_found_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut spool = Spool::create(directory.path(), "run").expect("new");
-        assert_eq!((spool.written(), spool.read(1)), (0, None));
-        for text in ["a", "b\n", "c"] {
-            spool.push(line(text)).expect("written");
-        }
-        assert_eq!(text(&spool, 2).as_deref(), Some("b\n"));
-        spool.merged(2);
-        assert_eq!((text(&spool, 2), text(&spool, 3).as_deref()), (None, Some("c")));
-        spool.merged(3);
-        assert!(spool.is_empty());
-        spool.push(line("d")).expect("written");
-        assert_eq!(spool.written(), 4);
-        assert!(Spool::create(directory.path(), "run").is_err());
-        drop(spool);
-
-        // Killed in the middle of a line.
-        let path = path(directory.path(), "run");
-        let mut file = OpenOptions::new().append(true).open(&path).expect("there");
-        file.write_all(b"{\"number\":5,\"sa").expect("written");
-        assert_eq!(Spool::kept(directory.path()), ["run"]);
-        let mut opened = Spool::open(directory.path(), "run").expect("there");
-        assert_eq!((opened.written(), text(&opened, 1).as_deref()), (4, Some("a")));
-        opened.push(line("e")).expect("written");
-        assert_eq!(text(&opened, 5).as_deref(), Some("e"));
-        opened.remove().expect("removed");
-        assert!(Spool::kept(directory.path()).is_empty());
-    }
+/// The spools of a directory: run, bytes, and when each was written to.
+fn files(directory: &Path) -> Vec<(RunName, u64, SystemTime)> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let spool = |path: PathBuf| {
+        path.extension().filter(|ending| *ending == ENDING)?;
+        // Another file that happens to be here is left alone.
+        let run = RunName::try_from(path.file_stem()?.to_str()?.to_owned()).ok()?;
+        let metadata = path.metadata().ok()?;
+        Some((run, metadata.len(), metadata.modified().ok()?))
+    };
+    entries.flatten().filter_map(|entry| spool(entry.path())).collect()
 }
+
+#[cfg(test)]
+mod tests;

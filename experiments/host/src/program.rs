@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tuning::Limit;
 use tuning::profile::Resource;
@@ -19,6 +19,46 @@ use crate::privileges::Privileges;
 
 /// A small program whose output has ended has itself ended in so many milliseconds.
 const SOON: usize = 1_000;
+/// A line of a program may be this long, in bytes: a second of a shard, slow requests included, has
+/// 1 MiB at most, and the books of a million users 32 MiB.
+const LONGEST_LINE: u64 = 256 << 20;
+
+/// So much is handed on of a line that is longer.
+const SHOWN: usize = 200;
+
+/// The next line of a program; `None` at the end. Of one that is longer than it may be, only the
+/// begin is handed on, which no reader takes for a whole one. What is no text is handed on as such.
+async fn next_line(
+    output: &mut (impl AsyncBufRead + Unpin),
+    longest: u64,
+) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = (&mut *output).take(longest).read_until(b'\n', &mut line).await?;
+    if read == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if read as u64 == longest {
+        line.truncate(SHOWN);
+        line.extend_from_slice("… and more than a line may have".as_bytes());
+        loop {
+            let rest = output.fill_buf().await?;
+            let (used, end) = match rest.iter().position(|byte| *byte == b'\n') {
+                Some(at) => (at + 1, true),
+                None => (rest.len(), rest.is_empty()),
+            };
+            output.consume(used);
+            if end {
+                break;
+            }
+        }
+    }
+    let text = String::from_utf8(line);
+    let lossy =
+        |error: std::string::FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+    Ok(Some(text.unwrap_or_else(lossy)))
+}
 
 /// Which program says something.
 #[derive(
@@ -140,8 +180,8 @@ impl Program {
         let output = child.stdout.take();
         tokio::spawn(async move {
             if let Some(output) = output {
-                let mut lines = BufReader::new(output).lines();
-                while let Ok(Some(line)) = lines.next_line().await {
+                let mut output = BufReader::new(output);
+                while let Ok(Some(line)) = next_line(&mut output, LONGEST_LINE).await {
                     on_line(Some(line));
                 }
             }
@@ -227,5 +267,22 @@ fn renice(nice: i8) -> io::Result<()> {
     match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, libc::c_int::from(nice)) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_without_an_end_and_one_that_is_no_text_end_nothing() {
+        let said = [&b"one\n"[..], &[b'x'; 1000], b"\ntwo\n\xff\xfe\nlast"].concat();
+        let mut output = BufReader::with_capacity(7, &said[..]);
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut output, 300).await.expect("read") {
+            lines.push(line);
+        }
+        let cut = format!("{}… and more than a line may have", "x".repeat(SHOWN));
+        assert_eq!(lines, ["one", &cut, "two", "\u{fffd}\u{fffd}", "last"]);
     }
 }

@@ -19,7 +19,8 @@ use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use crate::files::{EVENTS, FileError, NAMES, TRUTH};
+use crate::error::FileError;
+use crate::files::{EVENTS, NAMES, TRUTH};
 
 /// Seconds of a row group at most.
 const GROUP_S: f64 = 60.0;

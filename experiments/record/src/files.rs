@@ -1,8 +1,8 @@
 //! The files of a run.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use attribution::{Latencies, Segment};
@@ -12,7 +12,10 @@ use serde_json::{Map, Value, json};
 use spec::Experiment;
 use spec::machine::Machine;
 
+use crate::append::Appender;
+use crate::error::FileError;
 use crate::hlog::{self, HLOG};
+use crate::lock::DirectoryLock;
 use crate::outcome::Outcome;
 
 /// Version of the layout of a run's files.
@@ -43,21 +46,6 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// What it came to in figures.
 pub const SUMMARY_FILE: &str = "summary.json";
-
-/// Why a file of a run cannot be written or read.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: cannot {what} it", file.display())]
-pub struct FileError {
-    file: PathBuf,
-    what: &'static str,
-    source: std::io::Error,
-}
-
-impl FileError {
-    pub(crate) fn new(file: &Path, what: &'static str, source: std::io::Error) -> Self {
-        Self { file: file.to_owned(), what, source }
-    }
-}
 
 /// What a run was, written before it begins and once more when it has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,45 +129,59 @@ pub struct PhaseTime {
     pub end: u64,
 }
 
-/// The open files of a run.
+/// The open files of a run. What cannot be written waits in memory, within a bound, until it can.
 #[derive(Debug)]
 pub struct Files {
-    directory: PathBuf,
-    lines: [BufWriter<File>; 3],
-    hlog: BufWriter<File>,
+    lock: Arc<DirectoryLock>,
+    lines: [Appender<File>; 3],
+    hlog: Appender<File>,
+    /// The manifest that could not be written, and why.
+    manifest: Option<(Manifest, FileError)>,
+    /// What a person should know and was not told.
+    news: Vec<String>,
     host: String,
     phases: Vec<PhaseTime>,
     started: u64,
 }
 
-fn create(directory: &Path, name: &str) -> Result<BufWriter<File>, FileError> {
+fn create(directory: &Path, name: &str) -> Result<Appender<File>, FileError> {
     let path = directory.join(name);
-    File::create_new(&path).map(BufWriter::new).map_err(|source| FileError {
-        file: path,
-        what: "create",
-        source,
-    })
+    match File::create_new(&path) {
+        Ok(file) => Ok(Appender::new(path.display().to_string(), file)),
+        Err(source) => Err(FileError::new(&path, "create", source)),
+    }
 }
 
 impl Files {
-    /// Makes the directory and its files; none of them may be there.
+    /// Makes the files in a directory, and the first manifest; none of them may be there.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn create(directory: &Path, host: &str, started: u64) -> Result<Self, FileError> {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| FileError::new(directory, "create", source))?;
+    pub fn create(
+        lock: DirectoryLock,
+        host: &str,
+        started: u64,
+        manifest: &Manifest,
+    ) -> Result<Self, FileError> {
+        let directory = lock.directory();
         let [samples, slow, events] = NAMES.map(|name| create(directory, &format!("{name}.jsonl")));
-        let mut files = Self {
-            directory: directory.to_owned(),
+        let mut begin = Vec::new();
+        let mut hlog = create(directory, HLOG)?;
+        hlog::begin(&mut begin, started)
+            .map_err(|source| FileError::new(&directory.join(HLOG), "write", source))?;
+        hlog.append(&begin);
+        // Before there is something that could be lost, a disk without room is an error.
+        write_json(directory, MANIFEST_FILE, manifest)?;
+        Ok(Self {
             lines: [samples?, slow?, events?],
-            hlog: create(directory, HLOG)?,
+            hlog,
+            lock: Arc::new(lock),
+            manifest: None,
+            news: Vec::new(),
             host: host.to_owned(),
             phases: Vec::new(),
             started,
-        };
-        hlog::begin(&mut files.hlog, started).map_err(|source| files.error(HLOG, source))?;
-        Ok(files)
+        })
     }
 
     /// Opens the files of a recorder that was killed, and cuts them to the lengths that
@@ -188,38 +190,40 @@ impl Files {
     /// # Errors
     /// [`FileError`].
     pub fn restore(
-        directory: &Path,
+        lock: DirectoryLock,
         host: &str,
         started: u64,
         lengths: [u64; 4],
         phases: Vec<PhaseTime>,
     ) -> Result<Self, FileError> {
+        let directory = lock.directory();
         let open = |name: &str, length: u64| {
             let path = directory.join(name);
             let opened = File::options().append(true).open(&path).and_then(|file| {
                 file.set_len(length)?;
-                Ok(BufWriter::new(file))
+                Ok(Appender::new(path.display().to_string(), file))
             });
             opened.map_err(|source| FileError::new(&path, "open", source))
         };
         let [samples, slow, events] = [SAMPLES, SLOW, EVENTS]
             .map(|file| open(&format!("{}.jsonl", NAMES[file]), lengths[file]));
         Ok(Self {
-            directory: directory.to_owned(),
             lines: [samples?, slow?, events?],
             hlog: open(HLOG, lengths[3])?,
+            lock: Arc::new(lock),
+            manifest: None,
+            news: Vec::new(),
             host: host.to_owned(),
             phases,
             started,
         })
     }
 
-    /// How long the files are, all that was written included.
+    /// How long the files are, without what waits.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn lengths(&mut self) -> Result<[u64; 4], FileError> {
-        self.flush()?;
+    pub fn lengths(&self) -> Result<[u64; 4], FileError> {
         let mut lengths = [0; 4];
         for (file, length) in self.lines.iter().chain([&self.hlog]).zip(&mut lengths) {
             let metadata = file.get_ref().metadata();
@@ -229,12 +233,17 @@ impl Files {
     }
 
     fn error(&self, name: &str, source: std::io::Error) -> FileError {
-        FileError::new(&self.directory.join(name), "write", source)
+        FileError::new(&self.directory().join(name), "write", source)
     }
 
     /// The directory.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.lock.directory()
+    }
+
+    /// The right to write the directory, for what comes after these files.
+    pub fn lock(&self) -> Arc<DirectoryLock> {
+        Arc::clone(&self.lock)
     }
 
     /// A phase will be, or is known to end, then.
@@ -256,10 +265,11 @@ impl Files {
     }
 
     fn line(&mut self, file: usize, value: &Value) -> Result<(), FileError> {
-        let written = serde_json::to_writer(&mut self.lines[file], value)
-            .map_err(std::io::Error::from)
-            .and_then(|()| self.lines[file].write_all(b"\n"));
-        written.map_err(|source| self.error(NAMES[file], source))
+        let text = serde_json::to_vec(value);
+        let mut text = text.map_err(|error| self.error(NAMES[file], error.into()))?;
+        text.push(b'\n');
+        self.lines[file].append(&text);
+        Ok(())
     }
 
     /// A sample: `source` says what kind, `who` adds to what tells it from others of the kind,
@@ -333,27 +343,60 @@ impl Files {
         let name = name.map_or_else(|| phase.to_string(), |known| known.name.clone());
         let tag = hlog::tag(&name, segment);
         let since_s = t.saturating_sub(self.started);
-        let written = hlog::append(&mut self.hlog, since_s, &tag, values);
-        written.map_err(|source| self.error(HLOG, source))
+        let mut text = Vec::new();
+        let made = hlog::append(&mut text, since_s, &tag, values);
+        made.map_err(|source| self.error(HLOG, source))?;
+        self.hlog.append(&text);
+        Ok(())
     }
 
-    /// Hands everything to the system.
-    ///
-    /// # Errors
-    /// [`FileError`].
-    pub fn flush(&mut self) -> Result<(), FileError> {
-        for (file, name) in NAMES.iter().enumerate() {
-            self.lines[file].flush().map_err(|source| self.error(name, source))?;
+    /// Hands everything to the system, as far as there is room. Returns whether nothing waits.
+    pub fn flush(&mut self) -> bool {
+        let mut all = true;
+        for file in self.lines.iter_mut().chain([&mut self.hlog]) {
+            all &= file.flush();
+            self.news.append(&mut file.take_news());
         }
-        self.hlog.flush().map_err(|source| self.error(HLOG, source))
+        if let Some((manifest, _)) = self.manifest.take() {
+            self.manifest(&manifest);
+        }
+        all && self.manifest.is_none()
     }
 
-    /// Writes the manifest, in the place of an earlier one.
+    /// Writes the manifest, in the place of an earlier one; one that cannot be written now is
+    /// written with what waits.
+    pub fn manifest(&mut self, manifest: &Manifest) {
+        match write_json(self.directory(), MANIFEST_FILE, manifest) {
+            Ok(()) => self.manifest = None,
+            Err(error) => self.manifest = Some((manifest.clone(), error)),
+        }
+    }
+
+    /// What a person should know since this was asked last: that files cannot be written, or can
+    /// be again.
+    pub fn take_news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether everything is written.
     ///
     /// # Errors
-    /// [`FileError`].
-    pub fn manifest(&self, manifest: &Manifest) -> Result<(), FileError> {
-        write_json(&self.directory, MANIFEST_FILE, manifest)
+    /// [`FileError`]: what of it is not, and why.
+    pub fn check_written(&mut self) -> Result<(), FileError> {
+        if self.flush() {
+            return Ok(());
+        }
+        if let Some((_, error)) = &self.manifest {
+            let why = error.why();
+            return Err(self.error(MANIFEST_FILE, std::io::Error::other(why)));
+        }
+        let names = NAMES.map(|name| format!("{name}.jsonl"));
+        let files = names.iter().map(String::as_str).chain([HLOG]);
+        let mut all = files.zip(self.lines.iter().chain([&self.hlog]));
+        match all.find_map(|(name, file)| Some((name, file.trouble()?))) {
+            Some((name, why)) => Err(self.error(name, std::io::Error::other(why.to_owned()))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -370,5 +413,50 @@ pub fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> Resul
             std::fs::write(&part, text)?;
             std::fs::rename(&part, &path)
         });
-    written.map_err(|source| FileError { file: path, what: "write", source })
+    written.map_err(|source| {
+        // What is there of it takes the room of something that is needed.
+        let _ = std::fs::remove_file(&part);
+        FileError::new(&path, "write", source)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let text = "(name: \"x\", users: 1, phases: [(name: \"a\", seconds: 1)])".to_owned();
+        let experiment = spec::Source::parse(Path::new("x.ron"), text, &[]).expect("an experiment");
+        serde_json::from_value(json!({
+            "format": FORMAT, "closed": false, "outcome": null, "outcome_because": null,
+            "started": 1, "experiment": experiment.experiment, "file": "x.ron", "text": "",
+            "sha256": "", "settings": [], "version": "", "hosts": [], "own_namespace": false,
+            "sysctls": {}, "server": null, "clients": [], "probes": null,
+        }))
+        .expect("a manifest")
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_written_waits_until_it_can() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = DirectoryLock::take(directory.path(), "this test").expect("free");
+        let mut files = Files::create(lock, "h", 1, &manifest()).expect("new");
+        files.check_written().expect("all of it");
+        // In the place of what is renamed there is something that cannot be written over.
+        let part = directory.path().join("manifest.json.part");
+        std::fs::create_dir_all(part.join("in the way")).expect("made");
+        files.manifest(&Manifest { closed: true, ..manifest() });
+        for _ in 0..2 {
+            let error = files.check_written().expect_err("not there yet");
+            assert!(error.to_string().contains("manifest.json: cannot write it"), "{error}");
+        }
+        let read = || {
+            let text = std::fs::read(directory.path().join(MANIFEST_FILE)).expect("there");
+            serde_json::from_slice::<Manifest>(&text).expect("a manifest")
+        };
+        assert!(!read().closed, "the earlier one is whole");
+        std::fs::remove_dir_all(part).expect("removed");
+        files.check_written().expect("all of it");
+        assert!(read().closed);
+    }
 }

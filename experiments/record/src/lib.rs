@@ -8,11 +8,14 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod absent;
+mod append;
 mod columns;
+mod error;
 mod events;
 mod files;
 pub mod hlog;
 mod lines;
+mod lock;
 mod outcome;
 mod problems;
 mod raw;
@@ -20,14 +23,17 @@ mod rows;
 mod seconds;
 
 pub use absent::ProbeAbsence;
+pub use append::Appender;
 pub use columns::convert;
+pub use error::FileError;
 pub use events::{ClosingBooks, EventKind, EventRow};
 pub use files::{
-    EVENTS_FILE, Event, FORMAT, FileError, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE,
-    SLOW_FILE, SUMMARY_FILE, TRUTH, write_json,
+    EVENTS_FILE, Event, FORMAT, Files, MANIFEST_FILE, Manifest, PhaseTime, SAMPLES_FILE, SLOW_FILE,
+    SUMMARY_FILE, TRUTH, write_json,
 };
 pub use hlog::HLOG;
 pub use lines::Lines;
+pub use lock::{DirectoryLock, LockError};
 pub use outcome::Outcome;
 pub use problems::Problems;
 pub use raw::{Raw, RawError, total};

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::process::ExitStatus;
+use std::time::Duration;
 
+use anyhow::Context;
 use attribution::Segment;
 use host::interrupts::Interrupts;
 use host::program::Who;
@@ -24,6 +26,10 @@ use crate::messages::Message;
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
+use crate::waiting::Stalls;
+
+/// So much is shown of a line that cannot be read, in characters.
+const SHOWN: usize = 500;
 
 /// Carries out a run whose programs are at a place.
 pub(crate) struct Coordinator<P: Place> {
@@ -34,8 +40,19 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) messages: UnboundedReceiver<Message<P::News>>,
     /// What the phases have not waited for yet.
     pub(crate) pending: VecDeque<PhaseEvent>,
+    /// How long this process has stood still.
+    pub(crate) stalls: Stalls,
     /// The second at whose start the one before it is recorded.
     next_tick: u64,
+}
+
+/// What a wait is over for.
+enum Woke<News> {
+    Message(Message<News>),
+    Command(PendingCommand),
+    Interrupt,
+    Tick,
+    Deadline,
 }
 
 impl<P: Place> Coordinator<P> {
@@ -49,7 +66,8 @@ impl<P: Place> Coordinator<P> {
         messages: UnboundedReceiver<Message<P::News>>,
         next_tick: u64,
     ) -> Self {
-        Self { place, run, control, interrupts, messages, pending: VecDeque::new(), next_tick }
+        let (pending, stalls) = (VecDeque::new(), Stalls::default());
+        Self { place, run, control, interrupts, messages, pending, stalls, next_tick }
     }
 
     /// Whether something is so of all clients that are expected to speak. When none is, nothing is
@@ -81,22 +99,42 @@ impl<P: Place> Coordinator<P> {
                 return Ok(event);
             }
             let next_tick = self.run.schedule.instant_of(self.next_tick);
-            tokio::select! {
-                message = self.messages.recv() => match message {
-                    Some(Message::Ended(who)) => self.on_program_ended(who).await?,
-                    Some(message) => self.on_message(message)?,
-                    None => anyhow::bail!("all programs have ended"),
-                },
-                Some(command) = self.control.pending.recv() => {
+            let slept_ns = self.stalls.sleep();
+            let woke = tokio::select! {
+                message = self.messages.recv() => {
+                    Woke::Message(message.context("all programs have ended")?)
+                }
+                Some(command) = self.control.pending.recv() => Woke::Command(command),
+                () = self.interrupts.next() => Woke::Interrupt,
+                () = tokio::time::sleep_until(next_tick) => Woke::Tick,
+                () = tokio::time::sleep_until(deadline) => Woke::Deadline,
+            };
+            let due_ns = self.run.schedule.start_ns(self.next_tick);
+            if let Some(missed) = self.stalls.woke(slept_ns, due_ns) {
+                self.on_stall(missed).await?;
+            }
+            match woke {
+                Woke::Message(Message::Ended(who)) => self.on_program_ended(who).await?,
+                Woke::Message(message) => self.on_message(message)?,
+                Woke::Command(command) => {
                     if let Some(event) = self.on_command(command).await? {
                         return Ok(event);
                     }
                 }
-                () = self.interrupts.next() => return Ok(PhaseEvent::Interrupt),
-                () = tokio::time::sleep_until(next_tick) => self.tick()?,
-                () = tokio::time::sleep_until(deadline) => return Ok(PhaseEvent::Deadline),
+                Woke::Interrupt => return Ok(PhaseEvent::Interrupt),
+                Woke::Tick => self.tick()?,
+                Woke::Deadline => return Ok(PhaseEvent::Deadline),
             }
         }
+    }
+
+    /// This process itself stood still. Nothing that came meanwhile was taken in yet.
+    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()> {
+        self.place.on_stall(missed).await?;
+        let seconds = missed.as_secs_f64();
+        let what =
+            format!("this process stood still for {seconds:.1} s, which is nobody's silence");
+        self.run.records.warn("lab", &what)
     }
 
     /// Takes in a message.
@@ -105,6 +143,7 @@ impl<P: Place> Coordinator<P> {
             Message::Server(line) => self.on_server(line),
             Message::Client(client, line) => self.on_client(client, line),
             Message::Unreadable(who, line) => {
+                let line: String = line.chars().take(SHOWN).collect();
                 let what = format!("said what cannot be read: {line}");
                 self.run.records.warn(&who.to_string(), &what)
             }
@@ -190,6 +229,10 @@ impl<P: Place> Coordinator<P> {
     /// Records the second that has just ended.
     fn tick(&mut self) -> anyhow::Result<()> {
         let (t, now) = (self.next_tick - 1, self.run.schedule.now());
+        // Nothing is due before its second, whatever a stall has made of the order of things.
+        if now < self.next_tick {
+            return Ok(());
+        }
         self.next_tick = now + 1;
         self.place.tick(t, now, &mut self.run)
     }

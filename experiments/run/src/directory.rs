@@ -28,6 +28,13 @@ pub(super) fn directory_of(name: &str, started: u64) -> PathBuf {
     ))
 }
 
+/// An instant for people.
+pub(super) fn utc(unix: u64) -> String {
+    let (year, month, day) = civil(unix / 86_400);
+    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// The date of a day counted from 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms").
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -85,6 +92,7 @@ mod tests {
             directory_of("smoke", 1_795_311_895),
             PathBuf::from("results/smoke-20261122T014455Z")
         );
+        assert_eq!(utc(1_795_311_895), "2026-11-22 01:44:55 UTC");
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_818), (2026, 12, 31));

@@ -12,6 +12,7 @@ use workload::Command as ClientCommand;
 
 use crate::coordinator::Coordinator;
 use crate::events::PhaseEvent;
+use crate::leadership::TakenOver;
 use crate::outcome::{Ended, Ending};
 use crate::place::Place;
 
@@ -34,9 +35,13 @@ impl<P: Place> Coordinator<P> {
             true => Ending::Interrupted,
             false => Ending::Aborted(format!("{error:#}")),
         };
-        // The error itself is told, and what the record lacks is what it is about.
-        let _ = self.run.records.files.flush();
-        let _ = self.run.records.close(&ending);
+        if error.is::<TakenOver>() {
+            // Another one records the run.
+            return;
+        }
+        // What has no room by now has none.
+        self.run.records.files.flush();
+        self.run.records.close(&ending);
     }
 
     /// Ends a run in order.
@@ -47,8 +52,9 @@ impl<P: Place> Coordinator<P> {
         finished?;
         let profiles = self.place.profile_lines();
         let live = self.control.close();
-        let directory = self.run.records.files.directory().to_owned();
-        Ok(Ended { directory, ending, profiles, live })
+        let files = &self.run.records.files;
+        let (directory, lock) = (files.directory().to_owned(), files.lock());
+        Ok(Ended { directory, ending, profiles, live, _lock: lock })
     }
 
     async fn finish_files(&mut self, ending: &Ending) -> anyhow::Result<()> {
@@ -83,7 +89,7 @@ impl<P: Place> Coordinator<P> {
         records.event("books", books)?;
         let fields = json!({ "outcome": ending.outcome(), "because": ending.because() });
         records.event("ended", fields)?;
-        records.files.flush()?;
+        records.flush()?;
         self.run.programs.end();
         self.place.finish();
         self.wait_until(|it| it.place.is_finished()).await?;
@@ -97,20 +103,41 @@ impl<P: Place> Coordinator<P> {
         for status in failed {
             self.run.records.say(&format!("a program ended with {status}"));
         }
-        self.run.records.close(ending)?;
+        self.run.records.close(ending);
+        self.wait_until_written().await?;
         self.place.forget(&mut self.run.records).await
+    }
+
+    /// Waits until all is on disk. A person may make room meanwhile, or give it up.
+    async fn wait_until_written(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.run.records.flush()?;
+            match self.run.records.files.check_written() {
+                Ok(()) => break,
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(error) => tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = self.interrupts.next() => return Err(error.into()),
+                },
+            }
+        }
+        // That there is room again is an event, too.
+        self.run.records.flush()?;
+        Ok(self.run.records.files.check_written()?)
     }
 
     /// Records what comes until something is so, or patience ends.
     async fn wait_until(&mut self, so: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = self.stalls.patience(Instant::now() + PATIENCE);
         while !so(self) {
+            let deadline = self.stalls.end_of(patience);
             match self.next(deadline.min(Instant::now() + LOOK)).await? {
                 PhaseEvent::Interrupt => {
                     let what = "interrupted again: the books are not complete";
                     return self.run.records.warn("lab", what);
                 }
-                PhaseEvent::Deadline if Instant::now() >= deadline => {
+                PhaseEvent::Deadline if Instant::now() >= self.stalls.end_of(patience) => {
                     let what = "a program does not end: the books are not complete";
                     return self.run.records.warn("lab", what);
                 }

@@ -13,6 +13,7 @@ mod directory;
 mod ending;
 mod events;
 mod faults;
+mod leadership;
 pub mod links;
 mod local;
 mod messages;
@@ -26,6 +27,7 @@ mod remote;
 mod run_control;
 mod schedule;
 mod tuned;
+mod waiting;
 mod watch;
 
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ use spec::Source;
 
 pub use directory::default_directory;
 pub use host::interrupts::{EndsAtOnce, Interrupted, Interrupts};
+pub use leadership::TakenOver;
 pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
 pub use remote::pipe::PIPE_PROTOCOL;

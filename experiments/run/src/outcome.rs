@@ -1,8 +1,9 @@
 //! How a run ends.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use record::Outcome;
+use record::{DirectoryLock, Outcome};
 use report::live::Live;
 use serde::{Deserialize, Serialize};
 
@@ -48,4 +49,6 @@ pub struct Ended {
     pub profiles: Vec<String>,
     /// Its live page, which shows how it ended until this is dropped.
     pub live: Option<Live>,
+    /// What is made of the files has one writer, too.
+    pub(crate) _lock: Arc<DirectoryLock>,
 }

@@ -143,6 +143,7 @@ impl<P: Place> Coordinator<P> {
         let far = Instant::now() + FAR;
         let killed_at =
             longest.map_or(far, |longest| self.run.schedule.instant_of(phase.start + longest));
+        let patience = self.stalls.patience(killed_at);
         let until_established = spec.until == Some(Until::Established);
         let aborted = |why: String| Ok(PhaseOver::RunEnds(Ending::Aborted(why)));
         loop {
@@ -155,10 +156,12 @@ impl<P: Place> Coordinator<P> {
                 phase.end = Some(self.run.schedule.soonest());
             }
             let ends_at = phase.end.map_or(far, |end| self.run.schedule.instant_of(end) - LEAD);
+            let killed_at = self.stalls.end_of(patience);
             match self.next(ends_at.min(killed_at)).await? {
                 PhaseEvent::Deadline if Instant::now() >= ends_at => {
                     return Ok(PhaseOver::EndsSoon);
                 }
+                PhaseEvent::Deadline if Instant::now() < self.stalls.end_of(patience) => {}
                 PhaseEvent::Deadline => {
                     let longest = longest.unwrap_or_default();
                     return aborted(format!("phase {} took longer than {longest} s", spec.name));
@@ -208,9 +211,11 @@ impl<P: Place> Coordinator<P> {
         let timeout_s = self.run.schedule.experiment.client.timeout_s.get();
         let timeout = Duration::from_secs_f64(timeout_s);
         let deadline = self.run.schedule.instant_of(end) + timeout + SETTLE;
+        let patience = self.stalls.patience(deadline);
         while !self.all_clients(|books, client| books.is_settled(client, phase)) {
-            match self.next(deadline).await? {
+            match self.next(self.stalls.end_of(patience)).await? {
                 PhaseEvent::Interrupt => return Ok(Some(Ending::Interrupted)),
+                PhaseEvent::Deadline if Instant::now() < self.stalls.end_of(patience) => {}
                 PhaseEvent::Deadline => {
                     let name = self.run.records.name_of(phase);
                     let what = format!("phase {name} does not settle; going on without it");

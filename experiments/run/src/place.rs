@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use attribution::{Sampled, SlowRequest};
 use host::program::Who;
@@ -90,6 +91,12 @@ pub(crate) trait Place {
 
     /// Records the second `t` that has ended; `now` is the second that has begun.
     fn tick(&mut self, t: u64, now: u64, run: &mut Run) -> anyhow::Result<()>;
+
+    /// This process stood still for so long, and has not done anything since.
+    ///
+    /// # Errors
+    /// [`TakenOver`](crate::TakenOver) when the run is led by another one now.
+    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()>;
 
     /// How the run ends, when an earlier coordinator knew that.
     fn known_ending(&self) -> Option<Ending>;

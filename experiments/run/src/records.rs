@@ -12,6 +12,7 @@ use record::{Event, Files, Manifest, PhaseTime, Second, Seconds};
 use report::live::RunCommand;
 use serde_json::{Value, json};
 use spec::PhaseSpec;
+use spec::machine::Machine;
 use text::thousands;
 
 use crate::books::Books;
@@ -118,9 +119,22 @@ impl Records {
         self.event("ordered", json!({ "order": command }))
     }
 
-    /// Writes the manifest as it is now.
-    pub(crate) fn write_manifest(&self) -> anyhow::Result<()> {
-        Ok(self.files.manifest(&self.manifest)?)
+    /// Writes the manifest as it is now, or when there is room.
+    pub(crate) fn write_manifest(&mut self) {
+        self.files.manifest(&self.manifest);
+    }
+
+    /// Hands everything to the system, as far as there is room, and tells a person of that.
+    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+        self.files.flush();
+        let news = self.files.take_news();
+        news.iter().try_for_each(|news| self.warn_of_files(news))
+    }
+
+    /// Warns of files of this run that cannot be written, or can be again.
+    pub(crate) fn warn_of_files(&mut self, what: &str) -> anyhow::Result<()> {
+        let on = format!("lab on {}", Machine::this().host);
+        self.warn(&on, what)
     }
 
     /// A second of a shard of the server.
@@ -215,7 +229,7 @@ impl Records {
         wanted: u64,
         host: Option<&str>,
     ) -> anyhow::Result<()> {
-        let total: u64 = by_address.values().sum();
+        let total = by_address.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
         self.console.say(&format!(
             "the kernel has {} established connections from {} addresses",
             thousands(total),
@@ -231,7 +245,11 @@ impl Records {
         add_host(host, &mut ready);
         match who {
             Who::Server => self.manifest.server = ready,
-            Who::Client(client) => self.manifest.clients[client as usize] = ready,
+            Who::Client(client) => {
+                if let Some(known) = self.manifest.clients.get_mut(client as usize) {
+                    *known = ready;
+                }
+            }
             Who::Hog(_) => {}
         }
     }
@@ -246,10 +264,10 @@ impl Records {
     }
 
     /// The run is over: the manifest says how.
-    pub(crate) fn close(&mut self, ending: &Ending) -> anyhow::Result<()> {
+    pub(crate) fn close(&mut self, ending: &Ending) {
         self.manifest.closed = true;
         self.manifest.outcome = Some(ending.outcome());
         self.manifest.outcome_because = ending.because().map(str::to_owned);
-        self.write_manifest()
+        self.write_manifest();
     }
 }

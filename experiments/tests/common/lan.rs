@@ -169,8 +169,17 @@ impl Lan {
         ip(&format!("-n {} link set v{host} {to}", self.hub()));
     }
 
-    /// `lab` on a host, or beside NATS.
+    /// `lab` on a host, or beside NATS, in a network that nobody else can reach.
     pub(crate) fn lab(&self, host: Option<u32>, arguments: &[&str]) -> Command {
+        let mut command = self.lab_as_given(host, arguments);
+        if arguments.contains(&"--nats") {
+            command.arg("--nats-plain");
+        }
+        command
+    }
+
+    /// The same with these arguments and no others.
+    pub(crate) fn lab_as_given(&self, host: Option<u32>, arguments: &[&str]) -> Command {
         let namespace = host.map_or_else(|| self.hub(), |host| self.host(host));
         let mut command = self.inside(&namespace, env!("CARGO_BIN_EXE_lab"));
         command.args(arguments).current_dir(self.directory.path());
@@ -207,7 +216,7 @@ impl Lan {
     fn start_agent(&self, mut lab: Command, name: &str, more: &[&str]) -> Process {
         let log = self.path(&format!("{name}.log"));
         let log = File::options().create(true).append(true).open(log).expect("a log");
-        lab.args(["agent", "--nats", URL, "--name", name, "--state"])
+        lab.args(["agent", "--nats", URL, "--nats-plain", "--name", name, "--state"])
             .arg(self.path(&format!("state-{name}")))
             .args(more);
         Process(lab.stdout(Stdio::null()).stderr(log).spawn().expect("lab starts"))
@@ -259,7 +268,7 @@ impl Lan {
     pub(crate) fn run(&self, arguments: &[&str]) -> Process {
         let log = File::options().create(true).append(true).open(self.path("run.log"));
         let mut command = self.lab(None, &["run"]);
-        command.args(arguments).args(["--nats", URL]);
+        command.args(arguments).args(["--nats", URL, "--nats-plain"]);
         command.stdout(Stdio::null()).stderr(log.expect("a log"));
         Process(command.spawn().expect("lab starts"))
     }

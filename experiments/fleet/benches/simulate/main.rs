@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use fleet::link::{FromFleet, HostNews, Link, LinkedHost, Listener, Nats, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, PROTOCOL, What};
-use fleet::{Access, hosts};
+use fleet::{Access, Epoch, Leader, RunName, hosts};
 use host::usage::own_cpu_us;
 use spec::UsageError;
 
@@ -280,9 +280,15 @@ async fn registered(client: &Client, hosts: u32) -> anyhow::Result<Vec<Card>> {
     }
 }
 
-async fn lease(client: &Client, run: &str, cards: &[Card]) -> anyhow::Result<()> {
+async fn lease(
+    client: &Client,
+    run: &RunName,
+    leader: &Leader,
+    cards: &[Card],
+) -> anyhow::Result<()> {
     let lease = Ask::Lease(Box::new(Lease {
-        run: run.to_owned(),
+        run: run.clone(),
+        leader: leader.clone(),
         version: host::VERSION.to_owned(),
         protocol: PROTOCOL,
         ahead_ns: 0,
@@ -322,11 +328,12 @@ async fn phase(
     found.largest_clock_offset_ms = most as f64 / 1e6;
     eprintln!("{} clocks read after {:.1} s", found.clocks, found.clocks_in_s);
 
-    let run = "simulated";
+    let run = RunName::try_from("simulated".to_owned()).map_err(anyhow::Error::msg)?;
+    let leader = Leader { epoch: Epoch::default().next(0), who: "simulate".to_owned() };
     let context = access.jetstream(client).await?;
-    open_stream(&context, run).await.map_err(|error| anyhow::anyhow!("the stream: {error}"))?;
+    open_stream(&context, &run).await.map_err(|error| anyhow::anyhow!("the stream: {error}"))?;
     let began = Instant::now();
-    lease(client, run, cards).await?;
+    lease(client, &run, &leader, cards).await?;
     found.leased_in_s = began.elapsed().as_secs_f64();
     eprintln!("all leased after {:.1} s", found.leased_in_s);
     let (tell, mut heard) = unbounded_channel();
@@ -337,7 +344,7 @@ async fn phase(
     };
     let hosts_of_link = cards.iter().map(host).collect();
     let nats_of_link = Nats { client: client.clone(), context };
-    let link = Link::start(nats_of_link, run, hosts_of_link, 0, &tell);
+    let link = Link::start(nats_of_link, (&run, leader.epoch), hosts_of_link, 0, &tell);
 
     // Nothing but beats and pulses.
     let (idle, before, own) = (Instant::now(), usage(nats), own_cpu_us());

@@ -10,11 +10,11 @@ use platform::{Clock, monotonic_ns};
 use serde_json::json;
 use tokio::time::Instant;
 
-use fleet::Access;
 use fleet::agent::Sending;
 use fleet::protocol::{
     Answer, Ask, Beat, Card, HostReport, PROTOCOL, Pulse, Role, WHO, What, ask, beat, pulse,
 };
+use fleet::{Access, Leader, RunName};
 use spec::machine::Machine;
 
 /// Stubs that connect at a time.
@@ -27,13 +27,14 @@ struct Stub {
     card: Card,
     state: PathBuf,
     clock: Clock,
-    run: Option<(String, Sending)>,
+    run: Option<(RunName, Sending)>,
     /// The seconds of the phase that are left, from the first on.
     phase: Option<std::ops::Range<u64>>,
     /// Whether the phase has begun, and when, until that was told.
     begun: bool,
     started_ns: Option<u64>,
     done: u64,
+    leader: Option<Leader>,
 }
 
 /// Runs stubs until this process is killed.
@@ -101,6 +102,7 @@ async fn stub(access: &Access, card: Card, state: PathBuf, clock: Clock) -> anyh
         begun: false,
         started_ns: None,
         done: 0,
+        leader: None,
     };
     loop {
         let next = stub.next();
@@ -134,7 +136,7 @@ async fn stub(access: &Access, card: Card, state: PathBuf, clock: Clock) -> anyh
 impl Stub {
     fn beat(&self) -> Beat {
         let run = self.run.as_ref().map(|(run, _)| run.clone());
-        Beat { session: self.card.session.clone(), run, load: None }
+        Beat { session: self.card.session.clone(), run, leader: self.leader.clone(), load: None }
     }
 
     fn instant_of(&self, second: u64) -> Instant {
@@ -165,7 +167,10 @@ impl Stub {
             values["started_ns"] = started_ns.into();
         }
         let source = "stub".to_owned();
-        kept.push(vec![HostReport::Sample { source, of: Vec::new(), values }.into()])?;
+        let sample = HostReport::Sample { source, of: Vec::new(), values };
+        if let Some(why) = kept.push(vec![sample.into()]) {
+            anyhow::bail!(why);
+        }
         left.start += 1;
         if left.is_empty() {
             self.phase = None;
@@ -179,7 +184,7 @@ impl Stub {
             Ask::Lease(lease) => {
                 let kept =
                     Sending::of_new(&self.context, &self.state, &lease.run, &self.card.name)?;
-                self.run = Some((lease.run, kept));
+                (self.run, self.leader) = (Some((lease.run, kept)), Some(lease.leader));
                 Answer::Done {}
             }
             Ask::Order(order) if order.number > self.done => {
@@ -189,6 +194,7 @@ impl Stub {
                 }
                 Answer::Done {}
             }
+            Ask::Leader { .. } => Answer::Led { leader: self.leader.clone() },
             Ask::Order(_) | Ask::Resume { .. } | Ask::Forget { .. } => Answer::Done {},
         })
     }

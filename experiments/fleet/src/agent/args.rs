@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use crate::access::Access;
+use crate::names;
 use crate::protocol::Role;
+use crate::target::Target;
 use spec::UsageError;
 
 /// Arguments of `lab agent`.
@@ -25,6 +27,10 @@ pub struct AgentArgs {
     /// again [default: the one towards NATS first, then the host's others]
     #[arg(long = "address", value_name = "ADDRESS")]
     pub(super) addresses: Vec<Ipv4Addr>,
+    /// A server that coordinators may have this host load, as ADDRESS[/BITS][:PORT]; may be given
+    /// again [default: loopback and private networks]
+    #[arg(long = "allow-target", value_name = "TARGET")]
+    pub(super) targets: Vec<Target>,
     /// How many seconds to wait for `lab run --resume` when the coordinator of a run is gone,
     /// counted from the end of the phase
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -45,12 +51,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Names are part of subjects and of file names.
 pub(super) fn check_name(name: &str) -> anyhow::Result<()> {
-    let good = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
-        let what = format!("--name {name}: 1 to 64 letters, digits, - and _");
-        return Err(UsageError::error(what));
-    }
-    Ok(())
+    names::check_agent(name).map_err(|why| UsageError::error(format!("--name: {why}")))
 }
 
 #[cfg(test)]

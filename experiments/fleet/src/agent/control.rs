@@ -4,6 +4,7 @@
 use std::net::SocketAddrV4;
 
 use host::program::Who;
+use serde_json::Value;
 
 /// A line of a program after which its agent does something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub enum Milestone {
 pub struct PipeProtocol {
     /// The milestone that a line announces; `None` for all others.
     pub milestone: fn(Who, &str) -> Option<Milestone>,
+    /// The address that a program with this configuration sends its load to, if it sends any; a
+    /// sentence when that cannot be told.
+    pub target: fn(Who, &Value) -> Result<Option<SocketAddrV4>, String>,
     /// The line that has a program stop at once; `None` when closing its input does.
     pub stop_line: fn(Who) -> Option<String>,
 }

@@ -37,6 +37,13 @@ impl Coordinator {
         Self { heard: now, resumed: now, phase_ends: None }
     }
 
+    /// This process itself stood still for so long: nobody was silent meanwhile.
+    pub(super) fn missed(&mut self, time: Duration) {
+        let now = Instant::now();
+        self.heard = (self.heard + time).min(now);
+        self.resumed = (self.resumed + time).min(now);
+    }
+
     /// It was heard.
     pub(super) fn pulse(&mut self) {
         self.heard = Instant::now();
@@ -108,5 +115,24 @@ impl Ending {
             self.kill_at = now + FINISH;
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_the_agent_missed_is_not_the_coordinators_silence() {
+        let wait = Duration::from_secs(1);
+        let (stopped, mut coordinator) = (Duration::from_secs(30), Coordinator::present());
+        // As if the agent had been stopped since it heard the coordinator.
+        coordinator.heard -= stopped;
+        coordinator.resumed -= stopped;
+        assert!(coordinator.deserted_at(wait) < Instant::now());
+        coordinator.missed(stopped);
+        assert!(coordinator.deserted_at(wait) > Instant::now());
+        assert!(coordinator.deserted_at(wait) <= Instant::now() + SILENT + wait);
+        assert!(coordinator.is_present());
     }
 }

@@ -9,6 +9,7 @@ mod control;
 mod cpus;
 mod ending;
 mod events;
+mod leads;
 mod observed;
 mod outbox;
 mod programs;
@@ -17,7 +18,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use async_nats::{Client, Message, Subscriber, jetstream};
@@ -25,17 +26,21 @@ use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::epoch::{Epoch, Leader};
+use crate::names::RunName;
 use crate::protocol::{
     Answer, Ask, Beat, Card, Lease, Order, PROTOCOL, Pulse, WHO, ask, beat, pulse,
 };
 use crate::spool::Spool;
+use crate::target::Targets;
 pub use args::AgentArgs;
 use args::check_name;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
 use host::privileges::Privileges;
+use leads::Leads;
 pub use sender::Sending;
 use spec::UsageError;
 use work::Work;
@@ -55,10 +60,12 @@ struct Agent {
     privileges: Privileges,
     work: Option<Work>,
     /// What is kept of runs, the one under way included.
-    kept: BTreeMap<String, Sending>,
+    kept: BTreeMap<RunName, Sending>,
+    leads: Leads,
+    targets: Targets,
     events: UnboundedSender<LocalEvent>,
-    /// The run that it works for, for its beats.
-    run: watch::Sender<Option<String>>,
+    /// The run that it works for and who leads it, for its beats.
+    run: watch::Sender<Option<(RunName, Leader)>>,
 }
 
 /// What an agent hears from NATS.
@@ -76,7 +83,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     check_name(&args.name)?;
     let privileges = Privileges::choose(args.user.as_deref())?;
     let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-    let client = args.access.connect(&format!("lab agent {}", args.name)).await?;
+    let client = args.access.connect_agent(&args.name).await?;
     let context =
         jetstream::ContextBuilder::new().ack_timeout(Duration::from_secs(2)).build(client.clone());
     if is_taken(&client, &args.name).await? {
@@ -100,7 +107,8 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     text::say!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
     let run = watch::Sender::new(None);
     let beating = tokio::spawn(beat_on(client.clone(), card.clone(), run.subscribe()));
-    let agent = Agent {
+    let leads = Leads::of_kept(&state, &Spool::kept(&state));
+    let mut agent = Agent {
         client,
         context,
         card,
@@ -110,9 +118,12 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
         privileges,
         work: None,
         kept: BTreeMap::new(),
+        leads,
+        targets: Targets::new(&args.targets),
         events,
         run,
     };
+    agent.expire();
     let done = agent.serve(subscriptions, local, interrupts).await;
     beating.abort();
     // Children die with this process.
@@ -127,12 +138,13 @@ async fn is_taken(client: &Client, name: &str) -> anyhow::Result<bool> {
 }
 
 /// Tells every second that the agent is there, also while it waits for something that takes long.
-async fn beat_on(client: Client, card: Card, run: watch::Receiver<Option<String>>) {
+async fn beat_on(client: Client, card: Card, run: watch::Receiver<Option<(RunName, Leader)>>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let (session, run) = (card.session.clone(), run.borrow().clone());
-        let beat_now = Beat { session, run, load: card::load() };
+        let (session, (run, leader)) = (card.session.clone(), run.borrow().clone().unzip());
+        let beat_now = Beat { session, run, leader, load: card::load() };
         if let Ok(body) = serde_json::to_vec(&beat_now) {
             // Without a connection it is not heard, and that is what it is for.
             let _ = client.publish(beat(&card.name), body.into()).await;
@@ -161,13 +173,13 @@ impl Agent {
                 Some(event) = local.recv() => {
                     if let Some(work) = &mut self.work {
                         let sending = self.kept.get(work.run());
-                        work.heard(event, sending).await?;
+                        work.heard(event, sending).await;
                     }
                 }
                 () = tokio::time::sleep_until(next) => {
                     if let Some(work) = &mut self.work {
                         let sending = self.kept.get(work.run());
-                        work.tick(sending, self.wait).await?;
+                        work.tick(sending, self.wait).await;
                     }
                 }
                 _ = interrupt.recv() => return Ok(()),
@@ -181,16 +193,33 @@ impl Agent {
         }
     }
 
-    /// Beats name the run that this agent works for.
+    /// The run that this agent works for, and who leads it.
+    fn works_for(&self) -> Option<(&RunName, &Leader)> {
+        let run = self.work.as_ref()?.run();
+        Some((run, self.leads.of(run)?))
+    }
+
+    /// Beats name the run that this agent works for, and who leads it.
     fn tell_beats(&self) {
-        let works_for = self.work.as_ref().map(Work::run);
-        self.run.send_if_modified(|run| {
-            let other = run.as_deref() != works_for;
+        let works_for = self.works_for();
+        self.run.send_if_modified(|told| {
+            let other = told.as_ref().map(|(run, leader)| (run, leader)) != works_for;
             if other {
-                *run = works_for.map(str::to_owned);
+                *told = works_for.map(|(run, leader)| (run.clone(), leader.clone()));
             }
             other
         });
+    }
+
+    /// Removes what nobody has asked for in a long time.
+    fn expire(&mut self) {
+        let working = self.work.as_ref().map(Work::run);
+        let gone = Spool::expire(&self.state, |run| Some(run) == working, SystemTime::now());
+        for (run, what) in gone {
+            text::say!("{what}");
+            self.kept.remove(&run);
+            self.leads.forget(&run);
+        }
     }
 
     async fn on_ask(&mut self, message: Message) -> anyhow::Result<()> {
@@ -199,9 +228,10 @@ impl Agent {
         let answer = match serde_json::from_slice(&message.payload) {
             Ok(Ask::Clock {}) => Answer::Clock { came_ns, left_ns: platform::realtime_ns() },
             Ok(Ask::Lease(lease)) => self.lease(*lease),
-            Ok(Ask::Order(order)) => self.order(*order).await?,
-            Ok(Ask::Resume { run, merged }) => self.resume(&run, merged),
-            Ok(Ask::Forget { run }) => self.forget(&run),
+            Ok(Ask::Order(order)) => self.order(*order).await,
+            Ok(Ask::Resume { run, leader, merged }) => self.resume(&run, leader, merged),
+            Ok(Ask::Leader { run }) => Answer::Led { leader: self.leads.of(&run).cloned() },
+            Ok(Ask::Forget { run, epoch }) => self.forget(&run, epoch),
             Err(error) => refused(format!("this agent does not understand that: {error}")),
         };
         let body = serde_json::to_vec(&answer)?;
@@ -219,39 +249,66 @@ impl Agent {
                 lease.protocol
             ));
         }
-        if let Some(work) = &self.work {
-            if work.run() == lease.run {
-                return Answer::Done {};
-            }
-            return refused(format!("it works for run {}", work.run()));
+        if self.leads.of_over(&lease.run).is_some() {
+            return refused(format!("run {} is over", lease.run));
         }
-        let name = &self.card.name;
-        match Sending::of_new(&self.context, &self.state, &lease.run, name) {
-            Ok(kept) => {
-                self.kept.insert(lease.run.clone(), kept);
-                let privileges = self.privileges.clone();
-                self.work =
-                    Some(Work::new(lease, name, self.protocol, privileges, self.events.clone()));
-                Answer::Done {}
-            }
+        if let Some(work) = &self.work {
+            return match self.leads.of(&lease.run).cloned() {
+                Some(leader) if leader.epoch == lease.leader.epoch => Answer::Done {},
+                Some(leader) if *work.run() == lease.run => Answer::TakenOver { leader },
+                _ => refused(format!("it works for run {}", work.run())),
+            };
+        }
+        self.expire();
+        match self.begin(lease) {
+            Ok(()) => Answer::Done {},
             Err(error) => refused(format!("{}: {error}", self.state.display())),
         }
     }
 
-    async fn order(&mut self, order: Order) -> anyhow::Result<Answer> {
+    /// Begins to work for a run.
+    ///
+    /// # Errors
+    /// When there is no place for what it will have to tell.
+    fn begin(&mut self, lease: Lease) -> std::io::Result<()> {
+        let (run, name) = (lease.run.clone(), &self.card.name);
+        let kept = Sending::of_new(&self.context, &self.state, &run, name)?;
+        if let Err(error) = self.leads.lead(&run, lease.leader.clone()) {
+            self.leads.forget(&run);
+            kept.forget()?;
+            return Err(error);
+        }
+        self.kept.insert(run, kept);
+        let (targets, privileges) = (self.targets.clone(), self.privileges.clone());
+        let events = self.events.clone();
+        self.work = Some(Work::new(lease, name, self.protocol, targets, privileges, events));
+        Ok(())
+    }
+
+    async fn order(&mut self, order: Order) -> Answer {
+        if let Err(leader) = self.leads.heard(&order.run, order.epoch) {
+            return Answer::TakenOver { leader };
+        }
         match &mut self.work {
-            Some(work) if work.run() == order.run => {
+            Some(work) if *work.run() == order.run => {
                 let sending = self.kept.get(&order.run);
                 work.order(order.number, order.what, sending).await
             }
             // It was carried out, and the answer was lost.
-            _ if self.kept.contains_key(&order.run) => Ok(Answer::Done {}),
-            _ => Ok(refused(format!("it does not work for run {}", order.run))),
+            _ if self.kept.contains_key(&order.run) => Answer::Done {},
+            _ => refused(format!("it does not work for run {}", order.run)),
         }
     }
 
-    fn resume(&mut self, run: &str, merged: u64) -> Answer {
-        if let Some(work) = self.work.as_mut().filter(|work| work.run() == run)
+    fn resume(&mut self, run: &RunName, leader: Leader, merged: u64) -> Answer {
+        let known = self.leads.of(run).cloned().unwrap_or_default();
+        let work = self.work.as_mut().filter(|work| work.run() == run);
+        if leader.epoch < known.epoch {
+            let led = work.map_or(Ok(()), |work| work.check_led());
+            return led.err().unwrap_or(Answer::TakenOver { leader: known });
+        }
+        if leader.epoch != known.epoch
+            && let Some(work) = work
             && let Err(answer) = work.resume()
         {
             return answer;
@@ -259,9 +316,12 @@ impl Agent {
         if !self.kept.contains_key(run) {
             let (state, name) = (&self.state, &self.card.name);
             match Sending::of_kept(&self.context, state, run, name, merged) {
-                Ok(kept) => drop(self.kept.insert(run.to_owned(), kept)),
+                Ok(kept) => drop(self.kept.insert(run.clone(), kept)),
                 Err(_) => return refused(format!("it has nothing of run {run}")),
             }
+        }
+        if let Err(error) = self.leads.lead(run, leader) {
+            text::say!("{}: {error}; who leads {run} is kept in memory", self.state.display());
         }
         let written = self.kept.get(run).map_or(0, |kept| {
             kept.merged(merged);
@@ -271,29 +331,40 @@ impl Agent {
         Answer::Kept { working: work.is_some(), done: work.map_or(0, Work::done), written }
     }
 
-    fn forget(&mut self, run: &str) -> Answer {
+    fn forget(&mut self, run: &RunName, epoch: Epoch) -> Answer {
+        if let Err(leader) = self.leads.heard(run, epoch) {
+            return Answer::TakenOver { leader };
+        }
         if self.work.as_ref().is_some_and(|work| work.run() == run) {
             return refused(format!("it still works for run {run}"));
         }
         // One that cannot be removed is offered again; it has nothing that is not merged.
         let _ = self.kept.remove(run).map(Sending::forget);
+        self.leads.forget(run);
         Answer::Done {}
     }
 
     /// The coordinator is there, and has merged so much.
     fn on_pulse(&mut self, message: &Message) {
-        let Ok(Pulse { run, merged }) = serde_json::from_slice(&message.payload) else { return };
+        let Ok(Pulse { run, epoch, merged }) = serde_json::from_slice(&message.payload) else {
+            return;
+        };
+        if self.leads.heard(&run, epoch).is_err() {
+            // An earlier one, which learns from the beats who leads.
+            return;
+        }
         if let Some(kept) = self.kept.get(&run) {
             kept.merged(merged);
         }
-        if let Some(work) = self.work.as_mut().filter(|work| work.run() == run) {
+        if let Some(work) = self.work.as_mut().filter(|work| *work.run() == run) {
             work.pulse();
         }
     }
 
     fn now(&self) -> Beat {
-        let run = self.work.as_ref().map(|work| work.run().to_owned());
-        Beat { session: self.card.session.clone(), run, load: card::load() }
+        let works_for = self.works_for();
+        let (run, leader) = works_for.map(|(run, by)| (run.clone(), by.clone())).unzip();
+        Beat { session: self.card.session.clone(), run, leader, load: card::load() }
     }
 
     async fn on_who(&self, message: Message) {

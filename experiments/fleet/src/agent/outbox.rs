@@ -1,7 +1,6 @@
 //! What a host has to tell, gathered into batches: lines that come soon after one another travel
 //! together, and one that is too long for a message travels in pieces.
 
-use std::io;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,11 +12,12 @@ use host::program::Who;
 /// What is to be told waits so long for more, so that a message has many lines.
 const GATHER: Duration = Duration::from_millis(40);
 
-/// A batch is closed when it is this long, in bytes: NATS takes messages of 1 MiB.
-const BATCH: usize = 256 << 10;
+/// A batch is closed when it is this long, in bytes: NATS takes messages of 1 MiB, and escaping
+/// makes six bytes of one at most.
+const BATCH: usize = 160 << 10;
 
-/// A line that is longer travels in pieces. Escaping may double it.
-const PIECE: usize = 200 << 10;
+/// A line that is longer travels in pieces.
+const PIECE: usize = 128 << 10;
 
 /// What is to be told and not yet in a batch.
 #[derive(Debug, Default)]
@@ -81,26 +81,33 @@ impl Outbox {
         self.flush_at = Some(Instant::now());
     }
 
-    /// Hands the items over in batches.
-    ///
-    /// # Errors
-    /// When they cannot be kept.
-    pub(super) fn flush(&mut self, sending: Option<&Sending>) -> io::Result<()> {
+    /// Hands the items over in batches. What becomes of the room for them is told, too.
+    pub(super) fn flush(&mut self, sending: Option<&Sending>) {
         self.flush_at = None;
-        let Some(sending) = sending else { return Ok(()) };
+        let Some(sending) = sending else { return };
+        let mut news = Vec::new();
         let mut batch = Vec::new();
         let mut bytes = 0;
         for said in std::mem::take(&mut self.waiting) {
             let length = length(&said);
             if bytes + length > BATCH && !batch.is_empty() {
-                sending.push(std::mem::take(&mut batch))?;
+                news.extend(sending.push(std::mem::take(&mut batch)));
                 bytes = 0;
             }
             bytes += length;
             batch.push(said);
         }
         self.bytes = 0;
-        if batch.is_empty() { Ok(()) } else { sending.push(batch) }
+        if !batch.is_empty() {
+            news.extend(sending.push(batch));
+        }
+        news.into_iter().for_each(|news| self.tell(news));
+    }
+
+    /// Tells what a person should know of this host, here and at the coordinator.
+    pub(super) fn tell(&mut self, what: String) {
+        text::say!("{what}");
+        self.warn(what);
     }
 }
 

@@ -89,6 +89,14 @@ impl Programs {
         }
     }
 
+    /// This process itself stood still for so long: nobody was silent meanwhile.
+    pub(super) fn missed(&mut self, time: Duration) {
+        let now = Instant::now();
+        for heard in self.latest.values_mut().flatten() {
+            *heard = (*heard + time).min(now);
+        }
+    }
+
     /// One has ended.
     pub(super) fn ended(&mut self, who: Who) {
         self.alive = self.alive.saturating_sub(1);

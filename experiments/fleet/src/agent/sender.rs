@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::names::RunName;
 use crate::protocol::{Said, from};
 use crate::spool::Spool;
 
@@ -109,7 +110,7 @@ async fn send_all(context: jetstream::Context, subject: String, state: Arc<State
 }
 
 impl Sending {
-    fn start(context: &jetstream::Context, run: &str, agent: &str, spool: Spool) -> Self {
+    fn start(context: &jetstream::Context, run: &RunName, agent: &str, spool: Spool) -> Self {
         let state = Arc::new(State { spool: Mutex::new(spool), news: Notify::new() });
         let sending = send_all(context.clone(), from(run, agent), Arc::clone(&state));
         Self { state, task: tokio::spawn(sending) }
@@ -122,7 +123,7 @@ impl Sending {
     pub fn of_new(
         context: &jetstream::Context,
         directory: &Path,
-        run: &str,
+        run: &RunName,
         agent: &str,
     ) -> io::Result<Self> {
         Ok(Self::start(context, run, agent, Spool::create(directory, run)?))
@@ -135,23 +136,26 @@ impl Sending {
     pub(crate) fn of_kept(
         context: &jetstream::Context,
         directory: &Path,
-        run: &str,
+        run: &RunName,
         agent: &str,
         merged: u64,
     ) -> io::Result<Self> {
-        let mut spool = Spool::open(directory, run)?;
-        spool.merged(merged);
+        let spool = Spool::open(directory, run, merged)?;
         Ok(Self::start(context, run, agent, spool))
     }
 
-    /// Keeps a batch until it is merged, and sends progress.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn push(&self, said: Vec<Said>) -> io::Result<()> {
-        self.state.spool().push(said)?;
+    /// Keeps a batch until it is merged, and sends progress. Returns what a person should know:
+    /// that there is no room on disk, or that there is again.
+    pub fn push(&self, said: Vec<Said>) -> Option<String> {
+        let news = self.state.spool().push(said);
         self.state.news.notify_one();
-        Ok(())
+        news
+    }
+
+    /// Writes what has found no room on disk, if there is some now. Returns what a person should
+    /// know.
+    pub(crate) fn write_waiting(&self) -> Option<String> {
+        self.state.spool().write_waiting()
     }
 
     /// The number of the last batch.

@@ -18,15 +18,25 @@ use super::observed::{Observed, kernel};
 use super::outbox::Outbox;
 use super::programs::Programs;
 use super::sender::Sending;
+use crate::names::RunName;
 use crate::protocol::{Answer, HostReport, Lease, Said, What};
+use crate::target::Targets;
 use host::privileges::Privileges;
 use host::probing::ProbeSpec;
 use host::program::Who;
+
+/// A second that is told of later than this was held up: the agent itself stood still.
+const HELD_UP: Duration = Duration::from_millis(500);
+
+/// Requests that may be looked for at a time: the answer, 300 bytes each, is one message.
+const MOST_REQUESTS: usize = 1024;
 
 /// A run under way.
 pub(super) struct Work {
     lease: Lease,
     protocol: PipeProtocol,
+    /// What programs may be told to load.
+    targets: Targets,
     /// The number of the last order that was carried out.
     done: u64,
     /// Why that one was refused, if it was: an answer that is lost or late is asked for again.
@@ -49,6 +59,7 @@ impl Work {
         lease: Lease,
         agent: &str,
         protocol: PipeProtocol,
+        targets: Targets,
         privileges: Privileges,
         events: UnboundedSender<LocalEvent>,
     ) -> Self {
@@ -58,6 +69,7 @@ impl Work {
             host: Observed::new(agent, &lease, events.clone()),
             lease,
             protocol,
+            targets,
             done: 0,
             refused: None,
             clock,
@@ -71,7 +83,7 @@ impl Work {
     }
 
     /// Which run.
-    pub(super) fn run(&self) -> &str {
+    pub(super) fn run(&self) -> &RunName {
         &self.lease.run
     }
 
@@ -95,15 +107,24 @@ impl Work {
     /// # Errors
     /// The answer to a coordinator that cannot have the run.
     pub(super) fn resume(&mut self) -> Result<(), Answer> {
-        let run = &self.lease.run;
-        if self.coordinator.is_present() {
-            let why = format!("the coordinator of run {run} is still there");
-            return Err(Answer::StillLed { why });
-        }
+        self.check_led()?;
         if self.ending.is_some() {
-            return Err(Answer::Refused { why: format!("run {run} is being ended") });
+            let why = format!("run {} is being ended", self.lease.run);
+            return Err(Answer::Refused { why });
         }
         self.coordinator.replaced();
+        Ok(())
+    }
+
+    /// Whether the coordinator is gone.
+    ///
+    /// # Errors
+    /// The answer to another one, when it is not.
+    pub(super) fn check_led(&self) -> Result<(), Answer> {
+        if self.coordinator.is_present() {
+            let why = format!("the coordinator of run {} is still there", self.lease.run);
+            return Err(Answer::StillLed { why });
+        }
         Ok(())
     }
 
@@ -121,14 +142,19 @@ impl Work {
     }
 
     /// Does what is due.
-    pub(super) async fn tick(
-        &mut self,
-        sending: Option<&Sending>,
-        wait: Duration,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn tick(&mut self, sending: Option<&Sending>, wait: Duration) {
         let now = Instant::now();
-        if monotonic_ns() >= self.clock.start_of(self.next_second) {
+        let due = self.clock.start_of(self.next_second);
+        if let Some(late_ns) = monotonic_ns().checked_sub(due) {
+            let late = Duration::from_nanos(late_ns);
+            if late > HELD_UP {
+                self.coordinator.missed(late);
+                self.programs.missed(late);
+            }
             self.second();
+            if let Some(news) = sending.and_then(Sending::write_waiting) {
+                self.outbox.tell(news);
+            }
         }
         if self.ending.is_none() && now >= self.coordinator.deserted_at(wait) {
             self.outbox.warn(format!("nobody took run {} over; ending it", self.lease.run));
@@ -144,9 +170,8 @@ impl Work {
         }
         self.end_if_over();
         if self.outbox.flush_at().is_some_and(|at| Instant::now() >= at) {
-            self.outbox.flush(sending)?;
+            self.outbox.flush(sending);
         }
-        Ok(())
     }
 
     /// Tells of the second that has just ended.
@@ -163,11 +188,7 @@ impl Work {
     }
 
     /// A program says something or has ended, or the kernel has answered.
-    pub(super) async fn heard(
-        &mut self,
-        event: LocalEvent,
-        sending: Option<&Sending>,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn heard(&mut self, event: LocalEvent, sending: Option<&Sending>) {
         match event {
             LocalEvent::Line(who, Some(line)) => self.line(who, line).await,
             LocalEvent::Line(who, None) => {
@@ -177,7 +198,9 @@ impl Work {
             }
             LocalEvent::Kernel(counts, wanted) => self.outbox.push(kernel(counts, wanted)),
         }
-        if self.over { Ok(self.outbox.flush(sending)?) } else { Ok(()) }
+        if self.over {
+            self.outbox.flush(sending);
+        }
     }
 
     /// Hands a line on, after doing what the milestone in it asks for.
@@ -208,14 +231,14 @@ impl Work {
         number: u64,
         what: What,
         sending: Option<&Sending>,
-    ) -> anyhow::Result<Answer> {
+    ) -> Answer {
         if number <= self.done {
             let refused = self.refused.clone().filter(|_| number == self.done);
-            return Ok(refused.map_or(Answer::Done {}, |why| Answer::Refused { why }));
+            return refused.map_or(Answer::Done {}, |why| Answer::Refused { why });
         }
         if number > self.done + 1 {
             let why = format!("order {number} came after order {}", self.done);
-            return Ok(Answer::Refused { why });
+            return Answer::Refused { why };
         }
         self.done = number;
         if number == 1 {
@@ -224,10 +247,10 @@ impl Work {
         self.host.add_network(&mut self.outbox);
         let done = self.carry_out(what).await;
         if self.over {
-            self.outbox.flush(sending)?;
+            self.outbox.flush(sending);
         }
         self.refused = done.err();
-        Ok(self.refused.clone().map_or(Answer::Done {}, |why| Answer::Refused { why }))
+        self.refused.clone().map_or(Answer::Done {}, |why| Answer::Refused { why })
     }
 
     /// # Errors
@@ -235,6 +258,9 @@ impl Work {
     async fn carry_out(&mut self, what: What) -> Result<(), String> {
         match what {
             What::Start { who, config, probes } => {
+                if let Some(to) = (self.protocol.target)(who, &config)? {
+                    self.targets.check(to)?;
+                }
                 let started = self.start(who, config, probes.map(|probes| *probes)).await;
                 return started.map_err(|error| format!("{who} cannot be started: {error:#}"));
             }
@@ -252,6 +278,9 @@ impl Work {
                 }
             }
             What::Look { number, requests } => {
+                if requests.len() > MOST_REQUESTS {
+                    return Err(format!("{MOST_REQUESTS} requests can be looked for at a time"));
+                }
                 let sides = self.host.server_sides(&requests);
                 self.outbox.push(HostReport::Looked { number, sides });
             }
@@ -320,34 +349,38 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::epoch::Leader;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn work() -> Work {
         let lease = Lease {
-            run: "x".to_owned(),
+            run: "x".to_owned().try_into().expect("a name"),
+            leader: Leader::default(),
             version: host::VERSION.to_owned(),
             protocol: crate::protocol::PROTOCOL,
             ahead_ns: 0,
             machine: false,
             network: false,
         };
-        let protocol = PipeProtocol { milestone: |_, _| None, stop_line: |_| None };
+        let protocol =
+            PipeProtocol { milestone: |_, _| None, target: |_, _| Ok(None), stop_line: |_| None };
         let privileges = Privileges::choose(None).expect("somebody");
-        Work::new(lease, "vm1", protocol, privileges, unbounded_channel().0)
+        let targets = Targets::new(&[]);
+        Work::new(lease, "vm1", protocol, targets, privileges, unbounded_channel().0)
     }
 
     #[tokio::test]
     async fn an_order_that_comes_again_is_answered_as_the_first_time() {
         let mut work = work();
         let nobody = || What::Tell { who: Who::Client(3), line: "{}".to_owned() };
-        let refused = work.order(1, nobody(), None).await.expect("kept");
+        let refused = work.order(1, nobody(), None).await;
         let Answer::Refused { why } = &refused else { panic!("{refused:?}") };
         assert!(why.contains("there is no"), "{why}");
-        assert_eq!(work.order(1, nobody(), None).await.expect("kept"), refused);
-        let done = work.order(2, What::Close { who: Who::Client(3) }, None).await.expect("kept");
+        assert_eq!(work.order(1, nobody(), None).await, refused);
+        let done = work.order(2, What::Close { who: Who::Client(3) }, None).await;
         assert_eq!(done, Answer::Done {});
         for number in [1, 2] {
-            let again = work.order(number, nobody(), None).await.expect("kept");
+            let again = work.order(number, nobody(), None).await;
             assert_eq!(again, Answer::Done {}, "order {number} is behind");
         }
     }

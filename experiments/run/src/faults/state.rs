@@ -183,7 +183,9 @@ impl Faults {
     }
 
     fn record(&mut self, all: bool, now: u64, records: &mut Records) -> anyhow::Result<()> {
-        self.truth.flush()?;
+        for news in self.truth.flush() {
+            records.warn_of_files(&news)?;
+        }
         for (id, fault) in self.begun.iter_mut().enumerate() {
             let over = fault.open == 0;
             if fault.recorded || !(over || all) {

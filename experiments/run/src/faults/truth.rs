@@ -1,38 +1,44 @@
 //! The truth about faults: a file of lines, and the sums of each fault.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use record::TRUTH;
+use record::{Appender, TRUTH};
 use spec::FaultSpec;
 
 /// The file of a run, one line for each interval, spin, drop or hold; made when there is something
 /// to write.
 pub(super) struct Truth {
-    file: Option<BufWriter<File>>,
+    file: Option<Appender<File>>,
 }
 
 impl Truth {
     /// Makes the file in the directory of a run, when its experiment has faults.
     pub(super) fn create(directory: &Path, wanted: bool) -> std::io::Result<Self> {
-        let file = wanted.then(|| {
-            File::create_new(directory.join(format!("{TRUTH}.jsonl"))).map(BufWriter::new)
-        });
-        Ok(Self { file: file.transpose()? })
+        if !wanted {
+            return Ok(Self { file: None });
+        }
+        let path = directory.join(format!("{TRUTH}.jsonl"));
+        let file = File::create_new(&path)?;
+        Ok(Self { file: Some(Appender::new(path.display().to_string(), file)) })
     }
 
     /// Writes a line.
     pub(super) fn write(&mut self, line: &Value) -> std::io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        serde_json::to_writer(&mut *file, line)?;
-        file.write_all(b"\n")
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        file.append(&text);
+        Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> std::io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), BufWriter::flush)
+    /// Hands everything to the system, as far as there is room. Returns what a person should know.
+    pub(super) fn flush(&mut self) -> Vec<String> {
+        let Some(file) = &mut self.file else { return Vec::new() };
+        file.flush();
+        file.take_news()
     }
 }
 

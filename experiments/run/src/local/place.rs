@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use attribution::{Sampled, SlowRequest};
 use host::ended::OomWatch;
@@ -170,7 +171,12 @@ impl Place for Local {
         self.profile_phase(now, records)?;
         self.faults.tick(monotonic_ns())?;
         self.faults.record_over(now, records)?;
-        Ok(records.files.flush()?)
+        records.flush()
+    }
+
+    /// Nobody else can lead a run whose programs are children of this process.
+    async fn on_stall(&mut self, _: Duration) -> anyhow::Result<()> {
+        Ok(())
     }
 
     fn known_ending(&self) -> Option<Ending> {

@@ -13,7 +13,7 @@ use host::namespace::Netns;
 use host::probing::Probing;
 use host::program::{self, Given, Who};
 use host::surroundings::Surroundings;
-use record::Files;
+use record::{DirectoryLock, Files};
 use serde::Serialize;
 use serde_json::json;
 use service::Line as ServerLine;
@@ -21,7 +21,7 @@ use spec::configure::{client_config, server_config};
 use spec::machine::{Machine, sysctls};
 use spec::places::group_of;
 use spec::preflight::own_namespace;
-use spec::{Hosts, Source};
+use spec::{Hosts, Source, UsageError};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use workload::Line as ClientLine;
@@ -34,6 +34,7 @@ use crate::books::assert_new;
 use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::faults::state::Faults;
+use crate::leadership::this_process;
 use crate::messages::Message;
 use crate::options::Options;
 use crate::place::Run;
@@ -87,16 +88,17 @@ pub(crate) async fn start(
     rights.prepare(experiment, &namespaces)?;
     let experiment = &source.experiment;
     let directory = options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
-    let files = Files::create(&directory, &machine.host, started)?;
+    let lock = DirectoryLock::take(&directory, &this_process()).map_err(UsageError::of)?;
     let namespace = namespaces.server.as_deref();
     let settings = match namespace {
         Some(namespace) => namespace.run(sysctls)?,
         None => sysctls(),
     };
+    let host = machine.host.clone();
     let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
     manifest.tuning = tuned.to_json(&namespaces)?;
     manifest.privileges = rights.privileges.to_json();
-    files.manifest(&manifest)?;
+    let files = Files::create(lock, &host, started, &manifest)?;
     let notices = control.open(&directory)?;
     let (messages, received) = unbounded_channel();
     let hog_messages = messages.clone();
@@ -180,7 +182,8 @@ impl Coordinator<Local> {
                 other => self.on_message(other)?,
             }
         }
-        self.run.records.write_manifest()
+        self.run.records.write_manifest();
+        Ok(())
     }
 
     /// Starts all clients of a server that listens.

@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use anyhow::Context;
+use fleet::Epoch;
 use fleet::link::{FromFleet, HostNews, Link, LinkedHost, Listener, Nats, Orders};
 use host::interrupts::Interrupts;
 use host::program::Who;
@@ -35,6 +36,8 @@ pub(super) struct Parts {
     pub(super) control: RunControl,
     pub(super) interrupts: Interrupts,
     pub(super) nats: Nats,
+    /// Of this coordinator.
+    pub(super) epoch: Epoch,
     pub(super) roster: Roster,
     /// What is known of each host.
     pub(super) hosts: BTreeMap<String, HostState>,
@@ -59,7 +62,7 @@ fn message(said: FromFleet) -> Message<HostNews> {
 /// An assignment that does not name a host for every client.
 pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
     let Parts { source, phases, files, manifest, control, interrupts, .. } = parts;
-    let Parts { nats, roster, hosts, orders, place, .. } = parts;
+    let Parts { nats, epoch, roster, hosts, orders, place, .. } = parts;
     let (messages, received) = unbounded_channel();
     // Nothing listens any more when the run is over.
     let listener: Listener = Arc::new(move |said| drop(messages.send(message(said))));
@@ -67,11 +70,12 @@ pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
         let linked = LinkedHost {
             session: host.session.clone(),
             merged: hosts.get(name).map_or(0, |state| state.merged),
+            programs: roster.programs_of(name),
             orders: orders.get(name).cloned().unwrap_or_default(),
         };
         (name.clone(), linked)
     });
-    let link = Link::start(nats, &roster.run, linked.collect(), place, &listener);
+    let link = Link::start(nats, (&roster.run, epoch), linked.collect(), place, &listener);
     let assignment = &roster.assignment;
     let server = Program::There { who: Who::Server, orders: link.orders(&assignment.server) };
     let client = |process| {
@@ -93,6 +97,7 @@ pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
         position: None,
         ending: None,
         lookups: Lookups::default(),
+        trouble: None,
         cpu_us: own_cpu_us(),
     };
     let run = Run { schedule, records, programs, ending: false };

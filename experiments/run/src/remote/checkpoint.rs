@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use fleet::Epoch;
 use fleet::link::Queue;
 use record::{FileError, OpenSecond, PhaseTime, write_json};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ const CHECKPOINT: &str = "checkpoint.json";
 /// Where a run stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
+    /// The epoch of the coordinator that wrote it.
+    pub(super) epoch: Epoch,
     /// The lengths of its files.
     pub(super) lengths: [u64; 4],
     pub(super) phases: Vec<PhaseTime>,

@@ -6,20 +6,24 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use attribution::{Sampled, SlowRequest};
+use fleet::Leader;
 use fleet::link::{self, HostNews, Link, drop_stream, question};
-use fleet::protocol::{Ask, HostReport, What};
+use fleet::protocol::{Answer, Ask, HostReport, What};
 use host::program::Who;
 use host::usage::own_cpu_us;
 use platform::Spins;
 use serde_json::json;
 use spec::{OnLostHost, PhaseSpec};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::checkpoint::Checkpoint;
 use super::lookups::{Lookup, Lookups};
+use super::reports::sample;
 use super::roster::Roster;
 use super::state::HostState;
 use crate::events::PhaseEvent;
+use crate::leadership::TakenOver;
 use crate::outcome::Ending;
 use crate::place::{Place, Position, Run, StartsAt};
 use crate::programs::Programs;
@@ -52,6 +56,8 @@ pub(crate) struct Fleet {
     pub(super) position: Option<Position>,
     pub(super) ending: Option<Ending>,
     pub(super) lookups: Lookups,
+    /// Why the checkpoint cannot be written, while that is so.
+    pub(super) trouble: Option<String>,
     /// CPU time of this process at the last tick, in microseconds.
     pub(super) cpu_us: u64,
 }
@@ -114,15 +120,14 @@ impl Fleet {
     ) -> anyhow::Result<Option<PhaseEvent>> {
         let records = &mut run.records;
         match report {
-            HostReport::Sample { source, of, values } => {
-                let mut who = vec![("host", json!(host))];
-                who.extend(of.iter().map(|(key, value)| (key.as_str(), value.clone())));
-                records.files.sample(&source, &who, &values)?;
-            }
+            HostReport::Sample { .. } => match sample(host, &report) {
+                Some(row) => records.files.sample(row.source, &row.who, &row.values)?,
+                None => records.warn(host, "it reports what is not for a host to tell")?,
+            },
             HostReport::Settings { sysctls } => {
                 if self.is_server(host) {
                     records.manifest.sysctls = sysctls;
-                    records.write_manifest()?;
+                    records.write_manifest();
                 }
             }
             HostReport::Probes { probes } => {
@@ -133,7 +138,7 @@ impl Fleet {
                     known["by_host"] = by_host;
                 }
                 known["by_host"][host] = probes;
-                records.write_manifest()?;
+                records.write_manifest();
             }
             HostReport::Kernel { by_address, wanted } => {
                 records.connections(&by_address, wanted, Some(host))?;
@@ -160,16 +165,18 @@ impl Fleet {
         self.host_of(Who::Client(lookup.client()))
     }
 
-    /// Writes down where the run stands. What hosts have said so far they need not keep.
-    fn checkpoint(&self, run: &mut Run) -> anyhow::Result<()> {
+    /// Writes down where the run stands. What hosts have said so far they need not keep. Without
+    /// room for all of it they keep what they have, and this is tried again.
+    fn checkpoint(&mut self, run: &mut Run) -> anyhow::Result<()> {
         let records = &mut run.records;
-        records.files.flush()?;
-        if self.stream.in_batch || !self.stream.whole {
+        records.flush()?;
+        if self.stream.in_batch || !self.stream.whole || records.files.check_written().is_err() {
             return Ok(());
         }
         let (open, newest, complete_until) = records.seconds.open();
         let orders = self.link.all_orders().iter();
         let checkpoint = Checkpoint {
+            epoch: self.link.epoch,
             lengths: records.files.lengths()?,
             phases: records.files.phases().to_vec(),
             hosts: self.hosts.clone(),
@@ -183,10 +190,43 @@ impl Fleet {
             complete_until,
             lookups: self.lookups.clone(),
         };
-        checkpoint.write(records.files.directory())?;
+        if let Err(error) = checkpoint.write(records.files.directory()) {
+            let why = format!("{:#}; hosts keep what they have said", anyhow::Error::from(error));
+            if self.trouble.as_ref() != Some(&why) {
+                records.warn_of_files(&why)?;
+                self.trouble = Some(why);
+            }
+            return Ok(());
+        }
+        self.trouble = None;
         let merged = self.hosts.iter().map(|(host, state)| (host.clone(), state.merged));
         self.link.is_safe(merged.collect());
         Ok(())
+    }
+
+    /// Another coordinator leads the run: nothing is sent to its hosts any more.
+    fn taken_over(&self, leader: Leader) -> anyhow::Error {
+        self.link.all_orders().values().for_each(link::Orders::close);
+        TakenOver(leader).into()
+    }
+
+    /// Asks all hosts who leads the run. Returns who does instead of this coordinator, if anybody.
+    async fn later_leader(&self) -> Option<Leader> {
+        let mut asked = JoinSet::new();
+        for host in self.hosts.keys() {
+            let host = host.clone();
+            let (client, run) = (self.link.nats.client.clone(), self.link.run.clone());
+            asked.spawn(async move { question(&client, &host, &Ask::Leader { run }).await });
+        }
+        let mut latest = None;
+        while let Some(answer) = asked.join_next().await {
+            if let Ok(Some(Answer::Led { leader: Some(leader) })) = answer
+                && leader.epoch > self.link.epoch
+            {
+                latest = Some(leader);
+            }
+        }
+        latest
     }
 
     /// Removes the stream of the run: nothing of it is left to merge.
@@ -251,6 +291,7 @@ impl Place for Fleet {
             }
             HostNews::Gone(host, why) => self.on_gone(&host, &why, run),
             HostNews::Refused(host, why) => refused(&host, &why, run),
+            HostNews::TakenOver(leader) => Err(self.taken_over(leader)),
         }
     }
 
@@ -313,6 +354,16 @@ impl Place for Fleet {
             lookup.record(None, host, &mut run.records)?;
         }
         self.checkpoint(run)
+    }
+
+    /// A run whose coordinator is silent may be taken over: before anything is written, hosts say
+    /// whether that was so.
+    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()> {
+        self.lookups.put_off(missed.as_secs());
+        match self.later_leader().await {
+            Some(leader) => Err(self.taken_over(leader)),
+            None => Ok(()),
+        }
     }
 
     fn known_ending(&self) -> Option<Ending> {
@@ -417,7 +468,7 @@ impl Place for Fleet {
                 missing.push(host.clone());
                 continue;
             }
-            let forget = Ask::Forget { run: self.link.run.clone() };
+            let forget = Ask::Forget { run: self.link.run.clone(), epoch: self.link.epoch };
             // One that does not hear it has nothing that is not merged, and keeps a file of it.
             for _ in 0..FORGET {
                 if question(&self.link.nats.client, host, &forget).await.is_some() {

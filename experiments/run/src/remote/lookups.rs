@@ -106,6 +106,11 @@ impl Lookups {
         self.waiting.remove(&number)
     }
 
+    /// Nobody could answer for so many seconds.
+    pub(super) fn put_off(&mut self, seconds: u64) {
+        self.waiting.values_mut().for_each(|lookup| lookup.since += seconds);
+    }
+
     /// The oldest lookup that has waited for too long.
     pub(super) fn take_old(&mut self, now: u64) -> Option<Lookup> {
         let oldest = self.waiting.first_entry()?;

@@ -7,6 +7,7 @@ mod fleet;
 mod hosts;
 mod lookups;
 pub(crate) mod pipe;
+mod reports;
 pub(crate) mod resume;
 mod roster;
 pub(crate) mod start;

@@ -1,14 +1,17 @@
 //! What an agent must know of the lines of server and clients, which it hands on unread.
 
+use std::net::SocketAddrV4;
 use std::str::FromStr;
 
 use fleet::agent::{Milestone, PipeProtocol};
 use host::program::Who;
+use serde::Deserialize;
+use serde_json::Value;
 use service::{Command as ServerCommand, Line as ServerLine};
-use workload::{Command as ClientCommand, Line as ClientLine};
+use workload::{Command as ClientCommand, Config as ClientConfig, Line as ClientLine};
 
 /// How server and clients are controlled over their pipes.
-pub const PIPE_PROTOCOL: PipeProtocol = PipeProtocol { milestone, stop_line };
+pub const PIPE_PROTOCOL: PipeProtocol = PipeProtocol { milestone, target, stop_line };
 
 /// Nearly all lines are told apart by how they begin, so that long ones are not parsed.
 fn milestone(who: Who, line: &str) -> Option<Milestone> {
@@ -29,6 +32,17 @@ fn milestone(who: Who, line: &str) -> Option<Milestone> {
             Some(Milestone::Ready { threads: ready.threads, listens: None })
         }
         Who::Hog(_) => None,
+    }
+}
+
+/// Servers are loaded, and hogs load the machine that they are on.
+fn target(who: Who, config: &Value) -> Result<Option<SocketAddrV4>, String> {
+    match who {
+        Who::Client(_) => match ClientConfig::deserialize(config) {
+            Ok(config) => Ok(Some(config.server)),
+            Err(error) => Err(format!("{who}: no configuration of a client: {error}")),
+        },
+        Who::Server | Who::Hog(_) => Ok(None),
     }
 }
 

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::Client;
+use fleet::Leader;
 use fleet::link::{HostNews, Nats, Orders, question};
 use fleet::protocol::{Answer, Ask};
 use host::interrupts::Interrupts;
-use record::{Files, Manifest, Seconds};
+use record::{DirectoryLock, Files, Manifest, Seconds};
 use serde_json::json;
 use spec::Source;
 use spec::UsageError;
@@ -19,15 +20,20 @@ use super::assemble::{Parts, assemble};
 use super::checkpoint::Checkpoint;
 use super::fleet::Fleet;
 use super::roster::Roster;
+use super::start::chance;
 use super::state::HostState;
 use crate::books::Books;
 use crate::coordinator::Coordinator;
+use crate::leadership::this_process;
 use crate::messages::Message;
 use crate::options::Options;
 use crate::run_control::RunControl;
 
 /// A coordinator that takes over asks a host for so long: the old one must be silent for a while.
 const RESUME: Duration = Duration::from_secs(8);
+
+/// Others may take the run over at the same time so often.
+const OVERTAKES: usize = 8;
 
 /// Between two attempts to ask.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -41,6 +47,11 @@ pub(crate) async fn resume(
     options: Options,
 ) -> anyhow::Result<Coordinator<Fleet>> {
     let fleet = options.fleet.unwrap_or_default();
+    // Before anything is read that another one may write.
+    std::fs::metadata(&directory)
+        .map_err(|error| UsageError::error(format!("{}: {error}", directory.display())))?;
+    let who = this_process();
+    let lock = DirectoryLock::take(&directory, &who).map_err(UsageError::of)?;
     let roster = Roster::read(&directory)?;
     let mut checkpoint = Checkpoint::read(&directory)?;
     let text = std::fs::read_to_string(directory.join("manifest.json"))?;
@@ -52,7 +63,8 @@ pub(crate) async fn resume(
     access.nats.get_or_insert_with(|| roster.nats.clone());
     let client = access.connect("lab run --resume").await?;
     let context = access.jetstream(&client).await?;
-    let (hosts, gone) = ask_hosts(&client, &roster, &checkpoint).await?;
+    let mut leader = Leader { epoch: checkpoint.epoch.next(chance()?), who };
+    let (hosts, gone) = ask_hosts(&client, &roster, &checkpoint, &mut leader).await?;
     let source = Source {
         file: PathBuf::from(&manifest.file),
         text: manifest.text.clone(),
@@ -60,7 +72,7 @@ pub(crate) async fn resume(
     };
     let phases = source.experiment.ordered_phases()?;
     let (lengths, known) = (checkpoint.lengths, std::mem::take(&mut checkpoint.phases));
-    let files = Files::restore(&directory, "coordinator", manifest.started, lengths, known)?;
+    let files = Files::restore(lock, "coordinator", manifest.started, lengths, known)?;
     let notices = control.open(&directory)?;
     let mut coordinator = assemble(Parts {
         source,
@@ -70,6 +82,7 @@ pub(crate) async fn resume(
         control,
         interrupts,
         nats: Nats { client, context },
+        epoch: leader.epoch,
         roster,
         orders: restore_orders(&checkpoint, &hosts),
         hosts,
@@ -93,18 +106,39 @@ pub(crate) async fn resume(
 /// Hosts that do not work for a run any more, and why.
 type Gone = Vec<(String, &'static str)>;
 
-/// Asks all hosts what they have of a run. Returns what is known of each, and which do not work for
-/// the run any more.
+/// What is known of each host of a run, and which do not work for it any more.
+type Known = (BTreeMap<String, HostState>, Gone);
+
+/// Asks all hosts what they have of a run, and to follow this coordinator. Where one follows a
+/// later epoch, this coordinator comes after that, and asks all again.
 async fn ask_hosts(
     client: &Client,
     roster: &Roster,
     checkpoint: &Checkpoint,
-) -> anyhow::Result<(BTreeMap<String, HostState>, Gone)> {
+    leader: &mut Leader,
+) -> anyhow::Result<Known> {
+    for _ in 0..OVERTAKES {
+        match ask_hosts_once(client, roster, checkpoint, leader).await? {
+            Ok(known) => return Ok(known),
+            Err(later) => leader.epoch = later.epoch.next(chance()?),
+        }
+    }
+    Err(UsageError::error(format!("others take run {} over at the same time", roster.run)))
+}
+
+/// The same once; the inner error is who leads after this coordinator.
+async fn ask_hosts_once(
+    client: &Client,
+    roster: &Roster,
+    checkpoint: &Checkpoint,
+    leader: &Leader,
+) -> anyhow::Result<Result<Known, Leader>> {
     let (mut hosts, mut gone) = (BTreeMap::new(), Vec::new());
     for name in roster.hosts.keys() {
         let known = checkpoint.hosts.get(name).cloned().unwrap_or_default();
         let mut state = known.restore();
-        let ask = Ask::Resume { run: roster.run.clone(), merged: state.merged };
+        let (run, leader) = (roster.run.clone(), leader.clone());
+        let ask = Ask::Resume { run, leader, merged: state.merged };
         let why = match ask_again(client, name, &ask).await {
             Some(Answer::Kept { working: true, done, .. }) => {
                 state.carried_out = done;
@@ -115,6 +149,7 @@ async fn ask_hosts(
                 Some("its agent has ended the run by itself")
             }
             Some(Answer::StillLed { why }) => return Err(UsageError::error(why)),
+            Some(Answer::TakenOver { leader }) => return Ok(Err(leader)),
             Some(_) => Some("it has nothing of the run any more"),
             None => Some("it does not answer"),
         };
@@ -122,7 +157,7 @@ async fn ask_hosts(
         gone.extend(why.filter(|_| !state.has_finished()).map(|why| (name.clone(), why)));
         hosts.insert(name.clone(), state);
     }
-    Ok((hosts, gone))
+    Ok(Ok((hosts, gone)))
 }
 
 async fn ask_again(client: &Client, host: &str, ask: &Ask) -> Option<Answer> {

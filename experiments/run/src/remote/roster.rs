@@ -1,12 +1,14 @@
 //! The hosts of a run and who does what: `fleet.json` in the directory of the run, which does not
 //! change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use fleet::RunName;
 use fleet::assign::Assignment;
 use fleet::clock::Offset;
 use fleet::protocol::Card;
+use host::program::Who;
 use record::{FileError, write_json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,7 +34,7 @@ pub(super) struct RosterHost {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Roster {
     /// The run's name among agents.
-    pub(super) run: String,
+    pub(super) run: RunName,
     /// The NATS server.
     pub(super) nats: String,
     /// Who does what.
@@ -86,6 +88,14 @@ impl Roster {
     /// How far a host's clock is ahead of the coordinator's, in nanoseconds.
     pub(super) fn ahead_ns(&self, host: &str) -> i64 {
         self.hosts.get(host).map_or(0, |host| host.ahead_ns)
+    }
+
+    /// The programs of a host.
+    pub(super) fn programs_of(&self, host: &str) -> BTreeSet<Who> {
+        let of_host = self.assignment.clients.iter().filter(|it| it.agent == host);
+        let clients = of_host.flat_map(|it| it.processes.clone().map(Who::Client));
+        let server = (self.assignment.server == host).then_some(Who::Server);
+        clients.chain(server).collect()
     }
 
     /// Whether a host has the same kernel, and so the same monotonic clock, as the server's.

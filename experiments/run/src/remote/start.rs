@@ -11,10 +11,11 @@ use fleet::clock::Offset;
 use fleet::hosts;
 use fleet::link::{HostNews, Nats, Orders, drop_stream, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, What};
+use fleet::{Epoch, Leader, RunName};
 use host::interrupts::{Interrupted, Interrupts};
 use host::probing::ProbeSpec;
 use host::program::Who;
-use record::Files;
+use record::{DirectoryLock, Files};
 use serde_json::json;
 use service::Line as ServerLine;
 use spec::UsageError;
@@ -33,6 +34,7 @@ use super::state::HostState;
 use crate::books::assert_new;
 use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
+use crate::leadership::this_process;
 use crate::messages::Message;
 use crate::options::Options;
 use crate::place::Place;
@@ -41,10 +43,13 @@ use crate::run_control::RunControl;
 /// Programs of all hosts are ready within this time.
 const READY: Duration = Duration::from_secs(60);
 
+/// A host is asked so often to work for a run, until it answers.
+const LEASE: usize = 3;
+
 /// Leases all hosts of a run, or none.
 async fn lease(
     client: &Client,
-    run: &str,
+    (run, leader): (&RunName, &Leader),
     cards: &[Card],
     agents: &[&str],
     clocks: &BTreeMap<String, Offset>,
@@ -54,14 +59,23 @@ async fn lease(
     let mut leased: Vec<&str> = Vec::new();
     for agent in agents {
         let lease = Ask::Lease(Box::new(Lease {
-            run: run.to_owned(),
+            run: run.clone(),
+            leader: leader.clone(),
             version: host::VERSION.to_owned(),
             protocol: PROTOCOL,
             ahead_ns: clocks.get(*agent).map_or(0, |offset| offset.ahead_ns),
             machine: machines.contains(agent),
             network: networks.contains(agent),
         }));
-        let why = match question(client, agent, &lease).await {
+        let mut answer = None;
+        // A lease that was taken, and whose answer was lost, is taken again.
+        for _ in 0..LEASE {
+            answer = question(client, agent, &lease).await;
+            if answer.is_some() {
+                break;
+            }
+        }
+        let why = match answer {
             Some(Answer::Done {}) => {
                 leased.push(agent);
                 continue;
@@ -71,9 +85,10 @@ async fn lease(
         };
         for agent in leased {
             // An order with the number 1 is the first: none was given.
-            let stop = Order { run: run.to_owned(), number: 1, what: What::Stop {} };
+            let (run, epoch) = (run.clone(), leader.epoch);
+            let stop = Order { run: run.clone(), epoch, number: 1, what: What::Stop {} };
             let _ = question(client, agent, &Ask::Order(Box::new(stop))).await;
-            let _ = question(client, agent, &Ask::Forget { run: run.to_owned() }).await;
+            let _ = question(client, agent, &Ask::Forget { run, epoch }).await;
         }
         return Err(UsageError::error(format!("{agent} cannot be used: {why}")));
     }
@@ -135,7 +150,8 @@ pub(crate) async fn start(
     let name = source.experiment.name.as_str();
     let directory = options.out.unwrap_or_else(|| directory_of(name, started));
     let run = run_name(name, started)?;
-    let files = Files::create(&directory, "coordinator", started)?;
+    let leader = Leader { epoch: Epoch::default().next(chance()?), who: this_process() };
+    let lock = DirectoryLock::take(&directory, &leader.who).map_err(UsageError::of)?;
     let machine = |name: &&str| {
         let card = cards.iter().find(|card| card.name == **name)?;
         Some(Machine { host: card.name.clone(), ..card.machine.clone() })
@@ -153,14 +169,14 @@ pub(crate) async fn start(
     manifest.probes = json!({
         "attached": [], "absent": [], "because": "no host has told", "by_host": {},
     });
-    files.manifest(&manifest)?;
+    let files = Files::create(lock, "coordinator", started, &manifest)?;
     let roster = roster(&run, fleet.access.url()?, &cards, &clocks, &assignment);
     roster.write(&directory)?;
     open_stream(&context, &run).await.map_err(|error| {
         UsageError::error(format!("JetStream does not take a stream for the results: {error}"))
     })?;
     let notices = control.open(&directory)?;
-    if let Err(error) = lease(&client, &run, &cards, &agents, &clocks).await {
+    if let Err(error) = lease(&client, (&run, &leader), &cards, &agents, &clocks).await {
         drop_stream(&context, &run).await;
         return Err(error);
     }
@@ -172,6 +188,7 @@ pub(crate) async fn start(
         control,
         interrupts,
         nats: Nats { client, context },
+        epoch: leader.epoch,
         roster,
         hosts: agents.iter().map(|agent| ((*agent).to_owned(), HostState::default())).collect(),
         orders: agents.iter().map(|agent| ((*agent).to_owned(), Orders::default())).collect(),
@@ -216,7 +233,7 @@ impl Coordinator<Fleet> {
                 other => self.on_unready(other)?,
             }
         }
-        self.run.records.write_manifest()?;
+        self.run.records.write_manifest();
         let fields = json!({ "hosts": self.place.roster.hosts });
         self.run.records.event("fleet", fields)
     }
@@ -289,7 +306,7 @@ impl Coordinator<Fleet> {
 }
 
 fn roster(
-    run: &str,
+    run: &RunName,
     nats: &str,
     cards: &[Card],
     clocks: &BTreeMap<String, Offset>,
@@ -302,15 +319,25 @@ fn roster(
     };
     let used = cards.iter().filter(|card| agents.contains(&card.name.as_str()));
     let hosts = used.map(host).collect();
-    Roster { run: run.to_owned(), nats: nats.to_owned(), hosts, assignment: assignment.clone() }
+    Roster { run: run.clone(), nats: nats.to_owned(), hosts, assignment: assignment.clone() }
 }
 
 /// The name of a run among agents: it is part of subjects, streams and file names.
-fn run_name(experiment: &str, started: u64) -> anyhow::Result<String> {
+fn run_name(experiment: &str, started: u64) -> anyhow::Result<RunName> {
     let good = |it: char| if it.is_ascii_alphanumeric() || it == '-' { it } else { '_' };
     let name: String = experiment.chars().map(good).take(40).collect();
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    Ok(format!("{name}-{started}-{}", &uuid[..8]))
+    let name = format!("{name}-{started}-{}", &uuid[..8]);
+    RunName::try_from(name).map_err(anyhow::Error::msg)
+}
+
+/// A number by chance.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn chance() -> anyhow::Result<u32> {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    Ok(u32::from_str_radix(uuid.get(..8).unwrap_or_default(), 16)?)
 }
 
 /// Says which hosts are busy, when one is missing.
@@ -332,7 +359,8 @@ mod tests {
     #[test]
     fn runs_have_names_that_subjects_take() {
         let name = run_name("three phases.ü", 17).expect("a name");
-        assert!(name.starts_with("three_phases__-17-"), "{name}");
+        assert!(name.as_str().starts_with("three_phases__-17-"), "{name}");
+        assert!(run_name(&"x".repeat(64), u64::MAX).is_ok(), "the longest that there can be");
         assert_ne!(name, run_name("three phases.ü", 17).expect("another"));
     }
 }

@@ -1,0 +1,212 @@
+//! Disks without room: that of an agent, and that of what records a run. The load goes on, what
+//! comes waits in memory, and the books close.
+
+mod common;
+#[path = "common/lan.rs"]
+mod lan;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Running, assert_adds_up, json, lines, number, output, wait_until};
+use lan::Lan;
+
+/// A disk of this size, in bytes: the files of these runs need a part of it.
+const SIZE: u64 = 8 << 20;
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Does something in a thread with mounts of its own, which its programs share.
+fn with_own_mounts(what: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            // SAFETY: mounts are unshared alone; descriptors stay those of the process.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+                .expect("mounts of its own");
+            let private = output(Command::new("mount").args(["--make-rprivate", "/"]));
+            assert!(private.status.success(), "{private:?}");
+            what();
+        });
+        there.join().expect("no panic");
+    });
+}
+
+/// A disk, which something else can fill.
+struct Disk {
+    directory: PathBuf,
+}
+
+impl Disk {
+    fn mount(directory: PathBuf) -> Self {
+        std::fs::create_dir_all(&directory).expect("made");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={SIZE}"), "tmpfs"]).arg(&directory);
+        let mounted = output(&mut mount);
+        assert!(mounted.status.success(), "{mounted:?}");
+        Self { directory }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.directory.join("filler")
+    }
+
+    /// Something else takes all the room that there is.
+    fn fill(&self) {
+        let mut filler = File::create(self.filler()).expect("made");
+        let piece = [0; 4096];
+        while filler.write_all(&piece).is_ok() {}
+        assert!(filler.metadata().expect("there").len() > SIZE / 2);
+    }
+
+    /// It goes.
+    fn free(&self) {
+        std::fs::remove_file(self.filler()).expect("removed");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What still uses it keeps it.
+        let _ = Command::new("umount").arg("-l").arg(&self.directory).status();
+    }
+}
+
+/// A run that is whole: each second of its load once, the books closed, and nothing unreadable.
+fn assert_whole(out: &Path, phase: usize, offered: u64) {
+    let summary = json(out, "summary.json");
+    assert_eq!(summary["outcome"], "completed", "{summary}");
+    assert_adds_up(&summary);
+    let load = &summary["phases"][phase];
+    assert_eq!(number(load, "/shake/offered"), offered, "{load}");
+    let raw = record::Raw::read(out).expect("the files of a run");
+    assert!(raw.damage.is_empty(), "{:?}", raw.damage);
+    assert!(raw.manifest.closed);
+    let name = load["name"].as_str().expect("a name");
+    let recorded: u64 = lines(out, "samples.jsonl")
+        .iter()
+        .filter(|row| row["source"] == "client" && row["phase"] == name)
+        .map(|row| number(row, "/offered"))
+        .sum();
+    assert_eq!(recorded, offered, "every second is there once");
+}
+
+/// The warnings of a run about its files: that one cannot be written, and that it can be again.
+fn assert_told(out: &Path) {
+    let host = spec::machine::Machine::this().host;
+    for words in ["No space left on device", "it can be written again"] {
+        let told = lines(out, "events.jsonl").into_iter().any(|event| {
+            let (from, what) = (event["from"].as_str(), event["what"].as_str());
+            let of_file = what.is_some_and(|what| what.contains(path(out)) && what.contains(words));
+            of_file && from.is_some_and(|from| from.contains(&host))
+        });
+        assert!(told, "{words}: {:#?}", lines(out, "events.jsonl"));
+    }
+}
+
+const LOAD_S: u64 = 8;
+
+fn text() -> String {
+    format!(
+        "(name: \"x\", users: 1000, probes: Off, network: (namespace: Host),
+        server: (shards: 1), client: (shards: 1),
+        validity: (late_share: 1.0, client_busy_share: 1.0, because: \"counts are looked at\"),
+        phases: [
+            (name: \"connect\", connect: (rate: 2000), until: Established, longest_s: 20),
+            (name: \"load\", after: Terminated(\"connect\"), seconds: {LOAD_S},
+             shake: Open(rate: Fixed(200)), packets: (rate: 10)),
+            (name: \"next\", seconds: 3, shake: Open(rate: Fixed(200))),
+        ])"
+    )
+}
+
+#[test]
+fn a_run_goes_on_while_its_disk_is_full() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("x.ron");
+    std::fs::write(&file, text()).expect("written");
+    with_own_mounts(|| {
+        let disk = Disk::mount(directory.path().join("disk"));
+        let out = disk.directory.join("out");
+        let run = Running::start(&["run", path(&file), "--out", path(&out)]);
+        run.wait_for("load 1/");
+        disk.fill();
+        let told = run.wait_for("lab on ");
+        assert!(told.contains(path(&out)) && told.contains("No space left on device"), "{told}");
+        run.wait_for("next 1/");
+        disk.free();
+        assert_eq!(run.exit_code(), Some(0));
+        assert_whole(&out, 1, 200 * LOAD_S);
+        assert_told(&out);
+    });
+}
+
+#[test]
+fn a_coordinator_goes_on_while_its_disk_is_full() {
+    if !lan::can_be() {
+        return;
+    }
+    with_own_mounts(|| {
+        let lan = Lan::new(2);
+        let _agents = lan.fleet(&[]);
+        let disk = Disk::mount(lan.path("disk"));
+        let (file, out) = (lan.path("x.ron"), disk.directory.join("out"));
+        std::fs::write(&file, text()).expect("written");
+        let mut run = lan.run(&[path(&file), "--out", path(&out)]);
+        lan.wait_for_phase(&out, "load");
+        disk.fill();
+        wait_until("it is told", || lan.said("run.log").contains("No space left on device"));
+        wait_until("the next phase", || lan.said("run.log").contains("next 1/"));
+        // What is not on the coordinator's disk stays with the agents.
+        let kept = |it: &serde_json::Value| it["kept"].as_array().is_some_and(|it| it.len() == 1);
+        lan.wait_for_hosts(2, "agents keep it", kept);
+        disk.free();
+        assert_eq!(run.exit_code(), Some(0));
+        assert_whole(&out, 1, 200 * LOAD_S);
+        assert_told(&out);
+        lan.wait_for_hosts(2, "nothing is kept any more", |it| it["kept"] == serde_json::json!([]));
+    });
+}
+
+#[test]
+fn an_agent_goes_on_while_its_disk_is_full() {
+    if !lan::can_be() {
+        return;
+    }
+    with_own_mounts(|| {
+        let lan = Lan::new(2);
+        let disk = Disk::mount(lan.path("state-c1"));
+        let mut agents = lan.fleet(&[]);
+        let (mut run, out) = lan.run_text(&text());
+        lan.wait_for_phase(&out, "load");
+        disk.fill();
+        lan.wait_for_event(&out, "it is told", |it| {
+            let what = it["what"].as_str().unwrap_or_default();
+            let words = ["state-c1", ".spool: No space left on device"];
+            it["from"] == "c1" && words.iter().all(|words| what.contains(words))
+        });
+        // To the end, and beyond it.
+        assert_eq!(run.exit_code(), Some(0));
+        assert_whole(&out, 1, 200 * LOAD_S);
+        assert!(lan.said("c1.log").contains("No space left on device"));
+        // What it had there is gone, and so is the room that it gave back.
+        disk.fill();
+        // Nothing is lost with it: the agent is there, and another run finds it once there is room.
+        assert!(agents[1].0.try_wait().expect("our child").is_none());
+        let again =
+            output(&mut lan.lab(None, &["run", path(&lan.path("x.ron")), "--nats", lan::URL]));
+        let said = common::said(&again);
+        assert!(again.status.code() == Some(2) && said.contains("No space left"), "{said}");
+        disk.free();
+        let again =
+            output(&mut lan.lab(None, &["run", path(&lan.path("x.ron")), "--nats", lan::URL]));
+        common::assert_exit(&again, 0);
+        agents.clear();
+    });
+}
