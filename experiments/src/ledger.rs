@@ -48,9 +48,9 @@ pub(crate) fn run(ask: &Ask) -> anyhow::Result<bool> {
     }
     findings.balanced = findings.audit.is_balanced();
     if *json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        text::tell!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        print!("{}", sentences(directory, &findings));
+        text::tell_words!("{}", sentences(directory, &findings));
     }
     Ok(findings.balanced)
 }
@@ -119,7 +119,8 @@ fn sentences(directory: &Path, findings: &Findings) -> String {
     let Ledger { created, granted, claimed, refunded, remaining, .. } = findings.audit.ledger;
     let mut lines = vec![
         format!(
-            "{}: {} records in {segments} segments, {snapshots} snapshots, {epochs} epochs; {} torn",
+            "{}: {} records in {segments} segments, {snapshots} snapshots, {epochs} epochs; \
+             {} torn",
             directory.display(),
             thousands(*records),
             bytes(*torn_bytes)

@@ -41,7 +41,7 @@ fn batches_are_kept_until_they_are_merged_and_found_again() {
     let path = path(directory.path(), &name);
     let mut file = OpenOptions::new().append(true).open(&path).expect("there");
     file.write_all(b"{\"number\":5,\"sa").expect("written");
-    assert_eq!(Spool::kept(directory.path()), [name.clone()]);
+    assert_eq!(Spool::kept(directory.path()), std::slice::from_ref(&name));
     let mut opened = Spool::open(directory.path(), &name, 0).expect("there");
     assert_eq!((opened.written(), text(&opened, 1).as_deref()), (4, Some("a")));
     assert_eq!(opened.push(line("e")), None);
