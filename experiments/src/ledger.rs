@@ -48,9 +48,9 @@ pub(crate) fn run(ask: &Ask) -> anyhow::Result<bool> {
     }
     findings.balanced = findings.audit.is_balanced();
     if *json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        text::tell!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        print!("{}", sentences(directory, &findings));
+        text::tell_words!("{}", sentences(directory, &findings));
     }
     Ok(findings.balanced)
 }

@@ -162,7 +162,7 @@ impl Keeper {
                 Ok(durable) => {
                     self.desk.durable.store(durable, Ordering::Release);
                     if self.desk.failing.swap(false, Ordering::Relaxed) {
-                        self.say("the disk takes it again, and money moves".to_owned());
+                        self.say("the disk takes it again, and money moves");
                     }
                     return Ok(());
                 }
@@ -170,7 +170,7 @@ impl Keeper {
             };
             let first = !self.desk.failing.swap(true, Ordering::Relaxed);
             if first {
-                self.say(format!("{error}; no money moves until it is on disk"));
+                self.say(&format!("{error}; no money moves until it is on disk"));
             }
             if matches!(error, CommitError::Contradiction(_)) {
                 return Err(self.sentence(&error.to_string()));
@@ -195,7 +195,7 @@ impl Keeper {
     }
 
     /// Tells the control thread. Without room for it the counters say so all the same.
-    fn say(&self, what: String) {
-        let _ = self.reports.post(0, Report::Said(self.sentence(&what)));
+    fn say(&self, what: &str) {
+        let _ = self.reports.post(0, Report::Said(self.sentence(what)));
     }
 }
