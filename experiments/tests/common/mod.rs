@@ -24,7 +24,8 @@ pub(crate) fn experiment(name: &str) -> PathBuf {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    command.args(arguments);
+    // Tests by sudo are the same as those of root.
+    command.args(arguments).env_remove("SUDO_UID").env_remove("SUDO_GID");
     command
 }
 
