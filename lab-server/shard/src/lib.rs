@@ -18,6 +18,7 @@ mod poll;
 mod registered;
 mod slots;
 mod timer;
+mod watched;
 mod wheel;
 
 pub use connections::Net;
@@ -28,4 +29,5 @@ pub use inbox::Inboxes;
 pub use limits::{Closed, ConnectOptions, Limits, NetCounters};
 pub use listener::{ListenOptions, bind_listener};
 pub use slots::ConnId;
+pub use watched::watched;
 pub use wheel::Wheel;
