@@ -252,7 +252,12 @@ impl ShardLoop {
             self.report_slowness(u64::MAX);
             std::thread::yield_now();
         }
-        // For whatever reason it ended, the others need not wait for it.
+    }
+}
+
+impl Drop for ShardLoop {
+    /// For whatever reason it ended, the others need not wait for it.
+    fn drop(&mut self) {
         self.set_idle(true);
     }
 }

@@ -122,7 +122,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Coordinator<Fleet>> {
     check(&source.experiment, &options)?;
     let phases = source.experiment.ordered_phases()?;
-    let mut control = RunControl::bind(options.live)?;
+    let mut control = RunControl::bind(options.live, &options.live_hosts)?;
     let interrupts = Interrupts::listen()?;
     let client = fleet.access.connect("lab run").await?;
     let context = fleet.access.jetstream(&client).await?;
