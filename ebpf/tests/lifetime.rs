@@ -14,6 +14,9 @@ use std::{
 use aya::programs::{loaded_links, loaded_programs};
 use common::{Reaped, needs, port, wait_until};
 use ebpf::{Options, Probes};
+use needs::test;
+
+needs::main!();
 
 const CHILD: &str = "LAB_TEST_HOLDS_PROBES";
 

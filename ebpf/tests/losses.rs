@@ -11,6 +11,9 @@ use std::{
 use attribution::FlowLayout;
 use common::{CLIENT_ADDRESS, Pair, SERVER_ADDRESS, ask, connect, needs, port, run, serve};
 use ebpf::{BySide, Counters, LossKind, Options, Probes, RetransmitKinds};
+use needs::test;
+
+needs::main!();
 
 const SIZE: usize = 24;
 fn server_port() -> u16 {

@@ -14,6 +14,9 @@ use ebpf::{
     perf::{ProcessCounters, ThreadCounters},
     proc::ProcReader,
 };
+use needs::test;
+
+needs::main!();
 
 fn own_tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()

@@ -11,6 +11,9 @@ use std::{
 use attribution::FlowLayout;
 use common::{ask, connect, listen, needs, port, serve};
 use ebpf::{Absence, Options, Probes, Program};
+use needs::test;
+
+needs::main!();
 
 const SIZE: usize = 24;
 

@@ -13,6 +13,9 @@ use std::{
 
 use common::{Reaped, ask, connect, listen, needs, pin, port, serve};
 use ebpf::{LongWait, Options, Probes, Profiler, Program, Stack, Thread};
+use needs::test;
+
+needs::main!();
 
 const SIZE: usize = 24;
 

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::check;
+use crate::clean;
+use crate::owner::Handover;
 use crate::tune;
 use crate::validate;
 use analysis::compare;
@@ -15,11 +18,12 @@ use analysis::summary::{self, Summary};
 use fleet::Access;
 use host::hog;
 use host::leftover;
+use host::privileges::Privileges;
 use host::probe;
 use host::profile;
 use record::{Outcome, Problems};
 use report::live;
-use run::{Ending, Options, Sampling};
+use run::{Ending, EndsAtOnce, Interrupted, Options, Sampling};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
 use spec::{Hosts, Source, UsageError};
@@ -65,6 +69,9 @@ enum Command {
         /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
         #[arg(long = "set", value_name = "KEY=VALUE")]
         settings: Vec<String>,
+        /// As whom programs run: NAME, UID or UID:GID [default: who has called sudo, else nobody]
+        #[arg(long, value_name = "USER", conflicts_with = "nats")]
+        user: Option<String>,
         /// Apply the tuning profile's settings of the machine, too, and put them back at the end
         #[arg(long)]
         tune_host: bool,
@@ -82,7 +89,7 @@ enum Command {
         #[arg(long, value_name = "NAME", requires = "live")]
         live_host: Vec<String>,
         #[command(flatten)]
-        access: Access,
+        access: Box<Access>,
         /// Use hosts whose clocks are off by more than 50 ms, too
         #[arg(long, requires = "nats")]
         allow_clock_offset: bool,
@@ -127,11 +134,16 @@ enum Command {
     Validate(validate::Args),
     /// Settings of the kernel: check, apply, and put back exactly what was there
     Tune(tune::Args),
-    /// Say what this machine can do, and the way out where it cannot
+    /// Show what runs that were killed have left on this machine, or remove it
+    Clean(clean::Args),
+    /// Say what this machine can do, as whom programs run, and the way out where it cannot
     Doctor {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// As whom programs would run, as for lab run
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
     },
     /// The server on its own, as lab-server
     Server(Box<lab_server::cli::Args>),
@@ -175,13 +187,42 @@ impl From<tune::Ended> for Exit {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
-        let exit = match self.command {
+        // One that is started from an open file is named by the number of that.
+        let _ = rustix::thread::set_name(c"lab");
+        // What these come to is on disk, whether anybody reads the rest or not.
+        let records = matches!(
+            self.command,
+            Command::Run { .. } | Command::Profile(_) | Command::Validate(_)
+        );
+        let exit = self.command.carry_out().unwrap_or_else(|error| {
+            text::say!("lab: {error:#}");
+            match error.downcast_ref::<UsageError>() {
+                Some(usage) => Exit::from(usage),
+                None if error.is::<Interrupted>() => Exit::Aborted,
+                None => Exit::Error,
+            }
+        });
+        let exit = match text::output_error() {
+            None => exit,
+            Some(error) => {
+                text::say!("lab: standard output cannot be written: {error}");
+                if records { exit } else { exit.max(Exit::Error) }
+            }
+        };
+        ExitCode::from(exit as u8)
+    }
+}
+
+impl Command {
+    fn carry_out(self) -> anyhow::Result<Exit> {
+        match self {
             Command::Check { file, settings } => check(&file, &settings),
             Command::Run {
                 file,
                 out,
                 settings,
                 repeat,
+                user,
                 tune_host,
                 journals,
                 live,
@@ -192,14 +233,15 @@ impl Cli {
             } => {
                 let journals = Some(journals);
                 let on_fleet = access.nats.is_some() || resume.is_some();
-                let fleet = on_fleet.then_some(fleet::Options { access, allow_clock_offset });
-                let sampling = None;
+                let fleet =
+                    on_fleet.then_some(fleet::Options { access: *access, allow_clock_offset });
                 let options = Options {
                     out,
                     settings,
                     tune_host,
                     journals,
-                    sampling,
+                    user,
+                    sampling: None,
                     live,
                     live_hosts,
                     fleet,
@@ -225,17 +267,13 @@ impl Cli {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
             }
             Command::Tune(args) => tune::run(&args).map(Exit::from),
-            Command::Doctor { json } => doctor(json),
+            Command::Clean(args) => clean::run(&args).map(Exit::from),
+            Command::Doctor { json, user } => doctor(json, user.as_deref()),
             Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
             Command::Client(args) => lab_client::cli::run(&args)
                 .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
             Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
-        };
-        let exit = exit.unwrap_or_else(|error| {
-            eprintln!("lab: {error:#}");
-            error.downcast_ref::<UsageError>().map_or(Exit::Error, Exit::from)
-        });
-        ExitCode::from(exit as u8)
+        }
     }
 }
 
@@ -246,12 +284,25 @@ fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {
 fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
     let source = read(file, settings)?;
     let preflight = Preflight::of(&source.experiment, &Machine::this());
-    print!("{}", check::show(&source.experiment, &preflight)?);
+    text::tell_words!("{}", check::show(&source.experiment, &preflight)?);
     Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
 }
 
-fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
+fn carry_out(file: &Path, mut options: Options) -> anyhow::Result<Exit> {
     let source = read(file, &options.settings)?;
+    let name = source.experiment.name.as_str();
+    let out = options.out.take().unwrap_or_else(|| run::default_directory(name));
+    let handover = Handover::of_new(&out);
+    options.out = Some(out.clone());
+    let exit = carry_out_into(file, source, options);
+    // Also of a run that has failed.
+    if let Some(handover) = handover.filter(|_| out.exists()) {
+        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
+    }
+    exit
+}
+
+fn carry_out_into(file: &Path, source: Source, options: Options) -> anyhow::Result<Exit> {
     if options.fleet.is_some() {
         return to_its_end(run::run(source, options));
     }
@@ -265,7 +316,7 @@ fn carry_out(file: &Path, options: Options) -> anyhow::Result<Exit> {
     leftover::wait();
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     if preflight.is_refused() {
-        eprint!("{}", preflight::table(&preflight));
+        text::say_words(&preflight::table(&preflight));
         return Ok(Exit::Refused);
     }
     to_its_end(run::run(source, options))
@@ -287,18 +338,21 @@ fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(run)?;
     runtime.shutdown_background();
+    // Everything is recorded, and what was changed is put back. An interrupt from here on ends this
+    // process at once; `lab report` makes summary and page again.
+    let _at_once = EndsAtOnce::begin();
     let summary = complete(&ended.directory)?;
-    print!("{}", summary::table(&summary));
-    ended.profiles.iter().for_each(|line| println!("{line}"));
-    println!("{}", ended.directory.join(report::NAME).display());
+    text::tell_words!("{}", summary::table(&summary));
+    ended.profiles.iter().for_each(|line| text::tell!("{line}"));
+    text::tell!("{}", ended.directory.join(report::NAME).display());
     Ok(match ended.ending {
         Ending::Completed => verdict(&summary),
         Ending::Aborted(why) => {
-            eprintln!("lab: aborted: {why}");
+            text::say!("lab: aborted: {why}");
             Exit::Aborted
         }
         Ending::Interrupted => {
-            eprintln!("lab: interrupted");
+            text::say!("lab: interrupted");
             Exit::Aborted
         }
     })
@@ -310,31 +364,36 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     let source = read(file, &options.settings)?;
     let name = format!("{}-x{times}", source.experiment.name);
     let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
+    let handover = Handover::of_new(&out);
+    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     let width = times.to_string().len();
     let mut worst = Exit::Fine;
     for time in 1..=times {
-        eprintln!("run {time} of {times}");
+        text::say!("run {time} of {times}");
         let out = Some(out.join(format!("{time:0width$}")));
         match carry_out(file, Options { out, ..options.clone() })? {
             exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
             other => return Ok(other),
         }
     }
-    println!("{}", out.display());
+    if let Some(handover) = handover {
+        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
+    }
+    text::tell!("{}", out.display());
     Ok(worst)
 }
 
 fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
     let comparison = compare::compare(args).map_err(UsageError::of)?;
     if !comparison.objections.is_empty() && !args.force {
-        comparison.objections.iter().for_each(|objection| eprintln!("lab: {objection}"));
-        eprintln!("lab: not compared: --force does it all the same");
+        comparison.objections.iter().for_each(|objection| text::say!("lab: {objection}"));
+        text::say!("lab: not compared: --force does it all the same");
         return Ok(Exit::Refused);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        text::tell!("{}", serde_json::to_string_pretty(&comparison)?);
     } else {
-        print!("{}", compare::table(&comparison));
+        text::tell_words!("{}", compare::table(&comparison));
     }
     Ok(Exit::Fine)
 }
@@ -342,9 +401,9 @@ fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
 fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
     let plan = projection::project(args).map_err(UsageError::of)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&plan)?);
+        text::tell!("{}", serde_json::to_string_pretty(&plan)?);
     } else {
-        print!("{}", projection::table(&plan));
+        text::tell_words!("{}", projection::table(&plan));
     }
     Ok(Exit::Fine)
 }
@@ -363,12 +422,13 @@ fn verdict(summary: &Summary) -> Exit {
     if valid && balanced { Exit::Fine } else { Exit::Invalid }
 }
 
-fn doctor(json: bool) -> anyhow::Result<Exit> {
-    let findings = ebpf::doctor::examine();
+fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
+    let mut findings = ebpf::doctor::examine();
+    findings.extend(Privileges::choose(user)?.findings());
     if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        text::tell!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        print!("{}", ebpf::doctor::table(&findings));
+        text::tell_words!("{}", ebpf::doctor::table(&findings));
     }
     let missing = ebpf::doctor::worst(&findings) == ebpf::doctor::State::Missing;
     Ok(if missing { Exit::Refused } else { Exit::Fine })
@@ -415,9 +475,9 @@ fn report_again(directory: &Path) -> anyhow::Result<Exit> {
         problems.add(format!("{:#}", anyhow::Error::from(error)));
     }
     let problems = report::write(directory, problems)?;
-    summary.iter().for_each(|summary| print!("{}", summary::table(summary)));
-    println!("{}", directory.join(report::NAME).display());
-    problems.sentences().for_each(|sentence| eprintln!("lab: {sentence}"));
+    summary.iter().for_each(|summary| text::tell_words!("{}", summary::table(summary)));
+    text::tell!("{}", directory.join(report::NAME).display());
+    problems.sentences().for_each(|sentence| text::say!("lab: {sentence}"));
     Ok(match summary {
         Some(summary) if problems.is_empty() => match summary.outcome {
             Outcome::Completed => verdict(&summary),

@@ -3,7 +3,12 @@
 //! Read them in the order of the data: `spec` (experiment files), `run` (carrying one out),
 //! `record` (what is written), `analysis` (what it came to), `report` (the same for people).
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod check;
+mod children;
+mod clean;
 pub mod cli;
+mod owner;
 mod tune;
 mod validate;

@@ -1,5 +1,7 @@
 //! The `lab` program.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -6,12 +6,13 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use common::{
-    Running, assert_adds_up, assert_exit, can, json, lab, lines, number, said, wait_until,
-};
+use common::{Running, assert_adds_up, assert_exit, json, lab, lines, number, said, wait_until};
+use needs::test;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+
+needs::main!();
 
 /// What the two CPUs of a small machine are for; on one with a single CPU both share it.
 fn cpus() -> (usize, usize) {
@@ -98,10 +99,6 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 /// Sums a field of lines.
 fn sum(lines: &[Value], what: impl Fn(&Value) -> u64) -> u64 {
     lines.iter().map(what).sum()
@@ -138,9 +135,7 @@ fn a_hog_had_the_cpu_when_it_says_so() {
     // At most what it wanted: 40% of two seconds.
     assert!(of("ran_ns") <= 800_000_000, "{truth}");
     assert!(of("ran_ns") > 80_000_000, "even a busy machine lets it run: {truth}");
-    if truth["schedstat_ns"].is_null() {
-        eprintln!("skipped: this kernel keeps no account of threads (CONFIG_SCHED_INFO)");
-    } else {
+    if needs::can("schedstat", !truth["schedstat_ns"].is_null()) {
         // The kernel counts what it takes to sleep and to wake, and interrupts, as the thread's;
         // and what the thread had since the last tick of the clock it may not have counted yet.
         let (ran, kernels) = (of("ran_ns"), of("schedstat_ns"));
@@ -200,7 +195,7 @@ const LINKS: &str = "hosts: Namespaces(2), probes: Required,";
 
 #[test]
 fn packets_dropped_on_purpose_are_the_packets_that_the_probes_miss() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let lab = Lab::new(
@@ -244,7 +239,7 @@ fn packets_dropped_on_purpose_are_the_packets_that_the_probes_miss() {
 
 #[test]
 fn packets_are_held_for_as_long_as_asked() {
-    if !can("root", is_root()) || !can("tun", Path::new("/dev/net/tun").exists()) {
+    if !needs::root() || !needs::can("tun", Path::new("/dev/net/tun").exists()) {
         return;
     }
     let lab = Lab::new(
@@ -310,7 +305,7 @@ fn children(of: u64) -> BTreeSet<u64> {
 
 #[test]
 fn nothing_is_left_of_namespaces_links_and_hogs_also_after_sigkill() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let (server, _) = cpus();

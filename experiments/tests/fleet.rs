@@ -11,8 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::{assert_adds_up, json, lines, number, output, wait_until};
 use lan::{Lan, Process, a_moment, children};
+use needs::test;
 use rustix::process::Signal;
 use serde_json::Value;
+
+needs::main!();
 
 /// Connects 2,000 users and then has them shake for some seconds: 400 of them in each, so that one
 /// who is held up for four seconds is not yet due again.

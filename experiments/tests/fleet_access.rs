@@ -12,9 +12,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{assert_exit, said};
 use lan::{Lan, URL};
+use needs::test;
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, SanType};
 use serde_json::{Value, json};
+
+needs::main!();
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")

@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{json, lines, wait_until};
 use lan::Lan;
+use needs::test;
+
+needs::main!();
 
 /// Where a thread may run, from its status.
 fn allowed(status: &str) -> BTreeSet<usize> {
@@ -54,7 +57,7 @@ fn sleeps(pid: u32) -> u64 {
 #[test]
 fn agents_keep_off_the_cpus_of_shards() {
     let two = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-    if !lan::can_be() || !common::can("two CPUs", two) {
+    if !lan::can_be() || !needs::can("two CPUs", two) {
         return;
     }
     let lan = Lan::new(2);

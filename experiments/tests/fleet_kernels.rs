@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use common::{assert_adds_up, json, lines, number};
 use lan::{Lan, a_moment, children};
+use needs::test;
 use rustix::process::{Pid, Signal};
+
+needs::main!();
 
 /// The name of a process.
 fn comm(pid: u32) -> String {

@@ -14,8 +14,11 @@ use common::{assert_exit, experiment, said};
 use fleet::protocol::{Answer, Ask, Beat, Card, PROTOCOL, Role, WHO, ask};
 use futures_util::StreamExt;
 use lan::{Lan, URL};
+use needs::test;
 use serde_json::json;
 use spec::machine::Machine;
+
+needs::main!();
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -86,6 +89,7 @@ fn card(name: &str, role: Role) -> Card {
         netns: 0,
         since: 0,
         findings: json!([]),
+        privileges: json!(null),
         kept: Vec::new(),
         beat: Beat::default(),
     }

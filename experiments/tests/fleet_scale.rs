@@ -8,6 +8,9 @@ use std::path::Path;
 
 use common::{assert_exit, experiment, json, lab, lines, number, said};
 use lan::{Lan, URL};
+use needs::test;
+
+needs::main!();
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")

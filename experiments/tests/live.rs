@@ -10,7 +10,10 @@ use std::path::Path;
 
 use browser::Browser;
 use common::{PATIENCE, Running, assert_adds_up, json, lab, lines, said, wait_until};
+use needs::test;
 use serde_json::Value;
+
+needs::main!();
 
 /// Long enough for everything that is done to it; it is ended by an order.
 const EXPERIMENT: &str = r#"(

@@ -7,7 +7,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{assert_exit, can, experiment, lab};
+use common::{assert_exit, experiment, lab};
+use needs::test;
+
+needs::main!();
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
@@ -21,7 +24,7 @@ fn python() -> Option<PathBuf> {
         .args(["-c", "import altair, hdrh, ipykernel, nbclient, polars, pytest"])
         .output()
         .is_ok_and(|output| output.status.success());
-    can("python", complete).then_some(python)
+    needs::can("python", complete).then_some(python)
 }
 
 fn run(python: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use common::{assert_exit, can, experiment, json, lab, number, output, said};
+use common::{assert_exit, experiment, json, lab, number, output, said};
+use needs::test;
 use serde_json::Value;
 
-const NOBODY: u32 = 65_534;
+needs::main!();
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
+const NOBODY: u32 = 65_534;
 
 /// A server that answers every 10 bytes with 10, and a client that keeps asking it until this is
 /// dropped.
@@ -70,7 +69,7 @@ impl Drop for Chatter {
 
 #[test]
 fn any_server_can_be_watched_and_what_has_no_probe_is_null() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let chatter = Chatter::start();
@@ -110,7 +109,7 @@ fn what_cannot_be_watched_is_told_in_a_sentence() {
     assert!(said(&output).contains("cannot be looked at"), "{}", said(&output));
     assert_exit(&lab(&["probe"]), 2);
 
-    if can("root", is_root()) {
+    if needs::root() {
         let chatter = Chatter::start();
         let port = chatter.port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -139,7 +138,7 @@ fn lab_without(directories: &[&str], arguments: &[&str]) -> Output {
 
 #[test]
 fn a_kernel_without_btf_is_told_and_one_without_tracefs_is_watched_all_the_same() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let chatter = Chatter::start();

@@ -8,13 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Running, assert_exit, can, experiment, lab, lines, number, output, said, wait_until};
+use common::{Running, assert_exit, experiment, lab, lines, number, output, said, wait_until};
+use needs::test;
+
+needs::main!();
 
 const NOBODY: u32 = 65_534;
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -57,7 +56,7 @@ fn tooltips(file: &Path) -> Vec<String> {
 
 #[test]
 fn the_function_that_spins_has_the_samples() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -94,7 +93,7 @@ fn the_function_that_spins_has_the_samples() {
 
 #[test]
 fn every_phase_of_a_run_has_a_graph() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -143,7 +142,7 @@ fn what_cannot_be_profiled_is_told_in_a_sentence() {
         assert_exit(&output, 2);
         assert!(said(&output).contains(sentence), "{arguments:?}: {}", said(&output));
     }
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let pid = std::process::id().to_string();
@@ -177,7 +176,7 @@ impl Drop for Reaped {
 
 #[test]
 fn a_process_that_ends_and_never_ran_is_no_error() {
-    if !can("root", is_root()) {
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");

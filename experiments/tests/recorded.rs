@@ -11,8 +11,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{can, json, output, said};
+use common::{json, output, said};
+use needs::test;
 use serde_json::{Number, Value};
+
+needs::main!();
 
 /// The recorded runs. `killed` has no end: its coordinator was killed.
 const RUNS: [&str; 7] =
@@ -295,7 +298,7 @@ fn python() -> Option<PathBuf> {
         .args(["-c", "import hdrh, polars"])
         .output()
         .is_ok_and(|output| output.status.success());
-    can("python", complete).then_some(python)
+    needs::can("python", complete).then_some(python)
 }
 
 #[test]

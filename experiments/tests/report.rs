@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use browser::Browser;
 use common::{assert_exit, json, lab, lines, said};
+use needs::test;
 use serde_json::Value;
+
+needs::main!();
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -288,7 +291,8 @@ const LINE: &str = r"(() => {
 /// No wider than the window, and every picture drawn.
 fn assert_readable(browser: &mut Browser, width: u32) {
     let widest = browser.evaluate("document.documentElement.scrollWidth");
-    assert!(widest.as_u64() <= Some(u64::from(width)), "{widest} of {width} pixels");
+    let fits = widest.as_u64().is_some_and(|widest| widest <= u64::from(width));
+    assert!(fits, "{widest} of {width} pixels");
     let pixels = browser.evaluate(PIXELS);
     let pixels = pixels.as_array().expect("a list");
     assert!(pixels.len() >= 11, "{pixels:?}");

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::{Running, assert_exit, can, json, lab, said, wait_until};
+use common::{Running, assert_exit, json, lab, said, wait_until};
+use needs::test;
 use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
+
+needs::main!();
 
 /// A setting of the machine that nothing here depends on.
 const BACKLOG: &str = "net.core.netdev_max_backlog";
@@ -19,10 +22,6 @@ static TURN: Mutex<()> = Mutex::new(());
 
 fn exclusive() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn root() -> bool {
-    can("root", rustix::process::geteuid().is_root())
 }
 
 /// Runs something on a thread in a network namespace of its own.
@@ -113,7 +112,7 @@ impl Place {
 
 #[test]
 fn an_operator_applies_checks_and_reverts() {
-    if !root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {
@@ -189,7 +188,7 @@ fn what_is_asked_wrong_is_said() {
 /// What is of a namespace is set in those of the run, and recorded; the machine stays as it is.
 #[test]
 fn a_run_has_its_profile_in_its_namespaces() {
-    if !root() {
+    if !needs::root() {
         return;
     }
     let _lock = exclusive();
@@ -232,7 +231,7 @@ fn a_run_has_its_profile_in_its_namespaces() {
 /// With `--tune-host` the machine is tuned while the run goes on, and put back however it ends.
 #[test]
 fn a_run_puts_the_machine_back() {
-    if !root() {
+    if !needs::root() {
         return;
     }
     let _lock = exclusive();
@@ -285,7 +284,7 @@ fn a_run_puts_the_machine_back() {
 /// A small ablation: two settings that change something, one that does not; the runs stay.
 #[test]
 fn an_ablation_says_what_each_setting_is_worth() {
-    if !root() {
+    if !needs::root() {
         return;
     }
     let place = Place::new();

@@ -10,6 +10,10 @@ use workload::{Arrivals, Pacing, Rate, Schedule, Second, Share};
 /// poll rarely has to stop for it, and short enough to hold a few hundred shakes.
 const AHEAD_NS: u64 = 10_000_000;
 
+/// Shakes of all clients that are worked out at a time: under a millisecond's work. A client that
+/// was stopped for a while catches up in as many turns as that takes, and reads answers in between.
+const WORKED_OUT_AT_A_TIME: usize = 65_536;
+
 /// Shakes to come, of the users of one shard.
 #[derive(Debug)]
 pub struct Pacer {
@@ -62,6 +66,8 @@ impl Pacer {
         self.end = self.end.min(end);
         let end_ns = self.clock.start_of(self.end);
         self.due.retain(|(due_ns, _)| *due_ns < end_ns);
+        // A second that was begun ahead of time.
+        self.arrivals = self.arrivals.take().filter(|(_, began_ns, _)| *began_ns < end_ns);
     }
 
     /// Changes the rate from a Unix second on; all shards of all clients must be told in time.
@@ -69,8 +75,13 @@ impl Pacer {
         self.changed = Some((from, rate));
     }
 
+    /// Whether shakes that are due before `end_ns`, the end of the phase, are left, or may be.
+    pub(crate) fn has_more(&mut self, end_ns: u64) -> bool {
+        self.next(end_ns).is_some() || self.ready_ns < end_ns
+    }
+
     /// The next shake: its instant and its user, by the number within the shard. `None` when none
-    /// is near.
+    /// is near, or none of so many that were worked out is this shard's.
     pub fn next(&mut self, now_ns: u64) -> Option<(u64, u32)> {
         if self.due.is_empty() && self.ready_ns <= now_ns + AHEAD_NS / 2 {
             self.work_out(now_ns + AHEAD_NS);
@@ -94,7 +105,8 @@ impl Pacer {
     }
 
     fn work_out(&mut self, until_ns: u64) {
-        while self.ready_ns < until_ns {
+        let mut room = WORKED_OUT_AT_A_TIME;
+        while self.ready_ns < until_ns && room > 0 {
             let Some((mut arrivals, began_ns, mut first)) =
                 self.arrivals.take().or_else(|| self.begin())
             else {
@@ -104,16 +116,18 @@ impl Pacer {
                     return;
                 }
                 self.ready_ns = self.clock.start_of(self.next.unix);
+                room -= 1;
                 continue;
             };
             loop {
                 let (offset_ns, user) = first;
                 let due_ns = began_ns + offset_ns;
-                if due_ns >= until_ns {
-                    self.ready_ns = until_ns;
+                if due_ns >= until_ns || room == 0 {
+                    self.ready_ns = due_ns.min(until_ns);
                     self.arrivals = Some((arrivals, began_ns, first));
                     return;
                 }
+                room -= 1;
                 if let Some(mine) = self.share.local(user) {
                     self.due.push_back((due_ns, mine));
                 }
@@ -195,6 +209,56 @@ mod tests {
             assert_eq!(together, expected, "{pacing:?}");
             assert!(!expected.is_empty());
         }
+    }
+
+    /// However far behind, little is worked out at a time, and nothing is left out.
+    #[test]
+    fn arrears_are_worked_out_bit_by_bit() {
+        const RATE: u32 = 1_000_000;
+        let clock = Clock::with_offset(0);
+        for (shard, shards) in [(0, 1), (1, 2), (9, 10)] {
+            let share = Share { total_users: 10, first: 0, end: 10, shard, shards };
+            let (rate, pacing) = (Rate::Fixed(RATE), Pacing::Even);
+            let mut pacer = Pacer::new(share, clock, 3, rate, pacing, 50, None);
+            let now_ns = 50 * SECOND + SECOND / 2;
+            let (mut shakes, mut turns) = (0, 0);
+            while pacer.wake_ns() <= now_ns {
+                while pacer.next(now_ns).is_some_and(|(due_ns, _)| due_ns <= now_ns) {
+                    assert!(pacer.due.len() <= WORKED_OUT_AT_A_TIME);
+                    pacer.pop();
+                    shakes += 1;
+                }
+                turns += 1;
+                assert!(turns < 1_000, "it gets nowhere");
+            }
+            // Every user shakes as often; one is due at the instant itself.
+            let due = u64::from(RATE) / 2 / shards as u64;
+            assert!(shakes == due || shakes == due + 1, "{shakes} of {due}");
+            pacer.end_at(51);
+            assert!(pacer.has_more(51 * SECOND));
+            while pacer.has_more(51 * SECOND) {
+                while pacer.next(51 * SECOND).is_some() {
+                    pacer.pop();
+                    shakes += 1;
+                }
+            }
+            assert_eq!(shakes, u64::from(RATE) / shards as u64);
+        }
+    }
+
+    #[test]
+    fn a_second_worked_out_ahead_ends_with_the_phase() {
+        let clock = Clock::with_offset(0);
+        let all = Share { total_users: 1_000, first: 0, end: 1_000, shard: 0, shards: 1 };
+        let mut pacer = Pacer::new(all, clock, 3, Rate::Fixed(1_000), Pacing::Even, 50, None);
+        let now_ns = 51 * SECOND - SECOND / 1_000;
+        while pacer.next(now_ns).is_some_and(|(due_ns, _)| due_ns < 51 * SECOND) {
+            pacer.pop();
+        }
+        assert!(pacer.next(now_ns).is_some(), "the next second was begun");
+        pacer.end_at(51);
+        assert!(!pacer.has_more(51 * SECOND));
+        assert_eq!(pacer.wake_ns(), u64::MAX);
     }
 
     #[test]

@@ -224,6 +224,7 @@ impl ShardLoop {
         self.outbox.wait();
         self.report_second(net);
         self.report_slowness(u64::MAX);
+        self.generator.end();
         let receipts = Box::new(self.generator.receipts().clone());
         let ended = ended.map_err(|error| error.to_string());
         self.outbox.post(Report::Ended(self.me, receipts, ended));

@@ -201,7 +201,7 @@ fn the_rate_changes_while_it_runs_and_metrics_are_served() {
     let (status, _) = get(&control, "/qps?qps=700");
     assert!(status.contains("200"), "{status}");
     running.find(|line| (number(line, "offered")? == 700).then_some(()));
-    for wrong in ["/qps?qps=many", "/qps", "/qps?qps=-1"] {
+    for wrong in ["/qps?qps=many", "/qps", "/qps?qps=-1", "/qps?qps=4294967295"] {
         let (status, body) = get(&control, wrong);
         assert!(status.contains("400") && !body.is_empty(), "{wrong}: {status} {body}");
     }
@@ -397,7 +397,13 @@ fn bad_input_is_told_in_a_sentence() {
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains(words), "{}", said(&output));
     }
-    let output = run(&mut client(&["--users", "0..10", "--shards", "0"]));
-    assert!(!output.status.success());
-    assert!(said(&output).contains("--shards 0"), "{}", said(&output));
+    for (arguments, words) in [
+        (["--users", "0..10", "--shards", "0"], "--shards 0"),
+        (["--users", "0..10", "--rate", "4294967295"], "rate 4294967295: between 0 and 10000000"),
+        (["--users", "0..4294967295", "--rate", "5"], "more than one client can have"),
+    ] {
+        let output = run(&mut client(&arguments));
+        assert!(!output.status.success());
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use accounting::Money;
+use accounting::{Losses, Money};
 use attribution::Tally;
 use lab_client::load::{Event, LoadGenerator, Rules};
 use workload::{Chat, Connect, Creates, Flows, Load, Pacing, Phase, Rate, Receipts, Share};
@@ -457,6 +457,20 @@ impl World {
         tally
     }
 
+    /// What is missing was under way on connections that broke, as both sides counted.
+    fn check_losses(&self, receipts: &Receipts) {
+        let (ledger, counters) = (self.cluster.ledger(), self.cluster.counters());
+        let Counters { undelivered_shares: count, undelivered_cents: amount, .. } = counters;
+        let losses = Losses {
+            unanswered: receipts.in_flight_lost + receipts.in_flight_at_end,
+            undelivered: Money { count, amount },
+            overflows: 0,
+            largest_share: ledger.largest_share.unwrap_or(0),
+        };
+        let missing = ledger.undelivered(receipts.granted + receipts.claimed).expect("no more");
+        assert_eq!(losses.explain(missing), Ok(()), "{losses:?}");
+    }
+
     /// The ledger and the receipts, when nothing is under way any more.
     fn check_receipts(&self) {
         assert_eq!(self.cluster.messages().count(), 0);
@@ -466,6 +480,7 @@ impl World {
         self.generators.iter().for_each(|generator| receipts.add(generator.receipts()));
         assert_eq!(receipts.double_grants + receipts.unaudited, 0);
         assert_eq!(ledger.granted, receipts.granted + swallowed.granted);
+        self.check_losses(&receipts);
         let Counters { undelivered_shares: count, undelivered_cents: amount, .. } = counters;
         let undelivered = Money { count, amount };
         assert_eq!(ledger.claimed, receipts.claimed + swallowed.claimed + undelivered);

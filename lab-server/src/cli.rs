@@ -1,12 +1,13 @@
 //! The command line, and the control thread's life from start to end.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use control::{AccessArgs, AccessError, CpuList, Interface, Output};
-use service::{Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
+use service::{Budgets, Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
 use crate::panel::{Hub, router};
 use crate::server::{Server, StartError};
@@ -55,6 +56,15 @@ pub struct Args {
     /// Packets that wait in one SET at most
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub queue: usize,
+    /// Sent packets that one user may have open, on the shard of the user's connection
+    #[arg(long, default_value_t = Budgets::default().packets, value_name = "N")]
+    pub user_packets: u32,
+    /// Claims and notices that one user may have on their way
+    #[arg(long, default_value_t = Budgets::default().mail, value_name = "N")]
+    pub user_mail: u16,
+    /// Chat texts that one user may have on their way
+    #[arg(long, default_value_t = Budgets::default().chats, value_name = "N")]
+    pub user_chats: u16,
     /// What amounts and splits come from
     #[arg(long, default_value_t = 2015, value_name = "N")]
     pub seed: u64,
@@ -64,6 +74,14 @@ pub struct Args {
     /// Congestion control of the connections [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
+    /// Keep a durable ledger in this directory, and go on with what is there: nothing is answered
+    /// before it is on disk [default: books in memory]
+    #[arg(long, value_name = "DIR")]
+    pub ledger: Option<PathBuf>,
+    /// Keep all of the durable ledger, and not only what a restart needs: for an audit of every
+    /// grant
+    #[arg(long, requires = "ledger")]
+    pub ledger_history: bool,
     /// Write samples as lines of JSON to standard output, and take commands as lines of JSON from
     /// standard input; its end stops the server
     #[arg(long)]
@@ -117,6 +135,11 @@ impl Args {
             packet_life: Duration::try_from_secs_f64(self.packet_life)
                 .with_context(|| format!("--packet-life {}", self.packet_life))?,
             queue_bound: self.queue,
+            budgets: Budgets {
+                packets: self.user_packets,
+                mail: self.user_mail,
+                chats: self.user_chats,
+            },
             seed: self.seed,
             steering: match self.steering {
                 SteeringArg::Auto => Steering::Auto,
@@ -124,6 +147,8 @@ impl Args {
                 SteeringArg::Cpu => Steering::Cpu,
             },
             congestion: self.congestion.clone(),
+            ledger: self.ledger.clone(),
+            ledger_history: self.ledger_history,
             ..Config::default()
         })
     }
@@ -189,12 +214,15 @@ fn attend(
         pid: std::process::id(),
         threads: server.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
         sets,
+        ledger: server.ledger().cloned(),
     });
     let last = || Line::Ended(hub.ledger());
     runtime.block_on(control::serve(hub, interface, ready, last))?;
+    // Also after a failure: what the durable ledger has been told goes to the disk.
+    let joined = server.join();
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    server.join()
+    joined
 }
 
 #[cfg(test)]

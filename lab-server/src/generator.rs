@@ -8,6 +8,10 @@ use rand_pcg::Pcg64Mcg;
 /// Amounts in cents, as the prototype draws them: `rand.Intn(300) + 10`.
 pub const AMOUNTS: std::ops::RangeInclusive<u32> = 10..=309;
 
+/// Packets that a generator makes up for when it is late, by a stall or because it cannot keep up:
+/// a tenth of a second of the highest rate. What was due before them is skipped.
+const MOST_ARREARS: u64 = 100_000;
+
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// What a generator makes.
@@ -84,6 +88,25 @@ impl Generator {
             (u128::from(self.made) * NANOS_PER_SECOND).div_ceil(u128::from(self.spec.rate));
         let due_ns = self.start_ns.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX));
         Some(due_ns).filter(|due_ns| self.spec.until_ns.is_none_or(|until| *due_ns < until))
+    }
+
+    /// How many packets are due by `now_ns`, those made among them.
+    fn due_by(&self, now_ns: u64) -> u64 {
+        let last_ns =
+            self.spec.until_ns.map_or(now_ns, |until| now_ns.min(until.saturating_sub(1)));
+        let Some(passed_ns) = last_ns.checked_sub(self.start_ns) else { return 0 };
+        let due = u128::from(passed_ns) * u128::from(self.spec.rate) / NANOS_PER_SECOND + 1;
+        let due = u64::try_from(due).unwrap_or(u64::MAX);
+        self.spec.total.map_or(due, |total| due.min(total))
+    }
+
+    /// Skips what is due by `now_ns` beyond the arrears that are made up for; returns how many that
+    /// are. They count in the total.
+    pub(crate) fn skip_arrears(&mut self, now_ns: u64) -> u64 {
+        let arrears = self.due_by(now_ns).saturating_sub(self.made);
+        let skipped = arrears.saturating_sub(MOST_ARREARS);
+        self.made += skipped;
+        skipped
     }
 
     /// The amount of the next packet if it is due at `now_ns`.
@@ -199,6 +222,43 @@ mod tests {
         assert_eq!(made, 500);
         assert!(generator.is_finished() && generator.next_ns().is_none());
         assert!(Generator::new(spec(0, None), 0).is_over());
+    }
+
+    #[test]
+    fn arrears_beyond_the_bound_are_skipped_and_counted() {
+        let far = 1_800_000_000 * SECOND;
+        for (rate, total, until_ns) in [
+            (1_000_000, None, None),
+            (1_000_000, Some(u64::MAX), None),
+            (7, None, Some(far - 3)),
+            (u32::MAX, Some(1 << 40), Some(u64::MAX)),
+        ] {
+            let spec = GeneratorSpec { from_ns: Some(SECOND), until_ns, ..spec(rate, total) };
+            let mut generator = Generator::new(spec, far);
+            let due = generator.due_by(far);
+            assert_eq!(generator.skip_arrears(far), due - MOST_ARREARS, "{spec:?}");
+            assert_eq!(generator.skip_arrears(far), 0);
+            let made = std::iter::from_fn(|| generator.make(far)).count() as u64;
+            assert_eq!((made, generator.made), (MOST_ARREARS, due));
+        }
+        // Within the bound none is.
+        let mut generator = Generator::new(spec(200, None), 0);
+        assert_eq!(generator.skip_arrears(400 * SECOND), 0);
+    }
+
+    proptest! {
+        /// What is due is counted as it is made.
+        #[test]
+        fn as_many_are_due_as_are_made(
+            rate in 1u32..5_000, total in proptest::option::of(0u64..2_000),
+            until_ns in proptest::option::of(0u64..2 * SECOND), start in 0u64..SECOND,
+            now_ns in 0u64..3 * SECOND,
+        ) {
+            let spec = GeneratorSpec { until_ns, from_ns: Some(start), ..spec(rate, total) };
+            let mut generator = Generator::new(spec, 0);
+            let due = generator.due_by(now_ns);
+            prop_assert_eq!(std::iter::from_fn(|| generator.make(now_ns)).count() as u64, due);
+        }
     }
 
     #[test]

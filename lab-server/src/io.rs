@@ -1,6 +1,7 @@
 //! What the logic of a shard wants from the world: sockets, messages and a clock behind one trait,
 //! so that everything but the sockets runs in simulation.
 
+use journal::Record;
 use platform::Spin;
 
 use shard::ConnId;
@@ -25,6 +26,30 @@ pub trait Io {
     /// Puts a message on its way to another shard. Returns false, and counts it, when too many
     /// messages wait already.
     fn post(&mut self, shard: usize, message: Message) -> bool;
+
+    /// Writes down what happened to money, where a durable ledger is kept.
+    fn record(&mut self, _record: impl FnOnce() -> Record) {}
+
+    /// Whether no money may move just now, because the durable ledger is behind or fails.
+    fn refuses_money(&self) -> bool {
+        false
+    }
+
+    /// The Unix time of an instant of the monotonic clock, in nanoseconds.
+    fn unix_ns(&self, at_ns: u64) -> u64 {
+        at_ns
+    }
+
+    /// Sends a frame once everything recorded by now is durable.
+    fn send_recorded(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        self.send(conn, frame);
+    }
+
+    /// Keeps a message for a shard until everything recorded by now is durable, and hands it back
+    /// when it is already.
+    fn hold(&mut self, _shard: usize, message: Message) -> Option<Message> {
+        Some(message)
+    }
 
     /// Spends CPU time of the shard. In a world without a clock of its own none passes.
     fn spin(&mut self, ns: u64) -> Spin {

@@ -177,6 +177,8 @@ pub enum Message {
         /// Repeated in the answer.
         ticket: u64,
     },
+    /// More of the durable ledger is durable.
+    Recorded,
     /// Stop accepting, answer what was read, and end.
     Stop,
 }

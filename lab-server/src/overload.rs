@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A lease is the limit divided by this and by the number of shards.
 const LEASES_PER_SHARD: u64 = 200;
 
-/// Bits of the shared word that count; the rest names the second.
-const LEFT_BITS: u32 = 40;
+/// Bits of the shared word that count; the others are the second, and enough for all until 2106.
+const LEFT_BITS: u32 = 32;
 
 /// The budget that all shards share.
 #[derive(Debug)]
 pub struct Budget {
-    /// A name of the second above [`LEFT_BITS`] bits of what is left of its budget.
+    /// The newest second that a shard has asked in, plus one, above [`LEFT_BITS`] bits of what is
+    /// left of its budget. It only grows: a shard that lags in an older second finds that second
+    /// over.
     word: AtomicU64,
     /// Shakes per second; [`u64::MAX`] for no limit.
     limit: AtomicU64,
@@ -36,14 +38,18 @@ impl Budget {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Takes up to `want` shakes out of the budget of this second.
+    /// Takes up to `want` shakes out of the budget of this second; none when a shard has asked in a
+    /// later one.
     fn lease(&self, second: u64, limit: u64, want: u64) -> u64 {
         // Never 0, which is the word before the first lease.
-        let name = second % ((1 << (64 - LEFT_BITS)) - 1) + 1;
+        let name = second.saturating_add(1).min(u64::MAX >> LEFT_BITS);
         let mut seen = self.word.load(Ordering::Relaxed);
         loop {
-            let left =
-                if seen >> LEFT_BITS == name { seen & ((1 << LEFT_BITS) - 1) } else { limit };
+            let left = match name.cmp(&(seen >> LEFT_BITS)) {
+                std::cmp::Ordering::Less => return 0,
+                std::cmp::Ordering::Equal => seen & ((1 << LEFT_BITS) - 1),
+                std::cmp::Ordering::Greater => limit,
+            };
             let granted = want.min(left);
             let next = (name << LEFT_BITS) | (left - granted);
             match self.word.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed)
@@ -148,6 +154,43 @@ mod tests {
         assert_eq!(count(&mut meter, 2), 20);
         budget.set_limit(None);
         assert_eq!(count(&mut meter, 3), 500);
+    }
+
+    /// Two shards that pass from one second to the next at instants of their own, in every order of
+    /// their shakes: neither second admits more than the limit.
+    #[test]
+    fn a_shard_that_lags_gets_nothing_from_a_second_that_is_over() {
+        const EACH: usize = 5;
+        for limit in [1, 2, 3, 4] {
+            let mut full = 0;
+            // Bit `i` of an order says whose shake is the i-th.
+            for order in 0..1u32 << (4 * EACH) {
+                if order.count_ones() as usize != 2 * EACH {
+                    continue;
+                }
+                let budget = Budget::new(Some(limit));
+                let mut meters = [0, 1].map(|_| Meter::new(Arc::clone(&budget), 2));
+                let (mut asked, mut admitted) = ([0; 2], [0; 2]);
+                for step in 0..4 * EACH {
+                    let shard = (order >> step & 1) as usize;
+                    // Each shakes `EACH` times in the first second, and as often in the second.
+                    let second = asked[shard] / EACH;
+                    asked[shard] += 1;
+                    admitted[second] += u64::from(meters[shard].admit(100 + second as u64));
+                }
+                assert!(admitted.iter().all(|got| *got <= limit), "{admitted:?} of {limit}");
+                assert_eq!(admitted[1], limit, "the newer second has its whole budget");
+                full += u64::from(admitted[0] == limit);
+            }
+            assert!(full > 1, "without a shard that lags, the older one, too");
+        }
+    }
+
+    #[test]
+    fn a_limit_beyond_what_can_be_counted_is_the_most_that_can() {
+        let budget = Budget::new(Some(u64::MAX - 1));
+        let mut meter = Meter::new(budget, 1);
+        assert!((0..1_000).all(|_| meter.admit(u64::MAX)));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum Report {
     Snapshot(u64, Box<Snapshot>),
     /// What faults on purpose did in a second of a shard.
     Spun(usize, Spins),
+    /// Something that people must know, while the shards go on.
+    Said(String),
     /// The shard has ended in order, or says why it could not go on.
     Ended(usize, Result<(), String>),
 }

@@ -2,25 +2,28 @@
 
 use std::io;
 use std::net::SocketAddrV4;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use platform::{Clock, DescriptorLimits, cpus_allowed, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use service::{Config, ConfigError, Resolved, ResolvedSteering};
+use service::{Config, ConfigError, DurableLedger, Resolved, ResolvedSteering};
 use shard::{
     Inboxes, Limits, ListenOptions, Net, ShardContext, ShardThreads, SpawnError, bind_listener,
     drive,
 };
 use wire::MAX_FRAME;
 
+use crate::keeping::Keepers;
 use crate::logic::{Logic, Rules};
 use crate::message::Message;
+use crate::opened::{LedgerError, Shares, hand_out, open};
 use crate::outbox::INBOX;
 use crate::overload::Budget;
 use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
+use crate::seats::{Hall, Seats};
 use crate::sets::new_online;
 use crate::shard_loop::ShardLoop;
 
@@ -47,6 +50,9 @@ pub enum StartError {
     /// The threads cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The durable ledger cannot be gone on with.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A shard cannot run.
     #[error("shard {shard} cannot run: {reason}")]
     Shard {
@@ -74,6 +80,8 @@ pub struct Server {
     reports: Inboxes<Report>,
     budget: Arc<Budget>,
     threads: ShardThreads<Option<()>>,
+    keepers: Option<Keepers>,
+    ledger: Option<DurableLedger>,
 }
 
 /// What a shard needs to start, the same for all.
@@ -89,6 +97,8 @@ struct ShardSetup {
     budget: Arc<Budget>,
     clock: Clock,
     quiescence: Arc<Quiescence>,
+    hall: Arc<Hall>,
+    shares: Option<Arc<Shares>>,
 }
 
 impl Server {
@@ -109,12 +119,25 @@ impl Server {
         let inboxes = Inboxes::new(shards, INBOX).map_err(eventfd)?;
         let reports = Inboxes::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
         let budget = Budget::new(config.overload);
+        let clock = Clock::read_ahead(config.clock_ahead_ns);
+        let (keepers, shares, ledger) = match &config.ledger {
+            None => (None, None, None),
+            Some(path) => {
+                let sizes = (shards, config.sets);
+                let opened = open(path, config.ledger_history, sizes, clock)?;
+                let keepers = Keepers::start(opened.writers, &inboxes, &reports)
+                    .map_err(system("start a thread for the durable ledger"))?;
+                let shares = hand_out(&keepers, opened.shares, clock);
+                (Some(keepers), Some(Arc::new(shares)), Some(opened.found))
+            }
+        };
         let rules = Rules {
             users: config.users,
             notices: config.notices,
-            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX / 2),
+            packet_life_ns: u64::try_from(config.packet_life.as_nanos()).unwrap_or(u64::MAX),
             queue_bound: config.queue_bound,
             packets_bound: config.packets_bound.div_ceil(shards),
+            budgets: config.budgets,
             seed: config.seed,
         };
         let setup = ShardSetup {
@@ -126,8 +149,10 @@ impl Server {
             rules: Arc::new(rules),
             online: new_online(config.sets),
             budget: Arc::clone(&budget),
-            clock: Clock::read_ahead(config.clock_ahead_ns),
+            clock,
             quiescence: Arc::default(),
+            hall: Hall::new(resolved.connections),
+            shares,
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
             let setup = setup.clone();
@@ -135,7 +160,7 @@ impl Server {
             let lost = move |why| report(&reports, Report::Ended(shard, Err(why)));
             shard::watched(setup.run(context), lost)
         })?;
-        let server = Self { address, resolved, inboxes, reports, budget, threads };
+        let server = Self { address, resolved, inboxes, reports, budget, threads, keepers, ledger };
         let started = server.await_start();
         drop(reserved);
         match started {
@@ -143,7 +168,7 @@ impl Server {
             Err(error) => {
                 server.tell_all(|| Message::Stop);
                 // What the others say when they end adds nothing to the first error.
-                let _ = server.threads.join();
+                let _ = server.join();
                 Err(error)
             }
         }
@@ -176,6 +201,11 @@ impl Server {
     /// What its configuration came to.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// Its durable ledger, and what was found there.
+    pub fn ledger(&self) -> Option<&DurableLedger> {
+        self.ledger.as_ref()
     }
 
     /// The threads of its shards.
@@ -288,13 +318,16 @@ impl Server {
         failed.map_or(Ok(reports), |failed| Err(anyhow::Error::msg(failed)))
     }
 
-    /// Waits for the threads of the shards, which have been told to stop.
+    /// Waits for the threads of the shards, which have been told to stop, and then for what they
+    /// recorded to be durable.
     ///
     /// # Errors
-    /// A shard that panicked.
+    /// A shard that panicked, or what could not be written.
     pub fn join(self) -> anyhow::Result<()> {
-        self.threads.join().map_err(|error| anyhow::anyhow!("a shard panicked: {error}"))?;
-        Ok(())
+        let joined = self.threads.join();
+        let kept = self.keepers.map_or(Ok(()), Keepers::end);
+        joined.map_err(|error| anyhow::anyhow!("a shard panicked: {error}"))?;
+        kept.map_err(anyhow::Error::msg)
     }
 }
 
@@ -349,10 +382,19 @@ impl ShardSetup {
             congestion: self.config.congestion.clone(),
         })?)?;
         let now_ns = net.read_clock();
-        let logic =
+        let mut logic =
             Logic::new(context.shard, context.shards, self.rules, self.online, self.budget, now_ns);
-        let Self { inboxes, reports, clock, quiescence, .. } = self;
-        let handler = ShardLoop::new(context.shard, logic, inboxes, reports, clock, quiescence);
+        let taken = self.shares.as_ref().and_then(|shares| {
+            shares[context.shard].lock().unwrap_or_else(PoisonError::into_inner).take()
+        });
+        let keeping = taken.map(|(keeping, share)| {
+            logic.restore(share);
+            keeping
+        });
+        let Self { inboxes, reports, clock, quiescence, hall, .. } = self;
+        let (shard, seats) = (context.shard, Seats::new(hall));
+        let handler = ShardLoop::new(shard, logic, inboxes, reports, clock, quiescence, seats)
+            .with_ledger(keeping);
         Ok((net, handler))
     }
 }

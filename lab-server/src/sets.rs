@@ -156,12 +156,50 @@ impl Sets {
 
     /// Takes what the next shake of a SET gets.
     pub fn pop(&mut self, set: u16) -> Option<Queued> {
+        self.pop_unless(set, || false)
+    }
+
+    /// The same, but for a packet that waits while money is refused: it goes on waiting.
+    #[inline]
+    pub(crate) fn pop_unless(
+        &mut self,
+        set: u16,
+        refuses_money: impl FnOnce() -> bool,
+    ) -> Option<Queued> {
         let set = &mut self.sets[usize::from(set)];
-        let waiting = set.queue.pop_front()?;
+        let waiting = *set.queue.front()?;
         if let Queued::Packet { amount, .. } = waiting {
+            if refuses_money() {
+                return None;
+            }
             set.ledger.grant(Money::share(amount));
         }
+        set.queue.pop_front();
         Some(waiting)
+    }
+
+    /// The number among all SETs of one of this shard's.
+    pub(crate) fn number_of(&self, set: u16) -> u32 {
+        (self.first + usize::from(set)) as u32
+    }
+
+    /// The place among this shard's SETs of one by its number among all.
+    pub(crate) fn place_of(&self, number: u32) -> Option<u16> {
+        let place = (number as usize).checked_sub(self.first)?;
+        (place < self.sets.len()).then_some(place as u16)
+    }
+
+    /// Puts back what a SET had before the server was started again, whatever the bound of its
+    /// queue is by now.
+    pub(crate) fn restore(
+        &mut self,
+        set: u16,
+        ledger: Ledger,
+        packets: impl Iterator<Item = (u32, u32)>,
+    ) {
+        let set = &mut self.sets[usize::from(set)];
+        set.ledger = ledger;
+        set.queue.extend(packets.map(|(packet, amount)| Queued::Packet { packet, amount }));
     }
 
     /// The books of all SETs of the shard together.

@@ -3,23 +3,28 @@
 use std::sync::Arc;
 
 use accounting::server::{Counters, Sample};
+use journal::Record;
 use platform::{Clock, NANOS_PER_SECOND, SchedStat, Spin, ThreadTimes, monotonic_ns};
 
 use shard::{Closed, ConnId, Handler, Inboxes, Net, Next};
 use wire::Frame;
 
+use crate::holding::Held;
 use crate::io::Io;
+use crate::keeping::Keeping;
 use crate::logic::Logic;
 use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
+use crate::seats::Seats;
 
 /// Messages read before the sockets are polled again.
 const MESSAGES_PER_TICK: usize = 1024;
 
-/// When told to stop, a shard goes on answering what arrives for at most this long.
-const STOP_NS: u64 = NANOS_PER_SECOND;
+/// When told to stop, a shard goes on answering what arrives for at most this long, so that a
+/// server that is flooded ends within a second too.
+const STOP_NS: u64 = NANOS_PER_SECOND / 2;
 
 /// A shard that has nothing to do any more checks this often whether the others have.
 const QUIESCENCE_NS: u64 = 1_000_000;
@@ -29,6 +34,8 @@ pub(crate) struct ShardLoop {
     me: usize,
     logic: Logic,
     outbox: Outbox,
+    /// Where a durable ledger is kept.
+    keeping: Option<Keeping>,
     inboxes: Inboxes<Message>,
     reports: Inboxes<Report>,
     clock: Clock,
@@ -42,6 +49,8 @@ pub(crate) struct ShardLoop {
     stopping_ns: Option<u64>,
     /// What the shards share when they stop.
     quiescence: Arc<Quiescence>,
+    /// Its part of the limit of connections.
+    seats: Seats,
     /// This one has said there that it has nothing to do.
     is_idle: bool,
     /// There may be more messages than one tick reads.
@@ -52,7 +61,30 @@ pub(crate) struct ShardLoop {
 struct World<'a> {
     net: &'a mut Net,
     outbox: &'a mut Outbox,
+    keeping: Option<&'a mut Keeping>,
     second: u64,
+}
+
+impl World<'_> {
+    /// Keeps a frame until everything recorded by now is durable.
+    fn hold_frame(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let mut bytes = vec![0; frame.encoded_len()];
+        let written = frame.encode(self.second, &mut bytes);
+        debug_assert!(written.is_ok(), "{written:?}");
+        if let Some(keeping) = &mut self.keeping {
+            keeping.holding.hold(Held::Frame(conn, bytes.into()));
+        }
+    }
+
+    /// Whether answers of this connection wait for the durable ledger.
+    #[inline]
+    fn waits(&self, conn: ConnId) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.holding.waits(conn))
+    }
+
+    fn is_behind(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.holding.is_behind())
+    }
 }
 
 impl Io for World<'_> {
@@ -65,6 +97,9 @@ impl Io for World<'_> {
     }
 
     fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        if self.waits(conn) {
+            return self.hold_frame(conn, frame);
+        }
         let second = self.second;
         self.net.send_with(conn, frame.encoded_len(), |space| {
             // The space has the frame's length, and no frame the logic sends is too long.
@@ -74,7 +109,44 @@ impl Io for World<'_> {
     }
 
     fn finish(&mut self, conn: ConnId) {
-        self.net.finish(conn);
+        match &mut self.keeping {
+            Some(keeping) if keeping.holding.waits(conn) => {
+                keeping.holding.hold(Held::Finish(conn));
+            }
+            _ => self.net.finish(conn),
+        }
+    }
+
+    fn record(&mut self, record: impl FnOnce() -> Record) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.holding.record(record());
+        }
+    }
+
+    fn refuses_money(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.refuses())
+    }
+
+    fn unix_ns(&self, at_ns: u64) -> u64 {
+        self.keeping.as_ref().map_or(at_ns, |keeping| keeping.unix_ns(at_ns))
+    }
+
+    fn send_recorded(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        if self.is_behind() {
+            self.hold_frame(conn, frame);
+        } else {
+            self.send(conn, frame);
+        }
+    }
+
+    fn hold(&mut self, shard: usize, message: Message) -> Option<Message> {
+        match &mut self.keeping {
+            Some(keeping) if keeping.holding.is_behind() => {
+                keeping.holding.hold(Held::Post(shard, message));
+                None
+            }
+            _ => Some(message),
+        }
     }
 
     fn post(&mut self, shard: usize, message: Message) -> bool {
@@ -95,6 +167,7 @@ impl ShardLoop {
         reports: Inboxes<Report>,
         clock: Clock,
         quiescence: Arc<Quiescence>,
+        seats: Seats,
     ) -> Self {
         let now_ns = monotonic_ns();
         let second = clock.unix_second(now_ns);
@@ -103,6 +176,7 @@ impl ShardLoop {
             me,
             logic,
             outbox: Outbox::new(inboxes.clone()),
+            keeping: None,
             inboxes,
             reports,
             clock,
@@ -113,9 +187,16 @@ impl ShardLoop {
             schedstat,
             stopping_ns: None,
             quiescence,
+            seats,
             is_idle: false,
             more_messages: false,
         }
+    }
+
+    /// The same with a durable ledger.
+    pub(crate) fn with_ledger(mut self, keeping: Option<Keeping>) -> Self {
+        self.keeping = keeping;
+        self
     }
 
     fn with_world<T>(
@@ -124,8 +205,36 @@ impl ShardLoop {
         act: impl FnOnce(&mut Logic, &mut World<'_>) -> T,
     ) -> T {
         self.report_passed(net);
-        let mut world = World { net, outbox: &mut self.outbox, second: self.second };
+        let keeping = self.keeping.as_mut();
+        let mut world = World { net, outbox: &mut self.outbox, keeping, second: self.second };
         act(&mut self.logic, &mut world)
+    }
+
+    /// Hands over what was recorded, lets go of what waited for what is durable by now, and cuts off
+    /// what finds no room to wait. Returns whether something still waits.
+    fn exchange_records(&mut self, net: &mut Net) -> bool {
+        let Some(keeping) = &mut self.keeping else { return false };
+        keeping.exchange();
+        while let Some(held) = self.keeping.as_mut().and_then(|it| it.holding.release()) {
+            match held {
+                Held::Frame(conn, bytes) => {
+                    net.send_with(conn, bytes.len(), |space| space.copy_from_slice(&bytes));
+                }
+                Held::Finish(conn) => net.finish(conn),
+                Held::Post(to, message) => {
+                    self.with_world(net, |logic, world| logic.release(world, to, message));
+                }
+            }
+        }
+        while let Some(conn) = self.keeping.as_mut().and_then(|it| it.holding.take_cut()) {
+            self.logic.counters_mut().ledger_overflow += 1;
+            net.close(conn);
+            self.with_world(net, |logic, world| logic.closed(world, conn));
+        }
+        let Some(keeping) = &mut self.keeping else { return false };
+        // What was released may have recorded something: a user is told, and nothing else by now.
+        keeping.exchange();
+        !keeping.holding.is_settled()
     }
 
     /// Reports the seconds that have passed; what happens from here on belongs to the present one.
@@ -185,11 +294,12 @@ impl ShardLoop {
     fn count_sockets(&mut self, net: &Net) {
         let sockets = net.counters();
         let counters = self.logic.counters_mut();
-        counters.accepted = sockets.accepted;
-        counters.turned_away = sockets.turned_away;
+        counters.accepted = sockets.accepted - self.seats.refused;
+        counters.turned_away = sockets.turned_away + self.seats.refused;
         counters.bytes_in = sockets.bytes_in;
         counters.bytes_out = sockets.bytes_out;
         counters.turns = sockets.polls;
+        counters.ledger_records = self.keeping.as_ref().map_or(0, |it| it.holding.recorded());
         counters.mail_sent = self.outbox.sent;
         counters.mail_held = self.outbox.waited;
         counters.mail_overflow = self.outbox.dropped;
@@ -227,6 +337,8 @@ impl ShardLoop {
         let inboxes = self.inboxes.clone();
         let me = self.me;
         self.more_messages = inboxes.drain(me, MESSAGES_PER_TICK, |message| match message {
+            // What it says is asked for at the end of every poll.
+            Message::Recorded => {}
             Message::Snapshot { ticket } => self.snapshot(net, ticket),
             Message::Stop => {
                 net.stop_listening();
@@ -243,6 +355,10 @@ impl ShardLoop {
     /// The last sample, when the loop has ended.
     pub(crate) fn end(&mut self, net: &mut Net) {
         net.read_clock();
+        // What was recorded goes to the disk, whoever is still there to be told.
+        if let Some(keeping) = &mut self.keeping {
+            keeping.exchange();
+        }
         // Waits while the control thread is behind: this is the last sample, and no later one
         // would carry what the books at the end need.
         while !self.report_second(net) {
@@ -264,6 +380,11 @@ impl Drop for ShardLoop {
 
 impl Handler for ShardLoop {
     fn accepted(&mut self, net: &mut Net, id: ConnId) {
+        // Those that have gone meanwhile need theirs no more.
+        self.seats.keep(net.connections() - 1);
+        if !self.seats.take() {
+            return net.close(id);
+        }
         self.with_world(net, |logic, world| logic.accepted(world, id));
     }
 
@@ -272,6 +393,9 @@ impl Handler for ShardLoop {
     }
 
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
+        if self.keeping.as_ref().is_some_and(|it| it.holding.is_finishing(id)) {
+            return bytes.len();
+        }
         self.with_world(net, |logic, world| logic.received(world, id, bytes))
     }
 
@@ -294,15 +418,18 @@ impl Handler for ShardLoop {
         if self.more_messages {
             self.read_inbox(net);
         }
+        self.seats.keep(net.connections());
         let sent = self.outbox.sent;
         let due_ns = self.with_world(net, |logic, world| logic.tick(world));
+        let waits = self.exchange_records(net);
         let retry_ns = self.outbox.retry(net.now_ns());
         if let Some(since_ns) = self.stopping_ns {
-            // What has arrived is answered; a peer that never stops asking is cut off after a
-            // second.
+            // What has arrived is answered; a peer that never stops asking is cut off after half
+            // a second.
             let idle = net.is_idle()
                 && !self.more_messages
                 && retry_ns.is_none()
+                && !waits
                 && self.outbox.sent == sent;
             self.set_idle(idle);
             let over = idle && self.quiescence.is_over(&self.inboxes);
@@ -329,8 +456,9 @@ mod tests {
     use super::*;
     use crate::logic::Rules;
     use crate::overload::Budget;
+    use crate::seats::Hall;
     use crate::sets::new_online;
-    use service::Notices;
+    use service::{Budgets, Notices};
 
     /// A shard of its own with one SET, and its sockets.
     fn shard_loop(reports: &Inboxes<Report>) -> (ShardLoop, Net) {
@@ -341,13 +469,15 @@ mod tests {
             packet_life_ns: NANOS_PER_SECOND,
             queue_bound: 1,
             packets_bound: 1,
+            budgets: Budgets::default(),
             seed: 1,
         };
         let (budget, now_ns) = (Budget::new(None), net.read_clock());
         let logic = Logic::new(0, 1, Arc::new(rules), new_online(1), budget, now_ns);
         let inboxes = Inboxes::new(1, 4).expect("eventfd");
-        let quiescence = Arc::new(Quiescence::default());
-        (ShardLoop::new(0, logic, inboxes, reports.clone(), Clock::read(), quiescence), net)
+        let (quiescence, seats) = (Arc::default(), Seats::new(Hall::new(1)));
+        let reports = reports.clone();
+        (ShardLoop::new(0, logic, inboxes, reports, Clock::read(), quiescence, seats), net)
     }
 
     #[test]

@@ -17,7 +17,7 @@ use lab_server::message::Message;
 use lab_server::overload::Budget;
 use lab_server::sets::new_online;
 use platform::NANOS_PER_SECOND;
-use service::{Config, Notices};
+use service::{Budgets, Config, Notices};
 
 use shard::ConnId;
 use wire::{Decoded, Frame, MAX_FRAME, ShakeResult, decode};
@@ -142,6 +142,7 @@ fn check_logic() {
         packet_life_ns: NANOS_PER_SECOND,
         queue_bound: 4096,
         packets_bound: 100,
+        budgets: Budgets::default(),
         seed: 1,
     };
     let (online, budget) = (new_online(4), Budget::new(Some(u64::from(USERS) * 9 / 10)));

@@ -422,6 +422,38 @@ fn without_a_slot_peers_are_turned_away_until_one_leaves() {
     check_end(live, bystander, &[left, ("turned_away", u64::from(MORE))]);
 }
 
+/// The limit is that of the whole server, wherever the hash puts its connections.
+#[test]
+fn all_shards_together_have_as_many_slots_as_were_asked_for() {
+    const SLOTS: u32 = 50;
+    const MORE: u32 = 150;
+    let (live, bystander) =
+        disturbed(&Config { connections: Some(SLOTS), shards: Some(4), ..small() });
+    let login = |user| {
+        let mut peer = Peer::connect(live.address());
+        peer.send(&Frame::LoginRequest { user });
+        peer.next().map(|_| peer)
+    };
+    let mut inside: Vec<_> = (0..SLOTS - 1 + MORE).filter_map(login).collect();
+    assert_eq!(inside.len() as u32, SLOTS - 1, "and the bystander");
+    for peer in &mut inside {
+        peer.shake();
+    }
+    let full = live.totals();
+    assert_eq!((full.connections, full.counters.turned_away), (SLOTS, u64::from(MORE)));
+    assert_eq!(full.counters.accepted, u64::from(SLOTS));
+    // Every seat that is left is taken again, and no more.
+    inside.truncate(9);
+    live.wait_for("free slots", |totals| totals.connections == 10);
+    inside.extend((100..100 + SLOTS).filter_map(login));
+    let again = inside.len() as u32 - 9;
+    assert_eq!(again, SLOTS - 10);
+    drop(inside);
+    let gone = u64::from(SLOTS - 1 + again);
+    let turned_away = u64::from(MORE + SLOTS - again);
+    check_end(live, bystander, &[("closed_by_peer", gone), ("turned_away", turned_away)]);
+}
+
 /// Bytes that begin more or less like a frame.
 fn noise(random: &mut Pcg64Mcg) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..random.random_range(0..200)).map(|_| random.random()).collect();

@@ -190,10 +190,12 @@ fn the_end_of_its_input_and_a_command_stop_it_too() {
     let mut program = Program::start(&[]);
     program.write("nonsense");
     program.write(r#"{"start_generator":{"rate":0}}"#);
+    program.write(r#"{"start_generator":{"rate":1000000,"from":1}}"#);
     program.write(r#"{"stop":{}}"#);
     let (code, _, errors, ledger) = program.end();
-    assert_eq!((code, errors.len()), (Some(0), 2), "{errors:?}");
+    assert_eq!((code, errors.len()), (Some(0), 3), "{errors:?}");
     assert!(errors[0].contains("nonsense") && errors[1].contains("rate 0"), "{errors:?}");
+    assert!(errors[2].contains("from 1: a Unix second that is over"), "{errors:?}");
     assert!(ledger.is_some());
 }
 
@@ -220,6 +222,10 @@ fn bad_arguments_are_refused_in_a_sentence() {
         (&["--shards", "0"], "--shards 0"),
         (&["--sets", "0"], "--sets 0"),
         (&["--sets", "99999999"], "--sets 99999999"),
+        (&["--queue", "0"], "--queue 0"),
+        (&["--queue", "18446744073709551615"], "--queue 18446744073709551615"),
+        (&["--packet-life", "1e18"], "(31 days)"),
+        (&["--connections", "0"], "--connections 0"),
         (&["--cpus", "4000"], "--cpus 4000"),
     ] {
         let anywhere = ["--control", "127.0.0.1:0"];
@@ -313,6 +319,11 @@ fn bad_requests_are_refused_in_a_sentence() {
         ("{\"start_generator\":{\"rate\":0}}", "rate 0"),
         ("{\"start_generator\":{\"rate\":5,\"from\":99999999999999}}", "from 99999999999999"),
         ("{\"start_generator\":{\"rate\":5,\"until\":18446744073709551615}}", "a Unix second"),
+        (
+            "{\"start_generator\":{\"rate\":1000000,\"from\":1}}",
+            "from 1: a Unix second that is over",
+        ),
+        ("{\"start_generator\":{\"rate\":1000001}}", "rate 1000001"),
         ("{\"start_generator\":{\"rate\":9,\"users\":[5,2]}}", "users 5..2"),
         ("{\"start_generator\":{\"rate\":9,\"users\":[0,10001]}}", "users 0..10001"),
         ("{\"start_generator\":{\"rate\":9,\"users\":[5,7]}}", "three different users"),
@@ -321,7 +332,9 @@ fn bad_requests_are_refused_in_a_sentence() {
         ("{\"send_packet\":{\"amount\":9,\"count\":3,\"recipients\":[1,1,2]}}", "count 3"),
         ("{\"send_packet\":{\"amount\":1,\"recipients\":[1,2]}}", "amount 1"),
         ("{\"start_pushes\":{\"bytes\":9999,\"every_s\":1}}", "bytes 9999"),
+        ("{\"send_packet\":{\"amount\":100000001,\"recipients\":[1,2]}}", "amount 100000001"),
         ("{\"start_pushes\":{\"bytes\":9,\"every_s\":-1}}", "every_s -1"),
+        ("{\"start_pushes\":{\"bytes\":9,\"every_s\":0.001,\"from\":1}}", "that is over"),
         ("{\"start_pushes\":{\"bytes\":9,\"every_s\":1,\"from\":9999999999}}", "from 9999999999"),
     ] {
         program.refused("POST", "/command", body, words);
@@ -340,6 +353,57 @@ fn bad_requests_are_refused_in_a_sentence() {
     }
     assert_eq!(program.ask("GET", "/nowhere", "").0, 404);
     assert_eq!(program.get("/ledger")["total"]["created"]["count"], json!(0), "nothing was done");
+}
+
+/// A fault on purpose that a shard would never come back from.
+#[test]
+fn slow_orders_that_would_stop_a_shard_are_refused() {
+    let program = Program::start(&[]);
+    let mut peer = Peer::login(program.address(), 3);
+    let order = |spin_ns: u64, per_billion: u32| {
+        let (from_ns, until_ns) = (0, u64::MAX);
+        json!({"slow": {
+            "id": 1, "spin_ns": spin_ns, "per_billion": per_billion, "seed": 1,
+            "from_ns": from_ns, "until_ns": until_ns,
+        }})
+    };
+    for (spin_ns, per_billion, words) in
+        [(u64::MAX, 1_000_000_000, "spin_ns 1844"), (5, u32::MAX, "per_billion 4294967295")]
+    {
+        program.refused("POST", "/command", &order(spin_ns, per_billion).to_string(), words);
+    }
+    peer.shake();
+    for _ in 0..16 {
+        program.post(&order(1, 1));
+    }
+    program.refused("POST", "/command", &order(1, 1).to_string(), "16 slow orders are in force");
+    program.post(&json!({"end_slow": {"id": 1, "until_ns": 1}}));
+    program.post(&order(1, 1));
+}
+
+/// Far more packets than this build can make: it goes on answering, and counts what it skips.
+#[test]
+fn generators_that_ask_for_too_much_stop_nobody() {
+    let program = Program::start(&[]);
+    let mut peer = Peer::login(program.address(), 3);
+    let most = json!({"start_generator": {"rate": 1_000_000, "total": u64::MAX}});
+    for id in 1..=4 {
+        assert_eq!(program.post(&most), json!({ "generator": id }));
+    }
+    for _ in 5..=8 {
+        program.refused("POST", "/command", &most.to_string(), "4000000 packets a second already");
+    }
+    let skipped = |program: &Program| {
+        program.get("/counters")["total"]["packets_skipped"].as_u64().expect("a count")
+    };
+    let start = Instant::now();
+    while skipped(&program) == 0 {
+        peer.shake();
+        assert!(start.elapsed() < PATIENCE, "four million a second were made");
+    }
+    assert_eq!(peer.shake().0, 14, "packets enough");
+    program.post(&json!({"stop_generator": {}}));
+    assert_eq!(program.get("/health")["balanced"], json!(true));
 }
 
 #[test]

@@ -3,13 +3,18 @@
 use std::io;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use crate::along::{along, has_no_way_back, reset_by};
 use crate::check::{Finding, State, check_on};
-use crate::journal::{Directory, Entry, Journal, JournalError, Lock, Log, Owner, Record, boot};
+use crate::journal::{
+    Along, Directory, Entry, Journal, JournalError, Lock, Log, Owner, Record, boot,
+};
 use crate::namespace::NamespaceId;
+use crate::originals::Outcome;
 use crate::profile::{Place, Profile, Scope};
-use crate::revert::{Outcome, RevertedProfile, revert_journal};
+use crate::revert::{RevertedProfile, revert_journal};
 use crate::setting_error::SettingError;
-use crate::system::System;
+use crate::signals::SignalsWait;
+use crate::system::{Location, System};
 
 /// How to apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +97,8 @@ fn lines(failures: &[Failure]) -> String {
 }
 
 /// Applies the settings of a profile to the machine and to the calling thread's network namespace.
-/// What an earlier process left half done must have been repaired.
+/// What an earlier process left half done must have been repaired. Signals that end a process wait
+/// until all of it is written.
 ///
 /// # Errors
 /// [`ApplyError`]: nothing was changed. What fails later is in what is returned.
@@ -116,6 +122,7 @@ pub fn apply(
             written: UNIX_EPOCH.elapsed().map_or(0, |it| it.as_secs()),
             entries,
         };
+        let _wait = SignalsWait::begin();
         let (journal, mut log) = directory.write(&record)?;
         applied.journal = Some(journal.number);
         let logged = change(&journal, &mut log, &system, options, &mut applied);
@@ -157,7 +164,9 @@ fn plan(profile: &Profile, system: &System) -> Result<(Vec<Entry>, Vec<Finding>)
     let mut entries = Vec::new();
     let mut others = Vec::new();
     let mut refused = Vec::new();
-    for finding in check_on(profile, system)? {
+    let findings = check_on(profile, system)?;
+    let unfit: Vec<Option<SettingError>> = findings.iter().map(|it| unfit(it, &findings)).collect();
+    for (finding, unfit) in findings.into_iter().zip(unfit) {
         let not_writable = match &finding.state {
             State::Holds => continue,
             State::Pending(_) | State::NotPossible(_) | State::Skipped(_) => {
@@ -168,18 +177,49 @@ fn plan(profile: &Profile, system: &System) -> Result<(Vec<Entry>, Vec<Finding>)
             State::Faulty(_) => None,
         };
         let Finding { name, place, scope, state, at, now, target, .. } = finding;
-        match (not_writable.map(SettingError::from), state) {
+        match (not_writable.map(SettingError::from).or(unfit), state) {
             (Some(error), _) | (None, State::Faulty(error)) => {
                 refused.push(Failure { name, place, error });
             }
             _ => {
                 if let (Some(at), Some(before), Some(after)) = (at, now, target) {
-                    entries.push(Entry { name, place, scope, at, before, after });
+                    let text = system.exact(&at);
+                    let along = kept(&at, system);
+                    entries.push(Entry { name, place, scope, at, before, after, text, along });
                 }
             }
         }
     }
     if refused.is_empty() { Ok((entries, others)) } else { Err(ApplyError::Refused(refused)) }
+}
+
+/// Why a setting that differs must not be written: nothing would bring it back, or the profile
+/// sets what it resets.
+fn unfit(finding: &Finding, all: &[Finding]) -> Option<SettingError> {
+    let State::Differs = finding.state else { return None };
+    let (at, target) = (finding.at.as_ref()?, finding.target.as_ref()?);
+    if has_no_way_back(at, target) {
+        let what = format!("the kernel keeps '{target}' until the next boot: set it by hand");
+        return Some(SettingError::Invalid(what));
+    }
+    let reset = reset_by(at)?;
+    let other = all.iter().find(|it| it.at.as_ref() == Some(&reset))?;
+    if target == "0" || other.target.as_deref().is_none_or(|it| it == "0") {
+        return None;
+    }
+    let (name, place) = (&other.name, &other.place);
+    let what = format!("it resets {name}, which {place} sets, and the other way round: set one");
+    Some(SettingError::Invalid(what))
+}
+
+/// What the kernel may change along with a setting, as it is.
+fn kept(at: &Location, system: &System) -> Vec<Along> {
+    let keep = |at: Location| {
+        let before = system.read(&at).ok()?;
+        let text = system.exact(&at);
+        Some(Along { at, before, text })
+    };
+    along(at, system).into_iter().filter_map(keep).collect()
 }
 
 fn changed(entry: &Entry, after: String) -> Change {
@@ -224,6 +264,12 @@ fn change(
         };
         if let Ok(reads) | Err(SettingError::NotTaken { reads, .. }) = &outcome {
             log.reads(number, reads)?;
+        }
+        for (place, along) in entry.along.iter().enumerate() {
+            match system.read(&along.at) {
+                Ok(now) if now != along.before => log.along(number, place, &now)?,
+                _ => {}
+            }
         }
         match outcome {
             Ok(after) => applied.changes.push(changed(entry, after)),

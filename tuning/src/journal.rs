@@ -3,7 +3,8 @@
 //!
 //! `0001.json` never changes once it is there: what was set, from which value, to which.
 //! `0001.log` says how far it came: `write 3` before setting 3 is written, `reads 3 "…"` when it
-//! was read back, `complete` at the end. A process that is killed leaves both, at whatever place,
+//! was read back, `along 3 0 "…"` when the kernel changed another setting along with it, `complete`
+//! at the end. A process that is killed leaves both, at whatever place,
 //! and that is enough. The kernel forgets its settings with the boot, so a journal of another boot
 //! has nothing to restore.
 
@@ -85,6 +86,23 @@ pub(crate) struct Entry {
     /// Both normal.
     pub(crate) before: String,
     pub(crate) after: String,
+    /// The text that was there, where it is more than its normal form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
+    /// What the kernel may change along with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) along: Vec<Along>,
+}
+
+/// A setting that the kernel may change along with another one, as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Along {
+    pub(crate) at: Location,
+    /// Normal.
+    pub(crate) before: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
 }
 
 /// What a profile changes.
@@ -108,6 +126,8 @@ pub(crate) struct Progress {
     pub(crate) begun: Vec<usize>,
     /// What was read back.
     pub(crate) reads: HashMap<usize, String>,
+    /// What the kernel has made of those that it changed along, by setting and place among them.
+    pub(crate) along: HashMap<(usize, usize), String>,
     pub(crate) complete: bool,
 }
 
@@ -274,6 +294,15 @@ impl Log {
         self.line(&format!("reads {entry} {}", serde_json::Value::from(value)))
     }
 
+    pub(crate) fn along(
+        &mut self,
+        entry: usize,
+        place: usize,
+        value: &str,
+    ) -> Result<(), JournalError> {
+        self.line(&format!("along {entry} {place} {}", serde_json::Value::from(value)))
+    }
+
     pub(crate) fn complete(&mut self) -> Result<(), JournalError> {
         self.line("complete")
     }
@@ -291,6 +320,12 @@ fn progress(log: &str) -> Progress {
             (Some("reads"), Some(entry)) => {
                 let value = words.next().and_then(|it| serde_json::from_str(it).ok());
                 progress.reads.extend(value.map(|value| (entry, value)));
+            }
+            (Some("along"), Some(entry)) => {
+                let rest = words.next().and_then(|it| it.split_once(' '));
+                progress.along.extend(rest.and_then(|(place, value)| {
+                    Some(((entry, place.parse().ok()?), serde_json::from_str(value).ok()?))
+                }));
             }
             (Some("complete"), None) => progress.complete = true,
             _ => {}
@@ -320,6 +355,8 @@ mod tests {
                 at: Location::Sysctl("net/core/somaxconn".to_owned()),
                 before: "4096".to_owned(),
                 after: "5".to_owned(),
+                text: None,
+                along: Vec::new(),
             }],
         }
     }
@@ -336,11 +373,13 @@ mod tests {
         assert_eq!((first.number, second.number), (1, 2));
         log.begin(0).expect("written");
         log.reads(0, "a \"b\"").expect("written");
+        log.along(0, 1, "reno bbr").expect("written");
         log.complete().expect("written");
         let read = directory.journals().expect("readable");
         assert_eq!(read[0].record, record());
         let reads = HashMap::from([(0, "a \"b\"".to_owned())]);
-        assert_eq!(read[0].progress, Progress { begun: vec![0], reads, complete: true });
+        let along = HashMap::from([((0, 1), "reno bbr".to_owned())]);
+        assert_eq!(read[0].progress, Progress { begun: vec![0], reads, along, complete: true });
         assert_eq!(read[1].progress, Progress::default());
         directory.remove(2).expect("removed");
         directory.remove(1).expect("removed");
@@ -384,6 +423,18 @@ mod tests {
         ] {
             assert_eq!(serde_json::to_string(&location).expect("JSON"), text);
         }
+    }
+
+    #[test]
+    fn what_the_kernel_changes_along_is_in_the_format() {
+        let mut wanted = record();
+        wanted.entries[0].text = Some("07".to_owned());
+        let at = Location::Sysctl("a/b".to_owned());
+        wanted.entries[0].along.push(Along { at, before: "reno".to_owned(), text: None });
+        let text = serde_json::to_string(&wanted).expect("JSON");
+        let added = r#""text":"07","along":[{"at":{"Sysctl":"a/b"},"before":"reno"}]"#;
+        assert!(text.contains(added), "{text}");
+        assert_eq!(serde_json::from_str::<Record>(&text).expect("a journal"), wanted);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! know: where the report goes.
 
 use crate::journal::{Directory, JournalError, Lock};
-use crate::revert::{Outcome, RevertedProfile, Selection, revert};
+use crate::originals::Outcome;
+use crate::revert::{RevertedProfile, Selection, revert};
 
 /// Takes the lock and reverts what a process that was killed has left. `report` gets a line for
 /// each profile, and one for each setting that could not be restored.

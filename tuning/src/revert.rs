@@ -1,31 +1,13 @@
 //! Restores the values of before: exactly, wherever a process was killed, and never over a value
 //! that another program has set meanwhile. Must not know: profiles.
 
-use std::io;
-
 use serde::Serialize;
 
 use crate::journal::{Directory, Entry, Journal, JournalError, Lock, Owner, Progress, boot};
+use crate::originals::{Original, Outcome, put_back};
 use crate::profile::Scope;
+use crate::signals::SignalsWait;
 use crate::system::System;
-
-/// The outcome of restoring one setting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Outcome {
-    /// It has its original value again.
-    Restored,
-    /// It had its original value already.
-    AsItWas,
-    /// Its interface or its namespace is gone, and its value with it.
-    Gone,
-    /// Another program has set it meanwhile: it was left alone.
-    Changed {
-        /// Its present value.
-        now: String,
-    },
-    /// It could not be restored; the reason.
-    Failed(String),
-}
 
 /// A setting of a journal, and what reverting did to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -165,44 +147,27 @@ pub(crate) fn revert_journal(
         directory.remove(journal.number)?;
         return Ok(reverted);
     }
-    let restore_all = || {
+    let all = |gone: bool| {
         let system = System::of_this_thread();
         // In the reverse order of setting: a later setting may depend on an earlier one.
         let entries = record.entries.iter().enumerate().rev();
-        entries
-            .map(|(number, entry)| restore(entry, number, &journal.progress, overwrite, &system))
-            .collect::<Vec<_>>()
+        let restored = entries.flat_map(|(number, entry)| match entry.scope {
+            Scope::Namespace if gone => vec![of_entry(entry, Outcome::Gone)],
+            _ => restore(entry, number, &journal.progress, overwrite, &system),
+        });
+        restored.collect::<Vec<_>>()
     };
-    let outcomes: Vec<(&Entry, Outcome)> = match record.namespace.run(restore_all) {
-        Ok(Some(outcomes)) => record.entries.iter().rev().zip(outcomes).collect(),
-        Ok(None) => {
-            // The namespace is gone, the machine is not.
-            let system = System::of_this_thread();
-            let entries = record.entries.iter().enumerate().rev();
-            entries
-                .map(|(number, entry)| {
-                    let outcome = match entry.scope {
-                        Scope::Namespace => Outcome::Gone,
-                        _ => restore(entry, number, &journal.progress, overwrite, &system),
-                    };
-                    (entry, outcome)
-                })
-                .collect()
-        }
+    let _wait = SignalsWait::begin();
+    reverted.settings = match record.namespace.run(|| all(false)) {
+        Ok(Some(settings)) => settings,
+        // The namespace is gone, the machine is not.
+        Ok(None) => all(true),
         Err(error) => {
             let reason = format!("its network namespace: {error}");
-            record.entries.iter().rev().map(|it| (it, Outcome::Failed(reason.clone()))).collect()
+            let failed = |entry| of_entry(entry, Outcome::Failed(reason.clone()));
+            record.entries.iter().rev().map(failed).collect()
         }
     };
-    reverted.settings = outcomes
-        .into_iter()
-        .map(|(entry, outcome)| RevertedSetting {
-            name: entry.name.clone(),
-            ours: entry.after.clone(),
-            before: entry.before.clone(),
-            outcome,
-        })
-        .collect();
     // Otherwise the journal stays as it is: what is restored already is as it was.
     if reverted.is_done() {
         directory.remove(journal.number)?;
@@ -210,36 +175,52 @@ pub(crate) fn revert_journal(
     Ok(reverted)
 }
 
+fn of_entry(entry: &Entry, outcome: Outcome) -> RevertedSetting {
+    RevertedSetting {
+        name: entry.name.clone(),
+        ours: entry.after.clone(),
+        before: entry.before.clone(),
+        outcome,
+    }
+}
+
+/// Restores a setting, and what the kernel has changed along with it.
 fn restore(
     entry: &Entry,
     number: usize,
     progress: &Progress,
     overwrite: bool,
     system: &System,
-) -> Outcome {
-    let gone = |error: &io::Error| {
-        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
-    };
-    let now = match system.read(&entry.at) {
-        Err(error) if gone(&error) => return Outcome::Gone,
-        Err(error) => return Outcome::Failed(error.to_string()),
-        Ok(now) => now,
-    };
-    if now == entry.before {
-        return Outcome::AsItWas;
+) -> Vec<RevertedSetting> {
+    // Killed between the write and reading it back: the kernel may have rounded the value.
+    let cut_off = !progress.complete && progress.begun.last() == Some(&number);
+    let read = progress.reads.get(&number).map(String::as_str);
+    let mut originals = vec![Original {
+        at: &entry.at,
+        before: &entry.before,
+        text: entry.text.as_deref(),
+        ours: [Some(&entry.after), read],
+        anything: overwrite || (cut_off && read.is_none()),
+    }];
+    originals.extend(entry.along.iter().enumerate().map(|(place, along)| Original {
+        at: &along.at,
+        before: &along.before,
+        text: along.text.as_deref(),
+        ours: [progress.along.get(&(number, place)).map(String::as_str), None],
+        anything: overwrite || cut_off,
+    }));
+    let mut outcomes = put_back(&originals, system).into_iter();
+    let mut settings = Vec::from_iter(outcomes.next().map(|outcome| of_entry(entry, outcome)));
+    for (place, (outcome, along)) in outcomes.zip(&entry.along).enumerate() {
+        // What did not change is no news, nor what is gone with the setting.
+        if !matches!(outcome, Outcome::AsItWas | Outcome::Gone) {
+            settings.push(RevertedSetting {
+                name: format!("{} (along with {})", along.at, entry.name),
+                ours: progress.along.get(&(number, place)).cloned().unwrap_or_default(),
+                before: along.before.clone(),
+                outcome,
+            });
+        }
     }
-    let ours = match progress.reads.get(&number) {
-        _ if now == entry.after => true,
-        Some(read_back) => now == *read_back,
-        // Killed between the write and reading it back: the kernel may have rounded the value.
-        None => !progress.complete && progress.begun.last() == Some(&number),
-    };
-    if !ours && !overwrite {
-        return Outcome::Changed { now };
-    }
-    match system.write(&entry.at, &entry.before).and_then(|()| system.read(&entry.at)) {
-        Err(error) => Outcome::Failed(error.to_string()),
-        Ok(reads) if reads == entry.before => Outcome::Restored,
-        Ok(reads) => Outcome::Failed(format!("{reads} is read back")),
-    }
+    settings
 }

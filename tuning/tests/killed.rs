@@ -18,7 +18,8 @@ use tuning::{ApplyOptions, Directory, Owner, Profile, Selection};
 const FEWEST_CALLS: usize = 60;
 
 /// Two profiles that share a setting.
-const LOWER: [(&str, &str); 6] = [
+const LOWER: [(&str, &str); 7] = [
+    ("Sysctl(\"net.ipv4.ip_forward\")", "Exactly(\"1\")"),
     ("Sysctl(\"net.core.somaxconn\")", "Exactly(\"1000\")"),
     ("Sysctl(\"net.ipv4.ip_local_port_range\")", "Exactly(\"2000 65000\")"),
     ("Sysctl(\"net.ipv4.tcp_rmem\")", "AtLeast(\"8192 200000 7000000\")"),
@@ -97,8 +98,13 @@ fn wait(child: &Child) -> ExitStatus {
 
 /// Runs a child and kills it when it enters the `n`-th of its system calls, before the kernel has
 /// done anything of it. How it ended.
-#[expect(clippy::zombie_processes, reason = "`wait` waits, and for stops, too")]
 fn killed_at(n: usize, arguments: &[&str]) -> ExitStatus {
+    signalled_at(n, libc::SIGKILL, arguments)
+}
+
+/// The same with another signal.
+#[expect(clippy::zombie_processes, reason = "`wait` waits, and for stops, too")]
+fn signalled_at(n: usize, sent: libc::c_int, arguments: &[&str]) -> ExitStatus {
     let mut command = child(arguments);
     // SAFETY: a system call is all that happens between fork and exec.
     unsafe {
@@ -124,8 +130,10 @@ fn killed_at(n: usize, arguments: &[&str]) -> ExitStatus {
                 let entered = stops % 2 == 0;
                 if entered && stops / 2 == n {
                     // SAFETY: the child is ours and not waited for yet.
-                    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
-                    return wait(&child);
+                    assert_eq!(unsafe { libc::kill(pid, sent) }, 0);
+                    if sent == libc::SIGKILL {
+                        return wait(&child);
+                    }
                 }
                 stops += 1;
             }
@@ -200,7 +208,41 @@ fn at_every_call(
     assert!(n > FEWEST_CALLS && changed > 5, "{what}: {n} calls, {changed} with changes");
 }
 
+/// Hangs a terminal up at each system call of an action: all of it is done, or nothing.
+fn hung_up_at_every_call(directory: &Path, action: &[&str], original: &BTreeMap<PathBuf, String>) {
+    let directory_name = directory.to_str().expect("a name");
+    must(action);
+    let applied = everything();
+    must(&["revert", directory_name]);
+    let (mut n, mut nothing, mut all) = (0, 0, 0);
+    loop {
+        let status = signalled_at(n, libc::SIGHUP, action);
+        let now = everything();
+        if now == *original {
+            nothing += 1;
+        } else {
+            assert_eq!(now, applied, "hung up at call {n}");
+            let status = tuning::status(&Directory::new(directory)).expect("readable");
+            assert!(status.iter().all(|it| it.complete), "hung up at call {n}: {status:?}");
+            all += 1;
+        }
+        must(&["revert", directory_name]);
+        assert_eq!(everything(), *original, "hung up at call {n}");
+        if status.signal() != Some(libc::SIGHUP) {
+            assert!(status.success(), "at call {n}: {status:?}");
+            break;
+        }
+        // A process that lives on takes its time.
+        n += 3;
+    }
+    println!("hung up at a third of {n} system calls: {nothing} times nothing, {all} times all");
+    assert!(nothing > 5 && all > FEWEST_CALLS / 3, "{nothing} times nothing, {all} times all");
+}
+
 fn prove() {
+    if !needs::root() {
+        return;
+    }
     // SAFETY: a new network namespace changes nothing that this process's memory depends on.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.expect("a namespace");
     let temporary = tempfile::tempdir().expect("a directory");
@@ -214,6 +256,7 @@ fn prove() {
     let revert = ["revert", journals.as_str()];
     let directory = path("journals");
     at_every_call("apply", &directory, &[], &apply, &original);
+    hung_up_at_every_call(&directory, &apply, &original);
     at_every_call("apply on top of another", &directory, &[&apply], &apply_on_top, &original);
     at_every_call("revert of two", &directory, &[&apply, &apply_on_top], &revert, &original);
 }
@@ -228,18 +271,6 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        // What test runners ask.
-        Some("--list") => ExitCode::SUCCESS,
-        _ => {
-            let root = rustix::process::geteuid().is_root();
-            let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-            assert!(root || !required.split(',').any(|it| it == "root"), "needs root");
-            if root {
-                prove();
-            } else {
-                println!("skipped: needs root");
-            }
-            ExitCode::SUCCESS
-        }
+        _ => needs::alone("settings_go_back_after_a_kill_at_any_system_call", prove),
     }
 }

@@ -5,8 +5,11 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Place, everything, in_namespace, is_root, set, sysctl};
+use common::{Place, everything, in_namespace, set, sysctl};
+use needs::test;
 use tuning::{Profile, Selection};
+
+needs::main!();
 
 /// Runs a script as a shell does that sees the interfaces of this thread's network namespace.
 fn run(script: &Path, state: &Path, what: &str) -> Output {
@@ -41,6 +44,8 @@ fn profile(place: &Place) -> Profile {
             ("Sysctl(\"net.ipv4.tcp_keepalive_time\")", "AtMost(\"{memory / memory * 9}\")", ""),
             ("Sysctl(\"net.ipv4.ip_local_port_range\")", "Exactly(\"1024\t65535\")", ""),
             ("Sysctl(\"net.ipv4.tcp_congestion_control\")", "Exactly(\"reno\")", ""),
+            ("Sysctl(\"net.ipv4.ip_forward\")", "Exactly(\"1\")", ""),
+            ("Sysctl(\"net.ipv4.ip_local_reserved_ports\")", "Exactly(\"8000-8010\")", ""),
             ("Sysctl(\"net.ipv4.tcp_retries2\")", "AtLeast(\"3\")", ""),
             ("Sysctl(\"net.core.nothing\")", "Exactly(\"3\")", "optional: true"),
             ("RpsFlows", "AtLeast(\"1000\")", "nics: [\"lo\"], rounding: PowerOfTwo"),
@@ -59,7 +64,7 @@ fn of_lo(profile: &Profile) -> Vec<(String, Option<String>)> {
 
 #[test]
 fn a_script_does_what_the_program_does() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {
@@ -69,6 +74,8 @@ fn a_script_does_what_the_program_does() {
         std::fs::write(&script, tuning::script(&profile)).expect("written");
         let state = place.path("state");
         let see = || (everything("net"), of_lo(&profile));
+        // What is written to all interfaces is not what one of them had.
+        set("net.ipv4.conf.lo.forwarding", "1");
         let before = see();
 
         place.apply(&profile).expect("applied");
@@ -95,7 +102,7 @@ fn a_script_does_what_the_program_does() {
 
 #[test]
 fn a_script_leaves_alone_what_somebody_else_has_set() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {
@@ -122,7 +129,7 @@ fn a_script_leaves_alone_what_somebody_else_has_set() {
 
 #[test]
 fn a_script_takes_everything_back_when_a_value_is_not_taken() {
-    if !is_root() {
+    if !needs::root() {
         return;
     }
     in_namespace(|| {

@@ -24,6 +24,17 @@ pub enum Segment {
 }
 
 impl Segment {
+    /// All of them.
+    pub const ALL: [Segment; 7] = [
+        Segment::Latency,
+        Segment::SendLag,
+        Segment::Network,
+        Segment::ServerWait,
+        Segment::ServerService,
+        Segment::ClientReceiveLag,
+        Segment::Push,
+    ];
+
     /// Its name in files.
     pub const fn name(self) -> &'static str {
         match self {

@@ -8,10 +8,10 @@ const GCOALESCE: u32 = 0x0e;
 const SCOALESCE: u32 = 0x0f;
 
 /// Words of `struct ethtool_coalesce`: the command, and one word for each name.
-const WORDS: usize = 1 + NAMES.len();
+const WORDS: usize = 1 + COALESCING.len();
 
 /// The names of the fields, each at its word of the structure, from word 1 on.
-const NAMES: [&str; 22] = [
+pub const COALESCING: [&str; 22] = [
     "rx-usecs",
     "rx-frames",
     "rx-usecs-irq",
@@ -68,10 +68,10 @@ impl Ethtool {
 }
 
 fn word_of(field: &str) -> io::Result<usize> {
-    let place = NAMES.iter().position(|name| *name == field);
-    place
-        .map(|place| place + 1)
-        .ok_or_else(|| unsupported(&format!("there is no such field, only: {}", NAMES.join(", "))))
+    let place = COALESCING.iter().position(|name| *name == field);
+    place.map(|place| place + 1).ok_or_else(|| {
+        unsupported(&format!("there is no such field, only: {}", COALESCING.join(", ")))
+    })
 }
 
 #[cfg(test)]

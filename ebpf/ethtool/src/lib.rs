@@ -15,6 +15,7 @@ mod rings;
 mod socket;
 mod strings;
 
+pub use coalescing::COALESCING;
 pub use counters::CounterBuffer;
 pub use driver::Driver;
 pub use features::{Feature, long_name};

@@ -71,11 +71,11 @@ impl Machine {
 
     /// With the types of the running kernel, where it has them.
     fn typed(self) -> Option<Self> {
-        let Ok(types) = fs::read(VMLINUX) else {
-            println!("skipped: this kernel has no BTF");
+        let types = fs::read(VMLINUX);
+        if !needs::can("btf", types.is_ok()) {
             return None;
-        };
-        self.put("sys/kernel/btf/vmlinux", &types);
+        }
+        self.put("sys/kernel/btf/vmlinux", &types.ok()?);
         Some(self)
     }
 

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
-    env,
     fs::File,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
@@ -19,24 +18,14 @@ use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched
 /// One test at a time: they count what the whole machine does.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Waits for the tests before it, or says why the test is skipped. Panics where `LAB_TEST_REQUIRE`
-/// names what is missing.
+/// Waits for the tests before it; `None` where the test is skipped.
 pub(crate) fn needs(what: &[&str]) -> Option<MutexGuard<'static, ()>> {
-    for need in what {
-        let there = match *need {
-            "root" => rustix::process::geteuid().is_root(),
-            program => {
-                let found = |path: PathBuf| path.join(program).exists();
-                env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(found)
-            }
-        };
-        if !there {
-            let required = env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-            let required = required.split([',', ' ']).any(|name| name == *need);
-            assert!(!required, "LAB_TEST_REQUIRE names {need}, which is missing");
-            println!("skipped: needs {need}");
-            return None;
-        }
+    let there = what.iter().all(|need| match *need {
+        "root" => needs::root(),
+        program => needs::program(program, program),
+    });
+    if !there {
+        return None;
     }
     Some(TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }

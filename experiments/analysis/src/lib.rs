@@ -4,6 +4,8 @@
 //! Owns: every figure that is worked out of recorded runs. Must not know: clocks, processes,
 //! probes.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod compare;
 mod input;
 pub mod projection;

@@ -157,9 +157,12 @@ pub async fn run(args: &HostsArgs) -> anyhow::Result<()> {
         })
         .collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&hosts)?);
+        text::tell!("{}", serde_json::to_string_pretty(&hosts)?);
     } else {
-        print!("{}", table(&hosts, platform::realtime_ns() / platform::NANOS_PER_SECOND));
+        text::tell_words!(
+            "{}",
+            table(&hosts, platform::realtime_ns() / platform::NANOS_PER_SECOND)
+        );
     }
     Ok(())
 }

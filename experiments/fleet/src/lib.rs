@@ -5,6 +5,8 @@
 //! are elsewhere. An agent starts them, hands their lines on, and adds what its own machine says.
 //! Must not know: what the lines mean.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod access;
 pub mod agent;
 pub mod assign;

@@ -116,6 +116,9 @@ pub struct Card {
     pub since: u64,
     /// What its doctor found.
     pub findings: Value,
+    /// As whom it runs programs.
+    #[serde(default)]
+    pub privileges: Value,
     /// Runs with results that are not acknowledged yet.
     pub kept: Vec<String>,
     /// Its latest beat.

@@ -41,7 +41,7 @@ pub fn wait() {
             break;
         }
         if !told {
-            eprintln!("waiting for the kernel: it is closing {after} sockets of an earlier run");
+            text::say!("waiting for the kernel: it is closing {after} sockets of an earlier run");
             told = true;
         }
         before = after;

@@ -2,11 +2,17 @@
 //!
 //! Must not know: runs, phases, fleets, or what the lines of a program mean.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+pub mod ended;
 pub mod hog;
+pub mod interrupts;
 pub mod leftover;
 pub mod links;
 mod listeners;
 pub mod namespace;
+mod orphans;
+pub mod privileges;
 pub mod probe;
 pub mod probing;
 pub mod profile;
@@ -14,6 +20,9 @@ pub mod program;
 pub mod sock_diag;
 pub mod surroundings;
 pub mod usage;
+mod user;
 mod version;
 
+pub use orphans::{Orphan, orphans};
+pub use user::User;
 pub use version::VERSION;

@@ -8,8 +8,9 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable, NlasIterator,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -18,6 +19,16 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 /// An answer to a single request is never longer.
 const BUFFER: usize = 8 << 10;
+
+/// The kernel's messages of a dump are at most this long together.
+const DUMP: usize = 64 << 10;
+
+/// Bytes of `struct nlmsghdr`, and of `struct rtmsg`.
+const NLMSG: usize = 16;
+const RTMSG: usize = 12;
+
+/// `RTAX_CC_ALGO` of `linux/rtnetlink.h`: among the metrics of a route, its congestion control.
+const RTAX_CC_ALGO: u16 = 16;
 
 /// The whole of an address is the network.
 const ONE_ADDRESS: u8 = 32;
@@ -89,6 +100,49 @@ impl Links {
     /// What the kernel says, with the address.
     pub fn add_route(&self, interface: u32, to: Ipv4Addr) -> io::Result<()> {
         self.add(new_route(interface, to), &format!("the route to {to} cannot be added"))
+    }
+
+    /// Gives all IPv4 routes a congestion control, which the connections over them have on both
+    /// ends. A namespace may not make one its default, nor a user choose one, that
+    /// `net.ipv4.tcp_allowed_congestion_control` does not name.
+    ///
+    /// # Errors
+    /// What the kernel says, with the name.
+    pub fn set_congestion(&self, name: &str) -> io::Result<()> {
+        let failed = format!("the routes cannot have the congestion control {name}");
+        for request in self.routes()?.into_iter().filter_map(|it| with_congestion(&it, name)) {
+            self.ask(NLM_F_CREATE | NLM_F_REPLACE, request, &failed)?;
+        }
+        Ok(())
+    }
+
+    /// The IPv4 routes of all tables, each as the kernel's structure with its attributes.
+    fn routes(&self) -> io::Result<Vec<Vec<u8>>> {
+        // struct rtmsg of any route.
+        let head = [&[INET][..], &[0; 11]].concat();
+        let request = Request { kind: libc::RTM_GETROUTE, head, attributes: Vec::new() };
+        self.0.send(&bytes(NLM_F_DUMP, request), 0)?;
+        let mut routes = Vec::new();
+        let mut buffer = vec![0; DUMP];
+        loop {
+            let size = self.0.recv(&mut &mut buffer[..], 0)?;
+            let mut rest = &buffer[..size];
+            while let Some(length) = rest.first_chunk::<4>().map(|it| u32::from_ne_bytes(*it)) {
+                let length = length as usize;
+                let cut_off = || io::Error::other("rtnetlink: a route is cut off");
+                let message = rest.get(..length).filter(|_| length >= NLMSG);
+                let message = message.ok_or_else(cut_off)?;
+                match u16::from_ne_bytes([message[4], message[5]]) {
+                    libc::RTM_NEWROUTE => routes.push(message[NLMSG..].to_vec()),
+                    kind if i32::from(kind) == libc::NLMSG_DONE => return Ok(routes),
+                    kind if i32::from(kind) == libc::NLMSG_ERROR => {
+                        return Err(io::Error::other("rtnetlink: the routes are not told"));
+                    }
+                    _ => {}
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
     }
 
     /// Has something made that must not be there yet.
@@ -227,6 +281,29 @@ fn new_route(interface: u32, to: Ipv4Addr) -> Request {
     }
 }
 
+/// The request that replaces a route by one with a congestion control; `None` for a route over
+/// which no connection goes.
+fn with_congestion(route: &[u8], congestion: &str) -> Option<Request> {
+    let (head, attributes) = route.split_at_checked(RTMSG)?;
+    let mut head = head.to_vec();
+    if head[0] != INET || !matches!(head[7], libc::RTN_UNICAST | libc::RTN_LOCAL) {
+        return None;
+    }
+    // Flags say how the route is, and not how it is to be.
+    head[8..].fill(0);
+    let kept = [libc::RTA_DST, libc::RTA_OIF, libc::RTA_GATEWAY, libc::RTA_PREFSRC]
+        .into_iter()
+        .chain([libc::RTA_TABLE, libc::RTA_PRIORITY]);
+    let kept: Vec<u16> = kept.collect();
+    let there = NlasIterator::new(attributes).flatten();
+    let there = there.filter(|it| kept.contains(&it.kind()));
+    let mut attributes: Vec<DefaultNla> =
+        there.map(|it| DefaultNla::new(it.kind(), it.value().to_vec())).collect();
+    let name = [congestion.as_bytes(), &[0]].concat();
+    attributes.push(nested(libc::RTA_METRICS, &[DefaultNla::new(RTAX_CC_ALGO, name)]));
+    Some(Request { kind: libc::RTM_NEWROUTE, head, attributes })
+}
+
 #[cfg(all(test, target_endian = "little"))]
 mod tests {
     use super::*;
@@ -266,5 +343,40 @@ mod tests {
         assert!(index("lo").is_ok());
         let error = index("lab-none").expect_err("no such interface").to_string();
         assert!(error.starts_with("interface lab-none: "), "{error}");
+    }
+
+    /// Both ends of a connection have the congestion control of the routes, which a namespace may
+    /// not make its default when root alone may choose it.
+    #[test]
+    fn connections_have_the_congestion_control_of_their_routes() {
+        if !needs::root() {
+            return;
+        }
+        let default = std::fs::read("/proc/sys/net/ipv4/tcp_congestion_control").expect("there");
+        assert_ne!(default, b"reno\n", "the routes must make a difference");
+        let inside = std::thread::spawn(|| {
+            // SAFETY: a new network namespace changes nothing that memory depends on.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+                .expect("a namespace");
+            bring_up("lo").expect("up");
+            let of = |socket: socket2::SockRef<'_>| socket.tcp_congestion().expect("known");
+            let both = || {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("free");
+                let address = listener.local_addr().expect("bound");
+                let client = std::net::TcpStream::connect(address).expect("connected");
+                let (server, _) = listener.accept().expect("accepted");
+                [of((&client).into()), of((&server).into())]
+            };
+            let before = both();
+            let links = Links::open().expect("a socket");
+            links.set_congestion("reno").expect("set");
+            let after = both();
+            let unknown = links.set_congestion("none such").expect_err("unknown").to_string();
+            (before, after, unknown)
+        });
+        let (before, after, unknown) = inside.join().expect("no panic");
+        assert!(before.iter().all(|it| !it.starts_with(b"reno")), "{before:?}");
+        assert!(after.iter().all(|it| it.starts_with(b"reno")), "{after:?}");
+        assert!(unknown.contains("cannot have the congestion control none such"), "{unknown}");
     }
 }

@@ -1,12 +1,12 @@
 //! `lab probe`: the probes beside any server, a line a second.
 
-use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ebpf::{Absence, Counters, Durations, Options, Probes, Program};
 use serde_json::{Map, Value, json};
 use spec::UsageError;
 
+use crate::interrupts::Interrupts;
 use crate::listeners::{is_listened_on, ports_of};
 
 /// Drop reasons named in a line at most: the rest are in their sum.
@@ -72,13 +72,13 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let probes = Probes::attach(&options)?;
     for state in probes.report() {
         if let Some(reason) = state.reason.filter(|it| !matches!(it, Absence::NotNeeded { .. })) {
-            eprintln!("{}: {reason}", state.name);
+            text::say!("{}: {reason}", state.name);
         }
     }
     if !args.json {
-        eprintln!("port {port}: when its requests were due, only their client knows (no T0)");
+        text::say!("port {port}: when its requests were due, only their client knows (no T0)");
     }
-    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut interrupts = Interrupts::listen()?;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.tick().await;
     let mut before = probes.read();
@@ -86,15 +86,15 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     while left > 0 {
         tokio::select! {
             _ = ticks.tick() => {}
-            _ = interrupts.recv() => break,
+            () = interrupts.next() => break,
         }
         left -= 1;
         let now = probes.read();
         let grown = now.since(&before);
         before = now;
         let line = if args.json { json_line(&grown)? } else { line(&grown) };
-        // The reader of the pipe has seen enough.
-        if writeln!(std::io::stdout(), "{line}").is_err() {
+        // The reader of the pipe has seen enough, or nothing more can be written: `lab` knows.
+        if !text::tell(format_args!("{line}\n")) {
             break;
         }
     }

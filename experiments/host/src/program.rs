@@ -1,15 +1,24 @@
 //! Programs that this one starts: its children, which die with it.
 
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tuning::Limit;
+use tuning::profile::Resource;
 
 use crate::namespace::{Netns, enter};
+use crate::orphans::{STARTED_BY, started_by};
+use crate::privileges::Privileges;
+
+/// A small program whose output has ended has itself ended in so many milliseconds.
+const SOON: usize = 1_000;
 
 /// Which program says something.
 #[derive(
@@ -44,20 +53,45 @@ pub struct Program {
     input: Option<ChildStdin>,
 }
 
+/// What a program is given: all that it could not get by itself.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// The namespace that it is in, if it is not that of this process.
+    pub namespace: Option<&'a Netns>,
+    /// Descriptors that it inherits under their numbers.
+    pub descriptors: Vec<OwnedFd>,
+    /// Limits that are raised, as far as they may be.
+    pub limits: &'a [Limit],
+    /// The nice level that it begins with, if it is to have one below that of this process.
+    pub nice: Option<i8>,
+    /// As whom it runs.
+    pub privileges: &'a Privileges,
+}
+
+impl<'a> Given<'a> {
+    /// The place and the limits of this process, as somebody.
+    pub fn as_here(privileges: &'a Privileges) -> Self {
+        let descriptors = Vec::new();
+        Self { namespace: None, descriptors, limits: &[], nice: None, privileges }
+    }
+}
+
+/// Limits that root is not held to and a user is: memory of rings, threads.
+const FREE: [Limit; 2] = [
+    Limit { resource: Resource::Memlock, least: u64::MAX },
+    Limit { resource: Resource::Nproc, least: u64::MAX },
+];
+
 impl Program {
-    /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, in a namespace
-    /// if there is one. `on_line` has each of its lines as it is, and `None` at the end. It
-    /// inherits the descriptors `keep` under their numbers, and its limits are raised as far as
-    /// they may be.
+    /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, as somebody
+    /// without rights. `on_line` has each of its lines as it is, and `None` at the end.
     ///
     /// # Errors
     /// What the system says.
     pub fn start(
         who: Who,
         config: &impl Serialize,
-        namespace: Option<&Netns>,
-        keep: Vec<OwnedFd>,
-        limits: &[Limit],
+        given: Given<'_>,
         mut on_line: impl FnMut(Option<String>) + Send + 'static,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
@@ -66,8 +100,12 @@ impl Program {
             Who::Client(_) => &["client", "--pipe", "--control", "127.0.0.1:0"],
             Who::Hog(_) => &["hog"],
         };
-        let mut command = Command::new(std::env::current_exe()?);
+        let descent = given.privileges.descent();
+        let (path, executable) = executable(descent.changes_user())?;
+        let mut command = Command::new(path);
         command
+            .arg0("lab")
+            .env(STARTED_BY, started_by()?)
             .args(arguments)
             .args(["--config", &config])
             .stdin(Stdio::piped())
@@ -75,20 +113,29 @@ impl Program {
             // Ctrl-C at the terminal is for this process, which tells its programs in its own time.
             .process_group(0)
             .kill_on_drop(true);
-        let limits = limits.to_vec();
-        let namespace = namespace.map(|namespace| namespace.as_fd().try_clone_to_owned());
+        let mut limits = given.limits.to_vec();
+        if descent.changes_user() {
+            limits.extend(FREE);
+        }
+        let (nice, keep) = (given.nice, given.descriptors);
+        let namespace = given.namespace.map(|namespace| namespace.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
+        let parent = rustix::process::getpid();
         // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
         unsafe {
             command.pre_exec(move || {
-                die_with_parent()?;
                 // A limit that may not be raised is no reason not to run.
                 let _ = tuning::raise_limits(&limits);
+                nice.map_or(Ok(()), renice)?;
                 keep.iter().try_for_each(|fd| ebpf::keep_on_exec(fd.as_fd()))?;
-                namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))
+                namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))?;
+                descent.go()?;
+                // Another user is another process to the kernel, which forgets this.
+                die_with(parent)
             });
         }
         let mut child = command.spawn()?;
+        drop(executable);
         let input = child.stdin.take();
         let output = child.stdout.take();
         tokio::spawn(async move {
@@ -133,6 +180,22 @@ impl Program {
         self.child.wait().await
     }
 
+    /// Waits until it has ended, at most for a time; how it ended, if it has.
+    pub async fn ended_within(&mut self, most: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(most, self.child.wait()).await.ok()?.ok()
+    }
+
+    /// The same of one whose output has ended: it is about to.
+    pub fn ended_soon(&mut self) -> Option<ExitStatus> {
+        for _ in 0..SOON {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+
     /// Ends it at once.
     pub fn kill(&mut self) {
         // It has ended already, or it ends now.
@@ -140,6 +203,29 @@ impl Program {
     }
 }
 
-fn die_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+/// This program: its path, or an open file that a user may execute who may not enter its directory.
+fn executable(by_somebody_else: bool) -> io::Result<(PathBuf, Option<File>)> {
+    if !by_somebody_else {
+        return Ok((std::env::current_exe()?, None));
+    }
+    let file = File::open("/proc/self/exe")?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())), Some(file)))
+}
+
+/// Has the kernel end this process with its parent, unless that has ended already.
+fn die_with(parent: rustix::process::Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    match rustix::process::getppid() {
+        Some(now) if now == parent => Ok(()),
+        _ => Err(rustix::io::Errno::SRCH.into()),
+    }
+}
+
+/// Sets the nice level of the calling thread.
+fn renice(nice: i8) -> io::Result<()> {
+    // SAFETY: a plain system call; on Linux 0 names the calling thread.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, libc::c_int::from(nice)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -131,6 +131,18 @@ pub struct ClosingBooks {
 pub struct ClientBooks {
     /// Packets that two users received.
     pub double_grants: Option<u64>,
+    /// Requests under way on connections when these were lost; `None` in the records of a version
+    /// that did not count them, here and below.
+    pub in_flight_lost: Option<u64>,
+    /// Requests under way when clients were told to end.
+    pub in_flight_at_end: Option<u64>,
+}
+
+impl ClientBooks {
+    /// Requests that can have been answered without the answer arriving.
+    pub fn unanswered(&self) -> Option<u64> {
+        Some(self.in_flight_lost? + self.in_flight_at_end?)
+    }
 }
 
 impl EventRow {

@@ -93,6 +93,9 @@ pub struct Manifest {
     /// The tuning profile, where what of it was applied, and every setting that profiles know.
     #[serde(default)]
     pub tuning: Value,
+    /// As whom programs ran, and which capabilities they kept, each with its reason.
+    #[serde(default)]
+    pub privileges: Value,
     /// What the server said when it was ready.
     pub server: Value,
     /// What the clients said when they were ready.

@@ -5,6 +5,8 @@
 //! Must not know: why a run does what it does. Nothing waits for it, and what is written stands
 //! even when the run is killed.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod absent;
 mod columns;
 mod events;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use attribution::Segment;
 use hdrhistogram::Histogram;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -172,7 +173,31 @@ impl Raw {
             Ok(())
         });
         raw.histograms = histograms(directory, &mut raw.damage);
+        raw.name_strange_tags();
         Ok(raw)
+    }
+
+    /// Histograms of another phase or segment than the run has are nobody's.
+    fn name_strange_tags(&mut self) {
+        let phases = &self.manifest.experiment.phases;
+        let is_known = |tag: &str| {
+            let (phase, segment) = tag.rsplit_once(':').unwrap_or((tag, ""));
+            let of_run = phases.iter().any(|it| it.name.as_str() == phase);
+            of_run && Segment::ALL.iter().any(|it| it.name() == segment)
+        };
+        let mut strange: Vec<(&String, u64)> = self
+            .histograms
+            .iter()
+            .filter(|(tag, _)| !is_known(tag))
+            .map(|(tag, values)| (tag, values.len()))
+            .collect();
+        strange.sort_unstable();
+        for (tag, values) in strange {
+            self.damage.add(format!(
+                "{HLOG}: {values} values have the tag \"{tag}\", which is of no phase and segment \
+                 of this run; they are left out"
+            ));
+        }
     }
 
     /// When a phase was, in Unix seconds: its start and its exclusive end; `None` when it never

@@ -4,6 +4,8 @@
 //! how a run is carried out. A file that is missing, broken or newer than this program is named on
 //! the page, and everything else is shown.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod assemble;
 mod columns;
 mod data;

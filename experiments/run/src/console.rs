@@ -70,13 +70,13 @@ impl Console {
     /// A message that stays.
     pub(crate) fn say(&mut self, message: &str) {
         self.end_line();
-        eprintln!("{message}");
+        text::say!("{message}");
     }
 
     /// Ends the line that changes.
     pub(crate) fn end_line(&mut self) {
         if std::mem::take(&mut self.open_line) {
-            eprintln!();
+            text::say_words("\n");
         }
     }
 }

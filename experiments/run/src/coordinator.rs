@@ -5,14 +5,15 @@
 //! Must not know: where programs are; that is its [`Place`].
 
 use std::collections::VecDeque;
+use std::process::ExitStatus;
 
 use attribution::Segment;
+use host::interrupts::Interrupts;
 use host::program::Who;
 use record::Second;
 use report::live::{CommandResult, PendingCommand, RunCommand};
 use service::Line as ServerLine;
 use spec::Shake;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use workload::{Command as ClientCommand, Line as ClientLine};
@@ -23,28 +24,6 @@ use crate::messages::Message;
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
-
-/// What interrupts a run: Ctrl-C, or a signal to terminate.
-pub(crate) struct Interrupts([Signal; 2]);
-
-impl Interrupts {
-    /// Listens from now on, so that an interrupt does not end this process.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]))
-    }
-
-    /// Waits for the next one.
-    pub(crate) async fn next(&mut self) {
-        let [interrupt, terminate] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-}
 
 /// Carries out a run whose programs are at a place.
 pub(crate) struct Coordinator<P: Place> {
@@ -104,6 +83,7 @@ impl<P: Place> Coordinator<P> {
             let next_tick = self.run.schedule.instant_of(self.next_tick);
             tokio::select! {
                 message = self.messages.recv() => match message {
+                    Some(Message::Ended(who)) => self.on_program_ended(who).await?,
                     Some(message) => self.on_message(message)?,
                     None => anyhow::bail!("all programs have ended"),
                 },
@@ -128,17 +108,29 @@ impl<P: Place> Coordinator<P> {
                 let what = format!("said what cannot be read: {line}");
                 self.run.records.warn(&who.to_string(), &what)
             }
-            Message::Ended(who) => {
-                let event = self.place.on_program_ended(who, &mut self.run)?;
-                self.pending.extend(event);
-                Ok(())
-            }
+            // One of an agent, or one that never got ready: how it ended is not asked.
+            Message::Ended(who) => self.program_ended(who, None),
             Message::Place(news) => {
                 let event = self.place.on_news(news, &mut self.run)?;
                 self.pending.extend(event);
                 Ok(())
             }
         }
+    }
+
+    /// The output of a program has ended, and so has the program, or it is about to.
+    async fn on_program_ended(&mut self, who: Who) -> anyhow::Result<()> {
+        let ended = match self.run.ending {
+            true => None,
+            false => self.run.programs.ended(who).await,
+        };
+        self.program_ended(who, ended)
+    }
+
+    fn program_ended(&mut self, who: Who, ended: Option<(u32, ExitStatus)>) -> anyhow::Result<()> {
+        let event = self.place.on_program_ended(who, ended, &mut self.run)?;
+        self.pending.extend(event);
+        Ok(())
     }
 
     fn on_server(&mut self, line: ServerLine) -> anyhow::Result<()> {

@@ -68,6 +68,7 @@ pub(super) fn manifest(
         own_namespace,
         sysctls,
         tuning: json!(null),
+        privileges: json!(null),
         server: json!(null),
         clients: Vec::new(),
         probes: json!({ "attached": [], "absent": [], "because": "the server was not ready" }),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use host::interrupts::Interrupted;
 use host::program::Who;
 use serde_json::json;
 use service::Command as ServerCommand;
@@ -25,6 +26,17 @@ impl<P: Place> Coordinator<P> {
     pub(crate) fn kill(&mut self) {
         self.run.records.console.end_line();
         self.run.programs.kill();
+    }
+
+    /// An error ended the run: its record says so, as far as it can still be written.
+    pub(crate) fn close_failed(&mut self, error: &anyhow::Error) {
+        let ending = match error.is::<Interrupted>() {
+            true => Ending::Interrupted,
+            false => Ending::Aborted(format!("{error:#}")),
+        };
+        // The error itself is told, and what the record lacks is what it is about.
+        let _ = self.run.records.files.flush();
+        let _ = self.run.records.close(&ending);
     }
 
     /// Ends a run in order.
@@ -60,7 +72,12 @@ impl<P: Place> Coordinator<P> {
         self.wait_until(|it| it.place.faults_are_over()).await?;
         self.place.record_last_faults(&mut self.run)?;
         self.complete_rest()?;
-        self.place.record_profiles(&mut self.run.records).await?;
+        tokio::select! {
+            recorded = self.place.record_profiles(&mut self.run.records) => recorded?,
+            () = self.interrupts.next() => {
+                self.run.records.warn("lab", "interrupted again: the profiles are not complete")?;
+            }
+        }
         let records = &mut self.run.records;
         let books = records.books.to_json(self.run.programs.clients());
         records.event("books", books)?;
@@ -72,7 +89,11 @@ impl<P: Place> Coordinator<P> {
         self.wait_until(|it| it.place.is_finished()).await?;
         self.complete_rest()?;
         self.place.record_rest(&mut self.run)?;
-        let failed = self.run.programs.wait(Instant::now() + PATIENCE).await?;
+        let failed = tokio::select! {
+            failed = self.run.programs.wait(Instant::now() + PATIENCE) => failed?,
+            // They are killed right after.
+            () = self.interrupts.next() => Vec::new(),
+        };
         for status in failed {
             self.run.records.say(&format!("a program ended with {status}"));
         }

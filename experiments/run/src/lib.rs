@@ -4,6 +4,8 @@
 //! Owns: what the outside may ask for, [`run`] and [`resume`]. The work is the coordinator's, in
 //! `coordinator`. Must not know: statistics, HTML.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod books;
 mod console;
 mod coordinator;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 use spec::Source;
 
 pub use directory::default_directory;
+pub use host::interrupts::{EndsAtOnce, Interrupted, Interrupts};
 pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
 pub use remote::pipe::PIPE_PROTOCOL;

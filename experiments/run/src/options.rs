@@ -23,6 +23,8 @@ pub struct Options {
     pub tune_host: bool,
     /// Where the journals of what is changed are, unless it is the usual place.
     pub journals: Option<PathBuf>,
+    /// As whom programs run: `NAME`, `UID` or `UID:GID`; as `sudo` or nobody when `None`.
+    pub user: Option<String>,
     /// How to sample what the programs do; not at all when `None`.
     pub sampling: Option<Sampling>,
     /// Where to serve the live page; nowhere when `None`.

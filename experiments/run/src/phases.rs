@@ -37,6 +37,7 @@ impl<P: Place> Coordinator<P> {
             Ok(ending) => self.finish(ending).await,
             Err(error) => {
                 self.kill();
+                self.close_failed(&error);
                 self.place.leave().await;
                 Err(error)
             }

@@ -4,6 +4,7 @@
 //! Owns: the interface between the coordinator and a place. Must not know: either of the two.
 
 use std::fmt::Debug;
+use std::process::ExitStatus;
 
 use attribution::{Sampled, SlowRequest};
 use host::program::Who;
@@ -64,8 +65,13 @@ pub(crate) trait Place {
     /// Takes in news of its own.
     fn on_news(&mut self, news: Self::News, run: &mut Run) -> anyhow::Result<Option<PhaseEvent>>;
 
-    /// The server or a client has ended.
-    fn on_program_ended(&mut self, who: Who, run: &mut Run) -> anyhow::Result<Option<PhaseEvent>>;
+    /// The server or a client has ended: its process and how, where that is known.
+    fn on_program_ended(
+        &mut self,
+        who: Who,
+        ended: Option<(u32, ExitStatus)>,
+        run: &mut Run,
+    ) -> anyhow::Result<Option<PhaseEvent>>;
 
     /// Requests were delayed on purpose, by a shard of a client or of the server.
     fn on_spins(&mut self, client: Option<u32>, shard: usize, spins: &Spins) -> anyhow::Result<()>;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use fleet::link::Orders;
 use fleet::protocol::What;
@@ -11,6 +12,10 @@ use serde::Serialize;
 use service::Command as ServerCommand;
 use tokio::time::Instant;
 use workload::Command as ClientCommand;
+
+/// A program whose output has ended has itself ended within this time, or it hangs: the kernel
+/// closes a million sockets first.
+const CLOSING: Duration = Duration::from_secs(30);
 
 /// A program of a run.
 #[derive(Debug)]
@@ -30,7 +35,11 @@ impl Program {
     async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(command)?;
         match self {
-            Self::Here(child) => child.tell_line(line).await,
+            Self::Here(child) => match child.tell_line(line).await {
+                // One that does not listen has ended, and the end of its output is heard.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                told => told,
+            },
             Self::There { who, orders } => {
                 orders.give(What::Tell { who: *who, line });
                 Ok(())
@@ -109,6 +118,20 @@ impl Programs {
     /// When it does not listen any more.
     pub(crate) async fn tell_server(&mut self, command: &ServerCommand) -> io::Result<()> {
         self.server.tell(command).await
+    }
+
+    /// How a program ended whose output has ended, and which process it was; `None` when it is not
+    /// a child of this one, or does not end.
+    pub(crate) async fn ended(&mut self, who: Who) -> Option<(u32, ExitStatus)> {
+        let program = match who {
+            Who::Server => &mut self.server,
+            Who::Client(number) => self.clients.get_mut(number as usize)?,
+            Who::Hog(_) => return None,
+        };
+        let Program::Here(child) = program else { return None };
+        let pid = child.pid()?;
+        let status = child.ended_within(CLOSING).await?;
+        Some((pid, status))
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Program> {

@@ -112,7 +112,7 @@ impl Tuned {
             .context("the run cannot have network namespaces of its own")?;
         self.apply_to(&namespaces, experiment)?;
         if let Some(line) = self.line() {
-            eprintln!("{line}");
+            text::say!("{line}");
         }
         Ok(namespaces)
     }
@@ -146,7 +146,7 @@ impl Tuned {
             self.add(&name, &applied);
             if by_sockets && experiment.network.congestion.is_none() {
                 experiment.network.congestion = self.value_of(CONGESTION)?;
-                self.not_applied.push(format!("{CONGESTION}: set for each socket instead"));
+                self.not_applied.push(format!("{CONGESTION}: set by routes or sockets"));
             }
         }
         Ok(())
@@ -205,7 +205,7 @@ impl Tuned {
 
 /// Takes the lock and reverts what a run that was killed has left.
 fn recover(directory: &Directory) -> Result<Lock, JournalError> {
-    tuning::recover(directory, |line| eprintln!("{line}"))
+    tuning::recover(directory, |line| text::say!("{line}"))
 }
 
 /// Without `--tune-host` a run only puts right what another one has left, if it may.
@@ -213,7 +213,7 @@ fn repair(directory: &Directory) -> Option<Lock> {
     let left = tuning::status(directory).is_ok_and(|it| !it.is_empty());
     // Another run that has tuned the machine and is not over yet has the lock.
     if left && let Err(error) = recover(directory) {
-        eprintln!("lab: what another run has left is not put right: {error:#}");
+        text::say!("lab: what another run has left is not put right: {error:#}");
     }
     None
 }
@@ -260,9 +260,9 @@ impl Drop for TunedMachine {
         match tuning::revert(&self.directory, which, false, &self.lock) {
             Ok(reverted) => {
                 let left = reverted.iter().flat_map(|it| &it.settings).filter(|it| !it.is_done());
-                left.for_each(|setting| eprintln!("lab: {setting}"));
+                left.for_each(|setting| text::say!("lab: {setting}"));
             }
-            Err(error) => eprintln!("lab: the machine is not put back: {error}"),
+            Err(error) => text::say!("lab: the machine is not put back: {error}"),
         }
     }
 }

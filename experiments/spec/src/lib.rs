@@ -5,6 +5,8 @@
 //! run are told, and whether a run fits a machine. Must not know: processes, NATS, how a run goes
 //! on.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod configure;
 mod experiment;
 mod fault;

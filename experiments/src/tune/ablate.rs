@@ -3,7 +3,7 @@
 //! whole profile. Owns: the order of the runs, and the runs. Must not know: statistics.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::Context;
 use rand::SeedableRng;
@@ -14,6 +14,7 @@ use tuning::Profile;
 
 use super::arms::{Arm, arms, measurable};
 use super::effects::{self, Ablation};
+use crate::children::Children;
 use spec::{Hosts, Shake, Source};
 
 /// What to ablate.
@@ -77,6 +78,7 @@ pub(super) fn run(args: &Args, journals: &Path) -> anyhow::Result<()> {
         measurable.others.values().cloned().collect::<Vec<_>>().join("; ")
     );
     let arms = arms(&profile, &measurable, &args.only);
+    let mut children = Children::begin()?;
     let mut random = Pcg64::seed_from_u64(args.seed);
     for round in 1..=args.rounds {
         let mut order: Vec<&Arm> = arms.iter().collect();
@@ -86,8 +88,8 @@ pub(super) fn run(args: &Args, journals: &Path) -> anyhow::Result<()> {
             if is_there(&directory)? {
                 continue;
             }
-            eprintln!("round {round} of {}: {}", args.rounds, arm.name);
-            carry_out(args, &profile, arm, &directory, journals)?;
+            text::say!("round {round} of {}: {}", args.rounds, arm.name);
+            carry_out(&mut children, args, (&profile, arm), &directory, journals)?;
         }
     }
     let ablation = Ablation::of(&args.out, &arms, &phase, measurable.others)?;
@@ -96,9 +98,9 @@ pub(super) fn run(args: &Args, journals: &Path) -> anyhow::Result<()> {
     std::fs::write(args.out.join("ablation.json"), format!("{json}\n"))?;
     std::fs::write(args.out.join("ablation.txt"), &text)?;
     if args.json {
-        println!("{json}");
+        text::tell!("{json}");
     } else {
-        print!("{text}");
+        text::tell_words!("{text}");
     }
     Ok(())
 }
@@ -126,9 +128,9 @@ fn is_there(directory: &Path) -> anyhow::Result<bool> {
 }
 
 fn carry_out(
+    children: &mut Children,
     args: &Args,
-    profile: &Profile,
-    arm: &Arm,
+    (profile, arm): (&Profile, &Arm),
     directory: &Path,
     journals: &Path,
 ) -> anyhow::Result<()> {
@@ -153,7 +155,7 @@ fn carry_out(
     if args.tune_host {
         command.arg("--tune-host");
     }
-    let output = command.stdin(Stdio::null()).output()?;
+    let output = children.output(command)?;
     let said = String::from_utf8_lossy(&output.stderr);
     // 4: a phase is not valid, which the result says.
     anyhow::ensure!(

@@ -139,14 +139,14 @@ fn list() -> anyhow::Result<Ended> {
     for (name, _) in EMBEDDED {
         let profile = Profile::load(name)?;
         let count = profile.settings.len();
-        println!("{name:width$}  {}, {count} settings", profile.about);
+        text::tell!("{name:width$}  {}, {count} settings", profile.about);
     }
     Ok(Ended::Well)
 }
 
 fn show(profile: &Profile) -> anyhow::Result<Ended> {
     let facts = tuning::Facts::of_this_machine()?;
-    println!("{}: {}", profile.name, profile.about);
+    text::tell!("{}: {}", profile.name, profile.about);
     for placed in &profile.settings {
         let setting = &placed.setting;
         let scope = match setting.scope {
@@ -155,24 +155,26 @@ fn show(profile: &Profile) -> anyhow::Result<Ended> {
             Scope::Process => "of a process",
         };
         let optional = if setting.optional { ", optional" } else { "" };
-        println!("\n{}  {}", setting.key, setting.value);
+        text::tell!("\n{}  {}", setting.key, setting.value);
         match setting.value.text().on(&facts) {
-            Ok(here) if here != setting.value.text().source() => println!("    here: {here}"),
+            Ok(here) if here != setting.value.text().source() => text::tell!("    here: {here}"),
             Ok(_) => {}
-            Err(why) => println!("    here: {why}"),
+            Err(why) => text::tell!("    here: {why}"),
         }
-        println!("    {}", setting.because);
-        println!("    {scope}, Linux {}{optional}; {}", setting.since, setting.source);
+        text::tell!("    {}", setting.because);
+        text::tell!("    {scope}, Linux {}{optional}; {}", setting.since, setting.source);
         if let tuning::profile::Effect::NewNamespace { shown_by } = &setting.effect {
-            println!("    takes effect in network namespaces made after it was set ({shown_by})");
+            text::tell!(
+                "    takes effect in network namespaces made after it was set ({shown_by})"
+            );
         }
         if let Some(since_then) = &setting.since_then {
-            println!("    since then: {since_then}");
+            text::tell!("    since then: {since_then}");
         }
-        println!("    {}", placed.place);
+        text::tell!("    {}", placed.place);
     }
     for file in tuning::at_boot(profile) {
-        println!("\n{file}");
+        text::tell!("\n{file}");
     }
     Ok(Ended::Well)
 }
@@ -183,11 +185,11 @@ fn check(profile: &Profile, strict: bool) -> anyhow::Result<Ended> {
     for finding in &findings {
         differences += usize::from(finding.is_difference(strict));
         if !matches!(finding.state, State::Holds) {
-            println!("{finding}");
+            text::tell!("{finding}");
         }
     }
     let of = findings.len();
-    println!("{}: {differences} of {of} settings differ", profile.name);
+    text::tell!("{}: {differences} of {of} settings differ", profile.name);
     Ok(if differences == 0 { Ended::Well } else { Ended::Badly })
 }
 
@@ -201,21 +203,21 @@ fn diff(profile: &Profile) -> anyhow::Result<Ended> {
             State::Differs => {
                 let text = |value: &Option<String>| value.clone().unwrap_or_default();
                 let (now, target) = (text(&finding.now), text(&finding.target));
-                println!("{:width$}  {now} -> {target}", finding.name);
+                text::tell!("{:width$}  {now} -> {target}", finding.name);
             }
-            _ => println!("{finding}"),
+            _ => text::tell!("{finding}"),
         }
     }
     Ok(Ended::Well)
 }
 
 fn apply(profile: &Profile, directory: &Directory, keep_going: bool) -> anyhow::Result<Ended> {
-    let lock = tuning::recover(directory, |line| eprintln!("{line}"))?;
+    let lock = tuning::recover(directory, |line| text::say!("{line}"))?;
     let options = ApplyOptions { owner: Owner::Hand, keep_going };
     let applied = match tuning::apply(profile, directory, options, &lock) {
         Ok(applied) => applied,
         Err(error @ ApplyError::Refused(_)) => {
-            eprintln!("lab: {error}");
+            text::say!("lab: {error}");
             return Ok(Ended::Badly);
         }
         Err(error) => return Err(error.into()),
@@ -226,24 +228,24 @@ fn apply(profile: &Profile, directory: &Directory, keep_going: bool) -> anyhow::
 
 fn report(profile: &Profile, applied: &Applied) {
     for change in &applied.changes {
-        println!("changed       {change}");
+        text::tell!("changed       {change}");
     }
     for finding in &applied.others {
-        println!("{finding}");
+        text::tell!("{finding}");
     }
     for failure in &applied.failures {
-        eprintln!("FAILED        {failure}");
+        text::say!("FAILED        {failure}");
     }
     if let Some(rolled_back) = &applied.rolled_back {
-        eprintln!("rolled back:");
-        rolled_back.settings.iter().for_each(|setting| eprintln!("{setting}"));
+        text::say!("rolled back:");
+        rolled_back.settings.iter().for_each(|setting| text::say!("{setting}"));
     }
     let changed = applied.changes.len();
     let millis = applied.took.as_secs_f64() * 1000.0;
-    println!("{}: {changed} settings changed in {millis:.1} ms", profile.name);
+    text::tell!("{}: {changed} settings changed in {millis:.1} ms", profile.name);
     if applied.failures.is_empty() {
         for file in tuning::at_boot(profile) {
-            println!("note: {file}");
+            text::tell!("note: {file}");
         }
     }
 }
@@ -258,17 +260,17 @@ fn revert(
     let which = if last { Selection::Last } else { Selection::All };
     let reverted = tuning::revert(directory, which, overwrite, &lock)?;
     if reverted.is_empty() {
-        println!("nothing is applied");
+        text::tell!("nothing is applied");
     }
     let mut ended = Ended::Well;
     let mut failed = false;
     for it in &reverted {
-        println!("{}:", it.profile);
+        text::tell!("{}:", it.profile);
         if it.rebooted {
-            println!("nothing is left to restore: the machine was started anew since");
+            text::tell!("nothing is left to restore: the machine was started anew since");
         }
         for setting in &it.settings {
-            println!("{setting}");
+            text::tell!("{setting}");
             failed |= matches!(setting.outcome, Outcome::Failed(_));
         }
         if !it.is_done() {
@@ -277,11 +279,11 @@ fn revert(
     }
     if ended == Ended::Badly && forget && !last && !failed {
         tuning::forget(directory, &lock)?;
-        println!("what was left alone stays as it is, and what was before is forgotten");
+        text::tell!("what was left alone stays as it is, and what was before is forgotten");
         return Ok(Ended::Well);
     }
     if ended == Ended::Badly {
-        println!(
+        text::tell!(
             "the journal is kept: lab tune revert --overwrite puts back what was left alone, \
              --forget keeps it"
         );
@@ -299,7 +301,7 @@ fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {
         applied => applied?,
     };
     if applied.is_empty() {
-        println!("nothing is applied");
+        text::tell!("nothing is applied");
     }
     for it in applied {
         let by = match it.owner {
@@ -307,9 +309,9 @@ fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {
             Owner::Run => "by a run",
         };
         let half = if it.complete { "" } else { ", and not to its end: lab tune revert" };
-        println!("{}: applied {by} at {} (Unix seconds){half}", it.profile, it.since);
+        text::tell!("{}: applied {by} at {} (Unix seconds){half}", it.profile, it.since);
         if it.rebooted {
-            println!("    the machine was started anew since: nothing is left to restore");
+            text::tell!("    the machine was started anew since: nothing is left to restore");
             continue;
         }
         for AppliedSetting { name, before, set: ours, now } in it.settings {
@@ -319,7 +321,7 @@ fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {
                 Some(now) if now == before => format!("{now}, as before"),
                 Some(now) => format!("{now}, set by somebody else (set: {ours}, before: {before})"),
             };
-            println!("    {name} = {now}");
+            text::tell!("    {name} = {now}");
         }
     }
     Ok(Ended::Well)
@@ -328,9 +330,13 @@ fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {
 fn script(profile: &Profile, limits: Option<LimitsFor>) -> anyhow::Result<Ended> {
     let name = &profile.name;
     match limits {
-        None => print!("{}", tuning::script(profile)),
-        Some(LimitsFor::LimitsD) => print!("{}", tuning::limits_d(name, &tuning::limits(profile)?)),
-        Some(LimitsFor::Systemd) => print!("{}", tuning::systemd(name, &tuning::limits(profile)?)),
+        None => text::tell_words!("{}", tuning::script(profile)),
+        Some(LimitsFor::LimitsD) => {
+            text::tell_words!("{}", tuning::limits_d(name, &tuning::limits(profile)?));
+        }
+        Some(LimitsFor::Systemd) => {
+            text::tell_words!("{}", tuning::systemd(name, &tuning::limits(profile)?));
+        }
     }
     Ok(Ended::Well)
 }

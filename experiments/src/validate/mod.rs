@@ -13,12 +13,13 @@ mod stalls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::Context;
 use attribution::{Cause, PerCause};
 use serde::Serialize;
 
+use crate::children::Children;
 use analysis::summary::{Shares, Summary, dominant};
 use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
 
@@ -120,7 +121,8 @@ struct Proof {
 /// What keeps a case from being run.
 pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     let keep = args.keep.as_deref();
-    let noise_us = noise(keep)?;
+    let mut children = Children::begin()?;
+    let noise_us = noise(&mut children, keep)?;
     anyhow::ensure!(
         noise_us <= NOISE_US,
         "an answer took {} ms on this machine without any fault: too noisy to prove anything",
@@ -128,7 +130,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     );
     let slow_us = (noise_us + noise_us / 2).max(LEAST_SLOW_US);
     if !args.json {
-        println!(
+        text::tell!(
             "without faults the slowest answer took {:.1} ms here: slow is what takes more than \
              {:.1} ms",
             noise_us as f64 / 1000.0,
@@ -143,10 +145,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     cases.retain(|case| args.only.is_empty() || args.only.contains(&case.name));
     let mut outcomes = Vec::new();
     for (number, case) in cases.iter().enumerate() {
-        let outcome = prove(case, number, slow_us, keep);
+        let outcome = prove(&mut children, (number, case), slow_us, keep);
         let outcome = outcome.with_context(|| format!("case {}", case.name))?;
         if !args.json {
-            print!("{}", line(&outcome));
+            text::tell_words!("{}", line(&outcome));
         }
         outcomes.push(outcome);
     }
@@ -156,20 +158,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     let passed = right as f64 >= RIGHT * of as f64 && sound;
     let proof = Proof { seed: args.seed, noise_us, slow_us, outcomes, right, of, passed };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&proof)?);
+        text::tell!("{}", serde_json::to_string_pretty(&proof)?);
     } else {
-        print!("{}", matrix(&proof));
+        text::tell_words!("{}", matrix(&proof));
     }
     Ok(passed)
 }
 
 /// How long the slowest answer takes without any fault, in microseconds.
-fn noise(keep: Option<&Path>) -> anyhow::Result<u64> {
+fn noise(children: &mut Children, keep: Option<&Path>) -> anyhow::Result<u64> {
     let mut least_us = u64::MAX;
     for look in 0..LOOKS {
         let directory = tempfile::tempdir()?;
         let name = format!("noise-{look}");
-        let out = carry_out(&measuring(), &place(directory.path(), keep, &name))?;
+        let out = carry_out(children, &measuring(), &place(directory.path(), keep, &name))?;
         let load = summary(&out)?.phases.pop();
         let slowest_us = load.and_then(|phase| phase.latency_us.max);
         least_us = least_us.min(slowest_us.context("the run without faults has no latency")?);
@@ -186,13 +188,18 @@ fn place(directory: &Path, keep: Option<&Path>, name: &str) -> PathBuf {
 }
 
 /// Runs a case until the probes were shown all of it, and judges it.
-fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyhow::Result<Outcome> {
+fn prove(
+    children: &mut Children,
+    (number, case): (usize, &Case),
+    slow_us: u64,
+    keep: Option<&Path>,
+) -> anyhow::Result<Outcome> {
     let mut tries = 1;
     loop {
         let directory = tempfile::tempdir()?;
         let name = format!("{number}-{}-{tries}", case.name);
         let stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
-        let out = carry_out(case, &place(directory.path(), keep, &name))?;
+        let out = carry_out(children, case, &place(directory.path(), keep, &name))?;
         let stalled_us = stalls.longest_us();
         let counts = if case.only_loses() { Some(Counts::read(&out)?) } else { None };
         if counts.is_some_and(|it| it.hidden()) && tries < TRIES {
@@ -222,16 +229,14 @@ fn prove(case: &Case, number: usize, slow_us: u64, keep: Option<&Path>) -> anyho
 }
 
 /// Runs a case into a directory, which it returns.
-fn carry_out(case: &Case, directory: &Path) -> anyhow::Result<PathBuf> {
+fn carry_out(children: &mut Children, case: &Case, directory: &Path) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
     let file = directory.join("case.ron");
     std::fs::write(&file, &case.text)?;
     let out = directory.join("run");
-    let status = Command::new(std::env::current_exe()?)
-        .arg("run")
-        .args([&file, Path::new("--out"), &out])
-        .stdin(Stdio::null())
-        .output()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("run").args([&file, Path::new("--out"), &out]);
+    let status = children.output(command)?;
     let said = String::from_utf8_lossy(&status.stderr).into_owned();
     anyhow::ensure!(status.status.success(), "lab run ended with {}: {said}", status.status);
     Ok(out)

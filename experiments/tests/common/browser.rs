@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{Message, WebSocket};
 
-use crate::common::{PATIENCE, can, wait_until};
+use crate::common::{PATIENCE, wait_until};
 
 /// The names under which systems have it.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -39,7 +39,7 @@ impl Browser {
     /// Starts one; `None` when this machine has none and none is required.
     pub(crate) fn start() -> Option<Self> {
         let name = find();
-        if !can("chromium", name.is_some()) {
+        if !needs::can("chromium", name.is_some()) {
             return None;
         }
         let profile = tempfile::tempdir().expect("a directory");

@@ -10,20 +10,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::common::{can, output, wait_until};
+use super::common::{output, wait_until};
 
 /// Where NATS listens, on the bridge.
 pub(crate) const URL: &str = "nats://10.91.0.1:4222";
 
 /// Whether a fleet can be tested here.
 pub(crate) fn can_be() -> bool {
-    let has = |program: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|directory| directory.join(program).exists())
-    };
-    can("root", rustix::process::geteuid().is_root())
-        && can("ip", has("ip"))
-        && can("nats", has("nats-server"))
+    needs::root() && needs::program("ip", "ip") && needs::program("nats", "nats-server")
 }
 
 fn ip(arguments: &str) {

@@ -87,11 +87,13 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `lab`.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("lab starts");
+        Self::of(&mut command(arguments))
+    }
+
+    /// Starts a command that becomes `lab`.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("lab starts");
         let (tell, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         // Ends with the program, or with the test that does not listen any more.
@@ -190,15 +192,4 @@ pub(crate) fn assert_adds_up(summary: &Value) {
     }
     assert_eq!(ledger["balanced"], true, "{ledger}");
     assert_eq!(number(ledger, "/double_grants"), 0);
-}
-
-/// Whether a test can be made here: `has` says whether the machine has what it needs. It is
-/// skipped, and says why, unless `LAB_TEST_REQUIRE` names the need: then its absence is a failure.
-pub(crate) fn can(need: &str, has: bool) -> bool {
-    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-    assert!(has || !required.split(',').any(|it| it == need), "needs {need}, which is required");
-    if !has {
-        eprintln!("skipped: needs {need}");
-    }
-    has
 }

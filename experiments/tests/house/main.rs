@@ -6,9 +6,11 @@
 
 mod arrows;
 mod facts;
+mod harness;
 mod modules;
 mod packages;
 mod public;
+mod reasons;
 mod sources;
 mod style;
 mod table;
@@ -50,6 +52,26 @@ fn no_dependency_is_unused() {
 }
 
 #[test]
+fn lock_files_are_of_today() {
+    let packages = packages::all();
+    check(["Cargo.lock", "ebpf/probes/Cargo.lock"].iter().flat_map(|file| {
+        let lock = std::fs::read_to_string(sources::top().join(file)).expect(file);
+        packages::lock_faults(file, &lock, &packages)
+    }));
+}
+
+#[test]
+fn every_dependency_from_outside_has_a_reason_and_a_user() {
+    let text = |folder: &str| {
+        let manifest = sources::top().join(folder).join("Cargo.toml");
+        std::fs::read_to_string(manifest).expect("a manifest")
+    };
+    let all: Vec<String> =
+        packages::of_the_workspace().iter().map(|package| text(&package.folder)).collect();
+    check(reasons::faults(&text(""), &all));
+}
+
+#[test]
 fn the_table_itself_has_no_upward_arrow() {
     check(table::order_faults(table::TABLE));
 }
@@ -59,6 +81,12 @@ fn no_files_import_each_other_in_a_circle() {
     let packages = packages::all();
     let roots = packages.iter().flat_map(|one| one.library.iter().chain(&one.programs));
     check(roots.flat_map(|root| arrows::faults(root, &repository().files)));
+}
+
+#[test]
+fn no_test_is_left_out_by_its_harness() {
+    let packages = packages::all();
+    check(packages.iter().flat_map(|package| harness::faults(package, &repository().texts)));
 }
 
 #[test]

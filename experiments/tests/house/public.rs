@@ -20,6 +20,8 @@ use crate::packages::{Package, owner};
 pub(crate) const KEPT: &[(&str, &str)] = &[
     ("ebpf::ThreadCounters", "tests that need root compare its counts with those of /proc"),
     ("ebpf::ThreadTable::slot_of", "tests look up the entry of a thread that they started"),
+    ("fuzz::LARGEST_BYTES", "the test of the corpora has the fuzzer's own bound"),
+    ("fuzz::TARGETS", "the test of the corpora feeds all of them"),
     ("lab-client::Event", "the simulated world waits for it"),
     (
         "lab-client::LoadGenerator",
@@ -42,7 +44,6 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("lab-server::Sets", "the simulation looks into queues"),
     ("lab-server::home_of", "the simulation asks where a user or a packet lives"),
     ("lab-server::new_online", "the simulation makes SETs without a shard"),
-    ("shard::Net::ids", "tests of shard look at its connections from outside"),
     ("shard::Net::wake_by", "tests of shard wake at instants of their own"),
     ("wire::Command::from_id", "property tests of the codec name commands by their numbers"),
     ("wire::HEADER_LEN", "property tests of the codec cut frames at it"),

@@ -26,7 +26,11 @@ pub(crate) fn faults(name: &str, text: &str) -> Vec<String> {
         // The words are put together here so that this file does not contain them.
         for (habit, instead) in [
             (concat!("process::", "exit"), "return an `ExitCode` from `main`"),
-            (concat!("#[", "ignore"), "say in the test when it is skipped, and why"),
+            (concat!("#[", "ignore"), "ask `needs` in the test, which shows and counts it"),
+            (
+                concat!("println!(\"skip", "ped: "),
+                "ask `needs` in the test, which shows and counts it",
+            ),
         ] {
             if line.contains(habit) {
                 faults.push(format!("{name}:{number}: {habit}: {instead}"));

@@ -40,8 +40,15 @@ pub(crate) const TABLE: &[Row] = &[
     row("events", &[], Outside::Only(&[])),
     row("wire", &[], Outside::Only(&["thiserror"])),
     row("text", &[], Outside::Only(&[])),
+    row("needs-macros", &[], Outside::Only(&[])),
+    row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
     row("platform", &[], Outside::Only(&["rustix", "serde"])),
+    row(
+        "journal",
+        &["accounting"],
+        Outside::Only(&["crc32fast", "rand", "rustix", "serde", "thiserror"]),
+    ),
     row("ethtool", &[], Outside::Only(&["libc", "rustix", "serde"])),
     row(
         "attribution",
@@ -126,6 +133,14 @@ pub(crate) const TABLE: &[Row] = &[
             "workload",
         ],
         never(&["arrow", "aya", "glommio", "parquet", "statrs"], &[]),
+    ),
+    row(
+        "fuzz",
+        &[
+            "analysis", "fleet", "platform", "record", "service", "spec", "tuning", "wire",
+            "workload",
+        ],
+        Outside::Only(&["libfuzzer-sys", "serde", "serde_json", "tempfile"]),
     ),
     row(
         "experiments",

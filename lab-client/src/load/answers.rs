@@ -43,7 +43,7 @@ impl LoadGenerator {
                 }
             }
             Frame::PacketNotice { packet, .. } => self.noticed(net, user, conn, packet),
-            Frame::ClaimResponse { amount, .. } => self.claim_answered(amount),
+            Frame::ClaimResponse { amount, .. } => self.claim_answered(user, amount),
             Frame::Pong { .. } => {}
             Frame::ChatDelivery { message, from, text } => {
                 self.chat_came(net, conn, message, from, text);
@@ -126,7 +126,7 @@ impl LoadGenerator {
         self.attribute_answer(user, due_ns, latency_ns);
         let global = self.share.global(user);
         for slowness in &mut self.slowness {
-            slowness.handle(global, now_ns, |ns| net.spin(ns));
+            slowness.handle(global, now_ns, &mut self.spin_left_ns, |ns| net.spin(ns));
         }
         self.closed_load_freed(phase);
         self.keep_closed_load(net, None);

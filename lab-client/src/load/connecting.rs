@@ -89,7 +89,7 @@ impl LoadGenerator {
         self.connecting.under_way -= 1;
         if result == LoginResult::Ok as u32 {
             at.state = UserState::Online;
-            at.tries = 0;
+            at.tries_or_claims = 0;
             self.online += 1;
             self.tally.logins += 1;
             self.report_established(net.now_ns());
@@ -168,6 +168,8 @@ impl LoadGenerator {
     pub(super) fn lose(&mut self, user: u32) {
         self.online -= 1;
         let at = &mut self.users[user as usize];
+        self.receipts.in_flight_lost += at.unanswered();
+        (at.owed, at.tries_or_claims) = (0, 0);
         if at.due_ns != 0 {
             at.due_ns = 0;
             let phase = at.phase;
@@ -179,8 +181,8 @@ impl LoadGenerator {
 
     fn back_off(&mut self, now_ns: u64, user: u32) {
         let at = &mut self.users[user as usize];
-        let (tries, ports) = (at.tries, at.ports);
-        *at = User { tries: tries.saturating_add(1), ports, ..User::default() };
+        let (tries, ports) = (at.tries_or_claims, at.ports);
+        *at = User { tries_or_claims: tries.saturating_add(1), ports, ..User::default() };
         if !self.rules.reconnect {
             return self.leave_out(now_ns, user);
         }

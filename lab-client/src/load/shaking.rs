@@ -4,7 +4,6 @@ use attribution::Segment;
 use wire::Frame;
 
 use crate::load::state::{LoadGenerator, UserState};
-use crate::pacer::Pacer;
 use crate::transport::Transport;
 
 /// Shakes that leave together before the clock is read again: at 6 µs each, the last of them is
@@ -14,12 +13,18 @@ const SENDS_PER_FLUSH: usize = 32;
 /// Shakes of one poll, so that answers are read in between.
 const SENDS_PER_POLL: usize = 256;
 
+/// Shakes that are skipped in one poll at the end of a phase: a few milliseconds' work.
+const SKIPS_PER_POLL: usize = 65_536;
+
 impl LoadGenerator {
     /// Sends what is due by now. Returns whether there is more.
     pub(super) fn shake_due(&mut self, net: &mut impl Transport) -> bool {
         if self.closed.is_some() {
             self.keep_closed_load(net, None);
             return false;
+        }
+        if self.running.as_ref().is_some_and(|run| run.skipping) {
+            return true;
         }
         let phase = self.phase_index();
         for _ in 0..SENDS_PER_POLL / SENDS_PER_FLUSH {
@@ -42,17 +47,22 @@ impl LoadGenerator {
         true
     }
 
-    /// The phase ends: what the client was too far behind to send is not sent at all.
-    pub(super) fn skip_rest(&mut self) {
-        let (phase, end_ns) =
-            self.running.as_ref().map_or((0, 0), |run| (run.phase.index, run.end_ns));
-        while self.pacer.as_mut().is_some_and(|pacer| pacer.next(end_ns).is_some()) {
-            self.pacer.as_mut().into_iter().for_each(Pacer::pop);
-            for tally in [&mut self.tally, &mut self.tallies[usize::from(phase)]] {
-                tally.offered += 1;
-                tally.skipped_late += 1;
-            }
+    /// The phase ends: what the client was too far behind to send is not sent at all, but counted.
+    /// Returns whether that is done; there may be more than fits into one poll.
+    pub(super) fn skip_rest(&mut self) -> bool {
+        let (Some(run), Some(pacer)) = (&mut self.running, &mut self.pacer) else { return true };
+        let (phase, end_ns) = (run.phase.index, run.end_ns);
+        let mut skipped = 0;
+        while skipped < SKIPS_PER_POLL as u64 && pacer.next(end_ns).is_some() {
+            pacer.pop();
+            skipped += 1;
         }
+        for tally in [&mut self.tally, &mut self.tallies[usize::from(phase)]] {
+            tally.offered += skipped;
+            tally.skipped_late += skipped;
+        }
+        run.skipping = pacer.has_more(end_ns);
+        !run.skipping
     }
 
     /// Sends a shake, or skips it; returns whether it was sent.

@@ -124,10 +124,18 @@ impl LoadGenerator {
     ) {
         self.tally.notices += 1;
         self.tally.claims += 1;
+        let at = &mut self.users[user as usize];
+        if at.state == UserState::Online {
+            at.tries_or_claims = at.tries_or_claims.saturating_add(1);
+        }
         net.send(conn, &Frame::ClaimRequest { user: self.share.global(user), packet });
     }
 
-    pub(super) fn claim_answered(&mut self, amount: u32) {
+    pub(super) fn claim_answered(&mut self, user: u32, amount: u32) {
+        let at = &mut self.users[user as usize];
+        if at.state == UserState::Online {
+            at.tries_or_claims = at.tries_or_claims.saturating_sub(1);
+        }
         if amount == 0 {
             self.tally.claims_refused += 1;
         } else {

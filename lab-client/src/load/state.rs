@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
-use platform::{Clock, Slowness};
+use platform::{Clock, SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use service::Notices;
@@ -75,8 +75,9 @@ pub(super) struct User {
     pub(super) state: UserState,
     /// Shakes that timed out and whose answers may still come, before that of the one under way.
     pub(super) owed: u8,
-    /// Attempts to connect without success.
-    pub(super) tries: u8,
+    /// Until the user is logged in: attempts to connect without success. From then on: claims
+    /// without an answer. Never both, so that a user stays at 32 bytes.
+    pub(super) tries_or_claims: u8,
     /// Source ports found taken.
     pub(super) ports: u8,
     /// How long the shard slept between the instant and the send, in microseconds; at most 65 ms.
@@ -95,10 +96,22 @@ impl Default for User {
             phase: 0,
             state: UserState::Idle,
             owed: 0,
-            tries: 0,
+            tries_or_claims: 0,
             ports: 0,
             slept_us: 0,
         }
+    }
+}
+
+impl User {
+    /// Claims without an answer.
+    fn claims(&self) -> u8 {
+        if self.state == UserState::Online { self.tries_or_claims } else { 0 }
+    }
+
+    /// Shakes and claims whose answers may still come over the connection.
+    pub(super) fn unanswered(&self) -> u64 {
+        u64::from(self.due_ns != 0) + u64::from(self.owed) + u64::from(self.claims())
     }
 }
 
@@ -117,6 +130,8 @@ pub(super) struct Running {
     /// When it ends, in nanoseconds; `u64::MAX` while that is not known.
     pub(super) end_ns: u64,
     pub(super) ended: bool,
+    /// It is over, and what was not sent is being counted.
+    pub(super) skipping: bool,
 }
 
 /// Something the shard's control thread should know.
@@ -185,6 +200,8 @@ pub struct LoadGenerator {
     pub(super) random: Pcg64Mcg,
     /// Faults on purpose; empty in all runs that ask for none.
     pub(super) slowness: Vec<Slowness>,
+    /// CPU time that they may still spend in this poll, in nanoseconds.
+    pub(super) spin_left_ns: u64,
 }
 
 impl LoadGenerator {
@@ -218,6 +235,7 @@ impl LoadGenerator {
             events: Vec::new(),
             random: Pcg64Mcg::seed_from_u64(seed),
             slowness: Vec::new(),
+            spin_left_ns: SPIN_PER_POLL_NS,
             rules,
         }
     }
@@ -255,6 +273,15 @@ impl LoadGenerator {
     /// What the users received.
     pub fn receipts(&self) -> &Receipts {
         &self.receipts
+    }
+
+    /// The client ends: what is under way now gets no answer any more. Of a phase that has settled
+    /// nothing is: an answer that is still missing then was due long ago.
+    pub fn end(&mut self) {
+        let settled = self.settling.is_empty() && self.running.as_ref().is_none_or(|run| run.ended);
+        let claims = |user: &User| if settled { 0 } else { u64::from(user.claims()) };
+        let under_way = |user: &User| u64::from(user.due_ns != 0) + claims(user);
+        self.receipts.in_flight_at_end = self.users.iter().map(under_way).sum();
     }
 
     /// The histograms of the second under way.

@@ -1,6 +1,7 @@
 //! Phases begin and end, what is due is done, and what is over is reported.
 
 use attribution::Tally;
+use platform::SPIN_PER_POLL_NS;
 use workload::{Load, Phase};
 
 use crate::load::closed::ClosedLoad;
@@ -18,6 +19,8 @@ impl LoadGenerator {
         if let Some(before) = self.running.as_ref().map(|run| run.phase.index) {
             self.end_phase(before, phase.start);
         }
+        // One that was told anew: as many wait as there are indices at most.
+        self.upcoming.retain(|before| before.index != phase.index);
         self.upcoming.push_back(phase);
     }
 
@@ -47,6 +50,7 @@ impl LoadGenerator {
     /// something to do next, in nanoseconds.
     pub fn poll(&mut self, net: &mut impl Transport) -> Option<u64> {
         let now_ns = net.now_ns();
+        self.spin_left_ns = SPIN_PER_POLL_NS;
         self.change_phase(now_ns);
         self.expire(net, now_ns);
         self.connect_due(net);
@@ -76,8 +80,11 @@ impl LoadGenerator {
                 return;
             }
             // What was due before the end is still sent, late, but not for ever.
-            let more = self.pacer.as_mut().is_some_and(|pacer| pacer.next(end_ns).is_some());
+            let more = self.pacer.as_mut().is_some_and(|pacer| pacer.has_more(end_ns));
             if more && now_ns < end_ns + LATEST_NS {
+                return;
+            }
+            if !self.skip_rest() {
                 return;
             }
             self.stop_phase(now_ns);
@@ -91,7 +98,6 @@ impl LoadGenerator {
     }
 
     fn stop_phase(&mut self, now_ns: u64) {
-        self.skip_rest();
         self.pacer = None;
         self.closed = None;
         self.social = Social::default();
@@ -128,7 +134,7 @@ impl LoadGenerator {
         }
         self.social = Social::new(&self.share, &phase, start_ns);
         let end_ns = end.map_or(u64::MAX, |end| self.clock.start_of(end));
-        self.running = Some(Running { phase, end_ns, ended: false });
+        self.running = Some(Running { phase, end_ns, ended: false, skipping: false });
     }
 
     fn expire(&mut self, net: &mut impl Transport, now_ns: u64) {

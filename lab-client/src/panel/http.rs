@@ -45,7 +45,9 @@ struct Qps {
 fn answer(hub: &Hub, command: Command) -> Response {
     match hub.execute(command) {
         Ok(()) => Json(json!({})).into_response(),
-        Err(refused @ CommandError::Phase(_)) => error(StatusCode::BAD_REQUEST, refused),
+        Err(refused @ (CommandError::Phase(_) | CommandError::Slow(_))) => {
+            error(StatusCode::BAD_REQUEST, refused)
+        }
         Err(refused @ CommandError::NoOpenLoad) => error(StatusCode::CONFLICT, refused),
         Err(refused @ CommandError::InboxFull(_)) => {
             error(StatusCode::SERVICE_UNAVAILABLE, refused)

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use attribution::{Encoded, Sample, SegmentHistogram, Tally};
 use control::{Lines, Output, Program, Shards, locked};
-use platform::{Clock, NANOS_PER_SECOND, monotonic_ns};
-use workload::{Audit, Command, Line, Load, Phase, Receipts};
+use platform::{Clock, NANOS_PER_SECOND, SlowOrders, monotonic_ns};
+use workload::{Audit, Command, Line, Load, Phase, Receipts, check_rate};
 
 use super::error::CommandError;
 use crate::client::Client;
@@ -41,6 +41,8 @@ struct State {
     /// What the shards counted since they began, and their last samples.
     totals: Mutex<Vec<(Tally, Option<Sample>)>>,
     receipts: Mutex<Receipts>,
+    /// Faults on purpose in force.
+    slow: Mutex<SlowOrders>,
 }
 
 /// The control thread's view of a client. A clone is another handle to the same.
@@ -58,6 +60,7 @@ impl Hub {
             expected: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
             receipts: Mutex::default(),
+            slow: Mutex::default(),
         }))
     }
 
@@ -74,6 +77,7 @@ impl Hub {
         match command {
             Command::Phase(phase) => {
                 phase.check()?;
+                phase.check_start(self.0.clock.unix_second(monotonic_ns()))?;
                 self.begin(&phase);
                 self.post_all(|| Message::Phase(phase.clone()))
             }
@@ -82,8 +86,13 @@ impl Hub {
                 self.post_all(|| Message::EndPhase { index, end })
             }
             Command::Rate { qps } => self.change_rate(qps),
-            Command::Slow(order) => self.post_all(|| Message::Slow(Box::new(order))),
+            Command::Slow(order) => {
+                locked(&self.0.slow).admit(&order, monotonic_ns())?;
+                let posted = self.post_all(|| Message::Slow(Box::new(order)));
+                posted.inspect_err(|_| locked(&self.0.slow).end_at(order.id, 0))
+            }
             Command::EndSlow { id, until_ns } => {
+                locked(&self.0.slow).end_at(id, until_ns);
                 self.post_all(|| Message::EndSlow { id, until_ns })
             }
             Command::Stop {} => self.post_all(|| Message::Stop),
@@ -120,6 +129,7 @@ impl Hub {
 
     /// Changes the rate of the open load from the next second on.
     fn change_rate(&self, qps: u32) -> Result<(), CommandError> {
+        check_rate("qps", f64::from(qps))?;
         if let Some(rate) = &mut *locked(&self.0.expected) {
             *rate = qps;
             return Ok(());

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use attribution::Handover;
-use platform::{DescriptorLimits, Placement, sockets_per_ring};
+use platform::{DescriptorLimits, NANOS_PER_SECOND, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
 use service::Notices;
 
@@ -13,6 +13,18 @@ use crate::flows::{Flows, TooFewPorts, loopback_sources};
 /// Records of slow requests of a second and shard unless told otherwise: the worst are kept, so
 /// that a bad second costs no more to record than a good one.
 pub const SLOW_KEPT: usize = 8;
+
+/// The most users of one client: 2 GiB, at 32 bytes each.
+const MOST_USERS: u32 = 1 << 26;
+
+/// The most shards, as of a server.
+const MOST_SHARDS: usize = 1024;
+
+/// The most slow requests that can be recorded of a second and shard.
+const MOST_SLOW_KEPT: usize = 10_000;
+
+/// How far a clock can be ahead of another, or behind it, in nanoseconds: a year.
+const MOST_AHEAD_NS: u64 = 365 * 86_400 * NANOS_PER_SECOND;
 
 /// How to start a client. [`Config::default`] has the defaults of the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,9 +120,29 @@ pub enum ConfigError {
         /// All users.
         total: u32,
     },
+    /// More users than there is memory for.
+    #[error("{0} users are more than one client can have: at most {MOST_USERS}")]
+    TooManyUsers(u32),
+    /// Flows that begin after the first user's.
+    #[error("first_flow {first_flow}: at most the first user, {first}")]
+    Flow {
+        /// As asked for.
+        first_flow: u32,
+        /// The first user.
+        first: u32,
+    },
     /// No shard at all.
     #[error("--shards 0: a client needs at least one shard")]
     NoShards,
+    /// More shards than there can be.
+    #[error("--shards {0}: at most {MOST_SHARDS}")]
+    TooManyShards(usize),
+    /// More records than there is room for.
+    #[error("slow_kept {0}: at most {MOST_SLOW_KEPT}")]
+    SlowKept(usize),
+    /// A clock that cannot be so wrong.
+    #[error("clock_ahead_ns {0}: at most {MOST_AHEAD_NS} (a year) in either direction")]
+    Clock(i64),
     /// CPUs that the process may not use.
     #[error("--cpus {cpu}: this process may use CPUs {allowed:?}")]
     Cpu {
@@ -152,6 +184,18 @@ impl Config {
         if first >= end || end > total {
             return Err(ConfigError::Users { first, end, total });
         }
+        if end - first > MOST_USERS {
+            return Err(ConfigError::TooManyUsers(end - first));
+        }
+        if self.first_flow > first {
+            return Err(ConfigError::Flow { first_flow: self.first_flow, first });
+        }
+        if self.slow_kept > MOST_SLOW_KEPT {
+            return Err(ConfigError::SlowKept(self.slow_kept));
+        }
+        if self.clock_ahead_ns.unsigned_abs() > MOST_AHEAD_NS {
+            return Err(ConfigError::Clock(self.clock_ahead_ns));
+        }
         let cpus = self.cpus.clone().unwrap_or_else(|| allowed.to_vec());
         if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(ConfigError::Cpu { cpu: *cpu, allowed: allowed.to_vec() });
@@ -159,6 +203,9 @@ impl Config {
         let shards = self.shards.unwrap_or(cpus.len().max(1));
         if shards == 0 {
             return Err(ConfigError::NoShards);
+        }
+        if shards > MOST_SHARDS {
+            return Err(ConfigError::TooManyShards(shards));
         }
         let flows = self.flows.max(end - self.first_flow.min(end));
         let sources = match &self.sources {
@@ -200,6 +247,11 @@ mod tests {
         for (config, words) in [
             (Config { first_user: 5, end_user: 5, ..base() }, "users 5..5"),
             (Config { end_user: 2_000, ..base() }, "within the 1000 users"),
+            (Config { total_users: u32::MAX, end_user: u32::MAX, ..base() }, "at most 67108864"),
+            (Config { first_flow: 1, ..base() }, "first_flow 1"),
+            (Config { slow_kept: usize::MAX, ..base() }, "slow_kept 1844"),
+            (Config { clock_ahead_ns: i64::MIN, ..base() }, "clock_ahead_ns -92"),
+            (Config { shards: Some(usize::MAX), ..base() }, "--shards 1844"),
             (Config { shards: Some(0), ..base() }, "--shards 0"),
             (Config { cpus: Some(vec![9]), ..base() }, "--cpus 9"),
             (

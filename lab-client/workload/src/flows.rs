@@ -14,6 +14,10 @@ const SPARE_PORTS: u16 = 256;
 /// The articles' number of client machines, and the least number of addresses on this one.
 const ARTICLE_SOURCES: u32 = 17;
 
+/// The most loopback addresses: with fewer than 66 ports each, a million users need more, and are
+/// told so.
+const MOST_SOURCES: u32 = 1 << 14;
+
 /// The addresses and ports that users come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flows {
@@ -56,7 +60,8 @@ pub fn sources_needed(users: u32, first_port: u16, last_port: u16) -> u32 {
 /// Loopback addresses for users: 17, or as many as the range of ports makes necessary.
 /// 127.0.1.1 and on: 127.0.0.1 is where servers listen.
 pub fn loopback_sources(users: u32, first_port: u16, last_port: u16) -> Vec<Ipv4Addr> {
-    let needed = sources_needed(users, first_port, last_port).max(ARTICLE_SOURCES);
+    let needed = sources_needed(users, first_port, last_port);
+    let needed = needed.clamp(ARTICLE_SOURCES, MOST_SOURCES);
     (0..needed).map(|source| Ipv4Addr::from(0x7f00_0101 + source)).collect()
 }
 

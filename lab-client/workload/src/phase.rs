@@ -2,10 +2,13 @@
 
 use platform::LAST_SECOND;
 use serde::{Deserialize, Serialize};
+use service::LATEST_START_S;
 
 use crate::schedule::{Pacing, Rate};
 
-/// The most texts or created packets a second over all clients, as for any rate of an experiment.
+/// The most shakes, texts or created packets a second over all clients, as for any rate of an
+/// experiment: every shard works out the whole schedule, and 10 million shakes take it a tenth of
+/// its time.
 const MOST_PER_SECOND: f64 = 10_000_000.0;
 
 /// What shakes a phase offers.
@@ -95,6 +98,9 @@ impl Phase {
         if let Some(creates) = self.creates {
             check_rate("creates rate", creates.rate)?;
         }
+        if let Load::Open { rate, .. } = self.load {
+            check_rate("rate", f64::from(rate.highest()))?;
+        }
         if self.load == (Load::Closed { in_flight: 0 }) {
             return Err(PhaseError::NothingInFlight);
         }
@@ -104,6 +110,21 @@ impl Phase {
         }
         if seconds > LAST_SECOND - start {
             return Err(PhaseError::Seconds { seconds, most: LAST_SECOND - start });
+        }
+        Ok(())
+    }
+}
+
+impl Phase {
+    /// Whether the phase can still be begun in Unix second `now`: all that was due since it started
+    /// is due at once, late.
+    ///
+    /// # Errors
+    /// [`PhaseError::Past`].
+    pub fn check_start(&self, now: u64) -> Result<(), PhaseError> {
+        let start = self.start;
+        if start.saturating_add(LATEST_START_S) < now {
+            return Err(PhaseError::Past { start, now });
         }
         Ok(())
     }
@@ -132,6 +153,14 @@ pub enum PhaseError {
     /// A start beyond the clocks.
     #[error("start {0}: a Unix second, at most {LAST_SECOND}")]
     Start(u64),
+    /// A start long ago.
+    #[error("start {start}: a Unix second that is over; it is {now} now")]
+    Past {
+        /// As asked for.
+        start: u64,
+        /// The present second.
+        now: u64,
+    },
     /// An end beyond the clocks.
     #[error("{seconds} seconds: at most {most} from then on")]
     Seconds {
@@ -165,7 +194,14 @@ mod tests {
             let connect = Some(Connect { users: 1, rate: Some(rate) });
             Phase { connect, ..Phase::default() }
         };
+        let open = |rate| {
+            let load = Load::Open { rate, pacing: Pacing::Even };
+            Phase { load, ..Phase::default() }
+        };
         for (phase, words) in [
+            (open(Rate::Fixed(u32::MAX)), "rate 4294967295: between 0 and 10000000"),
+            (open(Rate::Ramp { from: 10_000_001, to: 0, seconds: 9 }), "rate 10000001"),
+            (open(Rate::Staircase { from: 0, step: 1, every: 1, to: 20_000_000 }), "rate 20000000"),
             (chat(-1.0), "chat rate -1"),
             (chat(f64::NAN), "chat rate NaN"),
             (chat(10_000_001.0), "between 0 and 10000000 a second"),
@@ -179,6 +215,10 @@ mod tests {
             let error = phase.check().expect_err("impossible").to_string();
             assert!(error.contains(words), "{error}");
         }
+        let past = Phase { start: 1, ..Phase::default() }.check_start(1_000).expect_err("over");
+        assert_eq!(past.to_string(), "start 1: a Unix second that is over; it is 1000 now");
+        assert_eq!(Phase { start: 991, ..Phase::default() }.check_start(1_000), Ok(()));
+        assert_eq!(open(Rate::Fixed(10_000_000)).check(), Ok(()));
         assert_eq!(chat(MOST_PER_SECOND).check(), Ok(()));
         assert_eq!(Phase { start: LAST_SECOND, ..Phase::default() }.check(), Ok(()));
     }

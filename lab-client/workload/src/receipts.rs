@@ -24,6 +24,13 @@ pub struct Receipts {
     pub double_grants: u64,
     /// Packets with ids outside of the range that is checked.
     pub unaudited: u64,
+    /// Shakes and claims without an answer on connections when these were lost: no more answers
+    /// than that can have gone with them.
+    #[serde(default)]
+    pub in_flight_lost: u64,
+    /// The same when the client was told to end.
+    #[serde(default)]
+    pub in_flight_at_end: u64,
     /// A bit for each packet granted, from the first id on, 64 to a word.
     #[serde(skip)]
     seen: Vec<u64>,
@@ -60,6 +67,8 @@ impl Receipts {
         self.refunded += other.refunded;
         self.double_grants += other.double_grants;
         self.unaudited += other.unaudited;
+        self.in_flight_lost += other.in_flight_lost;
+        self.in_flight_at_end += other.in_flight_at_end;
         self.add_seen(&other.seen);
     }
 

@@ -22,6 +22,10 @@ pub struct Ledger {
     pub refunded: Money,
     /// What waits in queues and in packets not yet expired.
     pub remaining: Money,
+    /// The largest share given to a user who shook or claimed, in cents; `None` before the first,
+    /// and in books of versions that did not note it.
+    #[serde(default)]
+    pub largest_share: Option<u64>,
 }
 
 impl Ledger {
@@ -37,6 +41,7 @@ impl Ledger {
     pub fn grant(&mut self, money: Money) {
         self.remaining -= money;
         self.granted += money;
+        self.largest_share = self.largest_share.max(Some(money.amount));
     }
 
     /// A share goes to a user who claimed.
@@ -44,6 +49,7 @@ impl Ledger {
     pub fn claim(&mut self, money: Money) {
         self.remaining -= money;
         self.claimed += money;
+        self.largest_share = self.largest_share.max(Some(money.amount));
     }
 
     /// Unclaimed shares go back.
@@ -52,8 +58,8 @@ impl Ledger {
         self.refunded += money;
     }
 
-    /// What of the money granted and claimed no client received: answers that a broken connection
-    /// swallowed. `None` when clients received more than was given out.
+    /// What of the money granted and claimed no client received; [`crate::Losses`] says whether it
+    /// can have been lost on the way. `None` when clients received more than was given out.
     pub fn undelivered(&self, received: Money) -> Option<Money> {
         let given = self.granted + self.claimed;
         Some(Money {
@@ -75,6 +81,7 @@ impl AddAssign<&Ledger> for Ledger {
         self.claimed += other.claimed;
         self.refunded += other.refunded;
         self.remaining += other.remaining;
+        self.largest_share = self.largest_share.max(other.largest_share);
     }
 }
 

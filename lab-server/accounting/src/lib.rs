@@ -5,8 +5,10 @@
 
 mod counters;
 mod ledger;
+mod losses;
 mod money;
 pub mod server;
 
 pub use ledger::Ledger;
+pub use losses::{Losses, Unexplained};
 pub use money::Money;

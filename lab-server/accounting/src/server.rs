@@ -36,8 +36,12 @@ crate::counters! {
     packets_sent,
     /// Packets that a user or the control interface wanted and could not have.
     packets_refused,
+    /// Of those, what a user had no budget for: of open packets, or of mail for the notices.
+    packets_over_budget,
     /// Packets that could not be made because their SET's queue was full.
     queue_overflow,
+    /// Packets that generators did not make because they were too late.
+    packets_skipped,
     /// Notices written to the named users' connections.
     notices_pushed,
     /// Notices put into SETs' queues, in the prototype's mode.
@@ -52,8 +56,10 @@ crate::counters! {
     claims,
     /// Claims answered with a share.
     claims_granted,
-    /// Claims answered with amount 0: foreign, late, repeated.
+    /// Claims answered with amount 0: foreign, late, repeated, over the budget.
     claims_refused,
+    /// Of those, what a user had no budget of mail for.
+    claims_over_budget,
     /// Packets that expired with shares left.
     packets_expired,
     /// Shares whose claimer's connection was gone when the share came.
@@ -66,12 +72,16 @@ crate::counters! {
     chats_delivered,
     /// Chat texts for users who are not logged in or do not speak chat.
     chats_offline,
-    /// Chat texts dropped because a queue was full.
+    /// Chat texts dropped because a queue was full, or for want of budget.
     chats_busy,
+    /// Of those, what a user had no budget for.
+    chats_over_budget,
     /// Pings answered.
     pings,
     /// Pushes written.
     pushes,
+    /// Pushes that were not made because their interval was over.
+    pushes_skipped,
     /// Closed: a length that the command does not have.
     bad_length,
     /// Closed: a command that does not exist.
@@ -92,12 +102,21 @@ crate::counters! {
     frame_timeout,
     /// Closed: the peer does not read.
     not_reading,
+    /// Records of the durable ledger.
+    ledger_records,
+    /// Packets, grants, claims and rights to claim that were refused because the durable ledger was
+    /// behind or failed.
+    ledger_refused,
+    /// Closed: nothing more of the connection found room while it waited for the durable ledger.
+    ledger_overflow,
     /// Messages to other shards.
     mail_sent,
     /// Messages that found an inbox full and waited.
     mail_held,
     /// Messages dropped because too many waited.
     mail_overflow,
+    /// Messages of a shard to itself dropped because too many waited.
+    local_overflow,
     /// Bytes received.
     bytes_in,
     /// Bytes sent.
@@ -120,6 +139,15 @@ pub struct Gauges {
     pub generated: u64,
     /// Generators that run on this shard.
     pub generators: u64,
+    /// Generators that were ever started on this shard.
+    #[serde(default)]
+    pub generators_begun: u64,
+    /// Packets a second that the generators that run make together.
+    #[serde(default)]
+    pub generators_rate: u64,
+    /// Deadlines that wait: of logins, half frames and open packets.
+    #[serde(default)]
+    pub timers: u64,
 }
 
 /// One second of one shard. Counters are what they grew by in that second.

@@ -67,6 +67,16 @@ impl Clock {
         monotonic_ns.saturating_add_signed(self.offset_ns) / NANOS_PER_SECOND
     }
 
+    /// The Unix time of this monotonic instant, in nanoseconds.
+    pub const fn unix_ns(self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_add_signed(self.offset_ns)
+    }
+
+    /// The monotonic instant of this Unix time; 0 for one before the clock began.
+    pub const fn at_unix_ns(self, unix_ns: u64) -> u64 {
+        unix_ns.saturating_add_signed(-self.offset_ns)
+    }
+
     /// The monotonic instant at which a Unix second begins.
     #[inline]
     pub const fn start_of(self, unix_second: u64) -> u64 {

@@ -15,5 +15,7 @@ pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
 pub use schedstat::{SchedStat, ThreadTimes};
-pub use slowness::{SlowOrder, Slowness, Spin, Spins, spin};
+pub use slowness::{
+    SPIN_PER_POLL_NS, SlowError, SlowOrder, SlowOrders, Slowness, Spin, Spins, spin,
+};
 pub use splitmix::splitmix64;

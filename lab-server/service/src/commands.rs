@@ -8,6 +8,20 @@ use serde::{Deserialize, Serialize};
 /// by one would take a core.
 pub const MAX_PACKET_RATE: u32 = 1_000_000;
 
+/// The most packets a second that all generators of a server make: four of the largest, as when a
+/// phase with packets of both kinds follows another before that is over.
+pub const MAX_RATE_IN_ALL: u64 = 4 * MAX_PACKET_RATE as u64;
+
+/// The most generators of a server at a time. Each is looked at in every poll of its shard.
+pub const MAX_GENERATORS: usize = 64;
+
+/// The most cents of a packet: a million yuan. So a ledger of 64 bits holds all packets of a
+/// century at 50,000 a second.
+pub const MAX_AMOUNT: u32 = 100_000_000;
+
+/// A start may be so many seconds ago: a message may be under way for a while.
+pub const LATEST_START_S: u64 = 10;
+
 /// A command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -1,9 +1,10 @@
 //! What a server is started with, and what that means on this machine.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use platform::{DescriptorLimits, Placement, sockets_per_ring};
+use platform::{DescriptorLimits, NANOS_PER_SECOND, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
 
 /// Descriptors that one executor needs before its shard has a table of its own: three rings, two
@@ -17,6 +18,18 @@ const DESCRIPTORS_SPARE: u64 = 64;
 /// The largest number of SETs: a session remembers its SET in 16 bits.
 const MAX_SETS: usize = 1 << 16;
 
+/// Packets and notices that may wait in all SETs together: 2 GiB, at 32 bytes each.
+const MOST_QUEUED: usize = 1 << 26;
+
+/// The most sent packets that can be kept at a time: some 16 GB.
+const MOST_PACKETS: usize = 1 << 26;
+
+/// The longest life of a packet.
+const LONGEST_LIFE: Duration = Duration::from_secs(31 * 86_400);
+
+/// How far a clock can be ahead of another, or behind it, in nanoseconds: a year.
+const MOST_AHEAD_NS: u64 = 365 * 86_400 * NANOS_PER_SECOND;
+
 /// How notices of sent packets reach their users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notices {
@@ -26,6 +39,29 @@ pub enum Notices {
     /// The prototype's way: put into the queue of the named user's SET, to travel as the answer to
     /// that SET's next shake, from any of its users.
     Answer,
+}
+
+/// What one user may have under way: far more than a person makes use of, and far less than it
+/// takes to keep others from theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budgets {
+    /// Packets of a user that are open, on the shard of the user's connection.
+    pub packets: u32,
+    /// Messages to users and shards that a connection's requests have on their way: a claim until
+    /// it is answered, a notice for each recipient of a packet, all at most until their second is
+    /// over.
+    pub mail: u16,
+    /// Chat texts of a connection without a receipt, at most until their second is over.
+    pub chats: u16,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        // Packets: 1,000 users fill a server. Mail: four packets for as many users as a frame can
+        // name, and 16 users fill a shard's outbox (65,536) that nobody reads. Chats: a megabyte.
+        Self { packets: 1000, mail: 4096, chats: 256 }
+    }
 }
 
 /// How the kernel chooses the shard of a new connection.
@@ -78,6 +114,9 @@ pub struct Config {
     pub queue_bound: usize,
     /// Sent packets kept at a time, over all shards.
     pub packets_bound: usize,
+    /// What one user may have under way.
+    #[serde(default)]
+    pub budgets: Budgets,
     /// What amounts and splits come from.
     pub seed: u64,
     /// How connections find their shard.
@@ -88,6 +127,12 @@ pub struct Config {
     /// nanoseconds.
     #[serde(default)]
     pub clock_ahead_ns: i64,
+    /// Where the durable ledger is; none is kept when `None`.
+    #[serde(default)]
+    pub ledger: Option<PathBuf>,
+    /// Keep all of the durable ledger, and not only what a restart needs.
+    #[serde(default)]
+    pub ledger_history: bool,
 }
 
 impl Default for Config {
@@ -104,10 +149,13 @@ impl Default for Config {
             packet_life: Duration::from_secs(60),
             queue_bound: 4096,
             packets_bound: 1 << 20,
+            budgets: Budgets::default(),
             seed: 2015,
             steering: Steering::Auto,
             congestion: None,
             clock_ahead_ns: 0,
+            ledger: None,
+            ledger_history: false,
         }
     }
 }
@@ -132,6 +180,32 @@ pub enum ConfigError {
     /// More SETs than can be numbered.
     #[error("--sets {0}: at most {MAX_SETS} are possible")]
     TooManySets(usize),
+    /// Queues of which none could hold a packet, or which could hold more than there is memory.
+    #[error(
+        "--queue {queue}: at least 1, and at most {MOST_QUEUED} packets in all of {sets} SETs \
+         together"
+    )]
+    Queue {
+        /// Packets in one SET.
+        queue: usize,
+        /// SETs.
+        sets: usize,
+    },
+    /// More packets than there is memory.
+    #[error("packets_bound {0}: at most {MOST_PACKETS}")]
+    Packets(usize),
+    /// A life that is longer than any experiment.
+    #[error(
+        "--packet-life {}: at most {} seconds (31 days)",
+        .0.as_secs_f64(), LONGEST_LIFE.as_secs()
+    )]
+    Life(Duration),
+    /// A clock that cannot be so wrong.
+    #[error("clock_ahead_ns {0}: at most {MOST_AHEAD_NS} (a year) in either direction")]
+    Clock(i64),
+    /// A server that nobody can connect to.
+    #[error("--connections 0: a server needs room for at least one connection")]
+    NoConnections,
     /// No shard at all, or more than descriptors allow.
     #[error(
         "--shards {shards}: between 1 and {most} are possible with {descriptors} descriptors \
@@ -175,6 +249,8 @@ pub struct Resolved {
     pub shards: usize,
     /// Where they run.
     pub placement: Placement,
+    /// Connections that all shards together may hold.
+    pub connections: u32,
     /// Connections that one shard can hold; unused ones cost nothing.
     pub connections_per_shard: u32,
     /// Sockets in one ring.
@@ -198,6 +274,30 @@ fn shard_capacity(limits: DescriptorLimits, shards: usize) -> u32 {
 }
 
 impl Config {
+    /// Checks what depends on no machine.
+    fn check_bounds(&self) -> Result<(), ConfigError> {
+        let (sets, queue) = (self.sets, self.queue_bound);
+        if sets > MAX_SETS {
+            return Err(ConfigError::TooManySets(sets));
+        }
+        if queue == 0 || queue.checked_mul(sets).is_none_or(|in_all| in_all > MOST_QUEUED) {
+            return Err(ConfigError::Queue { queue, sets });
+        }
+        if self.packets_bound > MOST_PACKETS {
+            return Err(ConfigError::Packets(self.packets_bound));
+        }
+        if self.packet_life > LONGEST_LIFE {
+            return Err(ConfigError::Life(self.packet_life));
+        }
+        if self.clock_ahead_ns.unsigned_abs() > MOST_AHEAD_NS {
+            return Err(ConfigError::Clock(self.clock_ahead_ns));
+        }
+        if self.connections == Some(0) {
+            return Err(ConfigError::NoConnections);
+        }
+        Ok(())
+    }
+
     /// Works out what the configuration comes to with these CPUs and limits.
     ///
     /// # Errors
@@ -213,6 +313,7 @@ impl Config {
         if self.users > MOST_USERS {
             return Err(ConfigError::TooManyUsers(self.users));
         }
+        self.check_bounds()?;
         let cpus = self.cpus.clone().unwrap_or_else(|| allowed.to_vec());
         if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(ConfigError::Cpu { cpu: *cpu, allowed: allowed.to_vec() });
@@ -239,9 +340,6 @@ impl Config {
         if u64::from(capacity) * (shards as u64) < u64::from(connections) {
             return Err(ConfigError::Connections { connections, shards, descriptors: limits.soft });
         }
-        if self.sets > MAX_SETS {
-            return Err(ConfigError::TooManySets(self.sets));
-        }
         if self.sets < shards {
             return Err(ConfigError::TooFewSets { sets: self.sets, shards });
         }
@@ -254,6 +352,7 @@ impl Config {
         Ok(Resolved {
             shards,
             placement: if cpus.is_empty() { Placement::Free } else { Placement::Pinned(cpus) },
+            connections,
             connections_per_shard: capacity.min(connections),
             per_ring: sockets_per_ring(limits),
             steering: if by_cpu { ResolvedSteering::Cpu } else { ResolvedSteering::Hash },
@@ -275,6 +374,7 @@ mod tests {
         assert_eq!(resolved.shards, 2);
         assert_eq!(resolved.placement, Placement::Pinned(vec![0, 1]));
         assert_eq!(resolved.connections_per_shard, 1_276_024);
+        assert_eq!(resolved.connections, 1_276_024);
         assert_eq!((resolved.per_ring, resolved.steering), (20_000, ResolvedSteering::Cpu));
         let shards = |soft| Config::default().resolve(&[0, 1], limits(soft)).map(|it| it.shards);
         assert_eq!(shards(1024), Ok(2));
@@ -307,6 +407,13 @@ mod tests {
             (Config { users: MOST_USERS, ..base() }, 300, "raise ulimit -n"),
             (Config { sets: 1, ..base() }, 20_000, "--sets 1 is less than the 2 shards"),
             (Config { sets: 1 << 17, ..base() }, 20_000, "at most 65536"),
+            (Config { queue_bound: 0, ..base() }, 20_000, "--queue 0: at least 1"),
+            (Config { queue_bound: usize::MAX, ..base() }, 20_000, "in all of 256 SETs"),
+            (Config { queue_bound: 1 << 19, ..base() }, 20_000, "--queue 524288"),
+            (Config { packets_bound: usize::MAX, ..base() }, 20_000, "packets_bound 1844"),
+            (Config { packet_life: Duration::MAX, ..base() }, 20_000, "(31 days)"),
+            (Config { clock_ahead_ns: i64::MIN, ..base() }, 20_000, "clock_ahead_ns -92"),
+            (Config { connections: Some(0), ..base() }, 20_000, "--connections 0"),
             (Config { shards: Some(0), ..base() }, 20_000, "between 1 and 1024"),
             (Config { shards: Some(90), ..base() }, 1_024, "between 1 and 79"),
             (Config { shards: Some(2), ..base() }, 256, "raise ulimit -n"),

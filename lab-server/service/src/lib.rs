@@ -10,6 +10,8 @@ mod commands;
 mod config;
 mod lines;
 
-pub use commands::{Command, Done, MAX_PACKET_RATE};
-pub use config::{Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
-pub use lines::{Line, Ready};
+pub use commands::{
+    Command, Done, LATEST_START_S, MAX_AMOUNT, MAX_GENERATORS, MAX_PACKET_RATE, MAX_RATE_IN_ALL,
+};
+pub use config::{Budgets, Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
+pub use lines::{DurableLedger, Line, Ready};

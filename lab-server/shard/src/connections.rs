@@ -12,20 +12,36 @@ use crate::limits::{Closed, ConnectOptions, Limits, NetCounters};
 use crate::listener::{Listener, set_congestion};
 use crate::outgoing::{ARENA_BYTES, Outgoing};
 use crate::registered::RegisteredSockets;
-use crate::slots::{Backlog, ConnId, NONE, Slots, State};
+use crate::slots::{Backlog, ConnId, NONE, Slots, Stash, State};
 use crate::timer::Timer;
+use crate::turns::{Queue, Turns};
+use crate::wheel::Wheel;
 use platform::monotonic_ns;
 
-/// Events of one poll. The batch bounds how long a flood on some connections keeps others waiting:
+/// Quiet connections served in one poll, which bounds how long a rush of them keeps others waiting:
 /// 256 requests at 6 µs are 1.5 ms.
 pub(crate) const BATCH: usize = 256;
 
-/// Bytes received from one connection at a time. Requests have 16; what fills a chunk is read on
-/// after every other connection was read.
+/// Events asked for in one poll. More than are served, so that thousands of peers that drip or
+/// pipeline do not keep the others out of sight; one that waits already costs a look at its slot.
+const EVENTS: usize = 4 * BATCH;
+
+/// The most bytes received from one connection at a time; what fills them is read on after every
+/// other connection was read.
 pub(crate) const CHUNK: usize = 1024;
 
 /// A finished connection is closed after this time, whether the peer closed or not.
 const FINISH_NS: u64 = 1_000_000_000;
+
+/// How exactly a peer that does not read is timed.
+const STALL_TICK_NS: u64 = 10_000_000;
+
+/// Connections closed in one poll because their time is up: at 5 µs each 0.3 ms.
+const EXPIRIES_PER_POLL: usize = 64;
+
+/// Finished connections shut down in one poll. The kernel has other threads do it, which are waited
+/// for: 20 µs each.
+const SHUTDOWNS_PER_POLL: usize = 16;
 
 /// Epoll data of the things that are no connections; no slot has this number.
 const SPECIAL: u32 = NONE;
@@ -42,22 +58,29 @@ pub struct Net {
     pub(crate) timer: Timer,
     outgoing: Outgoing,
     pub(crate) events: Vec<epoll::Event>,
-    /// Connections with bytes to be read, in this poll or left from the one before.
-    pub(crate) readable: VecDeque<ConnId>,
+    /// Connections that are ready, in this poll or left from the one before.
+    pub(crate) turns: Turns,
     pub(crate) buffer: Box<[u8]>,
     /// The connections of a batch of receives, and their results.
     pub(crate) batch: Vec<ConnId>,
     pub(crate) received: Vec<i32>,
     /// The results of a batch of sends.
     results: Vec<i32>,
-    /// Slots to be shut down after the sends under way.
-    to_shut: Vec<u32>,
+    /// Connections of which everything is sent, to be shut down.
+    to_shut: VecDeque<ConnId>,
+    /// The slots of those that are.
+    shut: Vec<u32>,
     /// Gone, and the handler has not been told.
-    pub(crate) dead: Vec<(ConnId, Closed)>,
+    pub(crate) dead: VecDeque<(ConnId, Closed)>,
+    /// Boxes for half frames, empty.
+    #[expect(clippy::vec_box, reason = "slots hold boxes, which come and go as they are")]
+    pub(crate) spare: Vec<Box<Stash>>,
     /// To be shut down once everything is sent, and when to close at the latest.
     finishing: VecDeque<(u64, ConnId)>,
-    /// When to look whether a backlog has moved.
-    stalled: VecDeque<(u64, ConnId)>,
+    /// When to look whether a backlog has moved, once for each connection that has one.
+    stalled: Wheel<ConnId>,
+    /// Those to be looked at now.
+    overdue: Vec<ConnId>,
     pub(crate) limits: Limits,
     now_ns: u64,
     /// When the last sleep began and ended, in nanoseconds.
@@ -76,6 +99,7 @@ impl Net {
         assert!(limits.backlog_bytes < ARENA_BYTES, "a backlog is sent again in one piece");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = Timer::new(limits.timer_slack_ns)?;
+        let now_ns = monotonic_ns();
         let edge = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER.to_u64()), edge)?;
         if let Some(eventfd) = notification {
@@ -88,18 +112,21 @@ impl Net {
             listener: None,
             timer,
             outgoing: Outgoing::new(),
-            events: Vec::with_capacity(BATCH),
-            readable: VecDeque::with_capacity(2 * BATCH),
+            events: Vec::with_capacity(EVENTS),
+            turns: Turns::new(EVENTS),
             buffer: vec![0; BATCH * CHUNK].into_boxed_slice(),
             batch: Vec::with_capacity(BATCH),
             received: Vec::with_capacity(BATCH),
             results: Vec::with_capacity(BATCH),
-            to_shut: Vec::new(),
-            dead: Vec::new(),
+            to_shut: VecDeque::new(),
+            shut: Vec::new(),
+            dead: VecDeque::new(),
+            spare: Vec::new(),
             finishing: VecDeque::new(),
-            stalled: VecDeque::new(),
+            stalled: Wheel::new(STALL_TICK_NS, now_ns),
+            overdue: Vec::new(),
             limits,
-            now_ns: monotonic_ns(),
+            now_ns,
             slept_ns: (0, 0),
             busy: true,
             counters: NetCounters::default(),
@@ -208,6 +235,7 @@ impl Net {
     /// # Errors
     /// What `io_uring_enter` says; what one socket says ends only its own connection.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.sockets.usable()?;
         if !self.outgoing.is_empty() {
             let (ops, arena, _) = self.outgoing.parts();
             self.sockets.send_each(ops, arena, &mut self.results)?;
@@ -216,12 +244,32 @@ impl Net {
             }
             self.outgoing.clear();
         }
-        if !self.to_shut.is_empty() {
+        Ok(())
+    }
+
+    /// Ends the sending direction of finished connections, at most [`SHUTDOWNS_PER_POLL`].
+    ///
+    /// # Errors
+    /// What `io_uring_enter` says.
+    pub(crate) fn shut_down(&mut self) -> io::Result<()> {
+        for _ in 0..SHUTDOWNS_PER_POLL {
+            let Some(id) = self.to_shut.pop_front() else { break };
+            // The slot of one that has gone may be another's.
+            if self.slots.get(id).is_some_and(|slot| slot.state == State::Finishing) {
+                self.shut.push(id.slot);
+            }
+        }
+        if !self.shut.is_empty() {
             // A socket that is not connected any more cannot be shut down: its next read says so.
-            self.sockets.shutdown_each(&self.to_shut, &mut self.results)?;
-            self.to_shut.clear();
+            self.sockets.shutdown_each(&self.shut, &mut self.results)?;
+            self.shut.clear();
         }
         Ok(())
+    }
+
+    /// Whether the next poll has something to do though nothing happens.
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.turns.is_empty() && self.dead.is_empty() && self.to_shut.is_empty())
     }
 
     /// Closes a connection at once; what was sent in this poll still leaves.
@@ -248,16 +296,15 @@ impl Net {
         slot.state = State::Finishing;
         slot.stash = None;
         if slot.link == NONE && slot.backlog.is_none() {
-            self.to_shut.push(id.slot);
+            self.to_shut.push_back(id);
         }
         self.finishing.push_back((self.now_ns + FINISH_NS, id));
-        self.flush_or_discard();
     }
 
     /// When [`Self::poll`] has something to do though nothing happens, in nanoseconds.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
-        let front = |queue: &VecDeque<(u64, ConnId)>| queue.front().map(|(at, _)| *at);
-        front(&self.finishing).into_iter().chain(front(&self.stalled)).min()
+        let finishing = self.finishing.front().map(|(at, _)| *at);
+        finishing.into_iter().chain(self.stalled.next_ns()).min()
     }
 
     /// Makes [`Self::poll`] return by this instant.
@@ -306,7 +353,13 @@ impl Net {
         slot.link = NONE;
         let sent = match usize::try_from(result) {
             Ok(sent) => sent,
-            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOBUFS) => 0,
+            Err(_) if result == -libc::EAGAIN => 0,
+            // No event would tell when to try again.
+            Err(_) if matches!(-result, libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
+                slot.writable = true;
+                self.turns.join(Queue::Busy, id, slot);
+                0
+            }
             Err(_) => return self.fail(id, Closed::Broken(-result)),
         };
         self.counters.bytes_out += sent as u64;
@@ -314,9 +367,16 @@ impl Net {
             let bytes = self.outgoing.bytes_of(op)[sent..].to_vec();
             slot.backlog = Some(Box::new(Backlog { bytes, since_ns: self.now_ns }));
             self.counters.short_sends += 1;
-            self.stalled.push_back((self.now_ns + self.limits.stall_ns, id));
-        } else if slot.state == State::Finishing {
-            self.to_shut.push(id.slot);
+            if !std::mem::replace(&mut slot.watched, true) {
+                self.stalled.insert(self.now_ns + self.limits.stall_ns, id);
+            }
+            return;
+        }
+        if slot.state == State::Finishing {
+            self.to_shut.push_back(id);
+        }
+        if std::mem::take(&mut slot.held) {
+            self.turns.join(Queue::Busy, id, slot);
         }
     }
 
@@ -332,28 +392,36 @@ impl Net {
         }
     }
 
-    /// Closes what is due: finished connections, and peers that do not read.
+    /// Closes what is due, a bounded number of each kind: finished connections, and peers that do
+    /// not read.
     pub(crate) fn expire(&mut self) {
-        while let Some((at, id)) = self.finishing.front().copied() {
+        for _ in 0..EXPIRIES_PER_POLL {
+            let Some((at, id)) = self.finishing.front().copied() else { break };
             if at > self.now_ns {
                 break;
             }
             self.finishing.pop_front();
             self.close(id);
         }
-        while let Some((at, id)) = self.stalled.front().copied() {
-            if at > self.now_ns {
-                break;
-            }
-            self.stalled.pop_front();
-            let since = self.slots.get(id).and_then(|slot| Some(slot.backlog.as_ref()?.since_ns));
-            match since {
-                Some(since) if since + self.limits.stall_ns <= self.now_ns => {
-                    self.fail(id, Closed::NotReading);
-                }
-                // Moved and stalled again: that one is in the queue by itself.
-                _ => {}
-            }
+        let overdue = &mut self.overdue;
+        self.stalled.expire_at_most(EXPIRIES_PER_POLL, self.now_ns, |id| overdue.push(id));
+        while let Some(id) = self.overdue.pop() {
+            self.look_at_backlog(id);
+        }
+    }
+
+    /// Closes a connection whose backlog has not moved for too long.
+    fn look_at_backlog(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let Some(backlog) = &slot.backlog else {
+            slot.watched = false;
+            return;
+        };
+        let until_ns = backlog.since_ns + self.limits.stall_ns;
+        if until_ns <= self.now_ns {
+            self.fail(id, Closed::NotReading);
+        } else {
+            self.stalled.insert(until_ns, id);
         }
     }
 
@@ -370,14 +438,18 @@ impl Net {
         if handler_knows {
             self.slots.release(id);
         } else {
-            self.dead.push((id, why));
+            self.dead.push_back((id, why));
         }
     }
 
-    /// Sends in the middle of a poll. When the ring fails, the end of the poll fails the same way
-    /// and reports it.
+    /// Sends in the middle of a poll. When a ring fails nothing is sent any more, which the end of
+    /// the poll reports; who should have been sent something must not be sent another's then.
     fn flush_or_discard(&mut self) {
         if self.flush().is_err() {
+            let (_, _, ids) = self.outgoing.parts();
+            for id in ids {
+                self.slots.get(*id).into_iter().for_each(|slot| slot.link = NONE);
+            }
             self.outgoing.clear();
         }
     }

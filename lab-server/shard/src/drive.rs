@@ -33,13 +33,13 @@ pub async fn drive<H: Handler>(net: &mut Net, handler: &mut H) -> io::Result<()>
             Next::By(at) => at,
             Next::Stop => {
                 net.flush()?;
-                return Ok(());
+                return net.shut_down();
             }
         };
         net.flush()?;
         let deadline_ns = deadline_ns.min(net.next_deadline_ns().unwrap_or(u64::MAX));
         let now_ns = net.now_ns();
-        let happened = if deadline_ns <= now_ns {
+        let happened = if deadline_ns <= now_ns || net.has_work() {
             net.poll(handler, false)?
         } else if now_ns < busy_ns + LINGER_NS {
             net.wake_by(deadline_ns.min(busy_ns + LINGER_NS))?;

@@ -9,6 +9,8 @@ mod connections;
 mod descriptors;
 mod drive;
 mod executor;
+#[cfg(test)]
+mod faults;
 mod handler;
 mod inbox;
 mod limits;
@@ -18,6 +20,7 @@ mod poll;
 mod registered;
 mod slots;
 mod timer;
+mod turns;
 mod watched;
 mod wheel;
 

@@ -64,6 +64,8 @@ pub(crate) enum Accepted {
     NoPeer,
     /// A peer waited and was turned away, because descriptors or files have run out.
     TurnedAway,
+    /// A peer waited and was gone before it could be accepted.
+    Gone,
 }
 
 /// A listening socket and one spare descriptor: when all others are used up, the spare one is given
@@ -82,25 +84,14 @@ impl Listener {
     }
 
     pub(crate) fn accept(&mut self) -> io::Result<Accepted> {
-        loop {
-            match self.accept_once() {
-                Ok(socket) => return Ok(Accepted::Socket(socket)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(Accepted::NoPeer),
-                // The peer gave up while it waited, or a packet of its handshake was bad.
-                Err(
-                    rustix::io::Errno::INTR
-                    | rustix::io::Errno::CONNABORTED
-                    | rustix::io::Errno::PROTO,
-                ) => {}
-                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                    return self.turn_away();
-                }
-                // No memory for a socket: the peer stays in the backlog until there is.
-                Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::NOMEM) => {
-                    return Ok(Accepted::NoPeer);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        match self.accept_once() {
+            Ok(socket) => Ok(Accepted::Socket(socket)),
+            Err(rustix::io::Errno::AGAIN) => Ok(Accepted::NoPeer),
+            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Ok(self.turn_away()),
+            // No memory for a socket: the peer stays in the backlog until there is.
+            Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::NOMEM) => Ok(Accepted::NoPeer),
+            Err(error) if is_of_the_peer(error) => Ok(Accepted::Gone),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -108,19 +99,41 @@ impl Listener {
         rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
     }
 
-    fn turn_away(&mut self) -> io::Result<Accepted> {
+    fn turn_away(&mut self) -> Accepted {
         self.spare = None;
         // Without a descriptor to give, the kernel refuses before it looks whether a peer waits.
         let turned_away = match self.accept_once() {
             Ok(socket) => {
-                reset(socket)?;
+                reset(socket);
                 Accepted::TurnedAway
             }
             Err(_) => Accepted::NoPeer,
         };
         self.spare = open_spare().ok();
-        Ok(turned_away)
+        turned_away
     }
+}
+
+/// Whether an error of `accept` is about the connection that waited: it gave up, a packet of its
+/// handshake was bad, the way to it failed, or a rule of this machine forbids it (accept(2)). The
+/// next one may be all right.
+fn is_of_the_peer(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        error,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::PERM
+            | Errno::TIMEDOUT
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+    )
 }
 
 impl AsFd for Listener {
@@ -130,8 +143,9 @@ impl AsFd for Listener {
 }
 
 /// Closes a connection so that its peer learns of it at once and no TIME_WAIT is left.
-pub(crate) fn reset(socket: OwnedFd) -> io::Result<()> {
-    Socket::from(socket).set_linger(Some(std::time::Duration::ZERO))
+pub(crate) fn reset(socket: OwnedFd) {
+    // Without the option it is closed like any other.
+    let _ = Socket::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
 fn open_spare() -> io::Result<OwnedFd> {

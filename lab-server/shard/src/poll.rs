@@ -1,5 +1,10 @@
 //! What happens on the sockets of a shard: readiness, received bytes, accepted connections, each
 //! handed to the program's [`Handler`].
+//!
+//! A poll asks for readiness, whatever is left from the one before, and does a bounded piece of
+//! each kind of work, so that no number of peers keeps a shard from its other peers, its inbox, its
+//! listener or its timer. In this order: peers that were quiet, each with a small share; their
+//! answers leave; newcomers; then those that want more than a share, for [`BUSY_NS`].
 
 use std::io;
 use std::mem;
@@ -12,38 +17,82 @@ use crate::connections::{BATCH, CHUNK, LISTENER, NOTIFICATION, Net, TIMER};
 use crate::handler::Handler;
 use crate::limits::Closed;
 use crate::listener::{Accepted, reset};
-use crate::slots::{ConnId, Stash, State};
+use crate::slots::{ConnId, State};
+use crate::turns::Queue;
 use platform::monotonic_ns;
 
-/// Connections accepted in one poll, so that a rush of newcomers does not starve the others.
-const ACCEPTS_PER_POLL: usize = 64;
+/// Connections accepted in one poll, so that a rush of newcomers does not starve the others: at
+/// 15 µs each half a millisecond.
+const ACCEPTS_PER_POLL: usize = 32;
+
+/// Bytes of a quiet connection's share: 16 requests. Who fills it has more, and waits for a turn
+/// among those. So 256 peers that pipeline cost the others a poll of about twice the usual length.
+const SHARE: usize = 256;
+
+const _: () = assert!(SHARE <= CHUNK);
+
+/// How long a poll serves connections that want more than a share, in nanoseconds. Whoever becomes
+/// ready meanwhile waits for that, so it is of the order of what an answer takes anyway.
+const BUSY_NS: u64 = 150_000;
+
+/// The first of these connections are received from together. One chunk can hold 64 requests, and
+/// then 4 are 200 µs; where they hold little, each receive after that takes twice as many.
+const FIRST_BUSY: usize = 4;
+
+/// Connections told to the handler as gone in one poll.
+const GOODBYES_PER_POLL: usize = 256;
+
+/// Boxes of half frames that are kept for the next half frame, so that peers that drip cost no
+/// allocation for each drop.
+const SPARE_STASHES: usize = 64;
 
 impl Net {
-    /// Handles what has happened, at most 256 events; with `block` waits for something first.
-    /// Returns how many events there were, the timer not counted.
+    /// Handles what has happened; with `block` waits for something first. Returns how many events
+    /// and unfinished turns there were, the timer not counted.
     ///
     /// # Errors
     /// What the kernel says about the readiness set or a ring: the shard cannot go on then.
     pub fn poll<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<usize> {
+        self.sockets.usable()?;
+        let left = self.turns.waiting(Queue::Quiet) + self.turns.waiting(Queue::Busy);
+        let (happened, newcomers) = self.ask(handler, block && !self.has_work())?;
+        self.serve_quiet(handler)?;
+        if newcomers || self.turns.waiting(Queue::Busy) > 0 {
+            // Who was quick to ask does not wait for what follows.
+            self.flush()?;
+        }
+        if newcomers {
+            self.accept(handler)?;
+        }
+        self.serve_busy(handler)?;
+        self.flush()?;
+        self.shut_down()?;
+        self.expire();
+        self.report_closed(handler);
+        let happened = left + happened;
+        self.busy = happened > 0;
+        self.counters.polls += u64::from(self.busy);
+        Ok(happened)
+    }
+
+    /// Asks what is ready, and notes whose turn it is. Returns how many events there were, the
+    /// timer not counted, and whether somebody wants to connect.
+    fn ask<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<(usize, bool)> {
         let mut events = mem::take(&mut self.events);
         events.clear();
-        // What is left from the last poll goes first: it could pile up otherwise.
-        if self.readable.len() < BATCH {
-            let block = block && self.readable.is_empty() && self.dead.is_empty();
-            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = if block { None } else { Some(&zero) };
-            let began_ns = if block { monotonic_ns() } else { 0 };
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            if block {
-                self.record_sleep(began_ns);
-            }
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = if block { None } else { Some(&zero) };
+        let began_ns = if block { monotonic_ns() } else { 0 };
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if block {
+            self.record_sleep(began_ns);
         }
         self.read_clock();
         let mut newcomers = false;
-        let mut happened = self.readable.len() + events.len();
+        let mut happened = events.len();
         for event in &events {
             let id = ConnId::from_u64(event.data.u64());
             match id {
@@ -57,56 +106,104 @@ impl Net {
             }
         }
         self.events = events;
-        self.receive(handler)?;
-        if newcomers {
-            self.accept(handler)?;
-        }
-        self.flush()?;
-        self.expire();
-        self.report_closed(handler);
-        self.busy = happened > 0;
-        self.counters.polls += u64::from(self.busy);
-        Ok(happened)
+        Ok((happened, newcomers))
     }
 
     fn ready<H: Handler>(&mut self, handler: &mut H, id: ConnId, flags: EventFlags) {
         let Some(slot) = self.slots.get(id) else { return };
         let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+        slot.broken |= broken;
         slot.hung_up |= broken || flags.contains(EventFlags::RDHUP);
         if flags.contains(EventFlags::OUT) {
             if slot.state == State::Connecting && !broken {
                 slot.state = State::Open;
                 handler.connected(self, id);
-            } else if let Some(backlog) = slot.backlog.take() {
-                self.resend(id, &backlog);
+            } else if slot.backlog.is_some() {
+                slot.writable = true;
+                self.turns.join(Queue::Busy, id, slot);
             }
         }
         if broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
-            self.readable.push_back(id);
+            // Told that it is connected, the handler may have closed it.
+            let Some(slot) = self.slots.get(id) else { return };
+            let owes = slot.stash.is_some() || slot.backlog.is_some();
+            let queue = if owes { Queue::Busy } else { Queue::Quiet };
+            self.turns.join(queue, id, slot);
         }
     }
 
-    /// Reads once from each readable connection and delivers the bytes.
-    fn receive<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
-        let mut batch = mem::take(&mut self.batch);
-        // Only live ones: the slot of one that went may belong to another connection by now.
-        while batch.len() < BATCH {
-            let Some(id) = self.readable.pop_front() else { break };
-            if self.slots.get(id).is_some_and(|slot| slot.state != State::Dead) {
+    /// Gives a share to each connection that was quiet, at most [`BATCH`] of them.
+    fn serve_quiet<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
+        self.take_turns(handler, Queue::Quiet, BATCH);
+        self.receive(handler, SHARE)
+    }
+
+    /// Gives a chunk to each connection that has more, and its backlog to each that made room,
+    /// until [`BUSY_NS`] have passed; who then waits is the first to be served the next time.
+    fn serve_busy<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
+        let mut turns = self.turns.waiting(Queue::Busy);
+        if turns == 0 {
+            return Ok(());
+        }
+        let until_ns = self.read_clock() + BUSY_NS;
+        let mut together = FIRST_BUSY;
+        while turns > 0 {
+            let most = together.min(turns);
+            self.take_turns(handler, Queue::Busy, most);
+            self.receive(handler, CHUNK)?;
+            if self.read_clock() >= until_ns {
+                break;
+            }
+            turns -= most;
+            together = (2 * together).min(BATCH);
+        }
+        Ok(())
+    }
+
+    /// Takes at most `most` turns of a queue; those who may be read form the batch.
+    fn take_turns<H: Handler>(&mut self, handler: &mut H, queue: Queue, most: usize) {
+        for _ in 0..most {
+            let Some(id) = self.turns.next(queue) else { break };
+            if self.may_be_read(id) {
                 handler.prefetch(id);
-                batch.push(id);
+                self.batch.push(id);
             }
         }
-        if !batch.is_empty() {
-            let slots = batch.iter().map(|id| id.slot);
-            self.sockets.recv_each(slots, &mut self.buffer, CHUNK, &mut self.received)?;
-            self.read_clock();
-            let buffer = mem::take(&mut self.buffer);
-            for (at, bytes) in buffer.chunks_exact(CHUNK).take(batch.len()).enumerate() {
-                self.read(handler, batch[at], self.received[at], bytes);
-            }
-            self.buffer = buffer;
+    }
+
+    /// Begins the turn of a connection: what waits for it is sent when there is room. Says whether
+    /// it may be read. A peer that asks is not read on before it has read the answers that pile up;
+    /// where this side asks, answers are always read, or each could wait for the other.
+    fn may_be_read(&mut self, id: ConnId) -> bool {
+        // Only live ones: the slot of one that went may belong to another connection by now.
+        let Some(slot) = self.slots.get(id) else { return false };
+        slot.waiting = false;
+        if slot.state == State::Dead || slot.backlog.is_none() || slot.broken {
+            return slot.state != State::Dead;
         }
+        let accepted = slot.accepted;
+        slot.held = accepted;
+        if mem::take(&mut slot.writable) {
+            let backlog = slot.backlog.take();
+            backlog.into_iter().for_each(|backlog| self.resend(id, &backlog));
+        }
+        !accepted
+    }
+
+    /// Reads at most `share` bytes from each connection of the batch and delivers them.
+    fn receive<H: Handler>(&mut self, handler: &mut H, share: usize) -> io::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let mut batch = mem::take(&mut self.batch);
+        let slots = batch.iter().map(|id| id.slot);
+        self.sockets.recv_each(slots, &mut self.buffer, share, &mut self.received)?;
+        self.read_clock();
+        let buffer = mem::take(&mut self.buffer);
+        for (at, bytes) in buffer.chunks_exact(share).take(batch.len()).enumerate() {
+            self.read(handler, batch[at], self.received[at], bytes);
+        }
+        self.buffer = buffer;
         batch.clear();
         self.batch = batch;
         Ok(())
@@ -122,38 +219,53 @@ impl Net {
                 if state == State::Open {
                     self.deliver(handler, id, &bytes[..len]);
                 }
-                let hung_up = self.slots.get(id).is_some_and(|slot| slot.hung_up);
-                if hung_up || len == bytes.len() {
-                    self.readable.push_back(id);
+                if let Some(slot) = self.slots.get(id)
+                    && (slot.hung_up || len == bytes.len())
+                {
+                    self.turns.join(Queue::Busy, id, slot);
                 }
             }
             (Err(_), State::Connecting) if result != -libc::EAGAIN => {
                 self.fail(id, Closed::NotConnected(-result));
             }
-            (Err(_), _) if matches!(-result, libc::EAGAIN | libc::EINTR) => {}
+            (Err(_), _) if result == -libc::EAGAIN => {}
+            // No event would tell of the bytes that are still there.
+            (Err(_), _) if matches!(-result, libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
+                if let Some(slot) = self.slots.get(id) {
+                    self.turns.join(Queue::Busy, id, slot);
+                }
+            }
             (Err(_), _) => self.fail(id, Closed::Broken(-result)),
         }
     }
 
     fn deliver<H: Handler>(&mut self, handler: &mut H, id: ConnId, bytes: &[u8]) {
         let stash = self.slots.get(id).and_then(|slot| slot.stash.take());
-        let rest = if let Some(mut stash) = stash {
+        let stash = if let Some(mut stash) = stash {
             stash.bytes.extend_from_slice(bytes);
             let used = handler.received(self, id, &stash.bytes);
             stash.bytes.drain(..used);
-            (!stash.bytes.is_empty()).then_some(stash)
+            Some(stash)
         } else {
             let used = handler.received(self, id, bytes);
-            (used < bytes.len()).then(|| Box::new(Stash { bytes: bytes[used..].to_vec() }))
+            (used < bytes.len()).then(|| {
+                let mut stash = self.spare.pop().unwrap_or_default();
+                stash.bytes.extend_from_slice(&bytes[used..]);
+                stash
+            })
         };
-        let most = self.limits.stash_bytes;
+        let Some(mut stash) = stash else { return };
         let open = self.slots.get(id).filter(|slot| slot.state == State::Open);
-        if let (Some(rest), Some(slot)) = (rest, open) {
-            if rest.bytes.len() > most {
+        match open {
+            Some(_) if stash.bytes.len() > self.limits.stash_bytes => {
                 self.fail(id, Closed::FrameTooLong);
-            } else {
-                slot.stash = Some(rest);
             }
+            Some(slot) if !stash.bytes.is_empty() => slot.stash = Some(stash),
+            _ if self.spare.len() < SPARE_STASHES => {
+                stash.bytes.clear();
+                self.spare.push(stash);
+            }
+            _ => {}
         }
     }
 
@@ -162,10 +274,11 @@ impl Net {
             let Some(listener) = &mut self.listener else { break };
             match listener.accept()? {
                 Accepted::NoPeer => break,
+                Accepted::Gone => {}
                 Accepted::TurnedAway => self.counters.turned_away += 1,
                 Accepted::Socket(socket) if self.slots.is_full() => {
                     self.counters.turned_away += 1;
-                    reset(socket)?;
+                    reset(socket);
                 }
                 Accepted::Socket(socket) => match self.adopt(socket, State::Open) {
                     Ok(Some(id)) => {
@@ -181,7 +294,8 @@ impl Net {
     }
 
     fn report_closed<H: Handler>(&mut self, handler: &mut H) {
-        while let Some((id, why)) = self.dead.pop() {
+        for _ in 0..GOODBYES_PER_POLL {
+            let Some((id, why)) = self.dead.pop_front() else { break };
             self.slots.release(id);
             handler.closed(self, id, why);
         }

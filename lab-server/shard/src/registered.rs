@@ -9,15 +9,30 @@
 //!
 //! Every operation is non-blocking and completes inside the call that submits it: a batch is handed
 //! over, and its results are there when the call returns.
+//!
+//! An entry that the kernel has not taken stays in its ring and would be carried out by whatever
+//! call enters the ring next, with the memory as it is by then: another user's answer. So a batch
+//! whose submission fails is tried again while its memory is still lent, and when that is in vain,
+//! no ring is entered ever again.
 
 use std::io;
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::fd::{AsRawFd, OwnedFd};
 
+#[cfg(test)]
+use crate::faults;
+
 /// Operations that one ring takes at a time. A poll handles at most as many events (`BATCH`), so
 /// that a batch rarely needs a second submission.
 const RING_ENTRIES: u32 = 256;
+
+/// How often in a row a ring is entered in vain before it is given up: with the pauses between,
+/// which double from [`FIRST_PAUSE`], after a tenth of a second. What passes by itself (no memory
+/// for a request, a signal, completions in the way) has passed by then.
+const ATTEMPTS: u32 = 13;
+const FIRST_PAUSE: Duration = Duration::from_micros(if cfg!(test) { 1 } else { 25 });
 
 /// A send of part of an arena of bytes.
 #[derive(Clone, Copy, Debug)]
@@ -38,13 +53,37 @@ pub(crate) struct RegisteredSockets {
     rings: Vec<Ring>,
     per_ring: u32,
     capacity: u32,
+    /// What the kernel said when a ring was given up.
+    given_up: Option<i32>,
 }
 
 impl RegisteredSockets {
     /// Room for slots `0..capacity`, at most `per_ring` in a ring. Rings are made when first
     /// needed.
     pub(crate) fn new(capacity: u32, per_ring: u32) -> Self {
-        Self { rings: Vec::new(), per_ring: per_ring.min(capacity.max(1)), capacity }
+        let per_ring = per_ring.min(capacity.max(1));
+        Self { rings: Vec::new(), per_ring, capacity, given_up: None }
+    }
+
+    /// Whether operations are still carried out.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub(crate) fn usable(&self) -> io::Result<()> {
+        match self.given_up {
+            None => Ok(()),
+            Some(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                let kind = error.kind();
+                Err(io::Error::new(kind, format!("a ring of sockets was given up: {error}")))
+            }
+        }
+    }
+
+    /// Gives all rings up: from here on none is entered.
+    fn give_up(&mut self, errno: i32) -> io::Result<()> {
+        self.given_up.get_or_insert(errno);
+        self.usable()
     }
 
     fn place(&self, slot: u32) -> (usize, u32) {
@@ -72,25 +111,25 @@ impl RegisteredSockets {
         while self.rings.len() <= ring {
             self.add_ring()?;
         }
-        let fds = [socket.as_raw_fd()];
-        self.rings[ring].ring.submitter().register_files_update(index, &fds)?;
+        update(&self.rings[ring].ring, index, socket.as_raw_fd())?;
         drop(socket);
         Ok(())
     }
 
-    /// Closes the socket of a slot.
+    /// Closes the socket of a slot. A ring that does not let go of one is given up: the next
+    /// connection in this slot would have it.
     pub(crate) fn unregister(&mut self, slot: u32) {
         let (ring, index) = self.place(slot);
-        let removed = self.rings[ring].ring.submitter().register_files_update(index, &[-1]);
-        // Removing an index of a registered table fails only for an index outside of it.
-        debug_assert!(removed.is_ok(), "{removed:?}");
+        if let Err(error) = update(&self.rings[ring].ring, index, -1) {
+            let _ = self.give_up(error.raw_os_error().unwrap_or(libc::EIO));
+        }
     }
 
     /// Receives once from each slot into its own `chunk` of `buffer`. `results[i]` is the number of
     /// bytes of `slots[i]`, or a negative errno.
     ///
     /// # Errors
-    /// What `io_uring_enter` says.
+    /// Why the rings were given up.
     pub(crate) fn recv_each(
         &mut self,
         slots: impl ExactSizeIterator<Item = u32>,
@@ -108,7 +147,7 @@ impl RegisteredSockets {
                 .flags(libc::MSG_DONTWAIT)
                 .build();
             // SAFETY: `space` is borrowed until this function returns, and `complete` below returns
-            // only when every operation has its result.
+            // when every operation has its result, or no ring is entered any more.
             unsafe { self.push(ring, recv, token as u64, results)? };
         }
         self.complete(results)
@@ -118,7 +157,7 @@ impl RegisteredSockets {
     /// sent, or a negative errno; 0 for one of no bytes, which sends nothing.
     ///
     /// # Errors
-    /// What `io_uring_enter` says.
+    /// Why the rings were given up.
     pub(crate) fn send_each(
         &mut self,
         ops: &[SendOp],
@@ -134,7 +173,7 @@ impl RegisteredSockets {
                 .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                 .build();
             // SAFETY: `arena` is borrowed until this function returns, and `complete` below returns
-            // only when every operation has its result.
+            // when every operation has its result, or no ring is entered any more.
             unsafe { self.push(ring, send, token as u64, results)? };
         }
         self.complete(results)
@@ -143,7 +182,7 @@ impl RegisteredSockets {
     /// Ends the sending direction of each slot; what was sent before still arrives.
     ///
     /// # Errors
-    /// What `io_uring_enter` says.
+    /// Why the rings were given up.
     pub(crate) fn shutdown_each(
         &mut self,
         slots: &[u32],
@@ -169,41 +208,41 @@ impl RegisteredSockets {
         token: u64,
         results: &mut [i32],
     ) -> io::Result<()> {
-        let at = &mut self.rings[ring];
+        self.usable()?;
         let entry = entry.user_data(token);
         // SAFETY: the caller keeps the entry's memory alive.
-        if unsafe { at.ring.submission().push(&entry) }.is_err() {
-            at.complete(results)?;
+        if unsafe { self.rings[ring].ring.submission().push(&entry) }.is_err() {
+            if let Err(errno) = self.rings[ring].complete(results) {
+                return self.give_up(errno);
+            }
             // SAFETY: as above; the queue is empty now.
-            let pushed = unsafe { at.ring.submission().push(&entry) };
+            let pushed = unsafe { self.rings[ring].ring.submission().push(&entry) };
             assert!(pushed.is_ok(), "an empty submission queue takes an entry");
         }
-        at.queued += 1;
+        self.rings[ring].queued += 1;
         Ok(())
     }
 
     fn complete(&mut self, results: &mut [i32]) -> io::Result<()> {
-        for ring in &mut self.rings {
-            if ring.queued > 0 {
-                ring.complete(results)?;
-            }
+        self.usable()?;
+        let mut rings = self.rings.iter_mut().filter(|ring| ring.queued > 0);
+        match rings.try_for_each(|ring| ring.complete(results)) {
+            Ok(()) => Ok(()),
+            Err(errno) => self.give_up(errno),
         }
-        Ok(())
     }
 }
 
 impl Ring {
-    /// Submits what was pushed and collects one result for each.
-    fn complete(&mut self, results: &mut [i32]) -> io::Result<()> {
+    /// Submits what was pushed and collects one result for each; when that is in vain, says what
+    /// the kernel said last.
+    fn complete(&mut self, results: &mut [i32]) -> Result<(), i32> {
+        let mut in_vain = 0;
         while self.queued > 0 {
+            let (queued, unsubmitted) = (self.queued, self.ring.submission().len());
             // Non-blocking operations complete while they are submitted: only when one did not is
             // there something to wait for.
-            let wait = usize::from(self.ring.submission().is_empty());
-            match self.ring.submit_and_wait(wait) {
-                Ok(_) => {}
-                Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(error),
-            }
+            let entered = enter(&self.ring, usize::from(unsubmitted == 0));
             for completion in self.ring.completion() {
                 self.queued -= 1;
                 let token = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
@@ -211,11 +250,47 @@ impl Ring {
                     *result = completion.result();
                 }
             }
+            let errno = match entered {
+                // It takes nothing and says nothing.
+                Ok(_) => libc::EAGAIN,
+                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            if !is_passing(errno) {
+                return Err(errno);
+            }
+            if self.queued < queued || self.ring.submission().len() < unsubmitted {
+                in_vain = 0;
+                continue;
+            }
+            in_vain += 1;
+            if in_vain == ATTEMPTS {
+                return Err(errno);
+            }
+            std::thread::sleep(FIRST_PAUSE * (1 << (in_vain - 1)));
         }
         Ok(())
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+/// Errors of `io_uring_enter` that say nothing about the ring or its entries (`io_uring_enter(2)`).
+fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+}
+
+/// Hands over what was pushed and waits for so many results.
+fn enter(ring: &IoUring, wait: usize) -> io::Result<usize> {
+    #[cfg(test)]
+    if let Some(fault) = faults::of(faults::Call::Enter) {
+        return fault.enter(ring, wait);
+    }
+    ring.submit_and_wait(wait)
+}
+
+/// Puts a file at an index of a ring's table, or with -1 takes the one there away.
+fn update(ring: &IoUring, index: u32, fd: i32) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(faults::Fault::Refused(errno)) = faults::of(faults::Call::Update) {
+        return Err(io::Error::from_raw_os_error(errno));
+    }
+    ring.submitter().register_files_update(index, &[fd]).map(drop)
 }

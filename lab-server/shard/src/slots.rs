@@ -46,7 +46,7 @@ pub(crate) struct Backlog {
 }
 
 /// The first bytes of a frame whose rest has not come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Stash {
     pub(crate) bytes: Vec<u8>,
 }
@@ -63,11 +63,42 @@ pub(crate) struct Slot {
     /// The peer has shut its sending side: after the bytes before that, the reader must read on,
     /// for there will be no other event.
     pub(crate) hung_up: bool,
+    /// Neither side can send any more: reading says why, whatever still waits to be sent.
+    pub(crate) broken: bool,
+    /// The peer opened it: it is the one that asks, and must read before it may ask more.
+    pub(crate) accepted: bool,
+    /// In a queue of [`crate::turns::Turns`].
+    pub(crate) waiting: bool,
+    /// Its turn came while answers waited for the peer to read: it is read when they have left.
+    pub(crate) held: bool,
+    /// There may be room again for what waits to be sent.
+    pub(crate) writable: bool,
+    /// Somebody looks whether its backlog moves.
+    pub(crate) watched: bool,
     pub(crate) stash: Option<Box<Stash>>,
     pub(crate) backlog: Option<Box<Backlog>>,
 }
 
 const _: () = assert!(mem::size_of::<Slot>() == 32);
+
+impl Slot {
+    fn new(generation: u32, state: State) -> Self {
+        Self {
+            generation,
+            link: NONE,
+            state,
+            hung_up: false,
+            broken: false,
+            accepted: state == State::Open,
+            waiting: false,
+            held: false,
+            writable: false,
+            watched: false,
+            stash: None,
+            backlog: None,
+        }
+    }
+}
 
 /// Slots `0..capacity`, handed out lowest first while none was given back.
 #[derive(Debug)]
@@ -98,23 +129,14 @@ impl Slots {
             self.first_free = self.slots[slot as usize].link;
             slot
         } else if self.slots.len() < self.capacity as usize {
-            self.slots.push(Slot {
-                generation: 0,
-                link: NONE,
-                state: State::Free,
-                hung_up: false,
-                stash: None,
-                backlog: None,
-            });
+            self.slots.push(Slot::new(0, State::Free));
             (self.slots.len() - 1) as u32
         } else {
             return None;
         };
         self.in_use += 1;
         let at = &mut self.slots[slot as usize];
-        at.link = NONE;
-        at.state = state;
-        at.hung_up = false;
+        *at = Slot::new(at.generation, state);
         Some(ConnId { slot, generation: at.generation })
     }
 

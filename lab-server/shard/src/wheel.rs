@@ -28,6 +28,8 @@ pub struct Wheel<K> {
     occupied: [u64; LEVELS],
     nodes: Vec<Node<K>>,
     free: u32,
+    /// What is due and has not been handed out, first and last.
+    due: (u32, u32),
     len: usize,
 }
 
@@ -41,6 +43,7 @@ impl<K: Copy> Wheel<K> {
             occupied: [0; LEVELS],
             nodes: Vec::new(),
             free: NONE,
+            due: (NONE, NONE),
             len: 0,
         }
     }
@@ -74,8 +77,28 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Hands out every key that is due at `now_ns`.
-    pub fn expire(&mut self, now_ns: u64, mut due: impl FnMut(K)) {
-        let target = now_ns / self.tick_ns;
+    pub fn expire(&mut self, now_ns: u64, due: impl FnMut(K)) {
+        self.expire_at_most(usize::MAX, now_ns, due);
+    }
+
+    /// Hands out keys that are due at `now_ns`, at most so many; the others come first the next
+    /// time. For those whom thousands of peers can make wait for the same instant.
+    pub fn expire_at_most(&mut self, most: usize, now_ns: u64, mut due: impl FnMut(K)) {
+        self.advance(now_ns / self.tick_ns);
+        for _ in 0..most {
+            let index = self.due.0;
+            if index == NONE {
+                break;
+            }
+            let node = &mut self.nodes[index as usize];
+            self.due.0 = std::mem::replace(&mut node.next, self.free);
+            self.free = index;
+            self.len -= 1;
+            due(node.key);
+        }
+    }
+
+    fn advance(&mut self, target: u64) {
         while self.now_tick < target {
             let next = self.next_tick().unwrap_or(u64::MAX);
             if next > target {
@@ -83,13 +106,16 @@ impl<K: Copy> Wheel<K> {
                 return;
             }
             self.now_tick = next;
-            self.empty_buckets(&mut due);
+            self.empty_buckets();
         }
     }
 
     /// When [`Self::expire`] has something to do next, in nanoseconds; it may then only have to
     /// sort.
     pub fn next_ns(&self) -> Option<u64> {
+        if self.due.0 != NONE {
+            return Some(self.now_tick * self.tick_ns);
+        }
         self.next_tick().map(|tick| tick * self.tick_ns)
     }
 
@@ -109,7 +135,7 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Empties the buckets that come up at the present tick, the coarse ones first.
-    fn empty_buckets(&mut self, due: &mut impl FnMut(K)) {
+    fn empty_buckets(&mut self) {
         for level in (0..LEVELS).rev() {
             let shift = BITS * level as u32;
             if self.now_tick & ((1 << shift) - 1) != 0 {
@@ -122,10 +148,13 @@ impl<K: Copy> Wheel<K> {
                 let node = &mut self.nodes[index as usize];
                 let next = node.next;
                 if node.deadline_tick <= self.now_tick {
-                    due(node.key);
-                    node.next = self.free;
-                    self.free = index;
-                    self.len -= 1;
+                    node.next = NONE;
+                    let last = std::mem::replace(&mut self.due.1, index);
+                    if self.due.0 == NONE {
+                        self.due.0 = index;
+                    } else {
+                        self.nodes[last as usize].next = index;
+                    }
                 } else {
                     self.link(index);
                 }
@@ -203,6 +232,25 @@ mod tests {
         ) {
             check(1_000, &steps);
         }
+    }
+
+    #[test]
+    fn what_is_due_at_once_is_handed_out_in_parts() {
+        let mut wheel = Wheel::new(1_000, 0);
+        (0..10).for_each(|key| wheel.insert(5_000, key));
+        wheel.insert(9_000, 10);
+        let mut handed = Vec::new();
+        for parts in 1..=3 {
+            assert_eq!(wheel.next_ns(), Some(5_000), "part {parts} is due");
+            wheel.expire_at_most(4, 5_500, |key| handed.push(key));
+            assert_eq!(handed.len(), (4 * parts).min(10));
+            // One that comes meanwhile is not lost among them, and waits for its own time.
+            wheel.insert(20_000 + parts as u64, 100);
+        }
+        assert_eq!((wheel.next_ns(), wheel.len()), (Some(9_000), 4));
+        wheel.expire(9_000, |key| handed.push(key));
+        handed.sort_unstable();
+        assert_eq!(handed, (0..=10).collect::<Vec<_>>());
     }
 
     #[test]

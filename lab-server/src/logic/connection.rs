@@ -1,6 +1,12 @@
 //! A connection as the logic knows it.
 
+use platform::NANOS_PER_SECOND;
+use service::Budgets;
 use shard::ConnId;
+
+/// Nanoseconds of the unit in which the age of half a frame is kept: 32 bits of it last 49 days,
+/// and half a frame a few seconds.
+const MILLISECOND_NS: u64 = NANOS_PER_SECOND / 1000;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum LoginState {
@@ -17,8 +23,15 @@ pub(super) enum LoginState {
 pub(super) struct Session {
     generation: u32,
     pub(super) user: u32,
-    /// When the frame that is half there was begun, in nanoseconds; 0 when none is.
-    pub(super) half_since_ns: u64,
+    /// When the frame that is half there was begun, in milliseconds that wrap; 0 when none is.
+    half_since_ms: u32,
+    /// The second, its low bits, in which what follows was counted.
+    second: u16,
+    /// Messages of the user that are on their way: a claim's until it is answered, and all at most
+    /// until the second is over, whether their answers were lost or not.
+    mail: u16,
+    /// The same of chat texts, until their receipts come.
+    chats: u16,
     /// The SET, by its place among those of this shard.
     pub(super) set: u16,
     pub(super) state: LoginState,
@@ -26,6 +39,13 @@ pub(super) struct Session {
     pub(super) extended: bool,
     /// A timer for a half frame is running.
     pub(super) timed: bool,
+}
+
+const _: () = assert!(std::mem::size_of::<Session>() == 24);
+
+fn milliseconds(now_ns: u64) -> u32 {
+    // 0 says that no frame is half there: a millisecond in 49 days is one late.
+    ((now_ns / MILLISECOND_NS) as u32).max(1)
 }
 
 impl Session {
@@ -41,8 +61,60 @@ impl Session {
         self.state == LoginState::Online
     }
 
-    pub(super) fn half_since_ns(&self) -> Option<u64> {
-        (self.half_since_ns != 0).then_some(self.half_since_ns)
+    /// How long a frame has been half there, in nanoseconds.
+    pub(super) fn half_for_ns(&self, now_ns: u64) -> Option<u64> {
+        let since_ms = Some(self.half_since_ms).filter(|since_ms| *since_ms != 0)?;
+        Some(u64::from(milliseconds(now_ns).wrapping_sub(since_ms)) * MILLISECOND_NS)
+    }
+
+    /// No frame is half there.
+    pub(super) fn is_whole(&mut self) {
+        self.half_since_ms = 0;
+    }
+
+    /// A frame is half there; with `anew` another one than before.
+    pub(super) fn is_half(&mut self, now_ns: u64, anew: bool) {
+        if anew || self.half_since_ms == 0 {
+            self.half_since_ms = milliseconds(now_ns);
+        }
+    }
+
+    fn begin_second(&mut self, unix_second: u64) {
+        let second = unix_second as u16;
+        if self.second != second {
+            (self.second, self.mail, self.chats) = (second, 0, 0);
+        }
+    }
+
+    /// Counts messages that a request is about to bring about; false when the budget has no room
+    /// for them.
+    pub(super) fn takes_mail(&mut self, unix_second: u64, messages: usize, most: Budgets) -> bool {
+        self.begin_second(unix_second);
+        let mail = usize::from(self.mail) + messages;
+        let fits = mail <= usize::from(most.mail);
+        if fits {
+            self.mail = mail as u16;
+        }
+        fits
+    }
+
+    /// The same of a chat text.
+    pub(super) fn takes_chat(&mut self, unix_second: u64, most: Budgets) -> bool {
+        self.begin_second(unix_second);
+        let fits = self.chats < most.chats;
+        self.chats += u16::from(fits);
+        fits
+    }
+
+    /// Messages are not on their way any more. Those of an earlier second were forgotten when that
+    /// was over: what is on its way is at most two seconds' worth.
+    pub(super) fn mail_answered(&mut self, messages: usize) {
+        self.mail = usize::from(self.mail).saturating_sub(messages) as u16;
+    }
+
+    /// A chat text has its receipt.
+    pub(super) fn chat_answered(&mut self) {
+        self.chats = self.chats.saturating_sub(1);
     }
 
     /// The connection in this slot, if a user is logged in on it who can read extension commands.

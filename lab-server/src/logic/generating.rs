@@ -7,6 +7,7 @@ use crate::message::Message;
 
 impl Logic {
     pub(super) fn start_generator(&mut self, io: &mut impl Io, spec: GeneratorSpec) {
+        self.generators.begun += 1;
         let generator = Generator::new(spec, io.now_ns());
         // One with nothing to make never falls due, and would stay for ever.
         if generator.is_over() {
@@ -18,16 +19,20 @@ impl Logic {
         }
     }
 
-    /// Makes what is due by now.
+    /// Makes what is due by now, within the bound of a tick: the rest is due in the next.
     pub(super) fn generate(&mut self, io: &mut impl Io) {
         let now_ns = io.now_ns();
         if self.generators.next_ns().is_none_or(|next| next > now_ns) {
             return;
         }
         self.generators.weigh();
+        let mut room = self.generators.packets_per_tick();
         let mut running = std::mem::take(&mut self.generators.running);
         for generator in &mut running {
-            while let Some(amount) = generator.make(now_ns) {
+            self.counters.packets_skipped += generator.skip_arrears(now_ns);
+            while room > 0 {
+                let Some(amount) = generator.make(now_ns) else { break };
+                room -= 1;
                 let (shard, message) = match generator.spec().kind {
                     PacketKind::Shaken => self.generators.shaken_packet(amount),
                     PacketKind::Sent { first_user, end_user } => {
@@ -43,6 +48,10 @@ impl Logic {
         let shaken = |generator: &Generator| generator.spec().kind == PacketKind::Shaken;
         let finished = running.iter().any(|one| shaken(one) && one.is_finished());
         running.retain(|generator| !generator.is_over());
+        if room == 0 && !running.is_empty() {
+            // Another comes first in the next tick.
+            running.rotate_left(1);
+        }
         if finished && !running.iter().any(shaken) {
             self.supply(io, true);
         }

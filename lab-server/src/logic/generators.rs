@@ -10,6 +10,13 @@ use crate::sets::{Online, sets_of, shard_of};
 /// Ids of shaken packets begin where those of the prototype do.
 const FIRST_SHAKEN: u32 = 0x0010_0000;
 
+/// Packets of one tick at most, so that requests are answered in between: a millisecond's work, for
+/// which each looks at every SET ...
+const PACKETS_PER_TICK: usize = 1024;
+
+/// ... so that with many SETs there are fewer.
+const SETS_PER_TICK: usize = 1 << 18;
+
 /// The generators of the server.
 #[derive(Debug)]
 pub(super) struct Generators {
@@ -17,6 +24,8 @@ pub(super) struct Generators {
     spread: Spread,
     online: Online,
     shards: usize,
+    /// Generators that were ever started, those among them that had nothing to make.
+    pub(super) begun: u64,
     /// Shaken packets made so far: the id of the next one.
     shaken: u32,
     /// Sent packets made so far: they go round the shards, and round the SETs of each.
@@ -26,7 +35,15 @@ pub(super) struct Generators {
 impl Generators {
     pub(super) fn new(online: Online, shards: usize) -> Self {
         let spread = Spread::new(online.len());
-        Self { running: Vec::new(), spread, online, shards, shaken: 0, sent: 0 }
+        Self { running: Vec::new(), spread, online, shards, begun: 0, shaken: 0, sent: 0 }
+    }
+
+    /// Goes on after the shaken packets that were made before the server was started again; `next`
+    /// is the id after the last one, 0 when there was none.
+    pub(super) fn go_on_from(&mut self, next: u32) {
+        if next != 0 {
+            self.shaken = next.wrapping_sub(FIRST_SHAKEN);
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -35,6 +52,15 @@ impl Generators {
 
     pub(super) fn made(&self) -> u64 {
         u64::from(self.shaken) + self.sent
+    }
+
+    /// Packets a second of all that run.
+    pub(super) fn rate(&self) -> u64 {
+        self.running.iter().map(|generator| u64::from(generator.spec().rate)).sum()
+    }
+
+    pub(super) fn packets_per_tick(&self) -> usize {
+        (SETS_PER_TICK / self.online.len().max(1)).clamp(1, PACKETS_PER_TICK)
     }
 
     pub(super) fn next_ns(&self) -> Option<u64> {

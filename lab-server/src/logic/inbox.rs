@@ -1,6 +1,7 @@
 //! Messages from other shards, from the control thread, and from the shard to itself.
 
 use accounting::Money;
+use journal::{OpenPacket, Record};
 use platform::Slowness;
 
 use service::Notices;
@@ -9,9 +10,9 @@ use wire::{ChatOutcome, ErrorCode, Frame};
 
 use crate::directory::{Address, home_of};
 use crate::io::Io;
-use crate::logic::state::{Logic, Timer};
+use crate::logic::state::Logic;
 use crate::message::{Message, Notice, Parcel};
-use crate::packets::{Draft, NO_CREATOR, Refused};
+use crate::packets::{Draft, Expired, NO_CREATOR, Refused};
 use crate::sets::Queued;
 
 impl Logic {
@@ -45,18 +46,15 @@ impl Logic {
             },
             Message::Deliver { at, user, parcel } => self.deliver(io, at.conn, user, &parcel),
             Message::Receipt { at, message, to, outcome } => {
-                if self.session(at.conn).is_some() {
+                if let Some(session) = self.session(at.conn) {
+                    session.chat_answered();
                     io.send(at.conn, &Frame::ChatReceipt { message, to, outcome: outcome.code() });
                 }
             }
             Message::Claim { packet, user, reply } => self.answer_claim(io, packet, user, reply),
             Message::Claimed { at, packet, amount } => self.claimed(io, at.conn, packet, amount),
-            Message::Entitle { packet, named, user } => self.packets.entitle(packet, named, user),
-            Message::Packet { set, packet, amount } => {
-                if !self.sets.put_packet(set as usize, packet, amount) {
-                    self.counters.queue_overflow += 1;
-                }
-            }
+            Message::Entitle { packet, named, user } => self.entitle(io, packet, named, user),
+            Message::Packet { set, packet, amount } => self.put_packet(io, set, packet, amount),
             Message::Send(draft) => {
                 if self.make_packet(io, &draft).is_err() {
                     self.counters.packets_refused += 1;
@@ -71,7 +69,25 @@ impl Logic {
                 self.slowness.iter_mut().for_each(|slowness| slowness.end_at(id, until_ns));
             }
             // Known to the loop around the logic, which does not pass them on.
-            Message::Snapshot { .. } | Message::Stop => {}
+            Message::Snapshot { .. } | Message::Recorded | Message::Stop => {}
+        }
+    }
+
+    fn put_packet(&mut self, io: &mut impl Io, set: u32, packet: u32, amount: u32) {
+        if io.refuses_money() {
+            self.counters.ledger_refused += 1;
+        } else if self.sets.put_packet(set as usize, packet, amount) {
+            io.record(|| Record::Created { set, packet, amount });
+        } else {
+            self.counters.queue_overflow += 1;
+        }
+    }
+
+    fn entitle(&mut self, io: &mut impl Io, packet: u32, named: u32, user: u32) {
+        if io.refuses_money() {
+            self.counters.ledger_refused += 1;
+        } else if self.packets.entitle(packet, named, user) {
+            io.record(|| Record::Entitled { packet, named, user });
         }
     }
 
@@ -179,38 +195,74 @@ impl Logic {
 
     /// Makes a packet for named users and tells them.
     pub(super) fn make_packet(&mut self, io: &mut impl Io, draft: &Draft) -> Result<u32, Refused> {
-        let packet = self.packets.make(draft)?;
+        if io.refuses_money() {
+            self.counters.ledger_refused += 1;
+            return Err(Refused::NoLedger);
+        }
+        let packet = self.packets.make(draft, io.now_ns())?;
+        self.record_opened(io, packet, draft);
         self.counters.packets_sent += 1;
         self.sets.get(draft.set).ledger.create(Money::shares(draft.count, draft.amount));
-        self.wheel.insert(io.now_ns() + self.rules.packet_life_ns, Timer::Packet(packet));
         let three = <[u32; 3]>::try_from(draft.recipients.as_slice()).ok();
         let Draft { amount, count, creator, .. } = *draft;
         let notice = Notice { packet, amount, count, creator, three };
         for user in draft.recipients.iter().copied() {
             let forward = Message::Forward { user, parcel: Parcel::Notice(notice) };
-            if !self.post(io, home_of(user, self.shards), forward) {
+            if !self.post_recorded(io, home_of(user, self.shards), forward) {
                 self.counters.notices_overflow += 1;
             }
         }
         Ok(packet)
     }
 
+    fn record_opened(&self, io: &mut impl Io, packet: u32, draft: &Draft) {
+        let Some((deadline_ns, waiting)) = self.packets.terms(packet) else { return };
+        let deadline_ns = io.unix_ns(deadline_ns);
+        let set = self.sets.number_of(draft.set);
+        let Draft { amount: left, count: shares, creator, .. } = *draft;
+        io.record(|| {
+            let waiting = waiting.to_vec();
+            let open = OpenPacket { set, creator, left, shares, deadline_ns, waiting };
+            Record::Opened { packet, open }
+        });
+    }
+
+    /// A message that waited for the durable ledger goes on its way, to this shard itself too.
+    pub fn release(&mut self, io: &mut impl Io, to: usize, message: Message) {
+        let (amount, is_notice) = match &message {
+            Message::Claimed { amount, .. } => (*amount, false),
+            Message::Forward { parcel: Parcel::Notice(_), .. } => (0, true),
+            _ => (0, false),
+        };
+        if !self.post(io, to, message) {
+            self.undelivered(amount);
+            self.counters.notices_overflow += u64::from(is_notice);
+        }
+        self.handle_local(io);
+    }
+
     fn answer_claim(&mut self, io: &mut impl Io, packet: u32, user: u32, reply: Address) {
-        let claimed = self.packets.claim(packet, user, &mut self.random);
+        let claimed = if io.refuses_money() {
+            self.counters.ledger_refused += 1;
+            None
+        } else {
+            self.packets.claim(packet, user, &mut self.random)
+        };
         if let Some(claimed) = claimed {
             self.sets.get(claimed.set).ledger.claim(Money::share(claimed.amount));
+            io.record(|| Record::Claimed { packet, user, amount: claimed.amount });
         }
         let amount = claimed.map_or(0, |claimed| claimed.amount);
         let answer = Message::Claimed { at: reply, packet, amount };
-        if !self.post(io, usize::from(reply.shard), answer) {
+        // A refusal waits behind a share of the same connection: it must not overtake it.
+        if !self.post_recorded(io, usize::from(reply.shard), answer) {
             self.undelivered(amount);
         }
     }
 
     fn claimed(&mut self, io: &mut impl Io, conn: ConnId, packet: u32, amount: u32) {
-        if self.session(conn).is_none() {
-            return self.undelivered(amount);
-        }
+        let Some(session) = self.session(conn) else { return self.undelivered(amount) };
+        session.mail_answered(1);
         if amount == 0 {
             self.counters.claims_refused += 1;
         } else {
@@ -231,11 +283,12 @@ impl Logic {
         self.counters.packets_expired += 1;
         let back = Money::shares(expired.shares, expired.amount);
         self.sets.get(expired.set).ledger.refund(back);
+        let Expired { amount, shares, .. } = expired;
+        io.record(|| Record::Refunded { packet, shares, amount });
         if expired.creator != NO_CREATOR {
-            let (amount, shares) = (expired.amount, expired.shares);
             let parcel = Parcel::Refund { packet, amount, shares };
             let home = home_of(expired.creator, self.shards);
-            self.post(io, home, Message::Forward { user: expired.creator, parcel });
+            self.post_recorded(io, home, Message::Forward { user: expired.creator, parcel });
         }
     }
 }

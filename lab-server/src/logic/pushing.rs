@@ -25,6 +25,10 @@ impl Logic {
             let until_ns = before.spec.until_ns.map_or(start_ns, |until| until.min(start_ns));
             before.spec.until_ns = Some(until_ns);
         }
+        // Those that have nothing more to push go, and of the others all but the latest.
+        self.pushes.retain(|before| !before.is_over());
+        let older = self.pushes.len().saturating_sub(1);
+        self.pushes.drain(..older);
         let spec = PushSpec { from_ns: Some(start_ns), ..spec };
         let slots = self.sessions.len() as u32;
         self.pushes.push(Pushes { spec, interval: 0, start_ns, slots, next_slot: 0 });
@@ -35,6 +39,7 @@ impl Logic {
         let Some(pushes) = self.pushes.first_mut() else { return };
         let now_ns = io.now_ns();
         let payload = &PAYLOAD[..(pushes.spec.bytes as usize).min(MAX_PUSH_PAYLOAD)];
+        self.counters.pushes_skipped += pushes.skip_arrears(now_ns);
         for _ in 0..PUSHES_PER_TICK {
             let Some((slot, sequence, due_ns)) = pushes.due(now_ns, self.sessions.len() as u32)
             else {

@@ -1,6 +1,6 @@
 //! What all shards of a server must agree on.
 
-use service::Notices;
+use service::{Budgets, Notices};
 
 /// What all shards must agree on.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Rules {
     pub queue_bound: usize,
     /// Sent packets that one shard keeps at a time.
     pub packets_bound: usize,
+    /// What one user may have under way.
+    pub budgets: Budgets,
     /// What splits come from.
     pub seed: u64,
 }

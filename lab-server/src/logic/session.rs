@@ -1,5 +1,6 @@
 //! Frames from clients, and what each is answered with.
 
+use journal::Record;
 use shard::ConnId;
 use wire::{
     ChatOutcome, Command, CreateResult, Decoded, ErrorCode, Frame, LoginResult, ShakeResult,
@@ -40,12 +41,10 @@ impl Logic {
         let now_ns = io.now_ns();
         let Some(session) = self.session(conn) else { return };
         if used == len {
-            session.half_since_ns = 0;
+            session.is_whole();
             return;
         }
-        if used > 0 || session.half_since_ns == 0 {
-            session.half_since_ns = now_ns;
-        }
+        session.is_half(now_ns, used > 0);
         if !session.timed {
             session.timed = true;
             self.wheel.insert(now_ns + PATIENCE_NS, Timer::Frame(conn));
@@ -116,16 +115,20 @@ impl Logic {
     fn shake(&mut self, io: &mut impl Io, conn: ConnId, user: u32, set: u16) {
         self.counters.shakes += 1;
         for slowness in &mut self.slowness {
-            slowness.handle(user, io.now_ns(), |ns| io.spin(ns));
+            slowness.handle(user, io.now_ns(), &mut self.spin_left_ns, |ns| io.spin(ns));
         }
+        let mut refused = false;
+        let mut refuses = || {
+            refused = io.refuses_money();
+            refused
+        };
         let (result, packet, amount) = if !self.meter.admit(io.unix_second()) {
             self.counters.overloaded += 1;
             (ShakeResult::Overloaded, 0, 0)
         } else {
-            match self.sets.pop(set) {
+            match self.sets.pop_unless(set, &mut refuses) {
                 Some(Queued::Packet { packet, amount }) => {
-                    self.counters.granted += 1;
-                    (ShakeResult::Granted, packet, amount)
+                    return self.grant(io, conn, (user, set), packet, amount);
                 }
                 Some(Queued::Notice { packet, amount, count, users, named }) => {
                     self.counters.noticed += 1;
@@ -134,6 +137,11 @@ impl Logic {
                     }
                     io.send(conn, &Frame::SendPacket { packet, amount, count, users });
                     return;
+                }
+                None if refused => {
+                    self.counters.ledger_refused += 1;
+                    self.counters.no_packet += 1;
+                    (ShakeResult::NoPacket, 0, 0)
                 }
                 None if self.supply_finished => {
                     self.counters.all_taken += 1;
@@ -148,15 +156,40 @@ impl Logic {
         io.send(conn, &Frame::ShakeResponse { user, result: result.code(), packet, amount });
     }
 
+    fn grant(
+        &mut self,
+        io: &mut impl Io,
+        conn: ConnId,
+        (user, set): (u32, u16),
+        packet: u32,
+        amount: u32,
+    ) {
+        self.counters.granted += 1;
+        let set = self.sets.number_of(set);
+        io.record(|| Record::Granted { set, packet, amount, user });
+        let result = ShakeResult::Granted.code();
+        io.send_recorded(conn, &Frame::ShakeResponse { user, result, packet, amount });
+    }
+
     fn claim(&mut self, io: &mut impl Io, conn: ConnId, user: u32, packet: u32) {
         self.counters.claims += 1;
-        let reply = self.address(conn);
-        let asked = packets::home_of(packet, self.shards)
-            .is_some_and(|home| self.post(io, home, Message::Claim { packet, user, reply }));
-        if !asked {
+        if !self.ask_for_share(io, conn, user, packet) {
             self.counters.claims_refused += 1;
             io.send(conn, &Frame::ClaimResponse { packet, amount: 0 });
         }
+    }
+
+    /// Asks a packet's home for a share; false when that cannot be.
+    fn ask_for_share(&mut self, io: &mut impl Io, conn: ConnId, user: u32, packet: u32) -> bool {
+        let Some(home) = packets::home_of(packet, self.shards) else { return false };
+        let (second, budgets) = (io.unix_second(), self.rules.budgets);
+        let fits = self.session(conn).is_some_and(|it| it.takes_mail(second, 1, budgets));
+        if !fits {
+            self.counters.claims_over_budget += 1;
+            return false;
+        }
+        let reply = self.address(conn);
+        self.post(io, home, Message::Claim { packet, user, reply })
     }
 
     fn chat(
@@ -174,11 +207,14 @@ impl Logic {
             ChatOutcome::Offline
         } else {
             let reply = self.address(conn);
-            let parcel = Parcel::Chat { message, from, reply, text: text.into() };
-            let forward = Message::Forward { user: to, parcel };
-            if self.post(io, home_of(to, self.shards), forward) {
+            let (second, budgets) = (io.unix_second(), self.rules.budgets);
+            let fits = self.session(conn).is_some_and(|it| it.takes_chat(second, budgets));
+            let parcel = || Parcel::Chat { message, from, reply, text: text.into() };
+            let forward = |user| Message::Forward { user, parcel: parcel() };
+            if fits && self.post(io, home_of(to, self.shards), forward(to)) {
                 return;
             }
+            self.counters.chats_over_budget += u64::from(!fits);
             self.counters.chats_busy += 1;
             ChatOutcome::Busy
         };
@@ -200,9 +236,9 @@ impl Logic {
             let recipients = recipients.iter().collect();
             let draft =
                 Draft { amount, count, recipients, creator: creator.user, set: creator.set };
-            self.make_packet(io, &draft).map_err(|refused| match refused {
+            self.create_within_budget(io, creator.conn, &draft).map_err(|refused| match refused {
                 Refused::ImpossibleSplit => CreateResult::ImpossibleSplit,
-                Refused::NoRoom => CreateResult::Busy,
+                Refused::NoRoom | Refused::OverBudget | Refused::NoLedger => CreateResult::Busy,
             })
         };
         if made.is_err() {
@@ -211,7 +247,25 @@ impl Logic {
         let (packet, result) =
             made.map_or_else(|refused| (0, refused), |packet| (packet, CreateResult::Ok));
         let result = result.code();
-        io.send(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
+        io.send_recorded(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
+    }
+
+    /// Makes a packet of a user, who has a budget of open packets, and of mail for the notices.
+    fn create_within_budget(
+        &mut self,
+        io: &mut impl Io,
+        conn: ConnId,
+        draft: &Draft,
+    ) -> Result<u32, Refused> {
+        let (second, budgets) = (io.unix_second(), self.rules.budgets);
+        let notices = draft.recipients.len();
+        let fits = self.session(conn).is_some_and(|it| it.takes_mail(second, notices, budgets));
+        let made = if fits { self.make_packet(io, draft) } else { Err(Refused::OverBudget) };
+        if fits && made.is_err() {
+            self.session(conn).into_iter().for_each(|it| it.mail_answered(notices));
+        }
+        self.counters.packets_over_budget += u64::from(made == Err(Refused::OverBudget));
+        made
     }
 }
 

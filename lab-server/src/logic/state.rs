@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use accounting::Ledger;
 use accounting::server::{Counters, Gauges};
-use platform::Slowness;
+use journal::State;
+use platform::{SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
@@ -21,7 +22,7 @@ use crate::logic::pushes::Pushes;
 use crate::logic::rules::Rules;
 use crate::message::Message;
 use crate::overload::{Budget, Meter};
-use crate::packets::SentPackets;
+use crate::packets::{PacketLimits, SentPackets};
 use crate::sets::{Online, Sets};
 
 /// A peer that says nothing is closed this long after it connected, and one that leaves a frame
@@ -31,6 +32,10 @@ pub(super) const PATIENCE_NS: u64 = 9_000_000_000;
 /// Granularity of deadlines. Nothing a shard waits for needs to be closer than that.
 pub(super) const TICK_NS: u64 = 50_000_000;
 
+/// Messages of a shard to itself that may wait: four times what a user's budget of mail allows in
+/// one go. Beyond that they are dropped and counted, like those to other shards.
+const LOCAL: usize = 16_384;
+
 /// Things that fall due.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Timer {
@@ -38,8 +43,6 @@ pub(super) enum Timer {
     Login(ConnId),
     /// A connection should have finished the frame that it began.
     Frame(ConnId),
-    /// A sent packet expires.
-    Packet(u32),
 }
 
 /// The state of a shard.
@@ -65,6 +68,8 @@ pub struct Logic {
     pub(super) counters: Counters,
     /// Faults on purpose; empty in all runs that ask for none.
     pub(super) slowness: Vec<Slowness>,
+    /// CPU time that they may still spend in this tick, in nanoseconds.
+    pub(super) spin_left_ns: u64,
 }
 
 impl Logic {
@@ -77,15 +82,19 @@ impl Logic {
         budget: Arc<Budget>,
         now_ns: u64,
     ) -> Self {
-        let (users, queue_bound, packets_bound) =
-            (rules.users, rules.queue_bound, rules.packets_bound);
+        let (users, queue_bound) = (rules.users, rules.queue_bound);
+        let limits = PacketLimits {
+            all: rules.packets_bound,
+            of_user: rules.budgets.packets,
+            life_ns: rules.packet_life_ns,
+        };
         Self {
             me,
             shards,
             sessions: Vec::new(),
             online: 0,
             directory: Directory::new(users, shards),
-            packets: SentPackets::new(me, shards, packets_bound),
+            packets: SentPackets::new(me, shards, limits),
             meter: Meter::new(budget, shards),
             generators: Generators::new(Arc::clone(&online), shards),
             sets: Sets::new(me, shards, online, queue_bound),
@@ -96,6 +105,7 @@ impl Logic {
             random: Pcg64Mcg::seed_from_u64(rules.seed ^ (me as u64).rotate_right(16)),
             counters: Counters::default(),
             slowness: Vec::new(),
+            spin_left_ns: SPIN_PER_POLL_NS,
             rules,
         }
     }
@@ -123,6 +133,9 @@ impl Logic {
             packets_open: self.packets.len() as u64,
             generated: self.generators.made(),
             generators: self.generators.count() as u64,
+            generators_begun: self.generators.begun,
+            generators_rate: self.generators.rate(),
+            timers: (self.wheel.len() + self.packets.deadlines()) as u64,
         }
     }
 
@@ -183,11 +196,42 @@ impl Logic {
         io.finish(conn);
     }
 
+    /// Takes over what this shard's share of a durable ledger had; deadlines are on the clock of
+    /// now.
+    pub fn restore(&mut self, state: State) {
+        for (number, of) in state.sets {
+            if let Some(set) = self.sets.place_of(number) {
+                self.sets.restore(set, of.ledger, of.queue.into_iter());
+            }
+        }
+        for (packet, open) in state.open {
+            if let Some(set) = self.sets.place_of(open.set) {
+                self.packets.restore(packet, open, set);
+            }
+        }
+        self.packets.go_on_from(state.next_sent);
+        self.generators.go_on_from(state.next_shaken);
+    }
+
+    /// Puts a message on its way once what was recorded by now is durable. Returns false when it
+    /// was dropped.
+    pub(super) fn post_recorded(&mut self, io: &mut impl Io, to: usize, message: Message) -> bool {
+        match io.hold(to, message) {
+            None => true,
+            Some(message) => self.post(io, to, message),
+        }
+    }
+
     /// Puts a message on its way, to this shard itself too. Returns false when it was dropped.
     pub(super) fn post(&mut self, io: &mut impl Io, to: usize, message: Message) -> bool {
         if to == self.me {
-            self.local.push_back(message);
-            return true;
+            let room = self.local.len() < LOCAL;
+            if room {
+                self.local.push_back(message);
+            } else {
+                self.counters.local_overflow += 1;
+            }
+            return room;
         }
         io.post(to, message)
     }

@@ -1,7 +1,7 @@
 //! Commands, checked and carried out.
 
-use platform::{LAST_SECOND, NANOS_PER_SECOND};
-use service::{Command, Done, MAX_PACKET_RATE};
+use platform::{LAST_SECOND, NANOS_PER_SECOND, monotonic_ns};
+use service::{Command, Done, LATEST_START_S, MAX_AMOUNT, MAX_PACKET_RATE};
 use wire::{MAX_PUSH_PAYLOAD, MAX_RECIPIENTS};
 
 use crate::generator::{GeneratorSpec, PacketKind};
@@ -22,7 +22,6 @@ impl Hub {
     pub fn execute(&self, command: Command) -> Result<Done, CommandError> {
         match command {
             Command::StartGenerator { rate, total, users, seed, from, until } => {
-                let id = self.new_generator_id();
                 let kind = match users {
                     None => PacketKind::Shaken,
                     Some((first, end)) => sent_to(self, first, end)?,
@@ -30,12 +29,12 @@ impl Hub {
                 if rate == 0 || rate > MAX_PACKET_RATE {
                     return invalid(format!("rate {rate}: between 1 and {MAX_PACKET_RATE}"));
                 }
-                let seed = seed.unwrap_or(self.seed() ^ id);
-                let from_ns = start_of(self, "from", from)?;
+                let from_ns = begin_of(self, from)?;
                 let until_ns = start_of(self, "until", until)?;
-                let spec = GeneratorSpec { id, kind, rate, total, seed, from_ns, until_ns };
-                self.post(0, Message::Start(spec))?;
-                Ok(Done { generator: Some(id) })
+                self.begin_generator(rate, |id| {
+                    let seed = seed.unwrap_or(self.seed() ^ id);
+                    GeneratorSpec { id, kind, rate, total, seed, from_ns, until_ns }
+                })
             }
             Command::StopGenerator { id } => {
                 self.post(0, Message::StopGenerator(id))?;
@@ -52,8 +51,13 @@ impl Hub {
                 self.set_overload(limit);
                 Ok(Done::default())
             }
-            Command::Slow(order) => self.post_all(|| Message::Slow(Box::new(order))),
+            Command::Slow(order) => {
+                self.slow_orders().admit(&order, monotonic_ns())?;
+                let posted = self.post_all(|| Message::Slow(Box::new(order)));
+                posted.inspect_err(|_| self.slow_orders().end_at(order.id, 0))
+            }
             Command::EndSlow { id, until_ns } => {
+                self.slow_orders().end_at(id, until_ns);
                 self.post_all(|| Message::EndSlow { id, until_ns })
             }
             Command::Stop {} => self.post_all(|| Message::Stop),
@@ -67,6 +71,16 @@ fn start_of(hub: &Hub, what: &str, second: Option<u64>) -> Result<Option<u64>, C
         return invalid(format!("{what} {second}: a Unix second, at most {LAST_SECOND}"));
     }
     Ok(second.map(|second| hub.start_of(second)))
+}
+
+/// The instant at which something is to begin, if one is given: not long ago, for all that has been
+/// due since then would be due at once.
+fn begin_of(hub: &Hub, from: Option<u64>) -> Result<Option<u64>, CommandError> {
+    let now = hub.unix_second();
+    if let Some(from) = from.filter(|from| from.saturating_add(LATEST_START_S) < now) {
+        return invalid(format!("from {from}: a Unix second that is over; it is {now} now"));
+    }
+    start_of(hub, "from", from)
 }
 
 fn sent_to(hub: &Hub, first: u32, end: u32) -> Result<PacketKind, CommandError> {
@@ -101,6 +115,9 @@ fn send_packet(
     if count == 0 || count > most {
         return invalid(format!("count {count}: between 1 and the {most} different recipients"));
     }
+    if amount > MAX_AMOUNT {
+        return invalid(format!("amount {amount}: at most {MAX_AMOUNT} cents"));
+    }
     if amount < count {
         return invalid(format!("amount {amount}: at least a cent for each of {count} shares"));
     }
@@ -122,7 +139,7 @@ fn start_pushes(
         return invalid(format!("every_s {every_s}: between 0.001 and 86400 seconds"));
     }
     let every_ns = (every_s * NANOS_PER_SECOND as f64) as u64;
-    let from_ns = start_of(hub, "from", from)?;
+    let from_ns = begin_of(hub, from)?;
     let until_ns = start_of(hub, "until", until)?;
     let spec = PushSpec { bytes, every_ns, from_ns, until_ns };
     hub.post_all(|| Message::Push(Some(spec)))

@@ -104,7 +104,9 @@ async fn scrape(State(hub): State<Hub>) -> Result<Response, Response> {
 fn carry_out(hub: &Hub, command: Command) -> Response {
     match hub.execute(command) {
         Ok(done) => Json(done).into_response(),
-        Err(why @ CommandError::Invalid(_)) => error(StatusCode::BAD_REQUEST, why),
+        Err(why @ (CommandError::Invalid(_) | CommandError::Slow(_))) => {
+            error(StatusCode::BAD_REQUEST, why)
+        }
         Err(why @ CommandError::InboxFull(_)) => error(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }

@@ -1,16 +1,18 @@
 //! Between the shards and all that ask: totals and snapshots.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use accounting::Ledger;
-use accounting::server::Sample;
+use accounting::server::{Gauges, Sample};
 use control::{InboxFull, Shards, locked};
-use platform::Clock;
-use service::{Config, Done};
+use platform::{Clock, SlowOrders, monotonic_ns};
+use service::{Config, Done, MAX_GENERATORS, MAX_RATE_IN_ALL};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 
+use crate::generator::GeneratorSpec;
 use crate::message::Message;
 use crate::overload::Budget;
 use crate::panel::error::CommandError;
@@ -38,7 +40,8 @@ struct State {
     clock: Clock,
     users: u32,
     seed: u64,
-    generators: AtomicU64,
+    generators: Mutex<Generators>,
+    slow: Mutex<SlowOrders>,
     packets: AtomicUsize,
     /// The ticket of the last round that was begun.
     rounds: AtomicU64,
@@ -48,6 +51,49 @@ struct State {
     last: Arc<AsyncMutex<Last>>,
     /// Books of shards as they last reported them.
     ledgers: Mutex<Vec<Ledger>>,
+}
+
+/// The generators of a server: what their shard last said of them, and those that it had not heard
+/// of then. So there are never more than counted here.
+#[derive(Debug, Default)]
+struct Generators {
+    told: Gauges,
+    /// Rates of those that the shard had not started, in the order in which it starts them.
+    starting: VecDeque<u32>,
+}
+
+impl Generators {
+    /// How many were ever started.
+    fn begun(&self) -> u64 {
+        self.told.generators_begun + self.starting.len() as u64
+    }
+
+    fn told(&mut self, gauges: &Gauges) {
+        let started = gauges.generators_begun - self.told.generators_begun;
+        let started = usize::try_from(started).unwrap_or(usize::MAX).min(self.starting.len());
+        self.starting.drain(..started);
+        self.told = *gauges;
+    }
+
+    /// Whether one more may be started.
+    fn check_room(&self, rate: u32) -> Result<(), CommandError> {
+        let running = self.told.generators as usize + self.starting.len();
+        if running >= MAX_GENERATORS {
+            return Err(CommandError::Invalid(format!(
+                "{running} generators run, and {MAX_GENERATORS} is the most: stop one, or wait a \
+                 second after one has ended"
+            )));
+        }
+        let starting: u64 = self.starting.iter().copied().map(u64::from).sum();
+        let in_all = self.told.generators_rate + starting;
+        if in_all + u64::from(rate) > MAX_RATE_IN_ALL {
+            return Err(CommandError::Invalid(format!(
+                "rate {rate}: generators make {in_all} packets a second already, and \
+                 {MAX_RATE_IN_ALL} in all is the most"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// The control thread's view of a server. A clone is another handle to the same.
@@ -63,7 +109,8 @@ impl Hub {
             clock: Clock::read_ahead(config.clock_ahead_ns),
             users: config.users,
             seed: config.seed,
-            generators: AtomicU64::new(0),
+            generators: Mutex::default(),
+            slow: Mutex::default(),
             packets: AtomicUsize::new(0),
             rounds: AtomicU64::new(0),
             round: Mutex::default(),
@@ -86,8 +133,28 @@ impl Hub {
         self.0.clock.start_of(second)
     }
 
-    pub(super) fn new_generator_id(&self) -> u64 {
-        self.0.generators.fetch_add(1, Ordering::Relaxed) + 1
+    /// The second that it is.
+    pub(super) fn unix_second(&self) -> u64 {
+        self.0.clock.unix_second(monotonic_ns())
+    }
+
+    /// Starts a generator of so many packets a second, if there is room for one.
+    pub(super) fn begin_generator(
+        &self,
+        rate: u32,
+        spec: impl FnOnce(u64) -> GeneratorSpec,
+    ) -> Result<Done, CommandError> {
+        let mut generators = locked(&self.0.generators);
+        generators.check_room(rate)?;
+        let id = generators.begun() + 1;
+        self.post(0, Message::Start(spec(id)))?;
+        generators.starting.push_back(rate);
+        Ok(Done { generator: Some(id) })
+    }
+
+    /// The faults on purpose in force.
+    pub(super) fn slow_orders(&self) -> MutexGuard<'_, SlowOrders> {
+        locked(&self.0.slow)
     }
 
     /// The shard that makes the next packet: round robin.
@@ -177,6 +244,10 @@ impl Hub {
 
     /// Keeps the books of a shard's last second.
     pub(super) fn record(&self, sample: &Sample) {
+        // The shard that generators run on.
+        if sample.shard == 0 {
+            locked(&self.0.generators).told(&sample.gauges);
+        }
         locked(&self.0.ledgers)[sample.shard] = sample.ledger;
     }
 
@@ -188,5 +259,45 @@ impl Hub {
         let shard = snapshot.shard;
         round.snapshots[shard] = Some(snapshot);
         self.0.answered.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn starts(generators: &mut Generators, rate: u32) -> Result<(), String> {
+        generators.check_room(rate).map_err(|error| error.to_string())?;
+        generators.starting.push_back(rate);
+        Ok(())
+    }
+
+    #[test]
+    fn generators_have_a_bound_in_number_and_in_rate() {
+        let mut generators = Generators::default();
+        for _ in 0..4 {
+            assert_eq!(starts(&mut generators, 1_000_000), Ok(()));
+        }
+        let refused = starts(&mut generators, 1).expect_err("the most in all");
+        assert!(refused.contains("make 4000000 packets a second already"), "{refused}");
+        // The shard has started three and ended one of them.
+        let told = Gauges {
+            generators: 2,
+            generators_begun: 3,
+            generators_rate: 2_000_000,
+            ..Gauges::default()
+        };
+        generators.told(&told);
+        assert_eq!(generators.begun(), 4);
+        assert_eq!(starts(&mut generators, 1_000_000), Ok(()));
+        assert!(starts(&mut generators, 1).is_err());
+        generators.told(&Gauges { generators_begun: 5, ..told });
+        generators.told.generators_rate = 0;
+        for _ in 2..MAX_GENERATORS {
+            assert_eq!(starts(&mut generators, 1), Ok(()));
+        }
+        let refused = starts(&mut generators, 1).expect_err("too many");
+        assert!(refused.contains("64 generators run"), "{refused}");
+        assert_eq!(generators.begun(), 5 + MAX_GENERATORS as u64 - 2);
     }
 }

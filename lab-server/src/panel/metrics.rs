@@ -19,11 +19,12 @@ pub(super) fn families(snapshots: &[Snapshot]) -> Vec<Family> {
         });
     }
     type Level = fn(&Snapshot) -> u64;
-    let levels: [(&str, &str, Level); 4] = [
+    let levels: [(&str, &str, Level); 5] = [
         ("connections", "Connections", |it| u64::from(it.connections)),
         ("users_online", "Users logged in", |it| it.gauges.users_online),
         ("queued", "Packets and notices in the queues of SETs", |it| it.gauges.queued),
         ("packets_open", "Sent packets that can be claimed", |it| it.gauges.packets_open),
+        ("timers", "Deadlines of logins, half frames and open packets", |it| it.gauges.timers),
     ];
     for (name, help, level) in levels {
         family(name.to_owned(), help, false, &level);

@@ -1,7 +1,7 @@
 //! What the control thread does with reports and commands.
 
 use control::{Lines, Output, Program, Shards};
-use service::{Command, Line};
+use service::{Command, DurableLedger, Line};
 
 use crate::message::Message;
 use crate::panel::hub::Hub;
@@ -27,6 +27,9 @@ impl Program for Hub {
             }
             Report::Spun(shard, spins) => {
                 let _ = lines.send(Line::Spun { shard, spins });
+            }
+            Report::Said(what) => {
+                let _ = lines.send(Line::Error(what));
             }
             Report::Snapshot(ticket, snapshot) => self.answered(ticket, *snapshot),
             Report::Ended(shard, ended) => self.shard_ended(shard, ended, lines),
@@ -54,15 +57,34 @@ impl Program for Hub {
 
     fn show(&self, line: &Line, output: &Output) {
         match line {
-            Line::Ready(ready) => output.tell(&format!(
-                "lab-server: {} shards and {} SETs listen on {}, control on http://{}",
-                ready.threads.len(),
-                ready.sets,
-                ready.listen,
-                ready.control
-            )),
+            Line::Ready(ready) => {
+                output.tell(&format!(
+                    "lab-server: {} shards and {} SETs listen on {}, control on http://{}",
+                    ready.threads.len(),
+                    ready.sets,
+                    ready.listen,
+                    ready.control
+                ));
+                let ledger = ready.ledger.iter();
+                ledger.for_each(|ledger| output.tell(&format!("lab-server: {}", found(ledger))));
+            }
             Line::Error(error) => output.tell(&format!("lab-server: {error}")),
             Line::Sample(_) | Line::Spun { .. } | Line::Ended(_) => {}
         }
     }
+}
+
+/// What a restart found in a durable ledger, as a sentence.
+fn found(ledger: &DurableLedger) -> String {
+    let DurableLedger { directory, epoch, segments, records, torn_bytes, .. } = ledger;
+    if *epoch == 0 {
+        return format!("a new durable ledger in {directory}");
+    }
+    let DurableLedger { packets_open, queued, cents_remaining, .. } = ledger;
+    let (whole, cents) = (cents_remaining / 100, cents_remaining % 100);
+    format!(
+        "the durable ledger in {directory} goes on after epoch {epoch}: {records} records in \
+         {segments} segments, {torn_bytes} torn bytes; {queued} packets wait in queues, \
+         {packets_open} are open, {whole}.{cents:02} remain"
+    )
 }

@@ -8,16 +8,19 @@ use std::sync::Arc;
 
 use accounting::Ledger;
 use accounting::server::Counters;
+use journal::{Limits, Record, SimulatedDisk, Writer, begin, recover};
 use lab_server::directory::Address;
+use lab_server::holding::{Held, Holding};
 use lab_server::io::Io;
 use lab_server::logic::{Logic, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
+use lab_server::restart::divide;
 use lab_server::sets::{Online, new_online};
 use platform::NANOS_PER_SECOND;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use service::Notices;
+use service::{Budgets, Notices};
 
 use shard::ConnId;
 use wire::Frame;
@@ -48,6 +51,18 @@ pub(crate) struct Wires {
     /// Those that found none.
     pub(crate) dropped: Vec<Message>,
     random: Pcg64Mcg,
+    /// For each shard the records that are not durable and what waits for them, where a durable
+    /// ledger is kept.
+    holdings: Vec<Holding>,
+    /// Shards whose disk fails.
+    failing: Vec<bool>,
+}
+
+impl Wires {
+    /// Whether the disk of a shard fails.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.contains(&true)
+    }
 }
 
 struct Port<'a> {
@@ -58,6 +73,20 @@ struct Port<'a> {
 impl Port<'_> {
     fn address(&self, conn: ConnId) -> Address {
         Address { shard: self.me as u16, conn }
+    }
+
+    fn holding(&mut self) -> Option<&mut Holding> {
+        self.wires.holdings.get_mut(self.me)
+    }
+
+    fn hold_back(&mut self, held: Held) {
+        self.holding().expect("a ledger").hold(held);
+    }
+
+    fn encoded(&self, frame: &Frame<'_>) -> Vec<u8> {
+        let mut bytes = vec![0; frame.encoded_len()];
+        frame.encode(self.unix_second(), &mut bytes).expect("no frame is too long");
+        bytes
     }
 }
 
@@ -71,13 +100,45 @@ impl Io for Port<'_> {
     }
 
     fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
-        let mut bytes = vec![0; frame.encoded_len()];
-        frame.encode(self.unix_second(), &mut bytes).expect("no frame is too long");
+        let bytes = self.encoded(frame);
+        if self.holding().is_some_and(|it| it.waits(conn)) {
+            return self.hold_back(Held::Frame(conn, bytes.into()));
+        }
         let at = self.address(conn);
         self.wires.out.push_back(Out::Frame(at, bytes));
     }
 
+    fn record(&mut self, record: impl FnOnce() -> Record) {
+        if let Some(holding) = self.holding() {
+            holding.record(record());
+        }
+    }
+
+    fn refuses_money(&self) -> bool {
+        self.wires.failing.get(self.me).copied().unwrap_or_default()
+    }
+
+    fn send_recorded(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        if self.holding().is_some_and(|it| it.is_behind()) {
+            let bytes = self.encoded(frame);
+            self.hold_back(Held::Frame(conn, bytes.into()));
+        } else {
+            self.send(conn, frame);
+        }
+    }
+
+    fn hold(&mut self, shard: usize, message: Message) -> Option<Message> {
+        if !self.holding().is_some_and(|it| it.is_behind()) {
+            return Some(message);
+        }
+        self.hold_back(Held::Post(shard, message));
+        None
+    }
+
     fn finish(&mut self, conn: ConnId) {
+        if self.holding().is_some_and(|it| it.waits(conn)) {
+            return self.hold_back(Held::Finish(conn));
+        }
         let at = self.address(conn);
         self.wires.out.push_back(Out::Closed(at));
     }
@@ -108,6 +169,9 @@ pub(crate) struct Cluster {
     open: Vec<BTreeMap<u32, (ConnId, Unread)>>,
     /// For each shard, how often each slot was used.
     generations: Vec<Vec<u32>>,
+    writers: Vec<Writer<SimulatedDisk>>,
+    /// For each shard, records whose commit has failed.
+    stuck: Vec<Vec<Record>>,
 }
 
 /// Rules for a small server.
@@ -118,6 +182,7 @@ pub(crate) fn rules(users: u32, notices: Notices, seed: u64) -> Rules {
         packet_life_ns: 5 * NANOS_PER_SECOND,
         queue_bound: 64,
         packets_bound: 32,
+        budgets: Budgets::default(),
         seed,
     }
 }
@@ -142,12 +207,71 @@ impl Cluster {
                 dropped_per_mille: 0,
                 dropped: Vec::new(),
                 random,
+                holdings: Vec::new(),
+                failing: Vec::new(),
             },
             online,
             budget,
             open: (0..shards).map(|_| BTreeMap::new()).collect(),
             generations: vec![Vec::new(); shards],
+            writers: Vec::new(),
+            stuck: vec![Vec::new(); shards],
         }
+    }
+
+    /// A server that goes on with a durable ledger, at this instant; `None` when the disk lets no
+    /// epoch begin.
+    pub(crate) fn restarted(
+        disk: &SimulatedDisk,
+        (shards, sets): (usize, usize),
+        rules: Rules,
+        now_ns: u64,
+    ) -> Option<Self> {
+        let recovered = recover(disk).expect("what was acknowledged can be read");
+        let shares = divide(recovered.state, shards, sets);
+        let limits = Limits { segment_bytes: 4_000, keep_history: true };
+        let writers = begin(disk, recovered.found.epoch, shares.clone(), limits).ok()?;
+        let mut cluster = Self::new(shards, sets, None, rules);
+        cluster.wires.now_ns = now_ns;
+        cluster.wires.holdings = (0..shards).map(|_| Holding::default()).collect();
+        cluster.wires.failing = vec![false; shards];
+        cluster.writers = writers;
+        for (shard, share) in shares.into_iter().enumerate() {
+            cluster.shards[shard].restore(share);
+        }
+        Some(cluster)
+    }
+
+    /// A shard's records are written, and what waited for them leaves; false when the disk fails.
+    pub(crate) fn commit(&mut self, shard: usize) -> bool {
+        let mut records = std::mem::take(&mut self.stuck[shard]);
+        // While the disk fails, no other group is taken.
+        if records.is_empty() {
+            records = self.wires.holdings[shard].take_records().unwrap_or_default();
+        }
+        let committed = self.writers[shard].commit(&records);
+        self.wires.failing[shard] = committed.is_err();
+        let Ok(durable) = committed else {
+            self.stuck[shard] = records;
+            return false;
+        };
+        self.wires.holdings[shard].set_durable(durable);
+        while let Some(held) = self.wires.holdings[shard].release() {
+            let at = |conn| Address { shard: shard as u16, conn };
+            match held {
+                Held::Frame(conn, bytes) => {
+                    self.wires.out.push_back(Out::Frame(at(conn), bytes.into()));
+                }
+                Held::Finish(conn) if self.is_open(at(conn)) => {
+                    self.wires.out.push_back(Out::Closed(at(conn)));
+                }
+                Held::Finish(_) => {}
+                Held::Post(to, message) => {
+                    self.at(shard, |logic, port| logic.release(port, to, message));
+                }
+            }
+        }
+        true
     }
 
     fn at<T>(&mut self, shard: usize, act: impl FnOnce(&mut Logic, &mut Port<'_>) -> T) -> T {

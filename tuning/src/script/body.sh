@@ -142,6 +142,13 @@ put() {
     esac
 }
 
+# along WHERE: the files that the kernel may change when this one is written.
+along() {
+    case $1 in
+        @ALONG@
+    esac
+}
+
 # bound RELATION NOW WANTED: what must be written, number by number.
 bound() {
     [ "$1" = exactly ] && { echo "$3"; return; }
@@ -180,7 +187,13 @@ one() {
     [ "$before" = "$after" ] && return
     differences=$((differences + 1))
     say "$1: $before -> $after"
-    printf '%s\n' "$6$tab$2$tab$7$tab$before$tab$after$tab$1" >>"$list"
+    # Before it, so that undo, which goes backwards, comes to them after it.
+    for other in $(along "$7"); do
+        [ "$other" != "$7" ] && [ -w "$other" ] && value=$(get file words "$other") &&
+            printf '%s\n' "along${tab}words$tab$other$tab=$value$tab?$tab$other" >>"$list"
+    done
+    # A sign in front, since an empty word between two tabs would be lost.
+    printf '%s\n' "$6$tab$2$tab$7$tab=$before$tab=$after$tab$1" >>"$list"
 }
 
 setting() { one "$1" "$2" "$3" "$4" "$5" file "$6" "$7"; }
@@ -280,15 +293,29 @@ settings() {
     :
 }
 
-# Takes changes back, the last one first.
+# Takes changes back, the last one first. What another program has set is found before anything is
+# written, and settings that change each other take two rounds.
 undo() {
+    foreign=
+    round look
+    round put 2>/dev/null
+    round put 2>/dev/null
+    round say
+    [ "$left" = 0 ] && rm -f "$state"
+}
+
+round() {
     left=0
     while IFS=$tab read -r kind format where before after name; do
+        [ "$kind" = along ] && kind=file
+        before=${before#=}
         if ! now=$(get "$kind" "$format" "$where"); then
-            say "gone: $name"
+            [ "$1" = say ] && say "gone: $name"
         elif [ "$now" = "$before" ]; then
             :
-        elif [ "$now" != "$after" ]; then
+        elif [ "$1" = look ]; then
+            [ "$after" = '?' ] || [ "$now" = "${after#=}" ] || foreign="$foreign$tab$name$tab"
+        elif [ "${foreign#*"$tab$name$tab"}" != "$foreign" ]; then
             say "left alone: $name is $now, which another program has set (before: $before)" >&2
             left=1
         elif put "$kind" "$format" "$where" "$before" &&
@@ -301,7 +328,6 @@ undo() {
     done <<EOF
 $(sed '1!G;h;$!d' "$state")
 EOF
-    [ "$left" = 0 ] && rm -f "$state"
 }
 
 apply() {
@@ -321,6 +347,8 @@ apply() {
     mv "$list" "$state" || exit 1
     sync
     while IFS=$tab read -r kind format where before after name; do
+        [ "$kind" = along ] && continue
+        after=${after#=}
         if ! put "$kind" "$format" "$where" "$after" ||
             [ "$(get "$kind" "$format" "$where")" != "$after" ]; then
             say "$name: $after was not taken: everything goes back" >&2
@@ -328,6 +356,12 @@ apply() {
             exit 1
         fi
     done <"$state"
+    # What the kernel has changed along goes back, too, unless another program sets it.
+    while IFS=$tab read -r kind format where before after name; do
+        [ "$kind" = along ] && after="=$(get file "$format" "$where")"
+        printf '%s\n' "$kind$tab$format$tab$where$tab$before$tab$after$tab$name"
+    done <"$state" >"$list"
+    mv "$list" "$state"
 }
 
 case ${1:-} in

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use ethtool::long_name;
 
+use crate::along::for_shell;
 use crate::limits::{Limit, limits, limits_d, systemd};
 use crate::profile::{Effect, Key, PlacedSetting, Profile, Ring, Setting};
 use crate::value::{Format, Relation, Rounding, normal};
@@ -14,6 +15,9 @@ const BODY: &str = include_str!("body.sh");
 
 /// Where the settings stand in it.
 const SETTINGS: &str = "    @SETTINGS@\n";
+
+/// Where the table of what the kernel changes along stands.
+const ALONG: &str = "        @ALONG@\n";
 
 /// The script of a profile.
 pub fn script(profile: &Profile) -> String {
@@ -29,6 +33,7 @@ pub fn script(profile: &Profile) -> String {
     BODY.replace("@NAME@", &profile.name)
         .replace("@ABOUT@", &profile.about)
         .replace("@LIMITS@\n", &snippets)
+        .replace(ALONG, &for_shell())
         .replace(SETTINGS, &settings)
 }
 
@@ -154,7 +159,7 @@ mod tests {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scripts/{name}.sh"));
             let there = std::fs::read_to_string(&file).unwrap_or_default();
             let made = script(&Profile::load(name).expect("embedded"));
-            for mark in ["@NAME@", "@ABOUT@", "@LIMITS@", "@SETTINGS@"] {
+            for mark in ["@NAME@", "@ABOUT@", "@LIMITS@", "@ALONG@", "@SETTINGS@"] {
                 assert!(!made.contains(mark), "{mark} is left in the script of {name}");
             }
             assert!(

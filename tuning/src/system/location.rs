@@ -82,7 +82,20 @@ impl System {
     /// # Errors
     /// What the kernel says; a setting that is not there is `NotFound`.
     pub(crate) fn read(&self, at: &Location) -> io::Result<String> {
-        let raw = match at {
+        Ok(normal(at.format(), &self.text(at)?))
+    }
+
+    /// The present text of a sysctl, where that is more than its normal form: a name with zeros in
+    /// front, several spaces.
+    pub(crate) fn exact(&self, at: &Location) -> Option<String> {
+        let Location::Sysctl(_) = at else { return None };
+        let text = self.text(at).ok()?;
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        (text != normal(at.format(), text)).then(|| text.to_owned())
+    }
+
+    fn text(&self, at: &Location) -> io::Result<String> {
+        Ok(match at {
             Location::Sysctl(path) => read_at(self.proc()?, path)?,
             Location::Irq(number) => read_at(self.proc()?, &affinity(*number))?,
             Location::Sys { path, .. } => read_at(self.sys()?, path)?,
@@ -92,8 +105,7 @@ impl System {
             }
             Location::Coalesce { nic, field } => self.ethtool()?.coalesce(nic, field)?.to_string(),
             Location::Limit(resource) => limit(getrlimit(of(*resource)).maximum).to_string(),
-        };
-        Ok(normal(at.format(), &raw))
+        })
     }
 
     /// Sets it.

@@ -16,17 +16,6 @@ use tuning::{
 /// Programs begin within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether a test can be made here; an error where `LAB_TEST_REQUIRE` names what is missing.
-pub(crate) fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-    assert!(root || !required.split(',').any(|it| it == "root"), "needs root, which is required");
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
-}
-
 /// Runs something on a thread in a network namespace of its own, which is gone afterwards.
 pub(crate) fn in_namespace<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -157,11 +146,24 @@ pub(crate) fn changed<'a>(
         .collect()
 }
 
-/// All settings below `/proc/sys` that can be read, but those that count something or change by
-/// themselves.
+/// Settings that move by themselves: what they count, draw, or adapt to the load.
+const RESTLESS: [&str; 12] = [
+    "fs/aio-nr",
+    "fs/dentry-state",
+    "fs/file-nr",
+    "fs/inode-nr",
+    "fs/inode-state",
+    "kernel/ns_last_pid",
+    "kernel/perf_event_max_sample_rate",
+    "kernel/pty/nr",
+    "kernel/random/entropy_avail",
+    "kernel/random/uuid",
+    "net/netfilter/nf_conntrack_count",
+    "net/netns/cookie",
+];
+
+/// All settings below `/proc/sys` that can be read, but [`RESTLESS`] ones.
 pub(crate) fn everything(below: &str) -> BTreeMap<PathBuf, String> {
-    const RESTLESS: [&str; 9] =
-        ["count", "random", "-nr", "-state", "ns_last_pid", "pty/nr", "seed", "cookie", "aio-nr"];
     let mut all = BTreeMap::new();
     let mut open = vec![PathBuf::from("/proc/sys").join(below)];
     while let Some(directory) = open.pop() {
@@ -174,6 +176,65 @@ pub(crate) fn everything(below: &str) -> BTreeMap<PathBuf, String> {
             }
         }
     }
-    all.retain(|path, _| !RESTLESS.iter().any(|it| path.to_string_lossy().contains(it)));
+    RESTLESS.iter().for_each(|it| drop(all.remove(&Path::new("/proc/sys").join(it))));
     all
+}
+
+/// Settings of the machine that are not below `/proc/sys`: where interrupts go, the queues of
+/// interfaces, huge pages, CPUs.
+pub(crate) fn beside_sysctls() -> BTreeMap<PathBuf, String> {
+    const FILES: [(&str, &str); 5] = [
+        ("/proc/irq", "smp_affinity"),
+        ("/sys/kernel/mm/transparent_hugepage", ""),
+        ("/sys/devices/system/cpu", "scaling_"),
+        ("/sys/devices/system/cpu", "disable"),
+        ("/sys/devices/virtual/net", "ps_"),
+    ];
+    let mut all = BTreeMap::new();
+    for (root, name) in FILES {
+        let mut open = vec![PathBuf::from(root)];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let (path, kind) = (entry.path(), entry.file_type());
+                if kind.as_ref().is_ok_and(std::fs::FileType::is_dir) {
+                    open.push(path);
+                } else if kind.is_ok_and(|it| it.is_file())
+                    && entry.file_name().to_string_lossy().contains(name)
+                    && let Ok(text) = std::fs::read_to_string(&path)
+                {
+                    all.insert(path, text);
+                }
+            }
+        }
+    }
+    // A clock speed is read, not set.
+    all.retain(|path, _| !path.ends_with("scaling_cur_freq"));
+    for (name, value) in tuning::present_values(None) {
+        all.insert(PathBuf::from(name), format!("{value:?}"));
+    }
+    all
+}
+
+/// A file of the machine that has its text again when this is dropped, also after a panic.
+pub(crate) struct Held {
+    path: PathBuf,
+    text: String,
+}
+
+impl Held {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self { path, text }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let now = std::fs::read_to_string(&self.path).unwrap_or_default();
+        if now != self.text {
+            // A 0 of a pair comes back with the other one.
+            let _ = std::fs::write(&self.path, &self.text);
+        }
+    }
 }

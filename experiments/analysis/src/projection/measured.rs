@@ -144,7 +144,10 @@ fn of_phase(runs: &[RecordedRun], name: &str) -> Result<Result<MeasuredPhase, St
     let Some(rate) = IntervalEstimate::of(&pool, Figure::Rate) else {
         return Ok(Err("no rate".to_owned()));
     };
-    let machine = &first.raw.manifest.hosts[0];
+    let machine = first.raw.manifest.hosts.first().filter(|machine| !machine.cpus.is_empty());
+    let Some(machine) = machine else {
+        return Ok(Err("its manifest.json names no machine with CPUs".to_owned()));
+    };
     let connect_rates = first.summary.phases.iter().filter_map(|it| it.connections.connect_rate);
     Ok(Ok(MeasuredPhase {
         experiment: first.summary.experiment.clone(),

@@ -5,6 +5,7 @@
 //! requests were slow). Must not know: how a run is carried out.
 
 mod blame;
+mod counts;
 mod evidence;
 mod figures;
 mod ledger;

@@ -7,6 +7,7 @@ use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
 
 use super::blame::Attribution;
+use super::counts;
 use super::evidence;
 use super::figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, Segments, Sends,
@@ -142,6 +143,10 @@ pub(super) fn summarize(
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
+    if let Some(tally) = &settled_tally {
+        let open = matches!(spec.shake, Some(spec::Shake::Open { .. }));
+        phase.invalid_because.extend(counts::of_histograms(raw, &phase.name, tally, open));
+    }
     phase.valid = phase.invalid_because.is_empty();
     phase
 }
@@ -169,7 +174,7 @@ fn late_share(latency: Option<&Histogram<u64>>, slow_us: u32) -> Option<f64> {
 }
 
 /// What became of the shakes of a phase, when all clients have said so.
-fn settled(raw: &Raw, name: &str) -> Option<Tally> {
+pub(super) fn settled(raw: &Raw, name: &str) -> Option<Tally> {
     let settled = |event: &EventRow| match &event.kind {
         EventKind::Settled { phase, tally } if phase == name => tally.as_deref().copied(),
         _ => None,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use attribution::Tally;
 use serde::{Deserialize, Serialize};
 
+use super::counts;
 use super::figures::PhaseSummary;
 use super::ledger::LedgerSummary;
 use super::phase;
@@ -41,15 +43,19 @@ impl Summary {
     pub fn of(raw: &Raw) -> Result<Self, RawError> {
         let manifest = &raw.manifest;
         let specs = manifest.experiment.ordered_phases().unwrap_or_default();
-        let phases: Vec<PhaseSummary> = specs
+        let mut phases: Vec<PhaseSummary> = specs
             .iter()
             .enumerate()
             .map(|(index, spec)| phase::summarize(raw, &specs, index, spec))
             .collect();
-        let books = raw.books();
+        let wrong = counts::of_seconds(raw, settled(raw, &phases).as_ref());
+        let wrong: Vec<String> = wrong.into_iter().chain(counts::of_server(raw)).collect();
+        for phase in phases.iter_mut().filter(|phase| phase.shake.offered > 0) {
+            phase.invalid_because.extend(wrong.iter().cloned());
+            phase.valid &= wrong.is_empty();
+        }
         let lost: u64 = phases.iter().map(|it| it.connections.lost).sum();
-        let doubles = books.clients.and_then(|clients| clients.double_grants);
-        let ledger = LedgerSummary::of(books.server, books.received, doubles, lost);
+        let ledger = LedgerSummary::of(raw, lost);
         let mut missing = BTreeMap::new();
         let mut note = |what: &str, why: &str| missing.insert(what.to_owned(), why.to_owned());
         if let Some(why) = manifest.probes["because"].as_str() {
@@ -78,8 +84,10 @@ impl Summary {
         for (number, what) in raw.damage.sentences().enumerate() {
             note(&format!("files.{}", number + 1), &what);
         }
-        if ledger.balanced.is_none() {
-            note("ledger", "the run did not end in order: a side has not closed its books");
+        if ledger.balanced.is_none()
+            && let Some(why) = &ledger.because
+        {
+            note("ledger", why);
         }
         if phases.iter().any(|it| !it.settled) {
             note(
@@ -98,6 +106,15 @@ impl Summary {
             missing,
         })
     }
+}
+
+/// What became of all shakes of a run; `None` when a phase that began has not settled.
+fn settled(raw: &Raw, phases: &[PhaseSummary]) -> Option<Tally> {
+    let mut sum = Tally::default();
+    for phase in phases.iter().filter(|phase| phase.seconds.is_some()) {
+        sum.add(&phase::settled(raw, &phase.name)?);
+    }
+    Some(sum)
 }
 
 /// Why there is no summary.

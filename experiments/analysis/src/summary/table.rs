@@ -93,9 +93,10 @@ pub fn table(summary: &Summary) -> String {
         Some(false) => "THE BOOKS DO NOT BALANCE",
         None => "the books are not complete",
     };
-    let _ = writeln!(
+    let because = ledger.because.iter().map(|why| format!("{why}\n")).collect::<String>();
+    let _ = write!(
         out,
-        "received by clients {}, undelivered {}, double grants {}: {verdict}",
+        "received by clients {}, undelivered {}, double grants {}: {verdict}\n{because}",
         money(ledger.received_by_clients),
         money(ledger.undelivered),
         ledger.double_grants.map_or_else(|| "unknown".to_owned(), |it| it.to_string())

@@ -76,6 +76,7 @@ fn card(number: u32, servers: u32, machine: &Machine) -> Card {
         netns: 0,
         since: platform::realtime_ns() / platform::NANOS_PER_SECOND,
         findings: json!(null),
+        privileges: json!(null),
         kept: Vec::new(),
         beat: Beat::default(),
     }

@@ -29,6 +29,9 @@ pub struct AgentArgs {
     /// counted from the end of the phase
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(super) wait: u64,
+    /// As whom programs run: NAME, UID or UID:GID [default: who has called sudo, else nobody]
+    #[arg(long, value_name = "USER")]
+    pub(super) user: Option<String>,
     /// Where results are kept until they are acknowledged [default: $STATE_DIRECTORY, or
     /// lab-agent-NAME here]
     #[arg(long, value_name = "DIR")]

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 
 use async_nats::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::AgentArgs;
 use crate::protocol::{Beat, Card, PROTOCOL, Role};
@@ -43,6 +43,7 @@ pub(super) fn card(args: &AgentArgs, client: &Client) -> anyhow::Result<Card> {
         netns: std::fs::metadata("/proc/self/ns/net")?.ino(),
         since: platform::realtime_ns() / platform::NANOS_PER_SECOND,
         findings: json!(ebpf::doctor::examine()),
+        privileges: Value::Null,
         kept: Vec::new(),
         beat: Beat::default(),
     })

@@ -35,6 +35,7 @@ pub use args::AgentArgs;
 use args::check_name;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
+use host::privileges::Privileges;
 pub use sender::Sending;
 use spec::UsageError;
 use work::Work;
@@ -50,6 +51,8 @@ struct Agent {
     wait: Duration,
     state: PathBuf,
     protocol: PipeProtocol,
+    /// As whom programs run.
+    privileges: Privileges,
     work: Option<Work>,
     /// What is kept of runs, the one under way included.
     kept: BTreeMap<String, Sending>,
@@ -71,6 +74,7 @@ struct Subscriptions {
 /// [`UsageError`], or what keeps it from going on.
 pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()> {
     check_name(&args.name)?;
+    let privileges = Privileges::choose(args.user.as_deref())?;
     let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     let client = args.access.connect(&format!("lab agent {}", args.name)).await?;
     let context =
@@ -84,7 +88,8 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     let state = args.state.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(Into::into));
     let state = state.unwrap_or_else(|| PathBuf::from(format!("lab-agent-{}", args.name)));
     std::fs::create_dir_all(&state).with_context(|| format!("--state {}", state.display()))?;
-    let card = card::card(args, &client)?;
+    let mut card = card::card(args, &client)?;
+    card.privileges = privileges.to_json();
     let subscriptions = Subscriptions {
         asks: client.subscribe(ask(&args.name)).await?,
         whos: client.subscribe(WHO).await?,
@@ -92,7 +97,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     };
     client.flush().await?;
     let (events, local) = unbounded_channel();
-    eprintln!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
+    text::say!("lab agent {}: waiting for work from {}", args.name, args.access.url()?);
     let run = watch::Sender::new(None);
     let beating = tokio::spawn(beat_on(client.clone(), card.clone(), run.subscribe()));
     let agent = Agent {
@@ -102,6 +107,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
         wait: Duration::from_secs(args.wait),
         state,
         protocol,
+        privileges,
         work: None,
         kept: BTreeMap::new(),
         events,
@@ -223,7 +229,9 @@ impl Agent {
         match Sending::of_new(&self.context, &self.state, &lease.run, name) {
             Ok(kept) => {
                 self.kept.insert(lease.run.clone(), kept);
-                self.work = Some(Work::new(lease, name, self.protocol, self.events.clone()));
+                let privileges = self.privileges.clone();
+                self.work =
+                    Some(Work::new(lease, name, self.protocol, privileges, self.events.clone()));
                 Answer::Done {}
             }
             Err(error) => refused(format!("{}: {error}", self.state.display())),

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::control::PipeProtocol;
 use super::events::LocalEvent;
-use host::program::{Program, Who};
+use host::privileges::Privileges;
+use host::program::{Given, Program, Who};
 
 /// A program says something every second; one that is silent for this long hangs.
 const HANGS: Duration = Duration::from_secs(4);
@@ -18,6 +19,8 @@ const HANGS: Duration = Duration::from_secs(4);
 /// The programs of a run on this host.
 pub(super) struct Programs {
     protocol: PipeProtocol,
+    /// As whom they run.
+    privileges: Privileges,
     events: UnboundedSender<LocalEvent>,
     /// All that were started.
     started: BTreeMap<Who, Program>,
@@ -29,9 +32,13 @@ pub(super) struct Programs {
 
 impl Programs {
     /// None yet. What they say goes to `events`.
-    pub(super) fn new(protocol: PipeProtocol, events: UnboundedSender<LocalEvent>) -> Self {
+    pub(super) fn new(
+        protocol: PipeProtocol,
+        privileges: Privileges,
+        events: UnboundedSender<LocalEvent>,
+    ) -> Self {
         let (started, latest) = (BTreeMap::new(), BTreeMap::new());
-        Self { protocol, events, started, alive: 0, latest }
+        Self { protocol, privileges, events, started, alive: 0, latest }
     }
 
     /// Whether none was started.
@@ -57,7 +64,13 @@ impl Programs {
         let events = self.events.clone();
         // Nothing receives it any more when this process ends.
         let on_line = move |line| drop(events.send(LocalEvent::Line(who, line)));
-        let program = Program::start(who, config, None, keep, &[], on_line)?;
+        let mut privileges = self.privileges.clone();
+        if let Some(name) = config["congestion"].as_str() {
+            privileges.keep_for_congestion(name);
+        }
+        privileges.keep_for_rings(None);
+        let given = Given { descriptors: keep, ..Given::as_here(&privileges) };
+        let program = Program::start(who, config, given, on_line)?;
         self.started.insert(who, program);
         self.alive += 1;
         Ok(())

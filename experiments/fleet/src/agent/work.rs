@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::programs::Programs;
 use super::sender::Sending;
 use crate::protocol::{Answer, HostReport, Lease, Said, What};
+use host::privileges::Privileges;
 use host::probing::ProbeSpec;
 use host::program::Who;
 
@@ -28,6 +29,8 @@ pub(super) struct Work {
     protocol: PipeProtocol,
     /// The number of the last order that was carried out.
     done: u64,
+    /// Why that one was refused, if it was: an answer that is lost or late is asked for again.
+    refused: Option<String>,
     clock: Clock,
     /// The Unix second at whose begin the one before is told of.
     next_second: u64,
@@ -46,6 +49,7 @@ impl Work {
         lease: Lease,
         agent: &str,
         protocol: PipeProtocol,
+        privileges: Privileges,
         events: UnboundedSender<LocalEvent>,
     ) -> Self {
         let clock = Clock::read_ahead(lease.ahead_ns);
@@ -55,8 +59,9 @@ impl Work {
             lease,
             protocol,
             done: 0,
+            refused: None,
             clock,
-            programs: Programs::new(protocol, events),
+            programs: Programs::new(protocol, privileges, events),
             cpus: Cpus::allowed(),
             outbox: Outbox::default(),
             coordinator: Coordinator::present(),
@@ -197,7 +202,7 @@ impl Work {
         self.outbox.line(who, line);
     }
 
-    /// Carries out an order, unless that was done.
+    /// Carries out an order, unless that was done: then the answer is the same again.
     pub(super) async fn order(
         &mut self,
         number: u64,
@@ -205,7 +210,8 @@ impl Work {
         sending: Option<&Sending>,
     ) -> anyhow::Result<Answer> {
         if number <= self.done {
-            return Ok(Answer::Done {});
+            let refused = self.refused.clone().filter(|_| number == self.done);
+            return Ok(refused.map_or(Answer::Done {}, |why| Answer::Refused { why }));
         }
         if number > self.done + 1 {
             let why = format!("order {number} came after order {}", self.done);
@@ -220,10 +226,8 @@ impl Work {
         if self.over {
             self.outbox.flush(sending)?;
         }
-        Ok(match done {
-            Ok(()) => Answer::Done {},
-            Err(why) => Answer::Refused { why },
-        })
+        self.refused = done.err();
+        Ok(self.refused.clone().map_or(Answer::Done {}, |why| Answer::Refused { why }))
     }
 
     /// # Errors
@@ -309,6 +313,42 @@ impl Work {
             }
             self.outbox.push(HostReport::Over {});
             self.outbox.flush_now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    fn work() -> Work {
+        let lease = Lease {
+            run: "x".to_owned(),
+            version: host::VERSION.to_owned(),
+            protocol: crate::protocol::PROTOCOL,
+            ahead_ns: 0,
+            machine: false,
+            network: false,
+        };
+        let protocol = PipeProtocol { milestone: |_, _| None, stop_line: |_| None };
+        let privileges = Privileges::choose(None).expect("somebody");
+        Work::new(lease, "vm1", protocol, privileges, unbounded_channel().0)
+    }
+
+    #[tokio::test]
+    async fn an_order_that_comes_again_is_answered_as_the_first_time() {
+        let mut work = work();
+        let nobody = || What::Tell { who: Who::Client(3), line: "{}".to_owned() };
+        let refused = work.order(1, nobody(), None).await.expect("kept");
+        let Answer::Refused { why } = &refused else { panic!("{refused:?}") };
+        assert!(why.contains("there is no"), "{why}");
+        assert_eq!(work.order(1, nobody(), None).await.expect("kept"), refused);
+        let done = work.order(2, What::Close { who: Who::Client(3) }, None).await.expect("kept");
+        assert_eq!(done, Answer::Done {});
+        for number in [1, 2] {
+            let again = work.order(number, nobody(), None).await.expect("kept");
+            assert_eq!(again, Answer::Done {}, "order {number} is behind");
         }
     }
 }

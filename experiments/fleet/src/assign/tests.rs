@@ -25,6 +25,7 @@ fn card(name: &str, roles: &[Role], cpus: usize, labels: &[(&str, &str)]) -> Car
         netns: 1,
         since: 0,
         findings: json!([]),
+        privileges: json!(null),
         kept: Vec::new(),
         beat: Beat::default(),
     }

@@ -23,6 +23,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use spec::UsageError;
 use tokio::time::Instant;
 
+use crate::interrupts::Interrupts;
+
 pub use sampler::{Graph, Recording, Sampler};
 pub use symbols::{CodeMap, Symboliser};
 
@@ -129,7 +131,7 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(&name).trim_end().to_owned();
 
-    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut interrupts = Interrupts::listen()?;
     let mut sampler = Sampler::start(args.hertz)?;
     let begun = Instant::now();
     sampler.watch(pid.unsigned_abs(), None);
@@ -140,7 +142,7 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let over = loop {
         sampler.look();
         tokio::select! {
-            _ = interrupts.recv() => break Over::Interrupt,
+            () = interrupts.next() => break Over::Interrupt,
             () = tokio::time::sleep_until(end) => break Over::Time,
             _ = ticks.tick() => {}
         }
@@ -156,15 +158,15 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let graph = recording.draw(&title, &mut Symboliser::default());
     let folded = write(&graph, &out)?;
     match over {
-        Over::Gone => eprintln!("process {pid} ended after {lasted:.1} s: this is until then"),
-        Over::Interrupt => eprintln!("interrupted after {lasted:.1} s: this is until then"),
+        Over::Gone => text::say!("process {pid} ended after {lasted:.1} s: this is until then"),
+        Over::Interrupt => text::say!("interrupted after {lasted:.1} s: this is until then"),
         Over::Time => {}
     }
     if graph.samples == 0 {
-        eprintln!("process {pid} did not run at any tick of the clock: the graph is empty");
+        text::say!("process {pid} did not run at any tick of the clock: the graph is empty");
     }
-    println!("{}", graph.counts());
-    println!("{}\n{}", out.display(), folded.display());
+    text::tell!("{}", graph.counts());
+    text::tell!("{}\n{}", out.display(), folded.display());
     Ok(())
 }
 

@@ -13,14 +13,14 @@ mod metrics;
 mod pending;
 mod socket;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ::control::{Access, Signals, Token, TokenError, listen};
+use ::control::{Access, Token, TokenError, listen};
 use tokio::sync::watch;
 
 use crate::assemble::{ReportError, assert_run};
@@ -162,8 +162,8 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until a signal
-/// such as Ctrl-C comes. It answers to further names of this machine.
+/// Serves the page of a run that another process carries out, or that is over, until an interrupt
+/// ends this process. It answers to further names of this machine.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
@@ -174,10 +174,8 @@ pub async fn watch(
 ) -> Result<(), LiveError> {
     assert_run(directory)?;
     let run = ControlHandle::Socket(directory.join(SOCKET));
-    let mut signals = Signals::new()?;
     let live = Live::start(bind(listen)?, directory, run, names)?;
-    // Without the address nobody can watch.
-    writeln!(io::stderr(), "live page: {}", live.address())?;
-    signals.next().await;
-    Ok(())
+    text::say!("live page: {}", live.address());
+    // Nothing is under way: an interrupt ends this process.
+    std::future::pending().await
 }

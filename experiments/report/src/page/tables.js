@@ -110,7 +110,8 @@ function ledger(run) {
         el("div", { class: "verdict " + (books.balanced ? "good"
             : books.balanced === false ? "bad" : "void") },
         el("p", {}, said[String(books.balanced)] + (books.double_grants == null ? ""
-            : ` Packets that two users received: ${thousands(books.double_grants)}.`))),
+            : ` Packets that two users received: ${thousands(books.double_grants)}.`)
+            + (books.balanced === false && books.because ? ` Why: ${books.because}.` : ""))),
         table("Red packets", ["", "shares", "money"], rows));
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use host::hog;
-use host::program::{Program, Who};
+use host::privileges::Privileges;
+use host::program::{Given, Program, Who};
 use platform::SlowOrder;
 use serde_json::{Value, json};
 use service::Command as ServerCommand;
@@ -44,8 +45,8 @@ pub(crate) async fn begin(
         let span_ns = (run.schedule.start_ns(from), until_ns);
         let name = (phase.index, spec.name.to_string());
         faults.begun.push(Fault::new(name, fault, until, span_ns));
-        let hog_lines = Arc::clone(&faults.hog_lines);
-        let injectors = inject(fault, (id, span_ns), hog_lines, namespaces, run).await?;
+        let hogs = (Arc::clone(&faults.hog_lines), &faults.privileges);
+        let injectors = inject(fault, (id, span_ns), hogs, namespaces, run).await?;
         if let Some(begun) = faults.begun.get_mut(id as usize) {
             let Injectors { open, hog, packets } = injectors;
             (begun.open, begun.hog, begun.packets) = (open, hog, packets);
@@ -66,7 +67,7 @@ pub(crate) async fn begin(
 async fn inject(
     spec: &FaultSpec,
     (id, (from_ns, until_ns)): (u32, (u64, u64)),
-    hog_lines: HogLines,
+    (hog_lines, privileges): (HogLines, &Privileges),
     namespaces: &Namespaces,
     run: &mut Run,
 ) -> anyhow::Result<Injectors> {
@@ -93,7 +94,10 @@ async fn inject(
                 until_ns,
             };
             let on_line = move |line| hog_lines(id, line);
-            let hog = Program::start(Who::Hog(id), &order, None, Vec::new(), &[], on_line)?;
+            // A level below this is for root alone.
+            let nice = (*nice < 0).then_some(*nice);
+            let given = Given { nice, ..Given::as_here(privileges) };
+            let hog = Program::start(Who::Hog(id), &order, given, on_line)?;
             (injectors.open, injectors.hog) = (1, Some(hog));
         }
         FaultSpec::SlowHandler { us, share, .. } => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ebpf::DroppedPacket;
 use host::hog;
+use host::privileges::Privileges;
 use host::program::Program;
 use platform::Spins;
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ pub(crate) struct Faults {
     truth: Truth,
     pub(super) begun: Vec<Fault>,
     pub(super) hog_lines: HogLines,
+    /// As whom hogs run.
+    pub(super) privileges: Privileges,
 }
 
 impl Faults {
@@ -57,9 +60,11 @@ impl Faults {
         directory: &Path,
         phases: &[PhaseSpec],
         hog_lines: HogLines,
+        privileges: Privileges,
     ) -> anyhow::Result<Self> {
         let wanted = phases.iter().any(|phase| !phase.faults.is_empty());
-        Ok(Self { truth: Truth::create(directory, wanted)?, begun: Vec::new(), hog_lines })
+        let truth = Truth::create(directory, wanted)?;
+        Ok(Self { truth, begun: Vec::new(), hog_lines, privileges })
     }
 
     /// Whether every injector has reported that it ended.
@@ -128,6 +133,11 @@ impl Faults {
             }
         }
         Ok(())
+    }
+
+    /// The program of a hog that has ended, or is about to.
+    pub(crate) fn take_hog(&mut self, id: u32) -> Option<host::program::Program> {
+        self.begun.get_mut(id as usize)?.hog.take()
     }
 
     /// A hog has ended. Returns whether it should have.

@@ -4,4 +4,5 @@
 pub(crate) mod news;
 pub(crate) mod place;
 pub(crate) mod profiles;
+mod rights;
 pub(crate) mod start;

@@ -1,10 +1,13 @@
 //! This machine as the place of a run.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::process::ExitStatus;
 
 use attribution::{Sampled, SlowRequest};
+use host::ended::OomWatch;
 use host::probing::Probing;
-use host::program::Who;
+use host::program::{Program, Who};
 use host::sock_diag;
 use host::surroundings::Surroundings;
 use platform::{Spins, monotonic_ns};
@@ -13,6 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::news::LocalNews;
 use super::profiles::Profiles;
+use super::rights::Rights;
 use crate::events::PhaseEvent;
 use crate::faults::inject::{begin, end};
 use crate::faults::state::Faults;
@@ -29,6 +33,7 @@ use crate::tuned::Tuned;
 pub(crate) struct Local {
     pub(crate) namespaces: Namespaces,
     pub(crate) tuned: Tuned,
+    pub(crate) rights: Rights,
     pub(crate) surroundings: Surroundings,
     pub(crate) probing: Probing,
     pub(crate) profiles: Profiles,
@@ -37,6 +42,10 @@ pub(crate) struct Local {
     pub(crate) messages: UnboundedSender<Message<LocalNews>>,
     /// The kernel was asked for connections and has not answered.
     pub(crate) awaits_connections: bool,
+    /// Programs that have ended.
+    pub(crate) ended: BTreeSet<Who>,
+    /// What the kernel has killed for want of memory.
+    pub(crate) oom: OomWatch,
 }
 
 impl Local {
@@ -45,6 +54,21 @@ impl Local {
         let files = &records.files;
         let cut = self.profiles.second(files.phase_at(now), files.directory());
         warn_of_profile(cut, records)
+    }
+}
+
+impl Local {
+    /// A program is gone that the run cannot do without.
+    fn died(
+        &self,
+        who: Who,
+        how: Option<String>,
+        run: &mut Run,
+    ) -> anyhow::Result<Option<PhaseEvent>> {
+        let how = how.unwrap_or_else(|| "closed its output and does not end".to_owned());
+        let what = format!("{how}, in the middle of the run");
+        run.records.warn(&who.to_string(), &what)?;
+        Ok(Some(PhaseEvent::Abort(format!("{who} {what}"))))
     }
 }
 
@@ -64,8 +88,8 @@ impl Place for Local {
         true
     }
 
-    fn is_expected(&self, _: Who) -> bool {
-        true
+    fn is_expected(&self, who: Who) -> bool {
+        !self.ended.contains(&who)
     }
 
     fn is_in_batch(&self) -> bool {
@@ -76,9 +100,12 @@ impl Place for Local {
         match news {
             LocalNews::Hog(fault, line) => self.faults.on_hog(fault, line)?,
             LocalNews::HogEnded(fault) => {
+                let hog = self.faults.take_hog(fault);
+                let pid = hog.as_ref().and_then(Program::pid);
+                let status = hog.and_then(|mut hog| hog.ended_soon());
                 if !self.faults.on_hog_ended(fault) {
-                    let what = "ended without a word about what it did";
-                    run.records.warn(&Who::Hog(fault).to_string(), what)?;
+                    let how = status.map(|status| self.oom.describe(pid, status));
+                    return self.died(Who::Hog(fault), how, run);
                 }
             }
             LocalNews::Connections(connections, wanted) => {
@@ -98,9 +125,19 @@ impl Place for Local {
         Ok(None)
     }
 
-    fn on_program_ended(&mut self, who: Who, run: &mut Run) -> anyhow::Result<Option<PhaseEvent>> {
-        anyhow::ensure!(run.ending, "{who} ended in the middle of the run");
-        Ok(None)
+    /// The run ends with it, and what there is becomes its record.
+    fn on_program_ended(
+        &mut self,
+        who: Who,
+        ended: Option<(u32, ExitStatus)>,
+        run: &mut Run,
+    ) -> anyhow::Result<Option<PhaseEvent>> {
+        self.ended.insert(who);
+        if run.ending {
+            return Ok(Some(PhaseEvent::PlaceChanged));
+        }
+        let how = ended.map(|(pid, status)| self.oom.describe(Some(pid), status));
+        self.died(who, how, run)
     }
 
     fn on_spins(&mut self, client: Option<u32>, shard: usize, spins: &Spins) -> anyhow::Result<()> {

@@ -1,14 +1,17 @@
 //! The start of a run on this machine: what must be put back or ended later comes first, then the
 //! server, then the clients.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use host::ended::OomWatch;
+use host::interrupts::{Interrupted, Interrupts};
 use host::namespace::Netns;
 use host::probing::Probing;
-use host::program::{self, Who};
+use host::program::{self, Given, Who};
 use host::surroundings::Surroundings;
 use record::Files;
 use serde::Serialize;
@@ -21,13 +24,13 @@ use spec::preflight::own_namespace;
 use spec::{Hosts, Source};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
-use tuning::Limit;
 use workload::Line as ClientLine;
 
 use super::news::LocalNews;
 use super::place::Local;
 use super::profiles::Profiles;
-use crate::coordinator::{Coordinator, Interrupts};
+use super::rights::Rights;
+use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::faults::state::Faults;
 use crate::messages::Message;
@@ -49,16 +52,14 @@ type LocalMessage = Message<LocalNews>;
 fn start_program(
     who: Who,
     config: &impl Serialize,
-    namespace: Option<&Netns>,
-    keep: Vec<std::os::fd::OwnedFd>,
-    limits: &[Limit],
+    given: Given<'_>,
     messages: UnboundedSender<LocalMessage>,
 ) -> std::io::Result<Program> {
     // Nothing listens any more when the run is over.
     let on_line = move |line: Option<String>| {
         let _ = messages.send(Message::of_program(who, line.as_deref()));
     };
-    program::Program::start(who, config, namespace, keep, limits, on_line).map(Program::Here)
+    program::Program::start(who, config, given, on_line).map(Program::Here)
 }
 
 /// Starts the programs of an experiment, and waits until they are ready.
@@ -73,6 +74,7 @@ pub(crate) async fn start(
     let machine = Machine::this();
     let experiment = &mut source.experiment;
     let phases = experiment.ordered_phases()?;
+    let mut rights = Rights::choose(options.user.as_deref())?;
     let profiles = Profiles::start(options.sampling, experiment.name.as_str())?;
     let started = unix_now().as_secs();
     // Before anything that must be put back or ended: from here on an interrupt is listened to.
@@ -81,6 +83,7 @@ pub(crate) async fn start(
     let journals = options.journals.as_deref();
     let mut tuned = Tuned::start(experiment, options.tune_host, journals, own)?;
     let namespaces = tuned.namespaces(experiment, own)?;
+    rights.prepare(experiment, &namespaces)?;
     let experiment = &source.experiment;
     let directory = options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
     let files = Files::create(&directory, &machine.host, started)?;
@@ -91,26 +94,32 @@ pub(crate) async fn start(
     };
     let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
     manifest.tuning = tuned.to_json(&namespaces)?;
+    manifest.privileges = rights.privileges.to_json();
     files.manifest(&manifest)?;
     let notices = control.open(&directory)?;
     let (messages, received) = unbounded_channel();
     let hog_messages = messages.clone();
     // Nothing listens any more when the run is over.
     let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
-    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines))?;
-    let (config, limits) = (server_config(experiment), tuned.limits());
-    let server =
-        start_program(Who::Server, &config, namespace, Vec::new(), limits, messages.clone())
-            .context("the server cannot be started")?;
+    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
+    let mut config = server_config(experiment);
+    rights.choose_congestion(&mut config.congestion);
+    let limits = tuned.limits();
+    let given = Given { namespace, limits, ..Given::as_here(&rights.privileges) };
+    let server = start_program(Who::Server, &config, given, messages.clone())
+        .context("the server cannot be started")?;
     let local = Local {
         namespaces,
         tuned,
+        rights,
         surroundings: Surroundings::of_machine(),
         probing: Probing::none("the server was not ready"),
         profiles,
         faults,
         messages,
         awaits_connections: false,
+        ended: BTreeSet::new(),
+        oom: OomWatch::start(),
     };
     let run = Run {
         records: Records::new(files, manifest, &phases),
@@ -122,6 +131,7 @@ pub(crate) async fn start(
     notices.iter().for_each(|line| coordinator.run.records.say(line));
     if let Err(error) = coordinator.wait_until_ready().await {
         coordinator.kill();
+        coordinator.close_failed(&error);
         return Err(error);
     }
     Ok(coordinator)
@@ -176,11 +186,14 @@ impl Coordinator<Local> {
             config.server = self.run.programs.server_address;
             let (handover, keep) = local.probing.handover()?.unzip();
             config.probes = handover;
-            let keep = keep.map_or_else(Vec::new, Vec::from);
+            local.rights.choose_congestion(&mut config.congestion);
+            let descriptors = keep.map_or_else(Vec::new, Vec::from);
             let namespace = local.namespaces.of_client(experiment, process);
             let (messages, limits) = (local.messages.clone(), local.tuned.limits());
             let who = Who::Client(process);
-            let client = start_program(who, &config, namespace, keep, limits, messages)
+            let given = Given::as_here(&local.rights.privileges);
+            let given = Given { namespace, descriptors, limits, ..given };
+            let client = start_program(who, &config, given, messages)
                 .with_context(|| format!("client {process} cannot be started"))?;
             self.run.programs.add_client(client);
         }
@@ -224,9 +237,16 @@ impl Coordinator<Local> {
 
     /// The next message while programs get ready.
     async fn first(&mut self, deadline: Instant) -> anyhow::Result<LocalMessage> {
-        match tokio::time::timeout_at(deadline, self.messages.recv()).await {
+        let message = tokio::select! {
+            message = tokio::time::timeout_at(deadline, self.messages.recv()) => message,
+            () = self.interrupts.next() => return Err(Interrupted.into()),
+        };
+        match message {
             Ok(Some(Message::Ended(who))) => {
-                anyhow::bail!("{who} ended; what it said about it stands above")
+                let ended = self.run.programs.ended(who).await;
+                let how = ended.map(|(pid, status)| self.place.oom.describe(Some(pid), status));
+                let how = how.unwrap_or_else(|| "closed its output".to_owned());
+                anyhow::bail!("{who} {how}; what it said about it stands above")
             }
             Ok(Some(message)) => Ok(message),
             Ok(None) => anyhow::bail!("no program is left"),

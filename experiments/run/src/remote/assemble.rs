@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fleet::link::{FromFleet, HostNews, Link, LinkedHost, Listener, Nats, Orders};
+use host::interrupts::Interrupts;
 use host::program::Who;
 use host::usage::own_cpu_us;
 use record::{Files, Manifest, Seconds};
@@ -17,7 +18,7 @@ use super::fleet::{Fleet, Stream};
 use super::lookups::Lookups;
 use super::roster::Roster;
 use super::state::HostState;
-use crate::coordinator::{Coordinator, Interrupts};
+use crate::coordinator::Coordinator;
 use crate::messages::Message;
 use crate::place::Run;
 use crate::programs::{Program, Programs};

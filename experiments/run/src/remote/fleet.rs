@@ -2,6 +2,7 @@
 //! checkpoints for a coordinator that takes the run over.
 
 use std::collections::BTreeMap;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use attribution::{Sampled, SlowRequest};
@@ -253,7 +254,12 @@ impl Place for Fleet {
         }
     }
 
-    fn on_program_ended(&mut self, who: Who, run: &mut Run) -> anyhow::Result<Option<PhaseEvent>> {
+    fn on_program_ended(
+        &mut self,
+        who: Who,
+        _: Option<(u32, ExitStatus)>,
+        run: &mut Run,
+    ) -> anyhow::Result<Option<PhaseEvent>> {
         let host = self.host_of(who).unwrap_or_default().to_owned();
         let mut stopped = run.ending || self.ending.is_some();
         if let Some(state) = self.hosts.get_mut(&host) {

@@ -20,6 +20,9 @@ pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Resul
     if experiment.phases.iter().any(|phase| !phase.faults.is_empty()) {
         return no("faults on purpose are for one machine: leave --nats out");
     }
+    if options.user.is_some() {
+        return no("as whom programs run is said on each host: lab agent --user");
+    }
     if experiment.tuning.is_some() || options.tune_host {
         return no(
             "a fleet's hosts are tuned one by one: lab tune apply on each, and no tuning in the \

@@ -11,6 +11,7 @@ use fleet::clock::Offset;
 use fleet::hosts;
 use fleet::link::{HostNews, Nats, Orders, drop_stream, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, What};
+use host::interrupts::{Interrupted, Interrupts};
 use host::probing::ProbeSpec;
 use host::program::Who;
 use record::Files;
@@ -29,7 +30,7 @@ use super::fleet::Fleet;
 use super::hosts::{as_specs, check, probes_of_server, who_tells};
 use super::roster::{Roster, RosterHost};
 use super::state::HostState;
-use crate::coordinator::{Coordinator, Interrupts};
+use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::messages::Message;
 use crate::options::Options;
@@ -123,10 +124,11 @@ pub(crate) async fn start(
     check(&source.experiment, &options)?;
     let phases = source.experiment.ordered_phases()?;
     let mut control = RunControl::bind(options.live, &options.live_hosts)?;
-    let interrupts = Interrupts::listen()?;
     let client = fleet.access.connect("lab run").await?;
     let context = fleet.access.jetstream(&client).await?;
     let Chosen { cards, assignment, clocks } = choose(&client, &mut source, fleet).await?;
+    // Up to here nothing was made or changed: an interrupt ended this process.
+    let interrupts = Interrupts::listen()?;
     let agents = assignment.agents();
     let started = unix_now().as_secs();
     let name = source.experiment.name.as_str();
@@ -139,6 +141,13 @@ pub(crate) async fn start(
     };
     let (here, sysctls) = (Machine::this(), BTreeMap::new());
     let mut manifest = manifest(&source, &options.settings, here, started, false, sysctls);
+    let rights = |name: &&str| {
+        let card = cards.iter().find(|card| card.name == **name)?;
+        Some((card.name.clone(), card.privileges.clone()))
+    };
+    manifest.privileges = json!({
+        "by_host": agents.iter().filter_map(rights).collect::<BTreeMap<_, _>>(),
+    });
     manifest.hosts = agents.iter().filter_map(machine).collect();
     manifest.probes = json!({
         "attached": [], "absent": [], "because": "no host has told", "by_host": {},
@@ -253,7 +262,7 @@ impl Coordinator<Fleet> {
     async fn first(&mut self, deadline: Instant) -> anyhow::Result<Message<HostNews>> {
         tokio::select! {
             message = self.messages.recv() => message.context("no program is left"),
-            () = self.interrupts.next() => anyhow::bail!("interrupted"),
+            () = self.interrupts.next() => Err(Interrupted.into()),
             () = tokio::time::sleep_until(deadline) => {
                 anyhow::bail!("it took more than {} s", READY.as_secs())
             }

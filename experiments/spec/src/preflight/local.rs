@@ -210,15 +210,20 @@ fn descriptors(experiment: &Experiment, machine: &Machine) -> Item {
     item("descriptors", needs, format!("{limit} a table"), refused)
 }
 
+/// Files that are open when all users are there.
+pub fn files_needed(experiment: &Experiment) -> u64 {
+    2 * u64::from(experiment.users.get()) + OTHER_FILES
+}
+
 fn files(experiment: &Experiment, machine: &Machine) -> Item {
-    let needs = 2 * u64::from(experiment.users.get()) + OTHER_FILES;
+    let needs = files_needed(experiment);
     let (most, used) = machine.files;
     let free = most.saturating_sub(used);
     // A process with CAP_SYS_ADMIN may go beyond fs.file-max.
     let refused = (needs > free && !machine.root)
         .then(|| format!("sysctl -w fs.file-max={}", (used + needs).next_multiple_of(100_000)));
     let has = if machine.root {
-        format!("{free} free; root may go beyond")
+        format!("{free} free; beyond them programs keep CAP_SYS_ADMIN")
     } else {
         format!("{free} free")
     };

@@ -16,7 +16,7 @@ use fleet::fleet;
 use local::local;
 
 pub use item::{Item, Verdict};
-pub use local::own_namespace;
+pub use local::{files_needed, own_namespace};
 
 /// All comparisons.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,31 @@
+//! Targets for a fuzzer: each feeds bytes to one of the lab's readers, and panics where the reader
+//! does what no bytes may make it do. Knows no engine: `main.rs` gives the targets to libFuzzer,
+//! and `tests/corpora.rs` gives them the inputs of `corpora/` in every `cargo test`.
+
+mod frames;
+mod lines;
+mod memory;
+mod results;
+mod texts;
+
+pub use memory::{Bounded, LARGEST_BYTES};
+
+/// Feeds bytes to a reader.
+pub type Target = fn(&[u8]);
+
+/// The targets by name. Their inputs are in `corpora/NAME/`.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("agents", lines::agents),
+    ("commands", lines::commands),
+    ("experiment", texts::experiment),
+    ("hlog", results::hlog),
+    ("lines", lines::lines),
+    ("profile", texts::profile),
+    ("results", results::results),
+    ("wire", frames::wire),
+];
+
+/// The target of a name.
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.iter().find(|(own, _)| *own == name).map(|(_, target)| *target)
+}

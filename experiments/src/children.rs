@@ -1,0 +1,73 @@
+//! Runs that a command of `lab` has carried out by a `lab run` of its own, one at a time.
+//!
+//! Owns: that none outlives the command, however this ends. Must not know: what is run, and why.
+
+use std::pin::pin;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use run::{Interrupted, Interrupts};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use tokio::runtime::Runtime;
+
+/// A run that was interrupted has put everything right within this time, or it is killed: it waits
+/// a minute for its programs, and a minute for its books.
+const ENDS: Duration = Duration::from_secs(180);
+
+/// What carries runs out. An interrupt is listened to from its beginning on.
+pub(crate) struct Children {
+    runtime: Runtime,
+    interrupts: Interrupts,
+}
+
+impl Children {
+    /// None yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn begin() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let interrupts = {
+            let _runtime = runtime.enter();
+            Interrupts::listen()?
+        };
+        Ok(Self { runtime, interrupts })
+    }
+
+    /// Carries a run out. An interrupt interrupts it, and comes back when it has ended.
+    ///
+    /// # Errors
+    /// What the system says, or [`Interrupted`].
+    pub(crate) fn output(&mut self, command: Command) -> anyhow::Result<Output> {
+        let mut command = tokio::process::Command::from(command);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C at the terminal is for this process, which hands it on.
+            .process_group(0)
+            .kill_on_drop(true);
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe {
+            // When this process is killed the run is interrupted, and puts everything right itself.
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
+        let interrupts = &mut self.interrupts;
+        self.runtime.block_on(async {
+            let child = command.spawn()?;
+            let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+            let mut output = pin!(child.wait_with_output());
+            tokio::select! {
+                output = &mut output => return Ok(output?),
+                () = interrupts.next() => {}
+            }
+            if let Some(pid) = pid {
+                // It has ended by now, or it hears it.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            // Dropped after that time, it is killed.
+            let _ = tokio::time::timeout(ENDS, output).await;
+            Err(Interrupted.into())
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! How runs and commands end that somebody or something ends: programs that are killed, signals at
+//! every stage, and words that nobody reads. A run that has begun always leaves a record that says
+//! how it ended.
+
+mod common;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use common::{Running, assert_exit, json, lab, lines, number, wait_until};
+use needs::test;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+needs::main!();
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// A phase that lasts until something ends the run.
+const LONG: &str = r#"(
+    name: "long", users: 200, network: (namespace: Host), probes: Off, client: (processes: 2),
+    validity: (late_share: 1.0, client_busy_share: 1.0, because: "only its end matters"),
+    phases: [
+        (name: "connect", connect: (), until: Established, longest_s: 30),
+        (name: "load", seconds: 600, shake: Open(rate: Fixed(200)), packets: (rate: 20)),
+    ],
+)"#;
+
+/// Two seconds of load.
+const SHORT: &str = r#"(
+    name: "short", users: 200, network: (namespace: Host), probes: Off,
+    validity: (late_share: 1.0, client_busy_share: 1.0, because: "only its end matters"),
+    phases: [
+        (name: "connect", connect: (), until: Established, longest_s: 30),
+        (name: "load", seconds: 2, shake: Open(rate: Fixed(200)), packets: (rate: 20)),
+    ],
+)"#;
+
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn file(&self, text: &str) -> PathBuf {
+        let file = self.directory.path().join("experiment.ron");
+        std::fs::write(&file, text).expect("written");
+        file
+    }
+
+    fn out(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    fn start(&self, text: &str) -> Running {
+        Running::start(&["run", path(&self.file(text)), "--out", path(&self.out())])
+    }
+}
+
+/// The processes of a run, by what `lab` has them do.
+fn children(parent: u32, what: &str) -> Vec<Pid> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let after = stat.rsplit_once(") ").map_or("", |it| it.1);
+        if after.split(' ').nth(1) != Some(&parent.to_string()) {
+            continue;
+        }
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).nth(1) == Some(what.as_bytes()) {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            found.extend(pid.and_then(Pid::from_raw));
+        }
+    }
+    found.sort_by_key(|pid| pid.as_raw_nonzero());
+    found
+}
+
+/// One program of a run is killed; the run ends, and its record says so.
+fn killed(text: &str, what: &str, words: &str) -> (Value, PathBuf, Place) {
+    let place = Place::new();
+    let run = place.start(text);
+    run.wait_for("load 1/");
+    let programs = children(run.id(), what);
+    kill_process(*programs.first().expect("it runs"), Signal::KILL).expect("it is there");
+    let everybody: Vec<Pid> =
+        ["server", "client", "hog"].iter().flat_map(|it| children(run.id(), it)).collect();
+    assert_eq!(run.exit_code(), Some(5), "aborted");
+    for pid in everybody {
+        wait_until("no program is left", || rustix::process::test_kill_process(pid).is_err());
+    }
+    let out = place.out();
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "aborted");
+    let because = summary["outcome_because"].as_str().expect("a reason");
+    assert!(because.contains(words) && because.contains("signal 9 (SIGKILL)"), "{because}");
+    let manifest = json(&out, "manifest.json");
+    assert_eq!((&manifest["closed"], &manifest["outcome"]), (&true.into(), &"aborted".into()));
+    assert!(out.join("report.html").is_file() && out.join("samples.parquet").is_file());
+    // What there was is in it.
+    assert!(number(&summary, "/phases/1/shake/answered") > 0, "{summary}");
+    assert_eq!(summary["phases"][1]["valid"], false);
+    (summary, out, place)
+}
+
+#[test]
+fn a_server_that_is_killed_ends_the_run_with_a_record() {
+    let (summary, out, _place) = killed(LONG, "server", "server was killed");
+    assert_eq!(summary["ledger"]["balanced"], Value::Null, "its books were never closed");
+    let warned = |row: &Value| row["event"] == "warning" && row["from"] == "server";
+    assert!(lines(&out, "events.jsonl").iter().any(warned));
+    assert_exit(&lab(&["report", path(&out)]), 5);
+}
+
+#[test]
+fn a_client_that_is_killed_ends_the_run_with_a_record() {
+    let (summary, _, _place) = killed(LONG, "client", "client 0 was killed");
+    assert!(summary["ledger"]["granted"]["count"].is_u64(), "the server closed its books");
+    assert_eq!(summary["ledger"]["balanced"], Value::Null, "a client did not");
+}
+
+#[test]
+fn a_hog_that_is_killed_ends_the_run_with_a_record() {
+    let hog = LONG.replace(
+        "packets: (rate: 20)),",
+        "packets: (rate: 20), faults: [Hog(cpus: [0], busy: 0.05, period_us: 20000)]),",
+    );
+    let (summary, _, _place) = killed(&hog, "hog", "hog of fault 0 was killed");
+    assert_eq!(summary["ledger"]["balanced"], true, "both sides closed their books");
+}
+
+#[test]
+fn every_signal_at_every_stage_ends_a_run_with_a_record_and_without_children() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        for stage in ["", "all users", "load 1/"] {
+            let place = Place::new();
+            let run = place.start(LONG);
+            match stage {
+                // As soon as it listens: its programs are being started.
+                "" => {
+                    wait_until("it starts its server", || !children(run.id(), "server").is_empty());
+                }
+                stage => drop(run.wait_for(stage)),
+            }
+            let id = run.id();
+            run.signal(signal);
+            assert_eq!(run.exit_code(), Some(5), "{signal:?} at {stage:?}");
+            let all = ["server", "client"].iter().flat_map(|what| children(id, what));
+            assert_eq!(all.count(), 0, "{signal:?} at {stage:?}");
+            let manifest = json(&place.out(), "manifest.json");
+            let said = (&manifest["closed"], &manifest["outcome"]);
+            assert_eq!(said, (&true.into(), &"interrupted".into()), "{signal:?} at {stage:?}");
+            // What was not made because the run never got so far can be made.
+            if !stage.is_empty() {
+                assert!(place.out().join("summary.json").is_file(), "{signal:?} at {stage:?}");
+            }
+            assert_exit(&lab(&["report", path(&place.out())]), 5);
+        }
+    }
+}
+
+/// A `lab` whose words go where nobody reads them.
+fn unheard(arguments: &[&str], stdout: Stdio, stderr: Stdio) -> ExitStatus {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    let mut child: Child = command.spawn().expect("lab starts");
+    wait_until("lab ends", || child.try_wait().expect("our child").is_some());
+    child.wait().expect("our child")
+}
+
+/// A pipe whose reader has gone.
+fn broken() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+fn full() -> Stdio {
+    OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into()
+}
+
+#[test]
+fn a_run_does_not_depend_on_who_reads_its_words() {
+    type Stream = fn() -> Stdio;
+    let cases: [(&str, Stream, Stream); 3] = [
+        ("both broken", broken, broken),
+        ("both full", full, full),
+        ("standard error full", Stdio::null, full),
+    ];
+    for (case, stdout, stderr) in cases {
+        let place = Place::new();
+        let (file, out) = (place.file(SHORT), place.out());
+        let arguments = ["run", path(&file), "--out", path(&out)];
+        let status = unheard(&arguments, stdout(), stderr());
+        assert_eq!(status.code(), Some(0), "{case}: {status:?}");
+        let summary = json(&out, "summary.json");
+        assert_eq!(summary["outcome"], "completed", "{case}");
+        assert_eq!(number(&summary, "/phases/1/shake/answered"), 400, "{case}");
+        assert!(out.join("report.html").is_file(), "{case}");
+    }
+}
+
+#[test]
+fn commands_that_print_end_quietly_with_a_broken_pipe_and_with_a_sentence_when_it_is_full() {
+    let place = Place::new();
+    let file = place.file(SHORT);
+    let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/runs");
+    let (first, second) = (runs.join("first"), runs.join("second"));
+    let journals = place.directory.path().join("journals");
+    let commands: [&[&str]; 9] = [
+        &["check", path(&file)],
+        &["compare", path(&first), path(&second)],
+        &["compare", path(&first), path(&second), "--json"],
+        &["plan", path(&first)],
+        &["plan", path(&first), "--json"],
+        &["tune", "list"],
+        &["tune", "show", "low-latency"],
+        &["tune", "--journals", path(&journals), "status"],
+        &["tune", "script", "low-latency"],
+    ];
+    for command in commands {
+        let log = place.directory.path().join("stderr");
+        let said = || Stdio::from(File::create(&log).expect("a file"));
+        let heard = unheard(command, Stdio::null(), said());
+        assert_eq!(heard.code(), Some(0), "{command:?}");
+        let status = unheard(command, broken(), said());
+        let words = std::fs::read_to_string(&log).expect("written");
+        assert_eq!((status.code(), words.as_str()), (Some(0), ""), "{command:?}");
+        let status = unheard(command, full(), said());
+        let words = std::fs::read_to_string(&log).expect("written");
+        assert_eq!(status.code(), Some(1), "{command:?}: {words}");
+        let sentence = "lab: standard output cannot be written: No space left on device";
+        assert!(words.starts_with(sentence) && !words.contains("panicked"), "{words}");
+    }
+}
+
+#[test]
+fn probes_end_with_a_sentence_when_their_output_is_full() {
+    if !needs::root() {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port().to_string();
+    let place = Place::new();
+    let log = place.directory.path().join("stderr");
+    let arguments = ["probe", "--port", &port, "--json"];
+    let status = unheard(&arguments, full(), File::create(&log).expect("a file").into());
+    let words = std::fs::read_to_string(&log).expect("written");
+    assert_eq!(status.code(), Some(1), "{words}");
+    assert!(words.contains("standard output cannot be written"), "{words}");
+}
+
+/// A closed terminal is nothing to a run that was started with `nohup`.
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let place = Place::new();
+    let (file, out) = (place.file(SHORT), place.out());
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_lab")).args(["run", path(&file), "--out", path(&out)]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut child = command.spawn().expect("nohup starts");
+    let pid = Pid::from_child(&child);
+    wait_until("the run has begun", || out.join("events.jsonl").is_file());
+    kill_process(pid, Signal::HUP).expect("it is there");
+    wait_until("it ends", || child.try_wait().expect("our child").is_some());
+    let status = child.wait().expect("our child");
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+    assert_eq!(json(&out, "summary.json")["outcome"], "completed");
+}

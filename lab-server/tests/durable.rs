@@ -1,0 +1,318 @@
+//! The whole server without a socket and with a durable ledger on a simulated disk: power losses,
+//! kills, full and failing disks at random instants, and restarts with other numbers of shards and
+//! SETs. What users were told is in the ledger, once; money is conserved.
+
+#[path = "sim/mod.rs"]
+mod sim;
+
+use std::collections::{HashMap, HashSet};
+
+use accounting::Ledger;
+use journal::{Failure, Record, SimulatedDisk, audit, recover};
+use lab_server::directory::Address;
+use lab_server::generator::{GeneratorSpec, PacketKind};
+use lab_server::message::Message;
+use lab_server::packets::FIRST_SENT;
+use platform::NANOS_PER_SECOND;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use service::Notices;
+use shard::ConnId;
+use wire::{Decoded, Frame, UserList, decode};
+
+use sim::{Cluster, Out, START_NS, rules};
+
+const SEEDS: u64 = 200;
+const LIVES: usize = 5;
+const STEPS: usize = 250;
+const USERS: u32 = 20;
+
+/// What users were told, over all lives of the server.
+#[derive(Default)]
+struct Told {
+    granted: HashMap<u32, (u32, u32)>,
+    /// Packets made: cents.
+    created: HashMap<u32, u32>,
+    /// Their ids, in order.
+    made: Vec<u32>,
+    claimed: HashMap<(u32, u32), u32>,
+    refunded: HashSet<u32>,
+    /// Shakes that were answered with nothing while the disk failed.
+    refused: u64,
+}
+
+struct Life {
+    disk: SimulatedDisk,
+    random: Pcg64Mcg,
+    now_ns: u64,
+    told: Told,
+}
+
+/// One life: a cluster, and who is on which connection.
+struct Peers<'a> {
+    cluster: Cluster,
+    users: HashMap<(u16, ConnId), u32>,
+    /// Asked on a connection and not answered: pings and shakes in order.
+    asked: HashMap<(u16, ConnId), Vec<char>>,
+    order: Vec<Address>,
+    told: &'a mut Told,
+    random: &'a mut Pcg64Mcg,
+}
+
+impl Peers<'_> {
+    fn key(at: Address) -> (u16, ConnId) {
+        (at.shard, at.conn)
+    }
+
+    fn step(&mut self) {
+        let shards = self.cluster.shards.len();
+        match self.random.random_range(0..13) {
+            0 | 1 => {
+                let shard = self.random.random_range(0..shards);
+                let at = self.cluster.connect(shard);
+                let user = self.random.random_range(0..USERS);
+                self.users.insert(Self::key(at), user);
+                self.order.push(at);
+                self.cluster.frame(at, &Frame::LoginRequest { user });
+                self.cluster.frame(at, &Frame::Ping { client_ns: 0 });
+            }
+            2..=4 => self.ask('s', &Frame::ShakeRequest { user: 0 }),
+            5 => self.ask('p', &Frame::Ping { client_ns: 1 }),
+            6 => self.create(),
+            7 | 12 => {
+                // One of the last, of this life or the one before, or a guess.
+                let guess = FIRST_SENT + self.random.random_range(0..60);
+                let back = self.random.random_range(1..8);
+                let made = &self.told.made;
+                let packet = made.len().checked_sub(back).map_or(guess, |at| made[at]);
+                self.ask('c', &Frame::ClaimRequest { user: 0, packet });
+            }
+            8 => {
+                let shard = self.random.random_range(0..shards);
+                self.cluster.commit(shard);
+            }
+            9 | 10 => {
+                self.cluster.deliver();
+            }
+            _ => {
+                let ns = self.random.random_range(0..400_000_000);
+                self.cluster.pass(ns);
+            }
+        }
+        self.read();
+    }
+
+    fn ask(&mut self, what: char, frame: &Frame<'_>) {
+        if self.order.is_empty() {
+            return;
+        }
+        let at = self.order[self.random.random_range(0..self.order.len())];
+        // Claims go by other shards, and their answers in no order with others.
+        if what != 'c' {
+            self.asked.entry(Self::key(at)).or_default().push(what);
+        }
+        self.cluster.frame(at, frame);
+    }
+
+    fn create(&mut self) {
+        let named: Vec<u32> = (0..3).map(|_| self.random.random_range(0..USERS)).collect();
+        let bytes: Vec<u8> = named.iter().flat_map(|user| user.to_be_bytes()).collect();
+        let recipients = UserList::from_be_bytes(&bytes).expect("whole users");
+        let amount = self.random.random_range(1..300);
+        let frame = Frame::CreatePacket { request: amount, amount, count: 1, recipients };
+        self.ask('m', &frame);
+    }
+
+    /// Reads what the server did. Answers on a connection come in the order of the questions.
+    fn read(&mut self) {
+        while let Some(out) = self.cluster.take_out() {
+            let (at, bytes) = match out {
+                Out::Closed(at) => {
+                    self.order.retain(|other| *other != at);
+                    continue;
+                }
+                Out::Frame(at, bytes) => (at, bytes),
+            };
+            let Decoded::Frame { frame, .. } = decode(&bytes) else { panic!("{bytes:?}") };
+            let user = self.users[&Self::key(at)];
+            let mut answered = |what| {
+                let asked = self.asked.get_mut(&Self::key(at)).expect("asked");
+                assert_eq!(asked.remove(0), what, "answers keep their order");
+            };
+            match frame {
+                Frame::ShakeResponse { packet, amount, .. } => {
+                    answered('s');
+                    if amount > 0 {
+                        let before = self.told.granted.insert(packet, (amount, user));
+                        assert_eq!(before, None, "packet {packet} was granted twice");
+                    } else {
+                        self.told.refused += u64::from(self.cluster.wires.is_failing());
+                    }
+                }
+                Frame::Pong { client_ns: 1 } => answered('p'),
+                Frame::CreatePacketResponse { packet, result, request } => {
+                    answered('m');
+                    if result == 0 {
+                        self.told.made.push(packet);
+                        let before = self.told.created.insert(packet, request);
+                        assert_eq!(before, None, "packet {packet} was made twice");
+                    }
+                }
+                Frame::ClaimResponse { packet, amount: amount @ 1.. } => {
+                    let before = self.told.claimed.insert((packet, user), amount);
+                    assert_eq!(before, None, "{user} got two shares of packet {packet}");
+                }
+                Frame::PacketRefund { packet, .. } => {
+                    assert!(self.told.refunded.insert(packet), "{packet} came back twice");
+                }
+                _ => {}
+            }
+        }
+        assert!(self.cluster.ledger().is_balanced());
+    }
+}
+
+impl Life {
+    fn live(&mut self) {
+        let before = recover(&self.disk).expect("what was acknowledged can be read").state;
+        let shards = self.random.random_range(1..=4);
+        let sets = self.random.random_range(shards..=9);
+        let seed = self.random.random();
+        self.fail_on_purpose();
+        let restarted = Cluster::restarted(
+            &self.disk,
+            (shards, sets),
+            rules(USERS, Notices::Push, seed),
+            self.now_ns,
+        );
+        if let Some(cluster) = restarted {
+            assert_eq!(cluster.ledger(), before.ledger(), "it goes on with what was there");
+            self.check_standing_still(&cluster);
+            let mut peers = Peers {
+                cluster,
+                users: HashMap::new(),
+                asked: HashMap::new(),
+                order: Vec::new(),
+                told: &mut self.told,
+                random: &mut self.random,
+            };
+            let order = GeneratorSpec {
+                id: 1,
+                kind: PacketKind::Shaken,
+                rate: 20,
+                total: None,
+                seed,
+                from_ns: None,
+                until_ns: None,
+            };
+            peers.cluster.tell(0, Message::Start(order));
+            for _ in 0..STEPS {
+                peers.step();
+            }
+            self.now_ns = peers.cluster.wires.now_ns;
+        }
+        if self.random.random() {
+            self.disk.power_loss(&mut self.random);
+        } else {
+            self.disk.restart();
+        }
+        self.check();
+    }
+
+    fn fail_on_purpose(&mut self) {
+        let power = self.random.random_range(0..400);
+        self.disk.fail_after(power, Failure::PowerLoss);
+        for _ in 0..self.random.random_range(0..6) {
+            let kind = if self.random.random() { Failure::Full } else { Failure::Broken };
+            let at = self.random.random_range(30..300);
+            self.disk.fail_after(at, kind);
+        }
+    }
+
+    fn check_standing_still(&self, cluster: &Cluster) {
+        let generators: u64 = cluster.shards.iter().map(|it| it.gauges().generators).sum();
+        assert_eq!(generators, 0);
+    }
+
+    /// What users were told is in the ledger, with the same cents; and what a restart finds is
+    /// balanced, each packet with its id and its deadline.
+    fn check(&self) -> Ledger {
+        let (mut granted, mut opened, mut claimed) =
+            (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut refunded = HashSet::new();
+        let audit = audit(&self.disk, |record| match record {
+            Record::Granted { packet, amount, user, .. } => {
+                granted.insert(*packet, (*amount, *user));
+            }
+            Record::Opened { packet, open } => {
+                opened.insert(*packet, open.clone());
+            }
+            Record::Claimed { packet, user, amount } => {
+                claimed.insert((*packet, *user), *amount);
+            }
+            Record::Refunded { packet, .. } => {
+                refunded.insert(*packet);
+            }
+            _ => {}
+        });
+        let audit = audit.expect("readable");
+        assert_eq!(audit.faults, Vec::<String>::new());
+        for (packet, told) in &self.told.granted {
+            assert_eq!(granted.get(packet), Some(told), "packet {packet}");
+        }
+        for (key, told) in &self.told.claimed {
+            assert_eq!(claimed.get(key), Some(told), "{key:?}");
+        }
+        assert!(self.told.refunded.is_subset(&refunded));
+        let state = recover(&self.disk).expect("readable").state;
+        for (packet, amount) in &self.told.created {
+            let made = &opened[packet];
+            assert_eq!(made.left, *amount);
+            match state.open.get(packet) {
+                Some(open) => assert_eq!(open.deadline_ns, made.deadline_ns, "packet {packet}"),
+                // It has one share.
+                None => {
+                    let over = claimed.keys().any(|(claimed, _)| claimed == packet);
+                    assert!(over || refunded.contains(packet), "packet {packet} is nowhere");
+                }
+            }
+        }
+        state.ledger()
+    }
+}
+
+/// Says which seed it was when a check fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the seed is {}", self.0);
+        }
+    }
+}
+
+#[test]
+fn what_users_were_told_survives_whatever_ends_the_server() {
+    let (mut granted, mut claimed, mut refunded, mut refused) = (0, 0, 0, 0);
+    for seed in 0..SEEDS {
+        let _seed = Seed(seed);
+        let mut life = Life {
+            disk: SimulatedDisk::default(),
+            random: Pcg64Mcg::seed_from_u64(seed),
+            now_ns: START_NS,
+            told: Told::default(),
+        };
+        for _ in 0..LIVES {
+            life.live();
+            life.now_ns += life.random.random_range(0..3 * NANOS_PER_SECOND);
+        }
+        granted += life.told.granted.len();
+        claimed += life.told.claimed.len();
+        refunded += life.told.refunded.len();
+        refused += life.told.refused;
+    }
+    // The seeds do reach all of it.
+    assert!(granted > 2_000 && claimed > 200, "{granted} granted, {claimed} claimed");
+    assert!(refunded > 100 && refused > 100, "{refunded} refunded, {refused} refused");
+}

@@ -1,0 +1,296 @@
+//! A server with a durable ledger that is killed, again and again, at any instant under load: what
+//! its users were told is in the ledger afterwards, once.
+//!
+//! `LAB_KILLS` says how often (10 unless it says otherwise).
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use journal::{Directory, Record, audit, recover};
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use rustix::process::{Pid, Signal, kill_process};
+use service::{Line, Ready};
+use wire::{Frame, UserList};
+
+use common::{Peer, frame_of};
+
+/// Users who shake, create and claim.
+const USERS: u32 = 8;
+
+/// What users were told.
+#[derive(Debug, Default)]
+struct Receipts {
+    /// Shaken packets: amount and user.
+    granted: HashMap<u32, (u32, u32)>,
+    /// Sent packets: cents and shares.
+    created: HashMap<u32, (u32, u32)>,
+    /// Shares, by packet and user: cents.
+    claimed: HashMap<(u32, u32), u32>,
+    /// What was told twice.
+    twice: Vec<String>,
+}
+
+impl Receipts {
+    fn grant(&mut self, packet: u32, amount: u32, user: u32) {
+        if self.granted.insert(packet, (amount, user)).is_some() {
+            self.twice.push(format!("packet {packet} was granted twice"));
+        }
+    }
+
+    fn create(&mut self, packet: u32, amount: u32, count: u32) {
+        if self.created.insert(packet, (amount, count)).is_some() {
+            self.twice.push(format!("packet {packet} was made twice"));
+        }
+    }
+
+    fn claim(&mut self, packet: u32, user: u32, amount: u32) {
+        if self.claimed.insert((packet, user), amount).is_some() {
+            self.twice.push(format!("user {user} got two shares of packet {packet}"));
+        }
+    }
+}
+
+/// A running server, killed with the test.
+struct Program {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    ready: Ready,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It is gone already, mostly.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn start(ledger: &Path, shards: u32, more: &[&str]) -> Self {
+        let shards = shards.to_string();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lab-server"))
+            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"])
+            .args(["--shards", &shards, "--sets", "8", "--users", "100", "--steering", "hash"])
+            .args(["--ledger-history", "--ledger"])
+            .arg(ledger)
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        let mut text = String::new();
+        lines.read_line(&mut text).expect("a line");
+        let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
+        Self { child, lines, ready }
+    }
+
+    fn address(&self) -> SocketAddrV4 {
+        self.ready.listen.parse().expect("an address")
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits for its end after SIGTERM: the code, and the books that it closed.
+    fn end(&mut self) -> (Option<i32>, accounting::Ledger) {
+        kill_process(self.pid(), Signal::TERM).expect("it runs");
+        let mut books = None;
+        for line in self.lines.by_ref().lines() {
+            match serde_json::from_str(&line.expect("text")).expect("a line") {
+                Line::Ended(ledger) => books = Some(ledger),
+                Line::Error(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+        (self.child.wait().expect("it ends").code(), books.expect("closed books"))
+    }
+}
+
+/// A user: shakes, and now and then creates a packet and claims a share of it, until the server is
+/// gone. What the answers say is written down.
+fn user(address: SocketAddrV4, user: u32, receipts: &Mutex<Receipts>, told: &Sender<()>) {
+    let mut peer = Peer::connect(address);
+    peer.send(&Frame::LoginRequest { user });
+    if peer.next().is_none() {
+        return;
+    }
+    let note = |act: &dyn Fn(&mut Receipts)| {
+        act(&mut receipts.lock().expect("no panic"));
+        let _ = told.send(());
+    };
+    for number in 0.. {
+        peer.send(&Frame::ShakeRequest { user });
+        match number % 16 {
+            3 => create(&mut peer, user, number),
+            _ => peer.send(&Frame::Ping { client_ns: 1 }),
+        }
+        loop {
+            let Some(bytes) = peer.next() else { return };
+            match frame_of(&bytes) {
+                Frame::ShakeResponse { packet, amount: amount @ 1.., .. } => {
+                    note(&|it| it.grant(packet, amount, user));
+                }
+                Frame::CreatePacketResponse { packet, result, .. } => {
+                    assert_eq!(result, 0, "made");
+                    note(&|it| it.create(packet, 300, 3));
+                    peer.send(&Frame::ClaimRequest { user, packet });
+                }
+                Frame::ClaimResponse { packet, amount } => {
+                    assert!(amount > 0, "the first claim of packet {packet}");
+                    note(&|it| it.claim(packet, user, amount));
+                    break;
+                }
+                Frame::Pong { .. } => break,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn create(peer: &mut Peer, user: u32, request: u32) {
+    let users = [user, (user + 1) % USERS, (user + 2) % USERS];
+    let bytes: Vec<u8> = users.iter().flat_map(|user| user.to_be_bytes()).collect();
+    let recipients = UserList::from_be_bytes(&bytes).expect("whole users");
+    peer.send(&Frame::CreatePacket { request, amount: 300, count: 3, recipients });
+}
+
+/// What users were told is in the ledger: the same packets, users and cents.
+fn check(ledger: &Path, receipts: &Receipts) -> journal::Audit {
+    let storage = Directory::open(ledger).expect("a directory");
+    let (mut granted, mut opened, mut claimed) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let audit = audit(&storage, |record| match record {
+        Record::Granted { packet, amount, user, .. } => {
+            granted.insert(*packet, (*amount, *user));
+        }
+        Record::Opened { packet, open } => {
+            opened.insert(*packet, (open.left, open.shares));
+        }
+        Record::Claimed { packet, user, amount } => {
+            claimed.insert((*packet, *user), *amount);
+        }
+        _ => {}
+    });
+    let audit = audit.expect("readable");
+    assert_eq!(audit.faults, Vec::<String>::new());
+    assert!(audit.complete && audit.ledger.is_balanced());
+    assert_eq!(receipts.twice, Vec::<String>::new());
+    let missing = |what: &str, lost: usize| assert_eq!(lost, 0, "{what} that users were told of");
+    missing("grants", lost(&receipts.granted, &granted));
+    missing("packets", lost(&receipts.created, &opened));
+    missing("shares", lost(&receipts.claimed, &claimed));
+    audit
+}
+
+fn lost<K: std::hash::Hash + Eq, V: PartialEq>(
+    told: &HashMap<K, V>,
+    kept: &HashMap<K, V>,
+) -> usize {
+    told.iter().filter(|(key, value)| kept.get(key) != Some(value)).count()
+}
+
+/// Users at work until the server is gone.
+fn work(
+    address: SocketAddrV4,
+    receipts: &Arc<Mutex<Receipts>>,
+) -> (Vec<std::thread::JoinHandle<()>>, Receiver<()>) {
+    let (told, seen) = channel();
+    let threads = (0..USERS).map(|id| {
+        let (receipts, told) = (Arc::clone(receipts), told.clone());
+        std::thread::spawn(move || user(address, id, &receipts, &told))
+    });
+    (threads.collect(), seen)
+}
+
+#[test]
+fn nothing_that_a_user_was_told_is_lost_however_often_the_server_is_killed() {
+    let kills: u64 =
+        std::env::var("LAB_KILLS").map_or(10, |kills| kills.parse().expect("a number"));
+    let root = tempfile::tempdir().expect("a directory");
+    let ledger = root.path().join("ledger");
+    let receipts = Arc::new(Mutex::new(Receipts::default()));
+    let mut random = Pcg64Mcg::seed_from_u64(kills);
+    for kill in 0..kills {
+        let shards = random.random_range(1..=3);
+        let mut program = Program::start(&ledger, shards, &["--packets-per-second", "20000"]);
+        let found = program.ready.ledger.clone().expect("a ledger");
+        assert_eq!(found.epoch, kill);
+        let (users, seen) = work(program.address(), &receipts);
+        // At an instant of its own in each life: after so many answers with money.
+        for _ in 0..random.random_range(1..400) {
+            seen.recv().expect("users are told of money");
+        }
+        program.child.kill().expect("it runs");
+        program.child.wait().expect("it is gone");
+        users.into_iter().for_each(|user| user.join().expect("no answer was wrong"));
+        if kills < 50 || kill % 50 == 0 {
+            check(&ledger, &receipts.lock().expect("no panic"));
+        }
+    }
+    // One that ends in order commits everything; without generators nothing is made.
+    let mut program = Program::start(&ledger, 2, &[]);
+    let before = program.ready.ledger.clone().expect("a ledger");
+    let peer = Peer::login(program.address(), 99);
+    drop(peer);
+    let (code, books) = program.end();
+    assert_eq!(code, Some(0));
+    let receipts = receipts.lock().expect("no panic");
+    let audit = check(&ledger, &receipts);
+    assert_eq!((audit.ledger, audit.epochs), (books, kills + 1));
+    assert_eq!(books.remaining.amount, before.cents_remaining, "generators stand still");
+    assert!(receipts.granted.len() as u64 > 5 * kills && !receipts.claimed.is_empty());
+    let (granted, claimed) = (receipts.granted.len(), receipts.claimed.len());
+    println!("{kills} kills: {granted} grants and {claimed} shares told, 0 lost, 0 double");
+}
+
+#[test]
+fn open_packets_keep_their_ids_and_deadlines_and_queues_their_packets() {
+    let root = tempfile::tempdir().expect("a directory");
+    let ledger = root.path().join("ledger");
+    let mut program = Program::start(&ledger, 1, &["--packet-life", "600"]);
+    let mut creator = Peer::login_extended(program.address(), 1);
+    create(&mut creator, 1, 5);
+    let mut packet = None;
+    while packet.is_none() {
+        let bytes = creator.next().expect("an answer");
+        if let Frame::CreatePacketResponse { packet: made, result: 0, .. } = frame_of(&bytes) {
+            packet = Some(made);
+        }
+    }
+    let packet = packet.expect("made");
+    program.child.kill().expect("it runs");
+    program.child.wait().expect("it is gone");
+    let storage = Directory::open(&ledger).expect("a directory");
+    let before = recover(&storage).expect("readable").state;
+    let program = Program::start(&ledger, 3, &["--packet-life", "600"]);
+    let after = recover(&storage).expect("readable").state;
+    let of = |state: &journal::State| {
+        let open = &state.open[&packet];
+        (open.deadline_ns, open.left, open.shares, open.waiting.clone(), open.creator)
+    };
+    assert_eq!(of(&after), of(&before));
+    let mut claimer = Peer::login(program.address(), 2);
+    claimer.send(&Frame::ClaimRequest { user: 2, packet });
+    let bytes = claimer.next().expect("an answer");
+    let Frame::ClaimResponse { packet: of, amount: 1.. } = frame_of(&bytes) else {
+        panic!("{bytes:?}")
+    };
+    assert_eq!(of, packet);
+    // A second server does not touch it.
+    let second = Command::new(env!("CARGO_BIN_EXE_lab-server"))
+        .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--ledger"])
+        .arg(&ledger)
+        .output()
+        .expect("the program");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("another server uses"), "{said}");
+}
