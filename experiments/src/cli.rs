@@ -85,6 +85,10 @@ enum Command {
         /// Serve a live page there meanwhile, such as 127.0.0.1:8080
         #[arg(long, value_name = "ADDRESS")]
         live: Option<SocketAddr>,
+        /// A further name that the live page is asked for by; addresses, localhost and this
+        /// machine's own name always are. Can be repeated
+        #[arg(long, value_name = "NAME", requires = "live")]
+        live_host: Vec<String>,
         #[command(flatten)]
         access: Box<Access>,
         /// Use hosts whose clocks are off by more than 50 ms, too
@@ -112,6 +116,10 @@ enum Command {
         /// Where to serve it
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
+        /// A further name that it is asked for by; addresses, localhost and this machine's own name
+        /// always are. Can be repeated
+        #[arg(long, value_name = "NAME")]
+        live_host: Vec<String>,
     },
     /// Make summary and page of a run again from its raw files, also of one that was killed
     Report {
@@ -222,6 +230,7 @@ impl Command {
                 tune_host,
                 journals,
                 live,
+                live_host: live_hosts,
                 access,
                 allow_clock_offset,
                 resume,
@@ -238,6 +247,7 @@ impl Command {
                     user,
                     sampling: None,
                     live,
+                    live_hosts,
                     fleet,
                 };
                 let file = file.unwrap_or_default();
@@ -251,7 +261,9 @@ impl Command {
             Command::Hosts(args) => block_on(fleet::hosts::run(&args)),
             Command::Compare(args) => compare(&args),
             Command::Plan(args) => plan(&args),
-            Command::Live { directory, listen } => watch_live(&directory, listen),
+            Command::Live { directory, listen, live_host } => {
+                watch_live(&directory, listen, &live_host)
+            }
             Command::Profile(args) => profile(args),
             Command::Report { directory } => report_again(&directory),
             Command::Probe(args) => watch(&args),
@@ -445,10 +457,10 @@ fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
     carry_out(&file.unwrap_or_default(), options)
 }
 
-fn watch_live(directory: &Path, listen: SocketAddr) -> anyhow::Result<Exit> {
+fn watch_live(directory: &Path, listen: SocketAddr, names: &[String]) -> anyhow::Result<Exit> {
     report::assert_run(directory).map_err(UsageError::of)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live::watch(directory, listen))?;
+    runtime.block_on(live::watch(directory, listen, names))?;
     Ok(Exit::Fine)
 }
 

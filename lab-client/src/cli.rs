@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use control::{AccessArgs, Interface, Output};
 use service::Notices;
 use workload::{
     Chat, Config, Connect, Creates, Line, Load, Pacing, Phase, Rate, Ready, SLOW_KEPT, check_rate,
@@ -87,6 +88,9 @@ pub struct Args {
     /// --in-flight
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
     pub control: SocketAddr,
+    /// Who may use the control interface.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Write samples as lines of JSON to standard output, and take phases as lines of JSON from
     /// standard input; its end stops the client
     #[arg(long)]
@@ -209,35 +213,59 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind(args.control))
         .with_context(|| format!("the control interface cannot listen on {}", args.control))?;
-    let control = listener.local_addr()?;
+    let (access, notice) = args.access.access(listener.local_addr()?, args.pipe)?;
+    let output = Output::start()?;
+    output.take_panics();
     let client = Client::start(&config)?;
+    if let Some(notice) = notice.filter(|_| !args.pipe) {
+        output.tell(&format!("lab-client: {notice}"));
+    }
     let hub = Hub::new(&client);
+    let routes = router(&hub, &access);
+    let interface = Interface { listener, routes, pipe: args.pipe, output: output.clone() };
+    let plan = (!args.pipe).then(|| args.plan());
+    let ended = attend(&runtime, client, &hub, &config, plan, interface);
+    runtime.block_on(output.finish())?;
+    // A thread of the runtime may still wait for input that never comes.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Attends to a running client until its shards have ended: with a plan it carries that out, and
+/// says whether the load was what was asked for.
+fn attend(
+    runtime: &tokio::runtime::Runtime,
+    client: Client,
+    hub: &Hub,
+    config: &Config,
+    plan: Option<Plan>,
+    interface: Interface,
+) -> anyhow::Result<bool> {
     let ready = Line::Ready(Ready {
-        control: control.to_string(),
+        control: interface.listener.local_addr()?.to_string(),
         pid: std::process::id(),
         threads: client.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
         users: (config.first_user, config.end_user),
         sources: client.resolved().flows.sources.iter().map(Ipv4Addr::to_string).collect(),
     });
-    let routes = router(hub.clone());
+    let output = interface.output.clone();
     let last = || Line::Ended(hub.audit());
     let mut outcome = None;
-    if args.pipe {
-        runtime.block_on(control::serve(&hub, listener, routes, true, ready, last))?;
-    } else {
-        let solo = Solo::new(hub.clone(), args.plan());
-        solo.start().map_err(anyhow::Error::msg)?;
-        runtime.block_on(control::serve(&solo, listener, routes, false, ready, last))?;
-        let outcome = outcome.insert(solo.outcome());
-        if outcome.failure.is_none() {
-            outcome.print();
+    match plan {
+        None => runtime.block_on(control::serve(hub, interface, ready, last))?,
+        Some(plan) => {
+            let solo = Solo::new(hub.clone(), plan, output.clone());
+            solo.start().map_err(anyhow::Error::msg)?;
+            runtime.block_on(control::serve(&solo, interface, ready, last))?;
+            let outcome = outcome.insert(solo.outcome());
+            if outcome.failure.is_none() {
+                outcome.print(&output);
+            }
         }
     }
-    // A thread of the runtime may still wait for input that never comes.
-    runtime.shutdown_background();
-    client.join()?;
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    client.join()?;
     let Some(outcome) = outcome else { return Ok(true) };
     match &outcome.failure {
         Some(failure) => anyhow::bail!(failure.clone()),
@@ -250,6 +278,8 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    #[cfg(debug_assertions)]
+    use crate::message::Message;
 
     #[test]
     fn the_defaults_of_the_command_line_are_those_of_the_configuration() {
@@ -264,5 +294,33 @@ mod tests {
         for bad in ["5", "5..5", "9..3", "a..b", "0..99999999999"] {
             assert!(parse_range(bad).is_err(), "{bad}");
         }
+    }
+
+    /// Commands are checked before a shard has them, so this is one that nobody sends: its end does
+    /// not fit a number, which only a build with such checks sees.
+    #[cfg(debug_assertions)]
+    #[test]
+    fn a_shard_that_panics_ends_the_client_and_its_name_is_told() {
+        let args = ["lab-client", "--users", "0..10", "--shards", "2", "--control", "127.0.0.1:0"];
+        let config = Args::parse_from(args).config().expect("valid");
+        let client = Client::start(&config).expect("a client");
+        let hub = Hub::new(&client);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
+        let listener = listener.expect("a port");
+        let output = Output::start().expect("threads");
+        let interface = Interface { listener, routes: axum::Router::new(), pipe: false, output };
+        let endless = Phase { start: 1, seconds: Some(u64::MAX), ..Phase::default() };
+        client.mail().post(1, Message::Phase(Box::new(endless))).expect("room");
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let ended = attend(&runtime, client, &hub, &config, None, interface);
+            tell.send(ended.map_err(|error| error.to_string()))
+        });
+        let ended = told.recv_timeout(Duration::from_secs(20)).expect("it ends by itself");
+        let why = ended.expect_err("it could not go on");
+        assert!(why.contains("shard 1") && why.contains("panicked"), "{why}");
+        assert!(!why.contains("shard 0"), "the other one ended in order: {why}");
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Client {
     resolved: Resolved,
     mail: Inboxes<Message>,
     reports: Inboxes<Report>,
-    threads: ShardThreads<()>,
+    threads: ShardThreads<Option<()>>,
     clock: Clock,
 }
 
@@ -107,7 +107,9 @@ impl Client {
         };
         let threads = shard::spawn("lab-client", shards, &resolved.placement, move |context| {
             let setup = setup.clone();
-            async move { setup.run(context).await }
+            let (reports, shard) = (setup.reports.clone(), context.shard);
+            let lost = move |why| report(&reports, Report::Ended(shard, Box::default(), Err(why)));
+            shard::watched(setup.run(context), lost)
         })?;
         Ok(Self { resolved, mail, reports, threads, clock })
     }

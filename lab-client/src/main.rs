@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(INVALID),
         Err(error) => {
-            eprintln!("lab-client: {error:#}");
+            control::last_words(&format!("lab-client: {error:#}"));
             ExitCode::FAILURE
         }
     }

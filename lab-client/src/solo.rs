@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use attribution::{Latencies, Sample, Segment, Tally, empty};
-use control::{Lines, Program, Shards, locked};
+use control::{Lines, Output, Program, Shards, locked};
 use workload::{Command, Connect, Line, Load, Phase, Rate};
 
 use crate::message::Message;
@@ -74,6 +74,7 @@ pub(crate) struct Solo {
     hub: Hub,
     plan: Arc<Plan>,
     progress: Arc<Mutex<Progress>>,
+    output: Output,
 }
 
 const CONNECT: u16 = 0;
@@ -81,8 +82,8 @@ const LOAD: u16 = 1;
 
 impl Solo {
     /// A client that carries out a plan.
-    pub(crate) fn new(hub: Hub, plan: Plan) -> Self {
-        Self { hub, plan: Arc::new(plan), progress: Arc::default() }
+    pub(crate) fn new(hub: Hub, plan: Plan, output: Output) -> Self {
+        Self { hub, plan: Arc::new(plan), progress: Arc::default(), output }
     }
 
     /// Starts the plan.
@@ -122,18 +123,18 @@ impl Solo {
 
     fn on_line(&self, progress: &mut Progress, line: &Line) {
         match line {
-            Line::Ready(ready) => eprintln!(
+            Line::Ready(ready) => self.output.tell(&format!(
                 "lab-client: users {} to {} on {} shards from {} addresses, control on http://{}",
                 ready.users.0,
                 ready.users.1 - 1,
                 ready.threads.len(),
                 ready.sources.len(),
                 ready.control
-            ),
-            Line::Error(error) => eprintln!("lab-client: {error}"),
+            )),
+            Line::Error(error) => self.tell(error),
             Line::Sample(sample) => {
                 if sample.t != progress.t {
-                    progress.print_second();
+                    progress.print_second(&self.output);
                     progress.t = sample.t;
                 }
                 progress.samples.push(**sample);
@@ -149,7 +150,7 @@ impl Solo {
                 }
             }
             Line::Established { phase: CONNECT, seconds } => {
-                println!("all users logged in after {seconds:.1} s");
+                self.output.say(&format!("all users logged in after {seconds:.1} s"));
                 progress.outcome.established_s = Some(*seconds);
                 let load = self.load();
                 progress.load_start = Some(load.start);
@@ -184,9 +185,13 @@ impl Solo {
 
     fn carry_out_or_stop(&self, command: Command) {
         if let Err(error) = self.hub.carry_out(command) {
-            eprintln!("lab-client: {error}");
+            self.tell(&error);
             self.hub.stop();
         }
+    }
+
+    fn tell(&self, what: &str) {
+        self.output.tell(&format!("lab-client: {what}"));
     }
 }
 
@@ -196,7 +201,7 @@ fn add(sum: &mut Option<Latencies>, values: &Latencies) {
 }
 
 impl Progress {
-    fn print_second(&mut self) {
+    fn print_second(&mut self, output: &Output) {
         let samples = std::mem::take(&mut self.samples);
         let latency = self.latency.take();
         if samples.is_empty() {
@@ -231,7 +236,7 @@ impl Progress {
                 line += &format!(" {what} {count}");
             }
         }
-        println!("{line}");
+        output.say(&line);
     }
 }
 
@@ -255,15 +260,15 @@ impl Outcome {
     }
 
     /// Prints a table, and whether the load was what was asked for.
-    pub(crate) fn print(&self) {
-        self.tally.iter().for_each(|tally| self.print_table(tally));
+    pub(crate) fn print(&self, output: &Output) {
+        self.tally.iter().for_each(|tally| self.print_table(tally, output));
         match self.check() {
-            Ok(()) => println!("the load was what was asked for"),
-            Err(invalid) => println!("INVALID: {invalid}"),
+            Ok(()) => output.say("the load was what was asked for"),
+            Err(invalid) => output.say(&format!("INVALID: {invalid}")),
         }
     }
 
-    fn print_table(&self, tally: &Tally) {
+    fn print_table(&self, tally: &Tally, output: &Output) {
         let rows = [
             ("offered", tally.offered),
             ("sent", tally.sent),
@@ -278,18 +283,18 @@ impl Outcome {
             ("late sends", tally.late_sends),
         ];
         for (what, count) in rows {
-            println!("{what:>14} {count}");
+            output.say(&format!("{what:>14} {count}"));
         }
         for (what, values) in [("latency", &self.latency), ("send lag", &self.send_lag)] {
             let Some(values) = values else { continue };
-            println!(
+            output.say(&format!(
                 "{what:>14} p50 {} p90 {} p99 {} p99.9 {} max {} µs",
                 values.value_at_quantile(0.5),
                 values.value_at_quantile(0.9),
                 values.value_at_quantile(0.99),
                 values.value_at_quantile(0.999),
                 values.max()
-            );
+            ));
         }
     }
 }
@@ -327,11 +332,11 @@ impl Program for Solo {
         match self.hub.carry_out(Command::EndPhase { index: LOAD, end }) {
             Ok(()) => {
                 progress.outcome.cut_short = planned.is_some_and(|planned| end < planned);
-                eprintln!("lab-client: the load ends; interrupt again not to wait for answers");
+                self.tell("the load ends; interrupt again not to wait for answers");
                 true
             }
             Err(error) => {
-                eprintln!("lab-client: {error}");
+                self.tell(&error);
                 false
             }
         }
@@ -341,7 +346,11 @@ impl Program for Solo {
         Line::Error(error)
     }
 
-    fn show(&self, line: &Line) {
+    fn is_vital(line: &Line) -> bool {
+        Hub::is_vital(line)
+    }
+
+    fn show(&self, line: &Line, _: &Output) {
         let mut progress = locked(&self.progress);
         self.on_line(&mut progress, line);
     }

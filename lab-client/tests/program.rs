@@ -125,10 +125,15 @@ impl Drop for Running {
 
 /// The status line and the body of an answer.
 fn get(address: &str, path: &str) -> (String, String) {
+    ask(address, address, path, "")
+}
+
+/// The same of a request to a host of this name, with more lines in its head.
+fn ask(address: &str, host: &str, path: &str, more: &str) -> (String, String) {
     let address: SocketAddr = address.parse().expect("an address");
     let mut stream = TcpStream::connect(address).expect("connects");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
@@ -189,7 +194,7 @@ fn a_load_is_carried_out_and_summed_up() {
 #[test]
 fn the_rate_changes_while_it_runs_and_metrics_are_served() {
     let server = server();
-    let load = ["--server", &server, "--users", "0..500", "--rate", "100"];
+    let load = ["--server", &server, "--users", "0..500", "--rate", "100", "--control-open"];
     let running = Running::start(&load);
     let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
     running.find(|line| (number(line, "offered")? == 100).then_some(()));
@@ -208,7 +213,7 @@ fn the_rate_changes_while_it_runs_and_metrics_are_served() {
 #[test]
 fn a_client_without_a_rate_gets_one_over_its_control_interface() {
     let server = server();
-    let running = Running::start(&["--server", &server, "--users", "0..500"]);
+    let running = Running::start(&["--server", &server, "--users", "0..500", "--control-open"]);
     let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
     running.find(|line| line.contains("all users logged in").then_some(()));
     let (status, _) = get(&control, "/qps?qps=300");
@@ -219,7 +224,7 @@ fn a_client_without_a_rate_gets_one_over_its_control_interface() {
 #[test]
 fn a_rate_asked_for_while_users_connect_is_that_of_the_load() {
     // Three seconds of connecting.
-    let load = ["--users", "0..30", "--rate", "100", "--connect-rate", "10"];
+    let load = ["--users", "0..30", "--rate", "100", "--connect-rate", "10", "--control-open"];
     let server = server();
     let running = Running::start(&[&["--server", &server], &load[..]].concat());
     let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
@@ -233,7 +238,8 @@ fn a_rate_asked_for_while_users_connect_is_that_of_the_load() {
 #[test]
 fn a_closed_load_has_no_rate_to_change() {
     let server = server();
-    let running = Running::start(&["--server", &server, "--users", "0..50", "--in-flight", "3"]);
+    let load = ["--users", "0..50", "--in-flight", "3", "--control-open"];
+    let running = Running::start(&[&["--server", &server], &load[..]].concat());
     let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
     let refused = || {
         let (status, body) = get(&control, "/qps?qps=700");
@@ -262,6 +268,69 @@ fn an_interrupt_ends_the_load_and_sums_it_up() {
     };
     assert_eq!((count("sent"), count("lost")), (count("answered"), 0), "{said}");
     assert!(count("answered") >= 100 && said.contains("latency"), "{said}");
+}
+
+/// The terminal is closed.
+#[test]
+fn a_hangup_ends_the_load_as_an_interrupt_does() {
+    let server = server();
+    let load = ["--server", &server, "--users", "0..20", "--rate", "10"];
+    let running = Running::start(&load);
+    running.find(|line| (number(line, "offered")? == 10).then_some(()));
+    kill_process(Pid::from_child(&running.child), Signal::HUP).expect("it runs");
+    let (code, said) = running.end();
+    assert!(matches!(code, Some(0 | 4)), "{code:?} {said}");
+    assert!(said.contains("answered"), "it sums up: {said}");
+}
+
+#[test]
+fn without_the_token_nobody_changes_the_rate() {
+    let server = server();
+    let running = Running::start(&["--server", &server, "--users", "0..500", "--rate", "100"]);
+    let token = running.find(|line| {
+        let token = line.split_once("Authorization: Bearer ")?.1;
+        Some(token.trim_end_matches('\'').to_owned())
+    });
+    let control = running.find(|line| Some(line.split_once("http://")?.1.to_owned()));
+    running.find(|line| (number(line, "offered")? == 100).then_some(()));
+    for (more, status) in [
+        ("", "401"),
+        ("Authorization: Bearer 0123\r\n", "403"),
+        ("Authorization: Bearer TOKEN\r\nOrigin: http://evil.example\r\n", "403"),
+        ("Authorization: Bearer TOKEN\r\nSec-Fetch-Site: cross-site\r\n", "403"),
+    ] {
+        let more = more.replace("TOKEN", &token);
+        let (said, body) = ask(&control, &control, "/qps?qps=700", &more);
+        assert!(said.contains(status) && body.contains("error"), "{more}: {said} {body}");
+    }
+    let right = format!("Authorization: Bearer {token}\r\n");
+    let (said, _) = ask(&control, "evil.example", "/qps?qps=700", &right);
+    assert!(said.contains("403"), "{said}");
+    let (said, _) = ask(&control, &control, "/qps?qps=300", &right);
+    assert!(said.contains("200"), "{said}");
+    // The first rate that changed is that of the one who had the token.
+    let offered = |line: &str| number(line, "offered").filter(|offered| *offered != 100);
+    assert_eq!(running.find(offered), 300);
+    let (said, body) = get(&control, "/metrics");
+    assert!(said.contains("200") && body.ends_with("# EOF\n"), "{said}");
+}
+
+/// As with `lab-client 2>&1 | head -1`.
+#[test]
+fn a_reader_that_goes_away_does_not_end_the_load() {
+    let server = server();
+    let load = ["--server", &server, "--users", "0..20", "--rate", "10", "--seconds", "2"];
+    let (reads, writes) = std::io::pipe().expect("a pipe");
+    let mut child = {
+        let _alone = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = writes.try_clone().expect("a descriptor");
+        client(&load).stdout(writes).stderr(again).spawn().expect("it starts")
+    };
+    let mut line = String::new();
+    BufReader::new(reads).read_line(&mut line).expect("a line");
+    assert!(line.contains("lab-client"), "{line}");
+    let code = child.wait().expect("it ends").code();
+    assert!(matches!(code, Some(0 | 4)), "as if it had been read: {code:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use control::CpuList;
+use control::{AccessArgs, AccessError, CpuList, Interface, Output};
 use service::{Budgets, Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
 use crate::panel::{Hub, router};
@@ -22,6 +22,9 @@ pub struct Args {
     /// Where the control interface (HTTP) listens
     #[arg(long, default_value = "127.0.0.1:8989", value_name = "ADDR:PORT")]
     pub control: SocketAddr,
+    /// Who may use the control interface.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Users are 0 to N-1
     #[arg(long, default_value_t = 1_200_000, value_name = "N")]
     pub users: u32,
@@ -162,9 +165,11 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// Whether a server did not start because of what it was asked for, and not of what it met.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StartError::Config(_)))
+        || matches!(error.downcast_ref(), Some(AccessError::Outside(_)))
 }
 
-/// Runs a server until SIGTERM, SIGINT, a stop command, or, with `--pipe`, the end of its input.
+/// Runs a server until SIGTERM, SIGINT, SIGHUP, a stop command, or, with `--pipe`, the end of its
+/// input.
 ///
 /// # Errors
 /// What keeps the server from starting, or a shard from going on.
@@ -175,30 +180,49 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind(args.control))
         .with_context(|| format!("the control interface cannot listen on {}", args.control))?;
-    let control = listener.local_addr()?;
+    let (access, notice) = args.access.access(listener.local_addr()?, args.pipe)?;
+    let output = Output::start()?;
+    output.take_panics();
     let server = Server::start(&config)?;
     let hub = Hub::new(&server, &config);
-    let ready = Ready {
-        listen: server.address().to_string(),
-        control: control.to_string(),
-        pid: std::process::id(),
-        threads: server.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
-        sets: config.sets,
-        ledger: server.ledger().cloned(),
-    };
     if let Some(rate) = args.packets_per_second {
         hub.execute(Command::generator(rate)).context("--packets-per-second")?;
     }
-    let routes = router(hub.clone());
-    let ended_line = || Line::Ended(hub.ledger());
-    let ready = Line::Ready(ready);
-    runtime.block_on(control::serve(&hub, listener, routes, args.pipe, ready, ended_line))?;
+    if let Some(notice) = notice.filter(|_| !args.pipe) {
+        output.tell(&format!("lab-server: {notice}"));
+    }
+    let routes = router(&hub, &access);
+    let interface = Interface { listener, routes, pipe: args.pipe, output: output.clone() };
+    let ended = attend(&runtime, server, &hub, config.sets, interface);
+    runtime.block_on(output.finish())?;
     // A thread of the runtime may still wait for input that never comes.
     runtime.shutdown_background();
-    server.join()?;
+    ended
+}
+
+/// Attends to a running server until its shards have ended.
+fn attend(
+    runtime: &tokio::runtime::Runtime,
+    server: Server,
+    hub: &Hub,
+    sets: usize,
+    interface: Interface,
+) -> anyhow::Result<()> {
+    let ready = Line::Ready(Ready {
+        listen: server.address().to_string(),
+        control: interface.listener.local_addr()?.to_string(),
+        pid: std::process::id(),
+        threads: server.threads().iter().map(|thread| thread.as_raw_nonzero().get()).collect(),
+        sets,
+        ledger: server.ledger().cloned(),
+    });
+    let last = || Line::Ended(hub.ledger());
+    runtime.block_on(control::serve(hub, interface, ready, last))?;
+    // Also after a failure: what the durable ledger has been told goes to the disk.
+    let joined = server.join();
     let failures = hub.failures();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    Ok(())
+    joined
 }
 
 #[cfg(test)]
@@ -206,11 +230,43 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::message::Message;
 
     #[test]
     fn the_defaults_of_the_command_line_are_those_of_the_configuration() {
         Args::command().debug_assert();
         let args = Args::parse_from(["lab-server"]);
         assert_eq!(args.config().expect("valid"), Config::default());
+    }
+
+    /// No frame and no command makes a shard panic, so this is a message that nobody sends: for a
+    /// SET that there is not.
+    #[test]
+    fn a_shard_that_panics_ends_the_server_and_its_name_is_told() {
+        let config = Config {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            users: 100,
+            shards: Some(2),
+            sets: 4,
+            ..Config::default()
+        };
+        let server = Server::start(&config).expect("a server");
+        let hub = Hub::new(&server, &config);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
+        let listener = listener.expect("a port");
+        let output = Output::start().expect("threads");
+        let interface = Interface { listener, routes: axum::Router::new(), pipe: false, output };
+        server.tell(1, Message::Packet { set: 9_999, packet: 1, amount: 1 });
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let ended = attend(&runtime, server, &hub, config.sets, interface);
+            tell.send(ended.map_err(|error| error.to_string()))
+        });
+        let ended = told.recv_timeout(Duration::from_secs(20)).expect("it ends by itself");
+        let why = ended.expect_err("it could not go on");
+        assert!(why.contains("shard 1") && why.contains("panicked"), "{why}");
+        assert!(!why.contains("shard 0"), "the other one ended in order: {why}");
     }
 }

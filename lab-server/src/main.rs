@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lab-server: {error:#}");
+            control::last_words(&format!("lab-server: {error:#}"));
             // As for the options that the parser itself finds wrong.
             if is_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }

@@ -79,7 +79,7 @@ pub struct Server {
     inboxes: Inboxes<Message>,
     reports: Inboxes<Report>,
     budget: Arc<Budget>,
-    threads: ShardThreads<()>,
+    threads: ShardThreads<Option<()>>,
     keepers: Option<Keepers>,
     ledger: Option<DurableLedger>,
 }
@@ -156,7 +156,9 @@ impl Server {
         };
         let threads = shard::spawn("lab-server", shards, &resolved.placement, move |context| {
             let setup = setup.clone();
-            async move { setup.run(context).await }
+            let (reports, shard) = (setup.reports.clone(), context.shard);
+            let lost = move |why| report(&reports, Report::Ended(shard, Err(why)));
+            shard::watched(setup.run(context), lost)
         })?;
         let server = Self { address, resolved, inboxes, reports, budget, threads, keepers, ledger };
         let started = server.await_start();
@@ -177,7 +179,7 @@ impl Server {
         while waiting > 0 {
             match self.next_report(None) {
                 Some(Report::Started(_, Ok(()))) => waiting -= 1,
-                Some(Report::Started(shard, Err(reason))) => {
+                Some(Report::Started(shard, Err(reason)) | Report::Ended(shard, Err(reason))) => {
                     return Err(StartError::Shard { shard, reason });
                 }
                 _ => {}
@@ -309,7 +311,11 @@ impl Server {
             }
         }
         self.join()?;
-        Ok(reports)
+        let failed = reports.iter().find_map(|report| match report {
+            Report::Ended(shard, Err(reason)) => Some(format!("shard {shard} ended: {reason}")),
+            _ => None,
+        });
+        failed.map_or(Ok(reports), |failed| Err(anyhow::Error::msg(failed)))
     }
 
     /// Waits for the threads of the shards, which have been told to stop, and then for what they

@@ -194,8 +194,9 @@ impl ShardLoop {
     }
 
     /// The same with a durable ledger.
-    pub(crate) fn with_ledger(self, keeping: Option<Keeping>) -> Self {
-        Self { keeping, ..self }
+    pub(crate) fn with_ledger(mut self, keeping: Option<Keeping>) -> Self {
+        self.keeping = keeping;
+        self
     }
 
     fn with_world<T>(
@@ -367,7 +368,12 @@ impl ShardLoop {
             self.report_slowness(u64::MAX);
             std::thread::yield_now();
         }
-        // For whatever reason it ended, the others need not wait for it.
+    }
+}
+
+impl Drop for ShardLoop {
+    /// For whatever reason it ended, the others need not wait for it.
+    fn drop(&mut self) {
         self.set_idle(true);
     }
 }

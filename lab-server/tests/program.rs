@@ -21,6 +21,8 @@ struct Program {
     child: Child,
     lines: BufReader<ChildStdout>,
     ready: Ready,
+    /// The file with the token that commands need.
+    token: tempfile::NamedTempFile,
 }
 
 impl Drop for Program {
@@ -39,9 +41,14 @@ fn command(args: &[&str]) -> Command {
 
 impl Program {
     fn start(more: &[&str]) -> Self {
+        let token = tempfile::NamedTempFile::new().expect("a file");
+        writeln!(token.as_file(), "0123456789abcdef0123456789abcdef").expect("written");
+        let file = token.path().to_str().expect("UTF-8");
+        let who = ["--control-token-file", file];
+        let who = if more.contains(&"--control-open") { &[][..] } else { &who };
         let args = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"];
         let small = ["--shards", "2", "--sets", "8", "--users", "10000", "--steering", "hash"];
-        let mut child = command(&[&args[..], &small, more].concat())
+        let mut child = command(&[&args[..], &small, who, more].concat())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -50,7 +57,7 @@ impl Program {
         let mut text = String::new();
         lines.read_line(&mut text).expect("a line");
         let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
-        Self { child, lines, ready }
+        Self { child, lines, ready, token }
     }
 
     fn address(&self) -> SocketAddrV4 {
@@ -86,10 +93,12 @@ impl Program {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let len = body.len();
         let kind = "Content-Type: application/json";
+        let token = std::fs::read_to_string(&self.token).expect("the token");
+        let token = format!("Authorization: Bearer {}", token.trim());
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n{kind}\r\n\
-             Content-Length: {len}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: {control}\r\nConnection: close\r\n{kind}\r\n\
+             {token}\r\nContent-Length: {len}\r\n\r\n{body}"
         )
         .expect("sent");
         let mut answer = String::new();
@@ -399,7 +408,7 @@ fn generators_that_ask_for_too_much_stop_nobody() {
 
 #[test]
 fn the_requests_of_the_prototypes_scripts() {
-    let program = Program::start(&[]);
+    let program = Program::start(&["--control-open"]);
     program.get("/yaohongbao?qps=2000&sum=40");
     program.wait_for("/ledger", "/total/created/count", 40);
     // Three shares each; the range comes as people write it.

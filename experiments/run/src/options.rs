@@ -29,6 +29,8 @@ pub struct Options {
     pub sampling: Option<Sampling>,
     /// Where to serve the live page; nowhere when `None`.
     pub live: Option<SocketAddr>,
+    /// Further names of this machine by which the live page may be asked for.
+    pub live_hosts: Vec<String>,
     /// Which fleet to run on; on this machine when `None`.
     pub fleet: Option<fleet::Options>,
 }

@@ -17,19 +17,21 @@ pub(crate) struct RunControl {
     sender: UnboundedSender<PendingCommand>,
     /// The address of the page, until it is served.
     listener: Option<TcpListener>,
+    /// Further names by which it may be asked for.
+    names: Vec<String>,
     live: Option<Live>,
     socket: Option<ControlSocket>,
 }
 
 impl RunControl {
-    /// Takes the address of the page, if one is wanted.
+    /// Takes the address of the page, if one is wanted, which also answers to these names.
     ///
     /// # Errors
     /// When it cannot be had.
-    pub(crate) fn bind(live: Option<SocketAddr>) -> anyhow::Result<Self> {
+    pub(crate) fn bind(live: Option<SocketAddr>, names: &[String]) -> anyhow::Result<Self> {
         let listener = live.map(bind).transpose()?;
         let (sender, pending) = unbounded_channel();
-        Ok(Self { pending, sender, listener, live: None, socket: None })
+        Ok(Self { pending, sender, listener, names: names.to_vec(), live: None, socket: None })
     }
 
     /// Takes commands for the run in a directory. Returns what to tell a person.
@@ -45,7 +47,8 @@ impl RunControl {
             }
         }
         if let Some(listener) = self.listener.take() {
-            let live = Live::start(listener, directory, ControlHandle::Run(self.sender.clone()))?;
+            let run = ControlHandle::Run(self.sender.clone());
+            let live = Live::start(listener, directory, run, &self.names)?;
             notices.push(format!("live page: {}", live.address()));
             self.live = Some(live);
         }

@@ -6,6 +6,8 @@
 //! | `GET /counters` | what all shards counted, and each, as JSON |
 //! | `GET /metrics` | everything as OpenMetrics |
 //! | `POST /command` | a [`Command`] as JSON |
+//!
+//! The first and the last change something: [`Access`] says who may.
 
 use attribution::Tally;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -16,6 +18,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use control::http::error;
 use control::metrics::Family;
+use control::{Access, Routes};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use workload::Command;
@@ -24,13 +27,13 @@ use super::error::CommandError;
 use super::hub::Hub;
 
 /// The routes.
-pub(crate) fn router(hub: Hub) -> Router {
-    Router::new()
-        .route("/qps", get(qps))
-        .route("/counters", get(counters))
-        .route("/metrics", get(scrape))
-        .route("/command", post(command))
-        .with_state(hub)
+pub(crate) fn router(hub: &Hub, access: &Access) -> Router {
+    let open = Router::new().route("/metrics", get(scrape));
+    let questions = Router::new().route("/counters", get(counters));
+    let commands = Router::new().route("/qps", get(qps)).route("/command", post(command));
+    let [open, questions, commands] =
+        [open, questions, commands].map(|routes| routes.with_state(hub.clone()));
+    access.guard(Routes { open, questions, commands })
 }
 
 /// `GET /qps?qps=`.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use attribution::{Encoded, Sample, SegmentHistogram, Tally};
-use control::{Lines, Program, Shards, locked};
+use control::{Lines, Output, Program, Shards, locked};
 use platform::{Clock, NANOS_PER_SECOND, SlowOrders, monotonic_ns};
 use workload::{Audit, Command, Line, Load, Phase, Receipts, check_rate};
 
@@ -262,5 +262,21 @@ impl Program for Hub {
         Line::Error(error)
     }
 
-    fn show(&self, _: &Line) {}
+    fn is_vital(line: &Line) -> bool {
+        match line {
+            Line::Ready(_)
+            | Line::Established { .. }
+            | Line::Settled { .. }
+            | Line::Error(_)
+            | Line::Ended(_) => true,
+            Line::Sample(_)
+            | Line::Histogram { .. }
+            | Line::Causes { .. }
+            | Line::Slow { .. }
+            | Line::Sampled { .. }
+            | Line::Spun { .. } => false,
+        }
+    }
+
+    fn show(&self, _: &Line, _: &Output) {}
 }

@@ -21,6 +21,7 @@ mod ready_queues;
 mod registered;
 mod slots;
 mod timer;
+mod watched;
 mod wheel;
 
 pub use connections::Net;
@@ -31,4 +32,5 @@ pub use inbox::Inboxes;
 pub use limits::{Closed, ConnectOptions, Limits, NetCounters};
 pub use listener::{ListenOptions, bind_listener};
 pub use slots::ConnId;
+pub use watched::watched;
 pub use wheel::Wheel;

@@ -8,6 +8,10 @@
 //! | `GET /metrics` | everything as OpenMetrics |
 //! | `POST /command` | a [`Command`] as JSON |
 //! | `GET /yaohongbao?qps&sum`, `GET /fahongbao?qps&sum&min&max` | as the prototype has them |
+//!
+//! The last three change something: [`Access`] says who may.
+
+use std::sync::Arc;
 
 use accounting::Ledger;
 use accounting::server::Counters;
@@ -19,6 +23,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::http::error;
+use control::{Access, Routes};
 use serde_json::{Value, json};
 use service::Command;
 
@@ -29,19 +34,19 @@ use crate::panel::prototype::{FaHongBao, YaoHongBao};
 use crate::report::Snapshot;
 
 /// The routes.
-pub fn router(hub: Hub) -> Router {
-    Router::new()
-        .route("/health", get(health))
-        .route("/counters", get(counters))
-        .route("/ledger", get(ledger))
-        .route("/metrics", get(scrape))
+pub fn router(hub: &Hub, access: &Access) -> Router {
+    let open = Router::new().route("/health", get(health)).route("/metrics", get(scrape));
+    let questions = Router::new().route("/counters", get(counters)).route("/ledger", get(ledger));
+    let commands = Router::new()
         .route("/command", post(command))
         .route("/yaohongbao", get(yaohongbao))
-        .route("/fahongbao", get(fahongbao))
-        .with_state(hub)
+        .route("/fahongbao", get(fahongbao));
+    let [open, questions, commands] =
+        [open, questions, commands].map(|routes| routes.with_state(hub.clone()));
+    access.guard(Routes { open, questions, commands })
 }
 
-async fn ask(hub: &Hub) -> Result<Vec<Snapshot>, Response> {
+async fn ask(hub: &Hub) -> Result<Arc<[Snapshot]>, Response> {
     hub.snapshots().await.map_err(|shard| {
         error(StatusCode::SERVICE_UNAVAILABLE, format!("shard {shard} does not answer"))
     })

@@ -1,16 +1,16 @@
 //! Between the shards and all that ask: totals and snapshots.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use accounting::Ledger;
 use accounting::server::{Gauges, Sample};
-use control::{Shards, locked};
+use control::{InboxFull, Shards, locked};
 use platform::{Clock, SlowOrders, monotonic_ns};
 use service::{Config, Done, MAX_GENERATORS, MAX_RATE_IN_ALL};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 
 use crate::generator::GeneratorSpec;
 use crate::message::Message;
@@ -22,12 +22,17 @@ use crate::server::Server;
 /// How long the control thread waits for a shard to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A request for snapshots, some of which have not come.
-struct PendingSnapshots {
+/// The state of every shard, or the one that did not answer.
+pub(super) type Snapshots = Result<Arc<[Snapshot]>, usize>;
+
+/// A round of questions to all shards, some of which have not answered.
+struct Round {
+    ticket: u64,
     snapshots: Vec<Option<Snapshot>>,
-    missing: usize,
-    answered: Arc<Notify>,
 }
+
+/// The last round that is over: its ticket, and what came of it.
+type Last = Option<(u64, Snapshots)>;
 
 struct State {
     shards: Shards<Message, Report>,
@@ -38,8 +43,12 @@ struct State {
     generators: Mutex<Generators>,
     slow: Mutex<SlowOrders>,
     packets: AtomicUsize,
-    tickets: AtomicU64,
-    pending: Mutex<HashMap<u64, PendingSnapshots>>,
+    /// The ticket of the last round that was begun.
+    rounds: AtomicU64,
+    /// The round under way, of which there is one at most: who holds `last` has begun it.
+    round: Mutex<Option<Round>>,
+    answered: Notify,
+    last: Arc<AsyncMutex<Last>>,
     /// Books of shards as they last reported them.
     ledgers: Mutex<Vec<Ledger>>,
 }
@@ -103,8 +112,10 @@ impl Hub {
             generators: Mutex::default(),
             slow: Mutex::default(),
             packets: AtomicUsize::new(0),
-            tickets: AtomicU64::new(0),
-            pending: Mutex::default(),
+            rounds: AtomicU64::new(0),
+            round: Mutex::default(),
+            answered: Notify::new(),
+            last: Arc::default(),
             ledgers: Mutex::new(vec![Ledger::default(); server.shards()]),
         }))
     }
@@ -172,30 +183,48 @@ impl Hub {
         Ok(Done::default())
     }
 
-    /// The state of every shard.
+    /// The state of every shard, later than this was asked. All who ask while a round of questions
+    /// is under way share the next one; nobody who goes away leaves anything behind.
     ///
     /// # Errors
     /// The shard that did not answer within two seconds.
-    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, usize> {
-        let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
-        let shards = self.0.shards.count();
-        let answered = Arc::new(Notify::new());
-        let pending = PendingSnapshots {
-            snapshots: vec![None; shards],
-            missing: shards,
-            answered: Arc::clone(&answered),
-        };
-        locked(&self.0.pending).insert(ticket, pending);
-        let posted = self.post_all(|| Message::Snapshot { ticket });
+    pub(super) async fn snapshots(&self) -> Snapshots {
+        let asked = self.0.rounds.load(Ordering::Relaxed);
+        let last = Arc::clone(&self.0.last).lock_owned().await;
+        match &*last {
+            Some((ticket, snapshots)) if *ticket > asked => snapshots.clone(),
+            // The round goes on when the one who asks hangs up: others may wait for it.
+            _ => tokio::spawn(self.clone().ask_all(last)).await.unwrap_or(Err(0)),
+        }
+    }
+
+    async fn ask_all(self, mut last: OwnedMutexGuard<Last>) -> Snapshots {
+        let ticket = self.0.rounds.fetch_add(1, Ordering::Relaxed) + 1;
+        let snapshots = vec![None; self.0.shards.count()];
+        *locked(&self.0.round) = Some(Round { ticket, snapshots });
+        let posted = self.0.shards.post_all(|| Message::Snapshot { ticket });
         if posted.is_ok() {
             // Whether in time shows in what is missing.
-            let _ = tokio::time::timeout(PATIENCE, answered.notified()).await;
+            let _ = tokio::time::timeout(PATIENCE, self.all_answered()).await;
         }
-        let pending = locked(&self.0.pending).remove(&ticket);
-        let snapshots = pending.map(|pending| pending.snapshots).unwrap_or_default();
-        match snapshots.iter().position(Option::is_none) {
-            Some(missing) => Err(missing),
-            None => Ok(snapshots.into_iter().flatten().collect()),
+        let round = locked(&self.0.round).take();
+        let snapshots = round.map(|round| round.snapshots).unwrap_or_default();
+        let snapshots = match (posted, snapshots.iter().position(Option::is_none)) {
+            (Err(InboxFull(shard)), _) | (Ok(()), Some(shard)) => Err(shard),
+            (Ok(()), None) => Ok(snapshots.into_iter().flatten().collect()),
+        };
+        *last = Some((ticket, snapshots.clone()));
+        snapshots
+    }
+
+    async fn all_answered(&self) {
+        loop {
+            let answered = self.0.answered.notified();
+            let round = |round: &Round| round.snapshots.iter().all(Option::is_some);
+            if locked(&self.0.round).as_ref().is_some_and(round) {
+                return;
+            }
+            answered.await;
         }
     }
 
@@ -222,16 +251,14 @@ impl Hub {
         locked(&self.0.ledgers)[sample.shard] = sample.ledger;
     }
 
-    /// A shard has answered a request for snapshots.
+    /// A shard has answered a round of questions.
     pub(super) fn answered(&self, ticket: u64, snapshot: Snapshot) {
-        let mut pending = locked(&self.0.pending);
-        let Some(pending) = pending.get_mut(&ticket) else { return };
+        let mut round = locked(&self.0.round);
+        // One that is late has nobody who waits for it.
+        let Some(round) = round.as_mut().filter(|round| round.ticket == ticket) else { return };
         let shard = snapshot.shard;
-        pending.missing -= usize::from(pending.snapshots[shard].is_none());
-        pending.snapshots[shard] = Some(snapshot);
-        if pending.missing == 0 {
-            pending.answered.notify_one();
-        }
+        round.snapshots[shard] = Some(snapshot);
+        self.0.answered.notify_one();
     }
 }
 

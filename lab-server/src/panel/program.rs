@@ -1,6 +1,6 @@
 //! What the control thread does with reports and commands.
 
-use control::{Lines, Program, Shards};
+use control::{Lines, Output, Program, Shards};
 use service::{Command, DurableLedger, Line};
 
 use crate::message::Message;
@@ -48,19 +48,27 @@ impl Program for Hub {
         Line::Error(error)
     }
 
-    fn show(&self, line: &Line) {
+    fn is_vital(line: &Line) -> bool {
+        match line {
+            Line::Ready(_) | Line::Error(_) | Line::Ended(_) => true,
+            Line::Sample(_) | Line::Spun { .. } => false,
+        }
+    }
+
+    fn show(&self, line: &Line, output: &Output) {
         match line {
             Line::Ready(ready) => {
-                eprintln!(
+                output.tell(&format!(
                     "lab-server: {} shards and {} SETs listen on {}, control on http://{}",
                     ready.threads.len(),
                     ready.sets,
                     ready.listen,
                     ready.control
-                );
-                ready.ledger.iter().for_each(|ledger| eprintln!("lab-server: {}", found(ledger)));
+                ));
+                let ledger = ready.ledger.iter();
+                ledger.for_each(|ledger| output.tell(&format!("lab-server: {}", found(ledger))));
             }
-            Line::Error(error) => eprintln!("lab-server: {error}"),
+            Line::Error(error) => output.tell(&format!("lab-server: {error}")),
             Line::Sample(_) | Line::Spun { .. } | Line::Ended(_) => {}
         }
     }

@@ -6,7 +6,7 @@
 //! | `GET /events` | server-sent events: all so far, then every second; `Last-Event-ID` resumes |
 //! | `GET /metrics` | every figure of the run as OpenMetrics |
 //! | `GET /report.html` | the report, once it is made |
-//! | `POST /order` | a [`RunCommand`] as JSON, with `Authorization: Bearer <token>` |
+//! | `POST /order` | a [`RunCommand`] as JSON, with `Authorization: Bearer <token>`: [`Access`] |
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use control::http::error;
+use control::{Access, Routes};
 use futures_lite::Stream;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::command::RunCommand;
@@ -38,8 +38,6 @@ use crate::page::Page;
 pub(super) struct AppState {
     feed: Arc<Mutex<Feed>>,
     ticks: watch::Receiver<u64>,
-    /// Only its hash is compared, so that the time that takes says nothing about it.
-    token: [u8; 32],
     control: ControlHandle,
     directory: Arc<PathBuf>,
 }
@@ -48,24 +46,23 @@ impl AppState {
     pub(super) fn new(
         feed: Arc<Mutex<Feed>>,
         ticks: watch::Receiver<u64>,
-        token: String,
         control: ControlHandle,
         directory: PathBuf,
     ) -> Self {
-        let token = Sha256::digest(token).into();
-        Self { feed, ticks, token, control, directory: Arc::new(directory) }
+        Self { feed, ticks, control, directory: Arc::new(directory) }
     }
 }
 
 /// The routes.
-pub(super) fn router(state: AppState) -> Router {
-    Router::new()
+pub(super) fn router(state: AppState, access: &Access) -> Router {
+    let open = Router::new()
         .route("/", get(page))
         .route("/events", get(events))
         .route("/metrics", get(scrape))
         .route("/report.html", get(report))
-        .route("/order", post(command))
-        .with_state(state)
+        .with_state(state.clone());
+    let commands = Router::new().route("/order", post(command)).with_state(state);
+    access.guard(Routes { open, commands, ..Routes::default() })
 }
 
 async fn page(State(state): State<AppState>) -> Html<String> {
@@ -134,26 +131,10 @@ async fn report(State(state): State<AppState>) -> Response {
     }
 }
 
-/// The answer to a command without the token.
-fn refusal(state: &AppState, headers: &HeaderMap) -> Option<Response> {
-    let given = headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
-    let Some(given) = given.and_then(|it| it.strip_prefix("Bearer ")) else {
-        let why = "this changes the run: it needs the token that was printed at its start";
-        return Some(error(StatusCode::UNAUTHORIZED, why));
-    };
-    let hash: [u8; 32] = Sha256::digest(given.trim()).into();
-    let why = "this is not the token that was printed at its start";
-    (hash != state.token).then(|| error(StatusCode::FORBIDDEN, why))
-}
-
 async fn command(
     State(state): State<AppState>,
-    headers: HeaderMap,
     command: Result<Json<RunCommand>, JsonRejection>,
 ) -> Response {
-    if let Some(refusal) = refusal(&state, &headers) {
-        return refusal;
-    }
     let command = match command {
         Ok(Json(command)) => command,
         Err(why) => return error(StatusCode::BAD_REQUEST, why.body_text()),

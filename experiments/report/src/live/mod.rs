@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ::control::{Access, Token, TokenError, listen};
 use tokio::sync::watch;
 
 use crate::assemble::{ReportError, assert_run};
@@ -52,6 +53,9 @@ pub enum LiveError {
     /// There is no run.
     #[error(transparent)]
     NoRun(#[from] ReportError),
+    /// There is no secret for those who may command.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The system refuses something else.
     #[error("the live page cannot be served")]
     System(#[from] io::Error),
@@ -61,7 +65,7 @@ pub enum LiveError {
 #[derive(Debug)]
 pub struct Live {
     address: SocketAddr,
-    token: String,
+    token: Token,
     /// Whether it is to end.
     ending: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -78,15 +82,9 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, LiveError> {
     Ok(listener)
 }
 
-/// A secret that cannot be guessed.
-fn token() -> io::Result<String> {
-    let mut bytes = [0_u8; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 impl Live {
-    /// Serves the page of the run in a directory; commands go to `control`.
+    /// Serves the page of the run in a directory, also by these further names of this machine;
+    /// commands go to `control`.
     ///
     /// # Errors
     /// What the system says.
@@ -94,24 +92,26 @@ impl Live {
         listener: TcpListener,
         directory: &Path,
         control: ControlHandle,
+        names: &[String],
     ) -> Result<Self, LiveError> {
         let address = listener.local_addr()?;
-        let token = token()?;
+        let token = Token::new()?;
+        let access = Access::with_printed(token.clone(), names);
         let (ending, ended) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (directory, secret) = (directory.to_owned(), token.clone());
+        let directory = directory.to_owned();
         let thread = std::thread::Builder::new().name("live".to_owned()).spawn(move || {
             // On Linux the niceness is the thread's own. Where it cannot be set, it is in the way
             // a little.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            runtime.block_on(serve(listener, directory, secret, control, ended));
+            runtime.block_on(serve(listener, directory, access, control, ended));
         })?;
         Ok(Self { address, token, ending, thread: Some(thread) })
     }
 
     /// The address for a person, token included.
     pub fn address(&self) -> String {
-        format!("http://{}/#token={}", self.address, self.token)
+        format!("http://{}/#token={}", self.address, self.token.secret())
     }
 }
 
@@ -128,22 +128,21 @@ impl Drop for Live {
 async fn serve(
     listener: TcpListener,
     directory: PathBuf,
-    token: String,
+    access: Access,
     control: ControlHandle,
     mut ended: watch::Receiver<bool>,
 ) {
     let feed = Arc::new(Mutex::new(Feed::open(&directory)));
     let (tick, ticks) = watch::channel(0_u64);
-    let routes =
-        http::router(http::AppState::new(Arc::clone(&feed), ticks, token, control, directory));
+    let state = http::AppState::new(Arc::clone(&feed), ticks, control, directory);
+    let routes = http::router(state, &access);
     let mut stop = ended.clone();
     let server = tokio::spawn(async move {
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
         let stopped = async move {
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        // It ends when it is told to.
-        let _ = axum::serve(listener, routes).with_graceful_shutdown(stopped).await;
+        listen(listener, routes, stopped).await;
     });
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -164,14 +163,18 @@ async fn serve(
 }
 
 /// Serves the page of a run that another process carries out, or that is over, until an interrupt
-/// ends this process.
+/// ends this process. It answers to further names of this machine.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
-pub async fn watch(directory: &Path, listen: SocketAddr) -> Result<(), LiveError> {
+pub async fn watch(
+    directory: &Path,
+    listen: SocketAddr,
+    names: &[String],
+) -> Result<(), LiveError> {
     assert_run(directory)?;
-    let live =
-        Live::start(bind(listen)?, directory, ControlHandle::Socket(directory.join(SOCKET)))?;
+    let run = ControlHandle::Socket(directory.join(SOCKET));
+    let live = Live::start(bind(listen)?, directory, run, names)?;
     text::say!("live page: {}", live.address());
     // Nothing is under way: an interrupt ends this process.
     std::future::pending().await

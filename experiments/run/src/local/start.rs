@@ -83,7 +83,7 @@ pub(crate) async fn start(
     mut source: Source,
     options: Options,
 ) -> anyhow::Result<Coordinator<Local>> {
-    let mut control = RunControl::bind(options.live)?;
+    let mut control = RunControl::bind(options.live, &options.live_hosts)?;
     let machine = Machine::this();
     let experiment = &mut source.experiment;
     let phases = experiment.ordered_phases()?;

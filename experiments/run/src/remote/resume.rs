@@ -57,7 +57,7 @@ pub(crate) async fn resume(
     let text = std::fs::read_to_string(directory.join("manifest.json"))?;
     let manifest: Manifest = serde_json::from_str(&text)
         .map_err(|error| UsageError::error(format!("manifest.json: {error}")))?;
-    let mut control = RunControl::bind(options.live)?;
+    let mut control = RunControl::bind(options.live, &options.live_hosts)?;
     let interrupts = Interrupts::listen()?;
     let mut access = fleet.access;
     access.nats.get_or_insert_with(|| roster.nats.clone());

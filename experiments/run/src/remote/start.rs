@@ -139,7 +139,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Coordinator<Fleet>> {
     check(&source.experiment, &options)?;
     let phases = source.experiment.ordered_phases()?;
-    let mut control = RunControl::bind(options.live)?;
+    let mut control = RunControl::bind(options.live, &options.live_hosts)?;
     let client = fleet.access.connect("lab run").await?;
     let context = fleet.access.jetstream(&client).await?;
     let Chosen { cards, assignment, clocks } = choose(&client, &mut source, fleet).await?;
