@@ -23,5 +23,4 @@ pub use listen::listen;
 pub use output::{Output, last_words};
 pub use serve::{Interface, Lines, Program, serve};
 pub use shards::{InboxFull, Shards, locked};
-pub use signals::Signals;
 pub use token::{Token, TokenError};

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGTERM, SIGINT and SIGHUP, all of which mean the same.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     /// `None` where whoever started the program wants it to outlive the terminal (`nohup`).
@@ -18,7 +18,7 @@ impl Signals {
     ///
     /// # Errors
     /// What the machine says when it refuses.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let hangup = SignalKind::hangup();
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let hangup = (!is_ignored(&status, hangup)).then(|| signal(hangup)).transpose()?;
@@ -30,7 +30,7 @@ impl Signals {
     }
 
     /// Waits for the next of them.
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
