@@ -9,6 +9,7 @@ mod facts;
 mod harness;
 mod modules;
 mod packages;
+mod promises;
 mod public;
 mod reasons;
 mod sources;
@@ -49,6 +50,13 @@ fn no_crate_uses_what_the_table_does_not_allow() {
 #[test]
 fn no_dependency_is_unused() {
     check(table::unused(&packages::all(), &repository().files));
+}
+
+#[test]
+fn every_promise_has_its_test() {
+    let read = |file: &str| std::fs::read_to_string(sources::top().join(file)).ok();
+    let table = read("docs/promises.md").expect("the table of promises");
+    check(promises::faults(&table, read));
 }
 
 #[test]
