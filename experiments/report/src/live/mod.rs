@@ -163,8 +163,8 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until an interrupt
-/// ends this process.
+/// Serves the page of a run that another process carries out, or that is over, until
+/// Ctrl-C is pressed.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
@@ -173,6 +173,12 @@ pub async fn watch(directory: &Path, listen: SocketAddr) -> Result<(), LiveError
     let live =
         Live::start(bind(listen)?, directory, ControlHandle::Socket(directory.join(SOCKET)))?;
     text::say!("live page: {}", live.address());
-    // Nothing is under way: an interrupt ends this process.
-    std::future::pending().await
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    // A terminal that is closed ends this process, unless it was told to ignore that: nothing is
+    // under way here.
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
