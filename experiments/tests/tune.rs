@@ -268,6 +268,15 @@ fn a_run_puts_the_machine_back() {
     assert_eq!(running.exit_code(), Some(5));
     assert_eq!(sysctl(BACKLOG), before);
 
+    // Another signal, and as soon as there is something to put back.
+    for (out, signal) in [("terminated", Signal::TERM), ("hung-up", Signal::HUP)] {
+        let running = start(out, &longer);
+        wait_until("the machine is tuned", is_tuned);
+        running.signal(signal);
+        assert_eq!(running.exit_code(), Some(5), "{out}");
+        assert_eq!(sysctl(BACKLOG), before, "{out}");
+    }
+
     let running = start("killed", &longer);
     wait_until("the machine is tuned", is_tuned);
     running.signal(Signal::KILL);
@@ -321,4 +330,37 @@ fn an_ablation_says_what_each_setting_is_worth() {
     assert_exit(&place.tune(&arguments), 0);
     let after = std::fs::metadata(place.path("out/with/01/summary.json")).expect("there");
     assert_eq!(before.modified().expect("a time"), after.modified().expect("a time"));
+}
+
+/// A signal to a command that has runs carried out interrupts the run, and comes back after it.
+#[test]
+fn an_ablation_that_is_interrupted_ends_its_run_in_order() {
+    if !needs::root() {
+        return;
+    }
+    let place = Place::new();
+    let setting = ("Sysctl(\"net.core.somaxconn\")", "Exactly(\"777\")", "scope: Namespace");
+    let profile = place.profile(&[setting]);
+    let experiment = place.experiment(&profile, "");
+    let out = place.name("out");
+    for signal in [Signal::TERM, Signal::HUP] {
+        let arguments = ["tune", "--journals", &place.name("journals"), "ablate", &experiment];
+        let more = [&profile, "--out", &out, "--rounds", "2", "--set", "phases.load.seconds=600"];
+        let arguments: Vec<&str> = arguments.into_iter().chain(more).collect();
+        let running = Running::start(&arguments);
+        running.wait_for("round 1 of 2");
+        let runs = || std::fs::read_dir(&out).into_iter().flatten().flatten();
+        let run = || runs().map(|arm| arm.path().join("01")).find(|it| it.is_dir());
+        let begun = |run: PathBuf| {
+            let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap_or_default();
+            events.contains("\"phase\":\"load\"")
+        };
+        wait_until("its run is under way", || run().is_some_and(begun));
+        running.signal(signal);
+        assert_eq!(running.exit_code(), Some(5), "{signal:?}");
+        let run = run().expect("a run");
+        assert_eq!(json(&run, "manifest.json")["outcome"], "interrupted", "{signal:?}");
+        assert!(run.join("summary.json").is_file(), "{signal:?}");
+        std::fs::remove_dir_all(&out).expect("removed");
+    }
 }

@@ -162,8 +162,8 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until an interrupt
-/// ends this process. It answers to further names of this machine.
+/// Serves the page of a run that another process carries out, or that is over, until Ctrl-C
+/// is pressed. It answers to further names of this machine.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
@@ -176,6 +176,12 @@ pub async fn watch(
     let run = ControlHandle::Socket(directory.join(SOCKET));
     let live = Live::start(bind(listen)?, directory, run, names)?;
     text::say!("live page: {}", live.address());
-    // Nothing is under way: an interrupt ends this process.
-    std::future::pending().await
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    // A terminal that is closed ends this process, unless it was told to ignore that: nothing is
+    // under way here.
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
