@@ -22,6 +22,8 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("ebpf::ThreadTable::slot_of", "tests look up the entry of a thread that they started"),
     ("fuzz::LARGEST_BYTES", "the test of the corpora has the fuzzer's own bound"),
     ("fuzz::TARGETS", "the test of the corpora feeds all of them"),
+    ("fuzz::LARGEST_BYTES", "a test asks for more, and is ended"),
+    ("fuzz::TARGETS", "a test feeds each target its corpus"),
     ("lab-client::Event", "the simulated world waits for it"),
     (
         "lab-client::LoadGenerator",
