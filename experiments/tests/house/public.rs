@@ -20,8 +20,8 @@ use crate::packages::{Package, owner};
 pub(crate) const KEPT: &[(&str, &str)] = &[
     ("ebpf::ThreadCounters", "tests that need root compare its counts with those of /proc"),
     ("ebpf::ThreadTable::slot_of", "tests look up the entry of a thread that they started"),
-    ("fuzz::LARGEST_BYTES", "the test of the corpora has the fuzzer's own bound"),
-    ("fuzz::TARGETS", "the test of the corpora feeds all of them"),
+    ("fuzz::LARGEST_BYTES", "a test asks for more, and is ended"),
+    ("fuzz::TARGETS", "a test feeds each target its corpus"),
     ("journal::SimulatedDisk::flip", "its simulations turn bits"),
     ("journal::SimulatedDisk::set_full", "its simulations fill the disk"),
     ("journal::Writer::has_failed", "its simulations ask what a failed disk left"),
