@@ -209,8 +209,8 @@ impl ShardLoop {
         act(&mut self.logic, &mut world)
     }
 
-    /// Hands over what was recorded, lets go of what waited for what is durable by now, and cuts off
-    /// what finds no room to wait. Returns whether something still waits.
+    /// Hands over what was recorded, lets go of what waited for what is durable by now, and cuts
+    /// off what finds no room to wait. Returns whether something still waits.
     fn exchange_records(&mut self, net: &mut Net) -> bool {
         let Some(keeping) = &mut self.keeping else { return false };
         keeping.exchange();

@@ -23,6 +23,9 @@ use service::{Line, Ready};
 use wire::{Frame, ShakeResult, UserList};
 
 use common::{PATIENCE, Peer, frame_of};
+use needs::test;
+
+needs::main!();
 
 /// Users who shake, create and claim.
 const USERS: u32 = 8;
@@ -331,11 +334,7 @@ fn open_packets_keep_their_ids_and_deadlines_and_queues_their_packets() {
 
 #[test]
 fn a_full_disk_stops_the_money_and_nothing_else_until_there_is_room() {
-    let required = std::env::var("LAB_TEST_REQUIRE").unwrap_or_default();
-    let root = rustix::process::geteuid().is_root();
-    assert!(root || !required.split(',').any(|it| it == "root"), "needs root, which is required");
-    if !root {
-        eprintln!("skipped: needs root");
+    if !needs::root() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -346,7 +345,12 @@ fn a_full_disk_stops_the_money_and_nothing_else_until_there_is_room() {
     let ledger = format!("/proc/self/fd/{}/ledger", disk.as_raw_fd());
     let receipts = Arc::new(Mutex::new(Receipts::default()));
     let (users, seen) = work(program.address(), &receipts, false);
-    let said = |what: &'static str| move |line: &Line| matches!(line, Line::Error(error) if error.contains(what));
+    let said = |what: &'static str| {
+        move |line: &Line| match line {
+            Line::Error(error) => error.contains(what),
+            _ => false,
+        }
+    };
     program.wait_for(said("No space left on device"));
     program.wait_for(
         |line| matches!(line, Line::Sample(sample) if sample.counters.ledger_refused > 0),

@@ -123,11 +123,6 @@ impl SimulatedDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many operations changed something, or were to.
-    pub fn operations(&self) -> u64 {
-        self.disk().operations
-    }
-
     /// Lets the operation after so many more fail.
     pub fn fail_after(&self, operations: u64, failure: Failure) {
         let mut disk = self.disk();

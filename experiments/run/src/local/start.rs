@@ -21,7 +21,7 @@ use spec::configure::{client_config, server_config};
 use spec::machine::{Machine, sysctls};
 use spec::places::group_of;
 use spec::preflight::own_namespace;
-use spec::{Hosts, Source};
+use spec::{Experiment, Hosts, Source};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use workload::Line as ClientLine;
@@ -61,6 +61,17 @@ fn start_program(
         let _ = messages.send(Message::of_program(who, line.as_deref()));
     };
     program::Program::start(who, config, given, on_line).map(Program::Here)
+}
+
+/// The server's configuration, with what it has no rights for done beforehand.
+fn server_with_rights(experiment: &Experiment, rights: &Rights) -> anyhow::Result<service::Config> {
+    let mut config = server_config(experiment);
+    rights.choose_congestion(&mut config.congestion);
+    if let Some(ledger) = &config.ledger {
+        let made = rights.privileges.make_directory(ledger);
+        made.with_context(|| format!("server.ledger: {}", ledger.display()))?;
+    }
+    Ok(config)
 }
 
 /// Starts the programs of an experiment, and waits until they are ready.
@@ -103,12 +114,7 @@ pub(crate) async fn start(
     // Nothing listens any more when the run is over.
     let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
     let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
-    let mut config = server_config(experiment);
-    rights.choose_congestion(&mut config.congestion);
-    if let Some(ledger) = &config.ledger {
-        let made = rights.privileges.make_directory(ledger);
-        made.with_context(|| format!("server.ledger: {}", ledger.display()))?;
-    }
+    let config = server_with_rights(experiment, &rights)?;
     let limits = tuned.limits();
     let given = Given { namespace, limits, ..Given::as_here(&rights.privileges) };
     let server = start_program(Who::Server, &config, given, messages.clone())
