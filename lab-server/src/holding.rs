@@ -96,12 +96,12 @@ impl Holding {
     }
 
     /// Whether everything is durable and nothing waits.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.durable == self.recorded && self.held.is_empty()
     }
 
     /// Whether so much waits that no more money may move.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         let records = (self.recorded - self.durable) as usize;
         self.bytes.max(records * OVERHEAD) >= MONEY_BYTES
     }
@@ -117,7 +117,7 @@ impl Holding {
     }
 
     /// Whether a connection is to end once its answers have left: it is not read any more.
-    pub fn is_finishing(&self, conn: ConnId) -> bool {
+    pub(crate) fn is_finishing(&self, conn: ConnId) -> bool {
         self.conns.get(&conn).is_some_and(|waits| waits.finishing)
     }
 
@@ -160,7 +160,7 @@ impl Holding {
     }
 
     /// A connection that must be cut off, for nothing more of it finds room.
-    pub fn take_cut(&mut self) -> Option<ConnId> {
+    pub(crate) fn take_cut(&mut self) -> Option<ConnId> {
         let conn = self.cut.pop()?;
         if self.conns.get(&conn).is_some_and(|waits| waits.things == 0) {
             self.conns.remove(&conn);
