@@ -119,8 +119,7 @@ fn sentences(directory: &Path, findings: &Findings) -> String {
     let Ledger { created, granted, claimed, refunded, remaining, .. } = findings.audit.ledger;
     let mut lines = vec![
         format!(
-            "{}: {} records in {segments} segments, {snapshots} snapshots, {epochs} epochs; \
-             {} torn",
+            "{}: {} records, {segments} segments, {snapshots} snapshots, {epochs} epochs; {} torn",
             directory.display(),
             thousands(*records),
             bytes(*torn_bytes)
