@@ -365,7 +365,9 @@ impl Net {
         self.counters.bytes_out += sent as u64;
         if sent < len {
             let bytes = self.outgoing.bytes_of(op)[sent..].to_vec();
-            slot.backlog = Some(Box::new(Backlog { bytes, since_ns: self.now_ns }));
+            // Told that there is room where there is none, the peer has not read.
+            let since_ns = self.outgoing.waiting_since(op, sent, self.now_ns);
+            slot.backlog = Some(Box::new(Backlog { bytes, since_ns }));
             self.counters.short_sends += 1;
             if !std::mem::replace(&mut slot.watched, true) {
                 self.stalled.insert(self.now_ns + self.limits.stall_ns, id);
@@ -386,6 +388,7 @@ impl Net {
         let len = backlog.bytes.len();
         if self.outgoing.has_room(slot, len) {
             self.outgoing.reserve(id, slot, len).copy_from_slice(&backlog.bytes);
+            self.outgoing.waits_since(slot, backlog.since_ns);
         } else {
             self.flush_or_discard();
             self.resend(id, backlog);

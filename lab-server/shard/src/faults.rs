@@ -63,6 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ready_queues::Queue;
     use crate::{Closed, ConnId, Handler, Limits, ListenOptions, Net, Next, bind_listener};
 
     /// Nothing here takes longer.
@@ -297,6 +298,37 @@ mod tests {
             assert_eq!(talk.streams[at - 1], "");
             talk.streams[at - 1] = answers(at - 1);
             check(&talk, &format!("file {at} refused"));
+        }
+    }
+
+    #[test]
+    fn room_that_is_none_is_no_movement() {
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let options = ListenOptions { address, backlog: 1, cpu: None, congestion: None };
+        let socket = bind_listener(&options).expect("a free port");
+        let address: SocketAddr =
+            rustix::net::getsockname(&socket).expect("bound").try_into().expect("an address");
+        let mut limits = Limits::new(1, 1, 4096);
+        limits.stall_ns = 100_000_000;
+        let (mut net, mut echo) = (Net::new(limits, None).expect("epoll"), Echo::default());
+        net.listen(socket).expect("listening");
+        let _deaf = connect(address);
+        while echo.accepted == 0 {
+            net.poll(&mut echo, false).expect("poll");
+        }
+        let id = net.ids().next().expect("it is there");
+        let start = Instant::now();
+        while let Some(slot) = net.slots.get(id) {
+            assert!(start.elapsed() < PATIENCE, "it is tried again for ever");
+            if slot.backlog.is_none() {
+                // Its kernel has taken what was left for it: until that is full, too.
+                net.send_with(id, 1000, |space| space.fill(b'x'));
+                net.flush().expect("sent");
+                continue;
+            }
+            slot.writable = true;
+            net.queues.join(Queue::Busy, id, slot);
+            net.poll(&mut echo, false).expect("poll");
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Outgoing {
     ops: Vec<SendOp>,
     /// The connection of each operation.
     ids: Vec<ConnId>,
+    /// Since when the bytes of each have waited, 0 for those that are new.
+    since_ns: Vec<u64>,
 }
 
 impl Outgoing {
@@ -26,6 +28,7 @@ impl Outgoing {
             used: 0,
             ops: Vec::new(),
             ids: Vec::new(),
+            since_ns: Vec::new(),
         }
     }
 
@@ -46,6 +49,7 @@ impl Outgoing {
             slot.link = self.ops.len() as u32;
             self.ops.push(SendOp { slot: id.slot, start: start as u32, len: 0 });
             self.ids.push(id);
+            self.since_ns.push(0);
         }
         let op = &mut self.ops[slot.link as usize];
         let (old_start, old_len) = (op.start as usize, op.len as usize);
@@ -57,6 +61,17 @@ impl Outgoing {
         op.len += len as u32;
         self.used += len;
         &mut self.arena[self.used - len..self.used]
+    }
+
+    /// Notes since when what this connection sends has waited.
+    pub(crate) fn waits_since(&mut self, slot: &Slot, since_ns: u64) {
+        self.since_ns[slot.link as usize] = since_ns;
+    }
+
+    /// Since when what an operation did not send has waited, if it sent so many bytes now.
+    pub(crate) fn waiting_since(&self, op: usize, sent: usize, now_ns: u64) -> u64 {
+        let since_ns = self.since_ns[op];
+        if sent == 0 && since_ns != 0 { since_ns } else { now_ns }
     }
 
     /// Sends nothing for a connection that is gone: its slot may be another's by then.
@@ -82,5 +97,6 @@ impl Outgoing {
         self.used = 0;
         self.ops.clear();
         self.ids.clear();
+        self.since_ns.clear();
     }
 }
