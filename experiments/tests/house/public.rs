@@ -24,7 +24,6 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("fuzz::TARGETS", "a test feeds each target its corpus"),
     ("journal::SimulatedDisk::flip", "the simulation damages files"),
     ("journal::SimulatedDisk::set_full", "the simulation fills the disk"),
-    ("journal::State::merge", "the simulation merges shards as a restart does"),
     ("journal::Writer::has_failed", "the simulation sees a segment given up"),
     ("lab-client::Event", "the simulated world waits for it"),
     (

@@ -24,7 +24,7 @@ pub(crate) const MOST_BATCH: usize = 64 << 20;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Records in the order in which they were made.
     Segment,
     /// A state.
@@ -35,19 +35,19 @@ pub(crate) enum Kind {
 
 /// The header of a file. Its place is in its name, too, and both must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
+pub struct Header {
     /// What the file is.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// The epoch: each start of a server begins one.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
     /// The shard that wrote it.
-    pub(crate) shard: u32,
+    pub shard: u32,
     /// Shards in that epoch.
-    pub(crate) shards: u32,
+    pub shards: u32,
     /// Which of the shard's files of this kind it is.
-    pub(crate) number: u64,
+    pub number: u64,
     /// Records that the epoch had before those of this file.
-    pub(crate) seq: u64,
+    pub seq: u64,
 }
 
 fn kind_code(kind: Kind) -> u32 {
@@ -131,16 +131,16 @@ impl Header {
 
 /// A batch as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Batch {
+pub struct Batch {
     /// Records of the epoch before it.
-    pub(crate) seq: u64,
+    pub seq: u64,
     /// Its records.
-    pub(crate) records: Vec<Record>,
+    pub records: Vec<Record>,
 }
 
 /// How the batches of a file end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// With the last byte.
     Whole,
     /// With so many bytes of a batch that was not written to its end: nobody was told of it.
@@ -151,7 +151,7 @@ pub(crate) enum Ending {
 
 /// Reads a file with the place that its name says; hands on each batch in order. The header is
 /// `None` when that is torn, which a file has before it is used.
-pub(crate) fn read_file(
+pub fn read_file(
     expected: Header,
     bytes: &[u8],
     mut each: impl FnMut(Batch),

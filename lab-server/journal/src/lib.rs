@@ -24,6 +24,7 @@ mod writer;
 
 pub use audit::{Audit, audit};
 pub use directory::{Directory, OpenError};
+pub use frame::{Batch, Ending, Header, Kind, read_file};
 pub use record::Record;
 pub use recovery::{Found, JournalError, Recovered, begin, recover};
 pub use simulated::{Failure, SimulatedDisk};

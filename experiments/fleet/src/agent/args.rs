@@ -27,9 +27,9 @@ pub struct AgentArgs {
     /// again [default: the one towards NATS first, then the host's others]
     #[arg(long = "address", value_name = "ADDRESS")]
     pub(super) addresses: Vec<Ipv4Addr>,
-    /// A server that coordinators may have this host load, as ADDRESS[/BITS][:PORT]; may be given
-    /// again [default: loopback and private networks]
-    #[arg(long = "allow-target", value_name = "TARGET")]
+    /// A server, or the servers of a network, that coordinators may have this host load; may be
+    /// given again [default: loopback and private networks]
+    #[arg(long = "allow-target", value_name = "ADDRESS[/BITS][:PORT]")]
     pub(super) targets: Vec<Target>,
     /// How many seconds to wait for `lab run --resume` when the coordinator of a run is gone,
     /// counted from the end of the phase
