@@ -6,7 +6,7 @@
 //!
 //! Read it from the inside out: a [`Record`] changes a [`State`]; `frame` puts records into
 //! checksummed batches; a [`Writer`] makes batches durable through a [`Storage`]; [`recover`] and
-//! [`audit`] read what is there.
+//! [`audit`](audit()) read what is there.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
