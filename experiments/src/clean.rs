@@ -112,21 +112,24 @@ fn settings(args: &Args, tally: &mut Tally) -> anyhow::Result<()> {
         lock => lock?,
     };
     let is_left = |it: &&tuning::AppliedProfile| it.owner == Owner::Run || !it.complete;
-    let mut lock = Some(lock);
-    for it in applied.iter().filter(is_left) {
+    let left: Vec<_> = applied.iter().filter(is_left).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    // All of them go back together, or say why not.
+    let done = args.remove.then(|| put_back(&directory, &lock).map_err(|error| error.to_string()));
+    for it in left {
         let count = it.settings.len();
         let what = format!("profile {}: {count} settings that were not put back", it.profile);
-        // The first one reverts all.
-        let lock = lock.take();
-        tally.found(&what, args.remove.then_some(|| put_back(&directory, lock)));
+        let done = done.clone();
+        tally.found(&what, done.map(|done| move || done.map_err(anyhow::Error::msg)));
     }
     Ok(())
 }
 
-fn put_back(directory: &Directory, lock: Option<Lock>) -> anyhow::Result<()> {
-    let Some(lock) = lock else { return Ok(()) };
+fn put_back(directory: &Directory, lock: &Lock) -> anyhow::Result<()> {
     let selection = tuning::Selection::Leftovers;
-    let reverted = tuning::revert(directory, selection, false, &lock)?;
+    let reverted = tuning::revert(directory, selection, false, lock)?;
     let left: Vec<String> = reverted
         .iter()
         .flat_map(|it| &it.settings)

@@ -320,12 +320,15 @@ fn carry_out_into(file: &Path, source: Source, options: Options) -> anyhow::Resu
             file.display()
         )));
     }
+    // Between the runs of --repeat nothing is under way, and nothing listens.
+    let at_once = EndsAtOnce::begin();
     leftover::wait();
     let preflight = Preflight::of(&source.experiment, &Machine::this());
     if preflight.is_refused() {
         text::say_words(&preflight::table(&preflight));
         return Ok(Exit::Refused);
     }
+    drop(at_once);
     to_its_end(run::run(source, options))
 }
 
@@ -373,6 +376,15 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
     let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
     let handover = Handover::of_new(&out);
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+    let exit = one_by_one(file, options, times, &out);
+    // Also of runs that have failed.
+    if let Some(handover) = handover {
+        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
+    }
+    exit
+}
+
+fn one_by_one(file: &Path, options: &Options, times: u32, out: &Path) -> anyhow::Result<Exit> {
     let width = times.to_string().len();
     let mut worst = Exit::Fine;
     for time in 1..=times {
@@ -382,9 +394,6 @@ fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit
             exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
             other => return Ok(other),
         }
-    }
-    if let Some(handover) = handover {
-        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
     }
     text::tell!("{}", out.display());
     Ok(worst)

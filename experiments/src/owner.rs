@@ -2,10 +2,16 @@
 //! nothing is written there as root any more. Must not know: what is in it.
 
 use std::io;
-use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use host::User;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchown, fstat, openat,
+    statat,
+};
+use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// What is handed over at the end: the directory of a run, and those above it that are new, too.
 pub(crate) struct Handover {
@@ -28,22 +34,43 @@ impl Handover {
     /// # Errors
     /// What the system says.
     pub(crate) fn hand_over(&self, directory: &Path) -> io::Result<()> {
-        give(directory, &self.user)?;
-        self.made.iter().try_for_each(|it| own(it, &self.user))
+        give(CWD, directory, &self.user)?;
+        self.made.iter().try_for_each(|it| own(CWD, it, &self.user))
     }
 }
 
-fn own(path: &Path, user: &User) -> io::Result<()> {
-    lchown(path, Some(user.uid), Some(user.gid))
-}
-
-/// Links are handed over, and not followed. The directory comes last, so that nobody else changes
-/// it meanwhile.
-fn give(path: &Path, user: &User) -> io::Result<()> {
-    if std::fs::symlink_metadata(path)?.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            give(&entry?.path(), user)?;
+/// Gives what root owns. Names are looked up in a directory that is open, and no link is followed:
+/// a user who puts another directory or a link in its place is given nothing that is not here. The
+/// directory comes last, so that no other user changes it meanwhile.
+fn give(parent: BorrowedFd<'_>, name: impl Arg + Copy, user: &User) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match openat(parent, name, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR | Errno::LOOP) => return own(parent, name, user),
+        Err(error) => return Err(error.into()),
+    };
+    if !is_ours(&fstat(&directory)?) {
+        return Ok(());
+    }
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            give(directory.as_fd(), entry.file_name(), user)?;
         }
     }
-    own(path, user)
+    Ok(fchown(&directory, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?)
+}
+
+fn own(parent: BorrowedFd<'_>, name: impl Arg + Copy, user: &User) -> io::Result<()> {
+    if is_ours(&statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?) {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Whether root made it here: a file with another name may be one of the system.
+fn is_ours(of: &Stat) -> bool {
+    let is_directory = FileType::from_raw_mode(of.st_mode) == FileType::Directory;
+    of.st_uid == 0 && (is_directory || of.st_nlink == 1)
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{output, said};
+use needs::test;
+
+needs::main!();
 
 /// What `systemd-analyze security` may say at most, in tenths of its exposure: "OK" ends at 5.0,
 /// and a service without any of these settings has 9.6.

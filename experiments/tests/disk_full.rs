@@ -12,6 +12,9 @@ use std::process::Command;
 
 use common::{Running, assert_adds_up, json, lines, number, output, wait_until};
 use lan::Lan;
+use needs::test;
+
+needs::main!();
 
 /// A disk of this size, in bytes: the files of these runs need a part of it.
 const SIZE: u64 = 8 << 20;

@@ -150,10 +150,15 @@ fn every_signal_at_every_stage_ends_a_run_with_a_record_and_without_children() {
                 stage => drop(run.wait_for(stage)),
             }
             let id = run.id();
+            let all = ["server", "client"].iter().flat_map(|what| children(id, what));
+            let all: Vec<Pid> = all.collect();
+            assert!(!all.is_empty(), "{signal:?} at {stage:?}");
             run.signal(signal);
             assert_eq!(run.exit_code(), Some(5), "{signal:?} at {stage:?}");
-            let all = ["server", "client"].iter().flat_map(|what| children(id, what));
-            assert_eq!(all.count(), 0, "{signal:?} at {stage:?}");
+            for pid in all {
+                let gone = rustix::process::test_kill_process(pid).is_err();
+                assert!(gone, "{pid:?} is left by {signal:?} at {stage:?}");
+            }
             let manifest = json(&place.out(), "manifest.json");
             let said = (&manifest["closed"], &manifest["outcome"]);
             assert_eq!(said, (&true.into(), &"interrupted".into()), "{signal:?} at {stage:?}");

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use common::{assert_adds_up, assert_exit, json, lines, number, output, said, wait_until};
 use lan::{Lan, Process};
+use needs::test;
 use rustix::process::Signal;
+
+needs::main!();
 
 const SECONDS: u64 = 14;
 

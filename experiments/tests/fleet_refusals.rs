@@ -151,6 +151,8 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
         (name: \"a\", seconds: 1, faults: [Hog(cpus: [0], busy: 0.1)])])";
     std::fs::write(&slow_server, text).expect("written");
     on_fleet(&slow_server, &[], "faults on purpose are for one machine");
+    let ledger = ["--set", "server.ledger=\"ledger\""];
+    on_fleet(&smoke, &ledger, "a durable ledger is for one machine");
     let tuned = ["--set", "tuning={\"profile\":\"low-latency\"}"];
     on_fleet(&smoke, &tuned, "tuned one by one");
 

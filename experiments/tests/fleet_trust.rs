@@ -11,7 +11,10 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions};
 use futures_util::StreamExt;
 use lan::Lan;
+use needs::test;
 use serde_json::{Value, json};
+
+needs::main!();
 
 /// Inside a namespace, in a thread of its own.
 fn inside<T: Send>(namespace: &Path, what: impl AsyncFnOnce() -> T + Send) -> T {

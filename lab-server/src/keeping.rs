@@ -95,7 +95,12 @@ impl Keepers {
             let keeper =
                 Keeper { shard, writer, desk, inboxes: inboxes.clone(), reports: reports.clone() };
             let thread = std::thread::Builder::new().name(format!("ledger-{shard}"));
-            all.threads.push(thread.spawn(move || keeper.keep())?);
+            let watched =
+                Watched { desk: Arc::clone(&keeper.desk), reports: reports.clone(), shard };
+            all.threads.push(thread.spawn(move || {
+                let _watched = watched;
+                keeper.keep()
+            })?);
         }
         Ok(all)
     }
@@ -125,6 +130,27 @@ impl Keepers {
         }
         if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
     }
+}
+
+/// Stops the money of a shard whose thread panics, and says so: nothing is durable from then on.
+struct Watched {
+    desk: Arc<Desk>,
+    reports: Inboxes<Report>,
+    shard: usize,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.desk.failing.store(true, Ordering::Relaxed);
+            let why = "its thread panicked; no money moves any more";
+            let _ = self.reports.post(0, Report::Said(sentence(self.shard, why)));
+        }
+    }
+}
+
+fn sentence(shard: usize, why: &str) -> String {
+    format!("ledger of shard {shard}: {why}")
 }
 
 /// The thread of a shard.
@@ -191,11 +217,37 @@ impl Keeper {
     }
 
     fn sentence(&self, why: &str) -> String {
-        format!("ledger of shard {}: {why}", self.shard)
+        sentence(self.shard, why)
     }
 
     /// Tells the control thread. Without room for it the counters say so all the same.
     fn say(&self, what: &str) {
         let _ = self.reports.post(0, Report::Said(self.sentence(what)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_stops_the_money_and_says_so() {
+        let desk = Arc::<Desk>::default();
+        let reports = Inboxes::new(1, 4).expect("eventfd");
+        let watched = Watched { desk: Arc::clone(&desk), reports: reports.clone(), shard: 3 };
+        let keeping = Keeping { holding: Holding::default(), desk, clock: Clock::read() };
+        assert!(!keeping.refuses());
+        let thread = std::thread::spawn(move || {
+            let _watched = watched;
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        assert!(keeping.refuses());
+        let mut said = Vec::new();
+        reports.drain(0, 4, |report| match report {
+            Report::Said(what) => said.push(what),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(said, ["ledger of shard 3: its thread panicked; no money moves any more"]);
     }
 }

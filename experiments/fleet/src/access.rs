@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, jetstream};
 
 use crate::protocol::inbox;
+use host::program::NATS_PASSWORD;
 use spec::UsageError;
 
 /// A connection that is silent for three of these is given up, and a new one tried: a host that was
@@ -21,9 +22,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// How long JetStream may take for an answer.
 const JETSTREAM: Duration = Duration::from_secs(2);
-
-/// The variable of the environment with the password.
-const PASSWORD: &str = "LAB_NATS_PASSWORD";
 
 /// How to reach NATS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -101,10 +99,10 @@ impl Access {
         if let Some(user) = &self.nats_user {
             let password = match &self.nats_password_file {
                 Some(file) => secret(file)?,
-                None => std::env::var(PASSWORD).map_err(|_| {
+                None => std::env::var(NATS_PASSWORD).map_err(|_| {
                     UsageError::error(format!(
                         "--nats-user {user}: its password is missing; give --nats-password-file \
-                         or set {PASSWORD}"
+                         or set {NATS_PASSWORD}"
                     ))
                 })?,
             };

@@ -55,6 +55,11 @@ pub fn orphans() -> io::Result<Vec<Orphan>> {
 }
 
 fn orphan(process: &Path, pid: i32) -> Option<Orphan> {
+    // What started it is named by its number, which means something else in another namespace.
+    let namespace = |process: &Path| std::fs::read_link(process.join("ns/pid")).ok();
+    if namespace(process)? != namespace(Path::new("/proc/self"))? {
+        return None;
+    }
     let environment = std::fs::read(process.join("environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
     let by = variables.find_map(|it| it.strip_prefix(format!("{STARTED_BY}=").as_bytes()))?;

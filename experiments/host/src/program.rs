@@ -122,6 +122,10 @@ const FREE: [Limit; 2] = [
     Limit { resource: Resource::Nproc, least: u64::MAX },
 ];
 
+/// The variable by which an agent is told its password. Its programs, which read what strangers
+/// send, do not inherit it.
+pub const NATS_PASSWORD: &str = "LAB_NATS_PASSWORD";
+
 impl Program {
     /// Starts `lab server`, `lab client` or `lab hog` with a configuration as JSON, as somebody
     /// without rights. `on_line` has each of its lines as it is, and `None` at the end.
@@ -146,6 +150,7 @@ impl Program {
         command
             .arg0("lab")
             .env(STARTED_BY, started_by()?)
+            .env_remove(NATS_PASSWORD)
             .args(arguments)
             .args(["--config", &config])
             .stdin(Stdio::piped())

@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::error::FileError;
@@ -52,6 +53,8 @@ impl DirectoryLock {
         let path = directory.join(LOCK);
         let failed = |source| FileError::new(&path, "lock", source);
         let mut options = File::options();
+        // Another user may have made the directory: root follows no link out of it.
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let opened = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

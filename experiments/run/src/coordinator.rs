@@ -112,9 +112,13 @@ impl<P: Place> Coordinator<P> {
             let due_ns = self.run.schedule.start_ns(self.next_tick);
             if let Some(missed) = self.stalls.woke(slept_ns, due_ns) {
                 self.on_stall(missed).await?;
+                self.stalls.resumed();
             }
             match woke {
-                Woke::Message(Message::Ended(who)) => self.on_program_ended(who).await?,
+                Woke::Message(Message::Ended(who)) => {
+                    self.on_program_ended(who).await?;
+                    self.stalls.resumed();
+                }
                 Woke::Message(message) => self.on_message(message)?,
                 Woke::Command(command) => {
                     if let Some(event) = self.on_command(command).await? {

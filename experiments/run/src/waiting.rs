@@ -46,6 +46,12 @@ impl Stalls {
         (missed > Duration::ZERO).then_some(missed)
     }
 
+    /// What was done since the last wait was a wait, too: for answers, or for a program to end. It
+    /// is over, and no stall.
+    pub(crate) fn resumed(&mut self) {
+        self.woke_ns = Some(monotonic_ns());
+    }
+
     /// Others are waited for until then, and longer by what this process misses meanwhile.
     pub(crate) fn patience(&self, until: Instant) -> Patience {
         Patience { until, missed: self.missed }
@@ -80,6 +86,11 @@ mod tests {
         // Stopped while it did something, and then late for a second that was over before.
         assert_eq!(stalls.woke_at(20 * S, 20 * S, 18 * S), Some(Duration::from_secs(3)));
         assert_eq!(stalls.end_of(patience), until + Duration::from_secs(8));
+        // What was waited for in between is no stall.
+        stalls.resumed();
+        let resumed_ns = stalls.woke_ns.expect("it is awake");
+        let (slept_ns, due_ns) = (resumed_ns + S / 2, resumed_ns + S);
+        assert_eq!(stalls.woke_at(due_ns, slept_ns, due_ns), None);
         // What comes before the first wait, such as the start of programs, is no stall.
         assert_eq!(Stalls::default().woke_at(50 * S, 50 * S, 10 * S), None);
     }

@@ -58,7 +58,10 @@ impl Leads {
     fn write(&self, run: &RunName, leader: &Leader) -> io::Result<()> {
         let path = path(&self.directory, run);
         let part = path.with_extension("leader-part");
-        std::fs::write(&part, serde_json::to_vec(leader)?)?;
+        let mut file = std::fs::File::create(&part)?;
+        std::io::Write::write_all(&mut file, &serde_json::to_vec(leader)?)?;
+        // A name for what is not on disk would be an empty file after a power loss.
+        file.sync_all()?;
         std::fs::rename(part, path)
     }
 

@@ -23,7 +23,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use async_nats::{Client, Message, Subscriber, jetstream};
 use futures_util::StreamExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -39,6 +38,7 @@ pub use args::AgentArgs;
 use args::check_name;
 pub use control::{Milestone, PipeProtocol};
 use events::LocalEvent;
+use host::interrupts::Interrupts;
 use host::privileges::Privileges;
 use leads::Leads;
 pub use sender::Sending;
@@ -82,7 +82,7 @@ struct Subscriptions {
 pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()> {
     check_name(&args.name)?;
     let privileges = Privileges::choose(args.user.as_deref())?;
-    let interrupts = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    let interrupts = Interrupts::listen()?;
     let client = args.access.connect_agent(&args.name).await?;
     let context =
         jetstream::ContextBuilder::new().ack_timeout(Duration::from_secs(2)).build(client.clone());
@@ -162,7 +162,7 @@ impl Agent {
         mut self,
         mut subscriptions: Subscriptions,
         mut local: UnboundedReceiver<LocalEvent>,
-        [mut interrupt, mut terminate]: [Signal; 2],
+        mut interrupts: Interrupts,
     ) -> anyhow::Result<()> {
         loop {
             let next = self.work.as_ref().map_or_else(far, Work::next);
@@ -182,8 +182,7 @@ impl Agent {
                         work.tick(sending, self.wait).await;
                     }
                 }
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
+                () = interrupts.next() => return Ok(()),
                 else => anyhow::bail!("the connection to NATS is closed"),
             }
             if self.work.as_ref().is_some_and(Work::is_over) {

@@ -23,6 +23,11 @@ pub(super) fn check(experiment: &Experiment, options: &Options) -> anyhow::Resul
     if options.user.is_some() {
         return no("as whom programs run is said on each host: lab agent --user");
     }
+    if experiment.server.ledger.is_some() {
+        return no(
+            "a durable ledger is for one machine: an agent writes nowhere that a message says",
+        );
+    }
     if experiment.tuning.is_some() || options.tune_host {
         return no(
             "a fleet's hosts are tuned one by one: lab tune apply on each, and no tuning in the \

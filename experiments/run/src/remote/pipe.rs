@@ -42,6 +42,10 @@ fn target(who: Who, config: &Value) -> Result<Option<SocketAddrV4>, String> {
             Ok(config) => Ok(Some(config.server)),
             Err(error) => Err(format!("{who}: no configuration of a client: {error}")),
         },
+        // It would write wherever a message says.
+        Who::Server if !config["ledger"].is_null() => {
+            Err("the server: agents keep no durable ledger".to_owned())
+        }
         Who::Server | Who::Hog(_) => Ok(None),
     }
 }
@@ -51,5 +55,22 @@ fn stop_line(who: Who) -> Option<String> {
         Who::Server => serde_json::to_string(&ServerCommand::Stop {}).ok(),
         Who::Client(_) => serde_json::to_string(&ClientCommand::Stop {}).ok(),
         Who::Hog(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_starts_no_server_that_writes_where_a_message_says() {
+        let server = json!(service::Config::default());
+        assert_eq!(target(Who::Server, &server), Ok(None));
+        let mut writing = server;
+        writing["ledger"] = json!("/etc");
+        let refused = target(Who::Server, &writing).expect_err("it would write there");
+        assert!(refused.contains("durable ledger"), "{refused}");
     }
 }
