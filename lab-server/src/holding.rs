@@ -159,6 +159,11 @@ impl Holding {
         Some(held)
     }
 
+    /// Whether the next thing need not wait any more.
+    pub(crate) fn releases(&self) -> bool {
+        self.held.front().is_some_and(|(after, _)| *after <= self.durable)
+    }
+
     /// A connection that must be cut off, for nothing more of it finds room.
     pub(crate) fn take_cut(&mut self) -> Option<ConnId> {
         let conn = self.cut.pop()?;

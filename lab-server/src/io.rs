@@ -35,6 +35,11 @@ pub trait Io {
         false
     }
 
+    /// Whether what must wait for the durable ledger still finds room.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// The Unix time of an instant of the monotonic clock, in nanoseconds.
     fn unix_ns(&self, at_ns: u64) -> u64 {
         at_ns

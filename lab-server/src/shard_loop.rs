@@ -22,6 +22,10 @@ use crate::seats::Seats;
 /// Messages read before the sockets are polled again.
 const MESSAGES_PER_TICK: usize = 1024;
 
+/// Answers and messages that leave in one poll once the ledger is durable: after a slow disk tens of
+/// thousands may wait, at 5 µs each.
+const RELEASED_PER_POLL: usize = 1024;
+
 /// When told to stop, a shard goes on answering what arrives for at most this long, so that a
 /// server that is flooded ends within a second too.
 const STOP_NS: u64 = NANOS_PER_SECOND / 2;
@@ -127,6 +131,10 @@ impl Io for World<'_> {
         self.keeping.as_ref().is_some_and(|keeping| keeping.refuses())
     }
 
+    fn has_room(&self) -> bool {
+        self.keeping.as_ref().is_none_or(|keeping| !keeping.holding.is_full())
+    }
+
     fn unix_ns(&self, at_ns: u64) -> u64 {
         self.keeping.as_ref().map_or(at_ns, |keeping| keeping.unix_ns(at_ns))
     }
@@ -210,12 +218,16 @@ impl ShardLoop {
         act(&mut self.logic, &mut world)
     }
 
-    /// Hands over what was recorded, lets go of what waited for what is durable by now, and cuts
-    /// off what finds no room to wait. Returns whether something still waits.
+    /// Hands over what was recorded, lets go of what waited for what is durable by now (a part of
+    /// it in each poll), and cuts off what finds no room to wait. Returns whether something still
+    /// waits.
     fn exchange_records(&mut self, net: &mut Net) -> bool {
         let Some(keeping) = &mut self.keeping else { return false };
         keeping.exchange();
-        while let Some(held) = self.keeping.as_mut().and_then(|it| it.holding.release()) {
+        for _ in 0..RELEASED_PER_POLL {
+            let Some(held) = self.keeping.as_mut().and_then(|it| it.holding.release()) else {
+                break;
+            };
             match held {
                 Held::Frame(conn, bytes) => {
                     net.send_with(conn, bytes.len(), |space| space.copy_from_slice(&bytes));
@@ -438,7 +450,8 @@ impl Handler for ShardLoop {
             }
             return Next::By(net.now_ns() + if idle { QUIESCENCE_NS } else { 0 });
         }
-        if self.more_messages {
+        let releases = self.keeping.as_ref().is_some_and(|it| it.holding.releases());
+        if self.more_messages || releases {
             return Next::By(net.now_ns());
         }
         let due_ns = due_ns.into_iter().chain(retry_ns).fold(self.second_ends_ns, u64::min);

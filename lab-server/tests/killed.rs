@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rustix::process::{Pid, Signal, kill_process};
 use service::{Line, Ready};
-use wire::{Frame, ShakeResult, UserList};
+use wire::{CreateResult, Frame, ShakeResult, UserList};
 
 use common::{PATIENCE, Peer, frame_of};
 use needs::test;
@@ -359,6 +359,16 @@ fn a_full_disk_stops_the_money_and_nothing_else_until_there_is_room() {
     let mut peer = Peer::login_extended(program.address(), 99);
     peer.ping();
     assert_eq!(peer.shake(), (ShakeResult::NoPacket.code(), 0));
+    // A user who wants to give is refused at once, and waits for nothing afterwards.
+    create(&mut peer, 1, 5);
+    let bytes = peer.next().expect("an answer");
+    let busy = CreateResult::Busy.code();
+    let is_busy = match frame_of(&bytes) {
+        Frame::CreatePacketResponse { packet: 0, result, .. } => result == busy,
+        _ => false,
+    };
+    assert!(is_busy, "{bytes:?}");
+    peer.ping();
     let enlarged = Command::new("nsenter")
         .args(["--mount", "--target", &program.child.id().to_string()])
         .args(["mount", "-o", "remount,size=64m"])

@@ -107,7 +107,8 @@ crate::counters! {
     /// Packets, grants, claims and rights to claim that were refused because the durable ledger was
     /// behind or failed.
     ledger_refused,
-    /// Closed: nothing more of the connection found room while it waited for the durable ledger.
+    /// Connections closed, and refusals of claims that were left out, because nothing more found
+    /// room while it waited for the durable ledger.
     ledger_overflow,
     /// Messages to other shards.
     mail_sent,

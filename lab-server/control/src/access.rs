@@ -83,10 +83,15 @@ impl Access {
 
     /// The routes, guarded.
     pub fn guard(&self, routes: Routes) -> Router {
-        let Routes { open, questions, commands } = routes;
-        open.merge(questions.route_layer(from_fn_with_state(self.clone(), may_ask)))
-            .merge(commands.route_layer(from_fn_with_state(self.clone(), may_command)))
-            .layer(from_fn_with_state(self.clone(), admit))
+        let Routes { mut open, questions, commands } = routes;
+        // Routes that there are not cannot have a layer: axum panics.
+        if questions.has_routes() {
+            open = open.merge(questions.route_layer(from_fn_with_state(self.clone(), may_ask)));
+        }
+        if commands.has_routes() {
+            open = open.merge(commands.route_layer(from_fn_with_state(self.clone(), may_command)));
+        }
+        open.layer(from_fn_with_state(self.clone(), admit))
     }
 
     /// Whether a host's name or address is one of this machine. Addresses always are: only a name
@@ -229,6 +234,18 @@ mod tests {
                 .route("/command", post(|| async {}))
                 .route("/qps", get(|| async {})),
         })
+    }
+
+    /// The live page has commands and no questions.
+    #[tokio::test]
+    async fn an_interface_may_lack_any_kind_of_route() {
+        let access = Access::new(Commands::Everyone, false, &[]);
+        let open = || Router::new().route("/health", get(|| async {}));
+        let few = access.guard(Routes { open: open(), ..Routes::default() });
+        assert_eq!(ask(&few, Method::GET, "/health", &[HERE]).await, 200);
+        assert_eq!(ask(&few, Method::GET, "/ledger", &[HERE]).await, 404);
+        let none = access.guard(Routes::default());
+        assert_eq!(ask(&none, Method::GET, "/health", &[HERE]).await, 404);
     }
 
     const HERE: (&str, &str) = ("host", "127.0.0.1:8989");

@@ -147,7 +147,10 @@ fn write_some(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
             Err(rustix::io::Errno::INTR) => {}
             // Whoever shares a pipe with it may have made it so that it does not wait.
             Err(rustix::io::Errno::AGAIN) => {
-                poll(&mut [PollFd::new(&to, PollFlags::OUT)], None)?;
+                match poll(&mut [PollFd::new(&to, PollFlags::OUT)], None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             Err(error) => return Err(error.into()),
         }

@@ -253,6 +253,11 @@ impl Logic {
             io.record(|| Record::Claimed { packet, user, amount: claimed.amount });
         }
         let amount = claimed.map_or(0, |claimed| claimed.amount);
+        // What waits has a bound, and a refusal is worth less than what it would keep out.
+        if claimed.is_none() && !io.has_room() {
+            self.counters.ledger_overflow += 1;
+            return;
+        }
         let answer = Message::Claimed { at: reply, packet, amount };
         // A refusal waits behind a share of the same connection: it must not overtake it.
         if !self.post_recorded(io, usize::from(reply.shard), answer) {

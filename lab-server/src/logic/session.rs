@@ -244,10 +244,18 @@ impl Logic {
         if made.is_err() {
             self.counters.packets_refused += 1;
         }
-        let (packet, result) =
-            made.map_or_else(|refused| (0, refused), |packet| (packet, CreateResult::Ok));
-        let result = result.code();
-        io.send_recorded(creator.conn, &Frame::CreatePacketResponse { request, packet, result });
+        // A refusal says nothing of the ledger, and does not wait for it.
+        match made {
+            Ok(packet) => {
+                let result = CreateResult::Ok.code();
+                let answer = Frame::CreatePacketResponse { request, packet, result };
+                io.send_recorded(creator.conn, &answer);
+            }
+            Err(refused) => {
+                let result = refused.code();
+                io.send(creator.conn, &Frame::CreatePacketResponse { request, packet: 0, result });
+            }
+        }
     }
 
     /// Makes a packet of a user, who has a budget of open packets, and of mail for the notices.

@@ -100,7 +100,9 @@ fn losses(raw: &Raw, books: &ClosingBooks) -> Option<Losses> {
     Some(Losses {
         unanswered: books.clients?.unanswered()?,
         undelivered,
-        overflows: sum(|row| row.counters.mail_overflow),
+        overflows: sum(|row| {
+            row.counters.mail_overflow.saturating_add(row.counters.local_overflow)
+        }),
         largest_share: books.server?.largest_share.unwrap_or(0),
     })
 }
