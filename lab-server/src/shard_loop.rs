@@ -22,8 +22,8 @@ use crate::seats::Seats;
 /// Messages read before the sockets are polled again.
 const MESSAGES_PER_TICK: usize = 1024;
 
-/// Answers and messages that leave in one poll once the ledger is durable: after a slow disk tens of
-/// thousands may wait, at 5 µs each.
+/// Answers and messages that leave in one poll once the ledger is durable: after a slow disk tens
+/// of thousands may wait, at 5 µs each.
 const RELEASED_PER_POLL: usize = 1024;
 
 /// When told to stop, a shard goes on answering what arrives for at most this long, so that a

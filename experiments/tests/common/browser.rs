@@ -196,17 +196,23 @@ impl Browser {
 
     /// Clicks into the middle of an element, `right` of its width from its left edge.
     pub(crate) fn click(&mut self, selector: &str, right: f64) {
-        let place = self.evaluate(&format!(
-            "(() => {{ const it = document.querySelector({selector:?}); \
-             it.scrollIntoView({{ block: 'start' }}); const r = it.getBoundingClientRect(); \
-             return [r.left + r.width * {right}, r.top + r.height / 2]; }})()"
-        ));
-        for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
-            let event = json!({
-                "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1,
-            });
-            self.call("Input.dispatchMouseEvent", &event);
-        }
+        // A page that grows may move what was about to be clicked: then it is clicked where it is.
+        wait_until(&format!("a click reaches {selector}"), || {
+            let place = self.evaluate(&format!(
+                "(() => {{ window.clicked = false; \
+                 const it = document.querySelector({selector:?}); \
+                 it.addEventListener('click', () => window.clicked = true, {{ capture: true }}); \
+                 it.scrollIntoView({{ block: 'start' }}); const r = it.getBoundingClientRect(); \
+                 return [r.left + r.width * {right}, r.top + r.height / 2]; }})()"
+            ));
+            for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
+                let event = json!({
+                    "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1,
+                });
+                self.call("Input.dispatchMouseEvent", &event);
+            }
+            self.evaluate("window.clicked") == true
+        });
     }
 
     /// Presses a key.

@@ -150,6 +150,7 @@ function follow() {
     source.addEventListener("data", event => {
         run.merge(JSON.parse(event.data));
         drawTables(run, ["faults", "nics", "notes"]);
+        refreshSecond();
         draw();
     });
     source.addEventListener("open", () => {

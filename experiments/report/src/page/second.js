@@ -1,6 +1,8 @@
 // One second: what was counted in it, and its slowest requests.
 
 let cameFrom = null;
+// What was known of the chosen second when it was drawn.
+let known = null;
 
 function openSecond(t, from, focus) {
     const panel = document.getElementById("second");
@@ -10,8 +12,22 @@ function openSecond(t, from, focus) {
     panel.hidden = false;
     panel.replaceChildren(el("div", { class: "inner" }, bar(run, t), counted(run, t),
         requests(run, t)));
+    known = knownOf(run, t);
     if (focus) panel.focus();
     redraw();
+}
+
+// Latencies and slow requests of a second come a little after its counts.
+function knownOf(run, t) {
+    return [run.at("latency.p99", t), (run.slow.get(t) || []).length].join();
+}
+
+// News have come: the chosen second may be one that was not whole.
+function refreshSecond() {
+    const panel = document.getElementById("second");
+    const { run } = charts[0];
+    if (chosen == null || panel.hidden || knownOf(run, chosen) === known) return;
+    openSecond(chosen, null, panel.contains(document.activeElement));
 }
 
 addEventListener("keydown", event => {
