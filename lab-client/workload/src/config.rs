@@ -21,7 +21,7 @@ const MOST_USERS: u32 = 1 << 26;
 const MOST_SHARDS: usize = 1024;
 
 /// The most slow requests that can be recorded of a second and shard.
-const MOST_SLOW_KEPT: usize = 10_000;
+const MOST_SLOW_KEPT: usize = 100_000;
 
 /// How far a clock can be ahead of another, or behind it, in nanoseconds: a year.
 const MOST_AHEAD_NS: u64 = 365 * 86_400 * NANOS_PER_SECOND;
