@@ -55,8 +55,8 @@ fn no_dependency_is_unused() {
 #[test]
 fn every_promise_has_its_test() {
     let read = |file: &str| std::fs::read_to_string(sources::top().join(file)).ok();
-    let table = read("docs/promises.md").expect("the table of promises");
-    check(promises::faults(&table, read));
+    let list = read("docs/promises.md").expect("the list of promises");
+    check(promises::faults(&list, read));
 }
 
 #[test]
