@@ -11,9 +11,6 @@ use tuning::{Directory, JournalError, Lock, Owner};
 
 use crate::tune::Ended;
 
-/// What agents keep of a run until its coordinator has it.
-const SPOOL: &str = "spool";
-
 /// What to look for, and what to do about it.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -145,7 +142,7 @@ fn spools(state: &Path, remove: bool, tally: &mut Tally) -> anyhow::Result<()> {
     let entries = std::fs::read_dir(state).with_context(|| state.display().to_string())?;
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_none_or(|it| it != SPOOL) {
+        if path.extension().is_none_or(|it| it != fleet::SPOOL_ENDING) {
             continue;
         }
         let file = std::fs::symlink_metadata(&path)?;
@@ -154,7 +151,7 @@ fn spools(state: &Path, remove: bool, tally: &mut Tally) -> anyhow::Result<()> {
             continue;
         }
         let what = format!("{}: {} bytes that no coordinator has", path.display(), file.len());
-        tally.found(&what, remove.then_some(|| Ok(std::fs::remove_file(&path)?)));
+        tally.found(&what, remove.then_some(|| Ok(fleet::remove_spool(&path)?)));
     }
     Ok(())
 }

@@ -99,7 +99,7 @@ fn assert_whole(out: &Path, phase: usize, offered: u64) {
 
 /// The warnings of a run about its files: that one cannot be written, and that it can be again.
 fn assert_told(out: &Path) {
-    let host = spec::machine::Machine::this().host;
+    let host = spec::machine::host_name();
     for words in ["No space left on device", "it can be written again"] {
         let told = lines(out, "events.jsonl").into_iter().any(|event| {
             let (from, what) = (event["from"].as_str(), event["what"].as_str());
@@ -147,6 +147,42 @@ fn a_run_goes_on_while_its_disk_is_full() {
         assert_eq!(run.exit_code(), Some(0));
         assert_whole(&out, 1, 200 * LOAD_S);
         assert_told(&out);
+    });
+}
+
+/// The truth about faults waits for room as the rest does, also when that comes after all programs
+/// have ended.
+#[test]
+fn the_truth_about_faults_waits_for_room_until_the_end() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("x.ron");
+    let slow =
+        "shake: Open(rate: Fixed(200)), faults: [SlowHandler(us: 100, share: 0.5)]),\n        ])";
+    let text = text().replace("shake: Open(rate: Fixed(200))),\n        ])", slow);
+    assert!(text.contains("SlowHandler"), "{text}");
+    std::fs::write(&file, text).expect("written");
+    with_own_mounts(|| {
+        let disk = Disk::mount(directory.path().join("disk"));
+        let out = disk.directory.join("out");
+        let run = Running::start(&["run", path(&file), "--out", path(&out)]);
+        run.wait_for("load 1/");
+        disk.fill();
+        run.wait_for("next 1/");
+        let children = format!("/proc/{0}/task/{0}/children", run.id());
+        wait_until("all programs have ended", || {
+            std::fs::read_to_string(&children).is_ok_and(|it| it.trim().is_empty())
+        });
+        disk.free();
+        assert_eq!(run.exit_code(), Some(0));
+        let events = lines(&out, "events.jsonl");
+        let ends = events.iter().find(|event| event["event"] == "fault_ends").expect("it ended");
+        let spins = number(ends, "/truth/spins");
+        assert!(spins > 100, "{ends}");
+        let kept = lines(&out, "truth.jsonl").len() as u64;
+        assert_eq!(kept + number(ends, "/truth/not_kept"), spins, "{ends}");
     });
 }
 

@@ -71,9 +71,8 @@ pub(crate) fn along(at: &Location, system: &System) -> Vec<Location> {
                 |field: &&str| Location::Coalesce { nic: nic.clone(), field: (*field).to_owned() };
             COALESCING.iter().map(field).collect()
         }
-        Location::Ring { .. } => {
+        Location::Ring { nic, .. } => {
             use crate::profile::Ring::{Rx, Tx};
-            let Location::Ring { nic, .. } = at else { return Vec::new() };
             [Rx, Tx].map(|ring| Location::Ring { nic: nic.clone(), ring }).into()
         }
         Location::Irq(_) | Location::Feature { .. } | Location::Limit(_) => Vec::new(),

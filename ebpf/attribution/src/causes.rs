@@ -98,10 +98,11 @@ impl<T> IndexMut<Cause> for PerCause<T> {
     }
 }
 
-impl<T: AddAssign> AddAssign for PerCause<T> {
+impl AddAssign for PerCause<u64> {
+    /// What a file says may be more than any number: it stays at the largest.
     fn add_assign(&mut self, other: Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            *mine += theirs;
+            *mine = mine.saturating_add(theirs);
         }
     }
 }

@@ -26,3 +26,4 @@ mod target;
 pub use access::{Access, Options};
 pub use epoch::{Epoch, Leader};
 pub use names::RunName;
+pub use spool::{SPOOL_ENDING, remove_spool};

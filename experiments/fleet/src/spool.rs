@@ -18,7 +18,10 @@ use crate::names::RunName;
 use crate::protocol::{Batch, Said};
 
 /// The ending of a spool's file.
-const ENDING: &str = "spool";
+pub const SPOOL_ENDING: &str = "spool";
+
+/// That of the file beside it, which says who leads its run.
+pub(crate) const LEADER_ENDING: &str = "leader";
 
 /// Batches that wait in memory for room on disk, in bytes: ten minutes of a host that says 50 KiB a
 /// second, which is one of many users with probes.
@@ -83,7 +86,19 @@ struct Numbered {
 }
 
 fn path(directory: &Path, run: &RunName) -> PathBuf {
-    directory.join(format!("{run}.{ENDING}"))
+    directory.join(format!("{run}.{SPOOL_ENDING}"))
+}
+
+/// Removes the spool of an agent that is gone, with what is beside it.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_spool(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file.with_extension(LEADER_ENDING)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::remove_file(file)
 }
 
 impl Spool {
@@ -366,7 +381,7 @@ impl Spool {
 fn files(directory: &Path) -> Vec<(RunName, u64, SystemTime)> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let spool = |path: PathBuf| {
-        path.extension().filter(|ending| *ending == ENDING)?;
+        path.extension().filter(|ending| *ending == SPOOL_ENDING)?;
         // Another file that happens to be here is left alone.
         let run = RunName::try_from(path.file_stem()?.to_str()?.to_owned()).ok()?;
         let metadata = path.metadata().ok()?;

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use platform::is_signal_ignored;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that interrupt.
@@ -37,7 +38,7 @@ impl Interrupts {
     /// # Errors
     /// What the system says.
     pub fn listen() -> io::Result<Self> {
-        let hangup = (!is_ignored(libc::SIGHUP)).then(|| signal(SignalKind::hangup()));
+        let hangup = (!is_signal_ignored(libc::SIGHUP)).then(|| signal(SignalKind::hangup()));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -61,14 +62,6 @@ impl Interrupts {
     }
 }
 
-/// Whether this process was started with a signal ignored, by `/proc`.
-fn is_ignored(signal: libc::c_int) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-}
-
 /// While this lives, an interrupt ends the process at once: nothing is under way that would have to
 /// be put right. What listened before listens again afterwards.
 pub struct EndsAtOnce(Vec<(libc::c_int, libc::sigaction)>);
@@ -76,7 +69,7 @@ pub struct EndsAtOnce(Vec<(libc::c_int, libc::sigaction)>);
 impl EndsAtOnce {
     /// From now on.
     pub fn begin() -> Self {
-        let heeded = SIGNALS.into_iter().filter(|signal| !is_ignored(*signal));
+        let heeded = SIGNALS.into_iter().filter(|signal| !is_signal_ignored(*signal));
         Self(heeded.filter_map(|signal| Some((signal, set_default(signal)?))).collect())
     }
 }
@@ -105,12 +98,6 @@ mod tests {
     use std::os::unix::process::{CommandExt, ExitStatusExt};
 
     use super::*;
-
-    #[test]
-    fn ignored_signals_are_seen() {
-        assert!(is_ignored(libc::SIGPIPE), "Rust's own start ignores it");
-        assert!(!is_ignored(libc::SIGTERM));
-    }
 
     /// What a process of the test below does.
     const PART: &str = "LAB_TEST_PART";

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use attribution::{LatencySum, PerCause};
 use record::CausesRow;
 
-use analysis::summary::{CauseTotals, slow_from};
+use analysis::summary::{CauseTotals, beyond_usual, slow_from};
 
 /// Seconds and phases by their buckets of latency: requests, and the sums of each cause.
 type Sums = BTreeMap<(u64, String), Vec<LatencySum>>;
@@ -72,10 +72,8 @@ impl Excess {
             let second = seconds.entry(*t).or_default();
             let Some((medians, least)) = medians.get(phase.as_str()) else { continue };
             for sum in sums.iter().filter(|sum| usize::from(sum.bucket) >= *least) {
-                second.requests += sum.requests;
-                for (cause, excess) in second.us.iter_mut() {
-                    *excess += sum.causes_us[cause].saturating_sub(medians[cause] * sum.requests);
-                }
+                second.requests = second.requests.saturating_add(sum.requests);
+                second.us += beyond_usual(&sum.causes_us, sum.requests, medians);
             }
         }
         seconds

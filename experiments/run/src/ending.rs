@@ -40,6 +40,7 @@ impl<P: Place> Coordinator<P> {
             return;
         }
         // What has no room by now has none.
+        let _ = self.place.flush(&mut self.run.records);
         self.run.records.files.flush();
         self.run.records.close(&ending);
     }
@@ -111,20 +112,27 @@ impl<P: Place> Coordinator<P> {
     /// Waits until all is on disk. A person may make room meanwhile, or give it up.
     async fn wait_until_written(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            self.run.records.flush()?;
-            match self.run.records.files.check_written() {
-                Ok(()) => break,
-                Err(error) if Instant::now() >= deadline => return Err(error.into()),
-                Err(error) => tokio::select! {
-                    () = tokio::time::sleep(LOOK) => {}
-                    () = self.interrupts.next() => return Err(error.into()),
-                },
+        while let Err(error) = self.check_written() {
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.interrupts.next() => return Err(error),
             }
         }
         // That there is room again is an event, too.
+        self.check_written()
+    }
+
+    /// Whether all is on disk, after trying that.
+    fn check_written(&mut self) -> anyhow::Result<()> {
+        let whole = self.place.flush(&mut self.run.records)?;
         self.run.records.flush()?;
-        Ok(self.run.records.files.check_written()?)
+        self.run.records.files.check_written()?;
+        let directory = self.run.records.files.directory().display();
+        anyhow::ensure!(whole, "{directory}/truth.jsonl: not all of it could be written");
+        Ok(())
     }
 
     /// Records what comes until something is so, or patience ends.

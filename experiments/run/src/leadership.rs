@@ -2,13 +2,13 @@
 //! the run over.
 
 use fleet::Leader;
-use spec::machine::Machine;
+use spec::machine::host_name;
 
 use crate::directory::{unix_now, utc};
 
 /// This process, on this host, since now: for people.
 pub(crate) fn this_process() -> String {
-    let (process, host) = (std::process::id(), Machine::this().host);
+    let (process, host) = (std::process::id(), host_name());
     format!("process {process} on {host}, since {}", utc(unix_now().as_secs()))
 }
 

@@ -130,6 +130,10 @@ pub(crate) trait Place {
     /// Records what is known of faults that are not over.
     fn record_last_faults(&mut self, run: &mut Run) -> anyhow::Result<()>;
 
+    /// Hands what it writes beside the records to the system, as far as there is room. Returns
+    /// whether nothing waits.
+    fn flush(&mut self, records: &mut Records) -> anyhow::Result<bool>;
+
     /// Asks the server's kernel for its connections, of which there should be so many. The answer
     /// comes as news.
     fn ask_for_connections(&mut self, wanted: u64, programs: &Programs);

@@ -12,7 +12,7 @@ use record::{Event, Files, Manifest, PhaseTime, Second, Seconds};
 use report::live::RunCommand;
 use serde_json::{Value, json};
 use spec::PhaseSpec;
-use spec::machine::Machine;
+use spec::machine::host_name;
 use text::thousands;
 
 use crate::books::Books;
@@ -133,7 +133,7 @@ impl Records {
 
     /// Warns of files of this run that cannot be written, or can be again.
     pub(crate) fn warn_of_files(&mut self, what: &str) -> anyhow::Result<()> {
-        let on = format!("lab on {}", Machine::this().host);
+        let on = format!("lab on {}", host_name());
         self.warn(&on, what)
     }
 

@@ -121,6 +121,11 @@ pub(crate) fn meminfo(name: &str) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
+/// What this machine calls itself.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 impl Machine {
     /// This machine.
     pub fn this() -> Self {
@@ -130,7 +135,7 @@ impl Machine {
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
         Self {
-            host: uname.nodename().to_string_lossy().into_owned(),
+            host: host_name(),
             kernel: uname.release().to_string_lossy().into_owned(),
             cpus: platform::cpus_allowed().unwrap_or_default(),
             cpu_model: model.map(|it| it.trim_start_matches([' ', '\t', ':']).to_owned()),

@@ -7,6 +7,7 @@ mod descriptors;
 mod placement;
 mod ports;
 mod schedstat;
+mod signals;
 mod slowness;
 mod splitmix;
 
@@ -15,6 +16,7 @@ pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
 pub use schedstat::{SchedStat, ThreadTimes};
+pub use signals::is_signal_ignored;
 pub use slowness::{
     SPIN_PER_POLL_NS, SlowError, SlowOrder, SlowOrders, Slowness, Spin, Spins, spin,
 };

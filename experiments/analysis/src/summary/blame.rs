@@ -115,7 +115,7 @@ impl CauseTotals {
         for row in &rows.sums {
             let Some(sum) = self.sums.get_mut(usize::from(row.bucket)) else { continue };
             sum.0 = sum.0.saturating_add(row.requests);
-            add(&mut sum.1, &row.causes_us);
+            sum.1 += row.causes_us;
         }
         for row in &rows.times {
             if let Some(count) = self.times[row.cause].get_mut(usize::from(row.bucket)) {
@@ -148,10 +148,7 @@ impl CauseTotals {
         let mut all = (0, PerCause::<u64>::default());
         for (requests, us) in &self.sums[first..] {
             all.0 = u64::saturating_add(all.0, *requests);
-            for (cause, excess) in all.1.iter_mut() {
-                let usual = medians[cause].saturating_mul(*requests);
-                *excess = excess.saturating_add(us[cause].saturating_sub(usual));
-            }
+            all.1 += beyond_usual(us, *requests, &medians);
         }
         all
     }
@@ -200,18 +197,16 @@ impl CauseTotals {
         let mut sums = PerCause::<u64>::default();
         for (due, over, causes) in &self.moved {
             if off.contains(due) || off.contains(over) {
-                add(&mut sums, causes);
+                sums += *causes;
             }
         }
         (sum(&sums), shares(&sums))
     }
 }
 
-/// Adds what a file says, which may be more than any number.
-fn add(sums: &mut PerCause<u64>, more: &PerCause<u64>) {
-    for (cause, sum) in sums.iter_mut() {
-        *sum = sum.saturating_add(more[cause]);
-    }
+/// What each cause took of so many requests beyond what is usual for one.
+pub fn beyond_usual(us: &PerCause<u64>, requests: u64, usual_us: &PerCause<u64>) -> PerCause<u64> {
+    PerCause::from_fn(|cause| us[cause].saturating_sub(usual_us[cause].saturating_mul(requests)))
 }
 
 fn sum(parts: &PerCause<u64>) -> u64 {

@@ -14,7 +14,9 @@ mod phase;
 mod run;
 mod table;
 
-pub use blame::{Attribution, CauseTotals, Jitter, Shares, Tail, dominant, slow_from};
+pub use blame::{
+    Attribution, CauseTotals, Jitter, Shares, Tail, beyond_usual, dominant, slow_from,
+};
 pub use figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, RunQueue, Segments,
     Sends, Shakes, TwoPercentiles,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::epoch::{Epoch, Leader};
 use crate::names::RunName;
+use crate::spool::LEADER_ENDING;
 
 /// Runs that are over and still remembered, so that a message that comes late starts nothing.
 const OVER: usize = 64;
@@ -21,7 +22,7 @@ pub(super) struct Leads {
 }
 
 fn path(directory: &Path, run: &RunName) -> PathBuf {
-    directory.join(format!("{run}.leader"))
+    directory.join(format!("{run}.{LEADER_ENDING}"))
 }
 
 impl Leads {

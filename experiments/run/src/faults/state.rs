@@ -172,6 +172,14 @@ impl Faults {
         Ok(())
     }
 
+    /// Hands what is known of them to the system, as far as there is room, and tells a person of
+    /// that. Returns whether nothing waits.
+    pub(crate) fn flush(&mut self, records: &mut Records) -> anyhow::Result<bool> {
+        let (news, whole) = self.truth.flush();
+        news.iter().try_for_each(|news| records.warn_of_files(news))?;
+        Ok(whole)
+    }
+
     /// Records the faults that are over.
     pub(crate) fn record_over(&mut self, now: u64, records: &mut Records) -> anyhow::Result<()> {
         self.record(false, now, records)
@@ -183,9 +191,7 @@ impl Faults {
     }
 
     fn record(&mut self, all: bool, now: u64, records: &mut Records) -> anyhow::Result<()> {
-        for news in self.truth.flush() {
-            records.warn_of_files(&news)?;
-        }
+        self.flush(records)?;
         for (id, fault) in self.begun.iter_mut().enumerate() {
             let over = fault.open == 0;
             if fault.recorded || !(over || all) {

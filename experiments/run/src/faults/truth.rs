@@ -34,11 +34,12 @@ impl Truth {
         Ok(())
     }
 
-    /// Hands everything to the system, as far as there is room. Returns what a person should know.
-    pub(super) fn flush(&mut self) -> Vec<String> {
-        let Some(file) = &mut self.file else { return Vec::new() };
-        file.flush();
-        file.take_news()
+    /// Hands everything to the system, as far as there is room. Returns what a person should know,
+    /// and whether nothing waits.
+    pub(super) fn flush(&mut self) -> (Vec<String>, bool) {
+        let Some(file) = &mut self.file else { return (Vec::new(), true) };
+        let whole = file.flush();
+        (file.take_news(), whole)
     }
 }
 

@@ -102,9 +102,9 @@ impl Place for Local {
             LocalNews::Hog(fault, line) => self.faults.on_hog(fault, line)?,
             LocalNews::HogEnded(fault) => {
                 let hog = self.faults.take_hog(fault);
-                let pid = hog.as_ref().and_then(Program::pid);
-                let status = hog.and_then(|mut hog| hog.ended_soon());
                 if !self.faults.on_hog_ended(fault) {
+                    let pid = hog.as_ref().and_then(Program::pid);
+                    let status = hog.and_then(|mut hog| hog.ended_soon());
                     let how = status.map(|status| self.oom.describe(pid, status));
                     return self.died(Who::Hog(fault), how, run);
                 }
@@ -216,6 +216,10 @@ impl Place for Local {
 
     fn record_last_faults(&mut self, run: &mut Run) -> anyhow::Result<()> {
         self.faults.record_all(run.schedule.now(), &mut run.records)
+    }
+
+    fn flush(&mut self, records: &mut Records) -> anyhow::Result<bool> {
+        self.faults.flush(records)
     }
 
     /// The walk over a large socket table takes seconds; meanwhile messages are taken in.

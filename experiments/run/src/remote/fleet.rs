@@ -416,6 +416,10 @@ impl Place for Fleet {
         Ok(())
     }
 
+    fn flush(&mut self, _: &mut Records) -> anyhow::Result<bool> {
+        Ok(true)
+    }
+
     fn ask_for_connections(&mut self, wanted: u64, _: &Programs) {
         self.order_server(What::Kernel { wanted });
     }

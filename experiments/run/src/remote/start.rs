@@ -326,8 +326,7 @@ fn roster(
 fn run_name(experiment: &str, started: u64) -> anyhow::Result<RunName> {
     let good = |it: char| if it.is_ascii_alphanumeric() || it == '-' { it } else { '_' };
     let name: String = experiment.chars().map(good).take(40).collect();
-    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    let name = format!("{name}-{started}-{}", &uuid[..8]);
+    let name = format!("{name}-{started}-{:08x}", chance()?);
     RunName::try_from(name).map_err(anyhow::Error::msg)
 }
 
