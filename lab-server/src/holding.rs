@@ -84,9 +84,14 @@ impl Holding {
         self.recorded
     }
 
-    /// Takes the records that are to be written, if there are any.
-    pub fn take_records(&mut self) -> Option<Vec<Record>> {
-        (!self.records.is_empty()).then(|| std::mem::take(&mut self.records))
+    /// Whether there are records that no one has taken to write.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Hands these over, after those that are there.
+    pub fn hand_over(&mut self, to: &mut Vec<Record>) {
+        to.append(&mut self.records);
     }
 
     /// So many records are durable.
@@ -248,9 +253,10 @@ mod tests {
             holding.record(record());
         }
         assert!(holding.recorded() < 200_000);
-        let records = holding.take_records().map_or(0, |records| records.len());
-        assert_eq!(records as u64, holding.recorded());
-        assert!(holding.take_records().is_none() && holding.is_full());
+        let mut records = Vec::new();
+        holding.hand_over(&mut records);
+        assert_eq!(records.len() as u64, holding.recorded());
+        assert!(!holding.has_records() && holding.is_full());
         holding.set_durable(holding.recorded());
         assert!(!holding.is_full() && holding.is_settled());
     }

@@ -60,15 +60,15 @@ impl Keeping {
 
     /// Hands what was recorded to the thread, and learns what is durable.
     pub(crate) fn exchange(&mut self) {
-        if let Some(mut records) = self.holding.take_records() {
+        if self.holding.has_records() {
             let mut pending = self.desk.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            if pending.records.is_empty() {
-                pending.records = records;
-            } else {
-                pending.records.append(&mut records);
-            }
+            // While the thread writes it does not wait: it looks again by itself.
+            let waits = pending.records.is_empty();
+            self.holding.hand_over(&mut pending.records);
             drop(pending);
-            self.desk.wake.notify_one();
+            if waits {
+                self.desk.wake.notify_one();
+            }
         }
         self.holding.set_durable(self.desk.durable.load(Ordering::Acquire));
     }

@@ -154,18 +154,10 @@ impl Sets {
         room
     }
 
-    /// Takes what the next shake of a SET gets.
-    pub fn pop(&mut self, set: u16) -> Option<Queued> {
-        self.pop_unless(set, || false)
-    }
-
-    /// The same, but for a packet that waits while money is refused: it goes on waiting.
+    /// Takes what the next shake of a SET gets, but for a packet while money is refused: it goes on
+    /// waiting.
     #[inline]
-    pub(crate) fn pop_unless(
-        &mut self,
-        set: u16,
-        refuses_money: impl FnOnce() -> bool,
-    ) -> Option<Queued> {
+    pub(crate) fn pop(&mut self, set: u16, refuses_money: impl FnOnce() -> bool) -> Option<Queued> {
         let set = &mut self.sets[usize::from(set)];
         let waiting = *set.queue.front()?;
         if let Queued::Packet { amount, .. } = waiting {
@@ -260,7 +252,7 @@ mod tests {
         assert!(!sets.put_packet(0, 3, 40));
         assert_eq!(sets.overflow(), Money { count: 1, amount: 40 });
         assert_eq!(sets.ledger().created, Money { count: 2, amount: 30 });
-        assert_eq!(sets.pop(0), Some(Queued::Packet { packet: 1, amount: 10 }));
+        assert_eq!(sets.pop(0, || false), Some(Queued::Packet { packet: 1, amount: 10 }));
         assert_eq!(sets.ledger().granted, Money { count: 1, amount: 10 });
         assert_eq!(sets.ledger().remaining, Money { count: 1, amount: 20 });
         assert!(sets.ledger().is_balanced());

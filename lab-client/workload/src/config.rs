@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use attribution::Handover;
-use platform::{DescriptorLimits, NANOS_PER_SECOND, Placement, sockets_per_ring};
+use platform::{DescriptorLimits, Placement, sockets_per_ring};
 use serde::{Deserialize, Serialize};
-use service::Notices;
+use service::{MOST_AHEAD_NS, MOST_SHARDS, Notices};
 
 use crate::flows::{Flows, TooFewPorts, loopback_sources};
 
@@ -17,14 +17,8 @@ pub const SLOW_KEPT: usize = 8;
 /// The most users of one client: 2 GiB, at 32 bytes each.
 const MOST_USERS: u32 = 1 << 26;
 
-/// The most shards, as of a server.
-const MOST_SHARDS: usize = 1024;
-
 /// The most slow requests that can be recorded of a second and shard.
 const MOST_SLOW_KEPT: usize = 100_000;
-
-/// How far a clock can be ahead of another, or behind it, in nanoseconds: a year.
-const MOST_AHEAD_NS: u64 = 365 * 86_400 * NANOS_PER_SECOND;
 
 /// How to start a client. [`Config::default`] has the defaults of the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ impl Money {
 
 impl Money {
     /// The sum, where there is a number for it.
-    pub(crate) fn checked_add(self, other: Self) -> Option<Self> {
+    pub fn checked_add(self, other: Self) -> Option<Self> {
         let count = self.count.checked_add(other.count)?;
         Some(Self { count, amount: self.amount.checked_add(other.amount)? })
     }

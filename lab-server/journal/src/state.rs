@@ -95,21 +95,6 @@ impl Open {
     }
 }
 
-fn checked_sum<const N: usize>(parts: [Money; N]) -> Option<Money> {
-    parts.iter().try_fold(Money::default(), |sum, part| {
-        Some(Money {
-            count: sum.count.checked_add(part.count)?,
-            amount: sum.amount.checked_add(part.amount)?,
-        })
-    })
-}
-
-/// Whether books balance, without an overflow whatever they say.
-fn is_balanced(ledger: &Ledger) -> bool {
-    let Ledger { created, granted, claimed, refunded, remaining, largest_share: _ } = *ledger;
-    checked_sum([granted, claimed, refunded, remaining]) == Some(created)
-}
-
 impl State {
     /// Applies a record of a segment.
     ///
@@ -270,14 +255,14 @@ impl State {
         }
         for (set, of) in &self.sets {
             let waits = waiting.get(set).copied().unwrap_or_default();
-            if !is_balanced(&of.ledger) || of.ledger.remaining != waits {
+            if !of.ledger.is_balanced() || of.ledger.remaining != waits {
                 return Err(Contradiction::Unbalanced(*set));
             }
         }
         let sum = self
             .sets
             .values()
-            .try_fold(Money::default(), |sum, of| checked_sum([sum, of.ledger.created]));
+            .try_fold(Money::default(), |sum, of| sum.checked_add(of.ledger.created));
         sum.map(|_| ()).ok_or(Contradiction::Unbalanced(u32::MAX))
     }
 

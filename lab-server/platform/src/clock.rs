@@ -64,10 +64,11 @@ impl Clock {
     /// The Unix second that contains this monotonic instant.
     #[inline]
     pub const fn unix_second(self, monotonic_ns: u64) -> u64 {
-        monotonic_ns.saturating_add_signed(self.offset_ns) / NANOS_PER_SECOND
+        self.unix_ns(monotonic_ns) / NANOS_PER_SECOND
     }
 
     /// The Unix time of this monotonic instant, in nanoseconds.
+    #[inline]
     pub const fn unix_ns(self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_add_signed(self.offset_ns)
     }

@@ -27,8 +27,11 @@ const MOST_PACKETS: usize = 1 << 26;
 /// The longest life of a packet.
 const LONGEST_LIFE: Duration = Duration::from_secs(31 * 86_400);
 
+/// The most shards of a program.
+pub const MOST_SHARDS: usize = 1024;
+
 /// How far a clock can be ahead of another, or behind it, in nanoseconds: a year.
-const MOST_AHEAD_NS: u64 = 365 * 86_400 * NANOS_PER_SECOND;
+pub const MOST_AHEAD_NS: u64 = 365 * 86_400 * NANOS_PER_SECOND;
 
 /// How notices of sent packets reach their users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -321,8 +324,9 @@ impl Config {
         let connections =
             self.connections.unwrap_or(self.users + self.users / 16 + CONNECTIONS_SPARE);
         let spare = limits.soft.saturating_sub(DESCRIPTORS_SPARE + 1);
-        let most =
-            usize::try_from(spare / DESCRIPTORS_PER_EXECUTOR).unwrap_or(usize::MAX).min(1024);
+        let most = usize::try_from(spare / DESCRIPTORS_PER_EXECUTOR)
+            .unwrap_or(usize::MAX)
+            .min(MOST_SHARDS);
         let shards = match self.shards {
             Some(shards) => shards,
             // More shards than CPUs only when fewer could not hold the connections.

@@ -13,5 +13,8 @@ mod lines;
 pub use commands::{
     Command, Done, LATEST_START_S, MAX_AMOUNT, MAX_GENERATORS, MAX_PACKET_RATE, MAX_RATE_IN_ALL,
 };
-pub use config::{Budgets, Config, ConfigError, Notices, Resolved, ResolvedSteering, Steering};
+pub use config::{
+    Budgets, Config, ConfigError, MOST_AHEAD_NS, MOST_SHARDS, Notices, Resolved, ResolvedSteering,
+    Steering,
+};
 pub use lines::{DurableLedger, Line, Ready};

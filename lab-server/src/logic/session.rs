@@ -126,7 +126,7 @@ impl Logic {
             self.counters.overloaded += 1;
             (ShakeResult::Overloaded, 0, 0)
         } else {
-            match self.sets.pop_unless(set, &mut refuses) {
+            match self.sets.pop(set, &mut refuses) {
                 Some(Queued::Packet { packet, amount }) => {
                     return self.grant(io, conn, (user, set), packet, amount);
                 }
@@ -209,12 +209,15 @@ impl Logic {
             let reply = self.address(conn);
             let (second, budgets) = (io.unix_second(), self.rules.budgets);
             let fits = self.session(conn).is_some_and(|it| it.takes_chat(second, budgets));
-            let parcel = || Parcel::Chat { message, from, reply, text: text.into() };
-            let forward = |user| Message::Forward { user, parcel: parcel() };
-            if fits && self.post(io, home_of(to, self.shards), forward(to)) {
-                return;
+            if fits {
+                let parcel = Parcel::Chat { message, from, reply, text: text.into() };
+                let forward = Message::Forward { user: to, parcel };
+                if self.post(io, home_of(to, self.shards), forward) {
+                    return;
+                }
+            } else {
+                self.counters.chats_over_budget += 1;
             }
-            self.counters.chats_over_budget += u64::from(!fits);
             self.counters.chats_busy += 1;
             ChatOutcome::Busy
         };

@@ -247,7 +247,7 @@ impl Cluster {
         let mut records = std::mem::take(&mut self.stuck[shard]);
         // While the disk fails, no other group is taken.
         if records.is_empty() {
-            records = self.wires.holdings[shard].take_records().unwrap_or_default();
+            self.wires.holdings[shard].hand_over(&mut records);
         }
         let committed = self.writers[shard].commit(&records);
         self.wires.failing[shard] = committed.is_err();
