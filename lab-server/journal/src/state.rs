@@ -150,10 +150,9 @@ impl State {
                 self.next_shaken = later(*shaken, self.next_shaken);
                 self.next_sent = later(*sent, self.next_sent);
             }
-            Record::Books { .. }
-            | Record::Waiting { .. }
-            | Record::Held { .. }
-            | Record::End => return Err(Contradiction::Misplaced),
+            Record::Books { .. } | Record::Waiting { .. } | Record::Held { .. } | Record::End => {
+                return Err(Contradiction::Misplaced);
+            }
         }
         self.seq += 1;
         Ok(())

@@ -55,6 +55,7 @@ impl Logic {
             Message::Claimed { at, packet, amount } => self.claimed(io, at.conn, packet, amount),
             Message::Entitle { packet, named, user } => self.entitle(io, packet, named, user),
             Message::Packet { set, packet, amount } => self.put_packet(io, set, packet, amount),
+            Message::Reached { next } => io.record(|| Record::Next { shaken: next, sent: 0 }),
             Message::Send(draft) => {
                 if self.make_packet(io, &draft).is_err() {
                     self.counters.packets_refused += 1;
@@ -246,7 +247,7 @@ impl Logic {
             self.counters.ledger_refused += 1;
             None
         } else {
-            self.packets.claim(packet, user, &mut self.random)
+            self.packets.claim(packet, user, io.now_ns(), &mut self.random)
         };
         if let Some(claimed) = claimed {
             self.sets.get(claimed.set).ledger.claim(Money::share(claimed.amount));
