@@ -371,6 +371,7 @@ impl ShardLoop {
         if let Some(keeping) = &mut self.keeping {
             keeping.exchange();
         }
+        self.logic.end();
         // Waits while the control thread is behind: this is the last sample, and no later one
         // would carry what the books at the end need.
         while !self.report_second(net) {

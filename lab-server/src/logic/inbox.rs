@@ -269,10 +269,14 @@ impl Logic {
     fn claimed(&mut self, io: &mut impl Io, conn: ConnId, packet: u32, amount: u32) {
         let Some(session) = self.session(conn) else { return self.undelivered(amount) };
         session.mail_answered(1);
+        let noted = amount == 0 || session.tail.claim(amount);
         if amount == 0 {
             self.counters.claims_refused += 1;
         } else {
             self.counters.claims_granted += 1;
+        }
+        if !noted {
+            self.unconfirmed(Money::share(amount));
         }
         io.send(conn, &Frame::ClaimResponse { packet, amount });
     }

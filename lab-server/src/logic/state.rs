@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use accounting::Ledger;
 use accounting::server::{Counters, Gauges};
+use accounting::{Ledger, Money};
 use journal::State;
 use platform::{SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
@@ -166,12 +166,26 @@ impl Logic {
     pub(super) fn end_session(&mut self, io: &mut impl Io, conn: ConnId) {
         let Some(session) = self.session(conn) else { return };
         let ended = std::mem::take(session);
+        self.unconfirmed(ended.tail.written());
         if ended.is_online() {
             self.online -= 1;
             self.sets.leave(ended.set);
             let leave = Message::Leave { user: ended.user, at: self.address(conn) };
             self.post(io, home_of(ended.user, self.shards), leave);
         }
+    }
+
+    /// Money that was written, and that no later shake can have confirmed.
+    pub(super) fn unconfirmed(&mut self, money: Money) {
+        self.counters.unconfirmed_shares += money.count;
+        self.counters.unconfirmed_cents += money.amount;
+    }
+
+    /// The shard ends: no shake of those who are still connected will confirm anything.
+    pub fn end(&mut self) {
+        let tails = self.sessions.iter_mut().map(|session| std::mem::take(&mut session.tail));
+        let written = tails.fold(Money::default(), |sum, tail| sum + tail.written());
+        self.unconfirmed(written);
     }
 
     /// Closes a connection for cause: with an error frame when the peer can read one.
