@@ -16,17 +16,27 @@ use crate::packets::{Draft, Expired, NO_CREATOR, Refused};
 use crate::sets::Queued;
 
 impl Logic {
-    /// A message for the shard; what it brings about is done when this returns.
+    /// A message for the shard; what it brings about is done when this returns, but for notices
+    /// to more users than one poll tells.
     pub fn handle(&mut self, io: &mut impl Io, message: Message) {
         self.dispatch(io, message);
         self.handle_local(io);
     }
 
-    /// Handles this shard's messages to itself, and what they bring about, until there are none.
+    /// Handles this shard's messages to itself, and what they bring about, as far as the bound of a
+    /// poll allows.
     pub(super) fn handle_local(&mut self, io: &mut impl Io) {
-        while let Some(message) = self.local.pop_front() {
+        while let Some(message) = self.local.next() {
             self.dispatch(io, message);
         }
+    }
+
+    /// A poll is over, and another bound begins: goes on with the notices that the one before left
+    /// waiting. Returns whether some still wait.
+    pub fn go_on(&mut self, io: &mut impl Io) -> bool {
+        self.local.begin_poll();
+        self.handle_local(io);
+        !self.local.is_empty()
     }
 
     fn dispatch(&mut self, io: &mut impl Io, message: Message) {
