@@ -66,7 +66,7 @@ pub struct Trace {
     /// Network, server wait, server service and client receive lag, in microseconds; null when an
     /// instant is missing.
     pub segments_us: Option<PerSegment<u64>>,
-    /// Its time by cause, in microseconds.
+    /// Its time by cause, in microseconds; a cause that took nothing may be missing.
     pub causes_us: BTreeMap<Cause, u64>,
     /// The cause that took most.
     pub blamed: Cause,
@@ -114,8 +114,7 @@ impl Trace {
     fn set_times(&mut self, due_ns: u64, request: &Request, attributed: &Attributed) {
         self.instants_us = instants_us(due_ns, request);
         self.segments_us = attributed.segments_ns.map(|segments| segments.map(|ns| ns / 1000));
-        self.causes_us =
-            attributed.causes_ns.iter().map(|(cause, ns)| (cause, ns / 1000)).collect();
+        self.causes_us = attributed.causes_ns.map(|ns| ns / 1000).named().collect();
         self.blamed = attributed.dominant();
     }
 }

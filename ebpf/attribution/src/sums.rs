@@ -256,17 +256,23 @@ mod tests {
         let [(1, one), (2, two)] = &all[..] else { panic!("{all:?}") };
         assert_eq!((one.requests, one.mixed, one.incomplete), (2, 0, 0));
         assert_eq!((two.requests, two.mixed, two.incomplete), (1, 1, 1));
-        assert_eq!(
-            one.sums,
-            [LatencySum {
-                bucket: bucket(210) as u16,
-                requests: 2,
-                causes_us: PerCause([0, 280, 0, 40, 30, 70, 0]),
-            }]
-        );
-        assert_eq!(one.moved, [MovedCount { due: 7, dominant: PerCause([0, 1, 0, 0, 0, 0, 0]) }]);
+        let mut causes_us = PerCause::default();
+        for (cause, us) in [
+            (Cause::ClientBusy, 280),
+            (Cause::NetworkDelay, 40),
+            (Cause::ServerRunqueue, 30),
+            (Cause::ServerBusy, 70),
+        ] {
+            causes_us[cause] = us;
+        }
+        assert_eq!(one.sums, [LatencySum { bucket: bucket(210) as u16, requests: 2, causes_us }]);
+        let dominant = PerCause::from_fn(|cause| u64::from(cause == Cause::ClientBusy));
+        assert_eq!(one.moved, [MovedCount { due: 7, dominant }]);
         assert_eq!(two.sums[0].causes_us[Cause::Unexplained], 3_000);
-        assert_eq!(one.times.iter().map(|row| row.requests).sum::<u64>(), 14);
+        assert_eq!(
+            one.times.iter().map(|row| row.requests).sum::<u64>(),
+            2 * Cause::ALL.len() as u64
+        );
         assert!(causes.take().next().is_none());
     }
 }
