@@ -58,6 +58,32 @@ pub struct TracedThread {
     pub held_by: Option<String>,
 }
 
+/// One of the two ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The client's.
+    Client,
+    /// The server's.
+    Server,
+}
+
+/// Who had the CPU that a request waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The end whose thread waited.
+    pub end: End,
+    /// The name of the thread that had the CPU.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// The end of the same run that it belongs to; null for every other program.
+    #[serde(default)]
+    pub of: Option<End>,
+    /// For how much of the wait, in microseconds.
+    pub us: u64,
+}
+
 /// A slow request as the kernel saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
@@ -82,6 +108,9 @@ pub struct Trace {
     pub client_held_by: Option<String>,
     /// The same at the server.
     pub server_held_by: Option<String>,
+    /// Who had the CPUs during its waits, the longest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
 }
 
 impl Trace {
@@ -103,6 +132,7 @@ impl Trace {
             mixed: request.mixed,
             client_held_by: held_by(&client),
             server_held_by: held_by(&server),
+            holders: Vec::new(),
             client_thread: client.map(|thread| thread.tid),
             server_thread: server.map(|thread| thread.tid),
         };
