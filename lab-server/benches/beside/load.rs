@@ -187,16 +187,14 @@ fn flood(peers: &[TcpStream], requests: &[u8], over: impl Fn() -> bool) -> anyho
     let mut answers = vec![0; 65_536];
     let mut places = vec![0; peers.len()];
     while !over() {
-        let mut moved = 0;
         for (mut peer, at) in peers.iter().zip(&mut places) {
-            moved += peer.read(&mut answers).unwrap_or(0);
+            // What it has read does not matter, only that it reads.
+            let _ = peer.read(&mut answers);
             let sent = peer.write(&requests[*at..]).unwrap_or(0);
             *at = (*at + sent) % requests.len();
-            moved += sent;
         }
-        if moved == 0 {
-            std::thread::yield_now();
-        }
+        // Those who behave share this CPU, and in the real-time class nobody else lets them.
+        std::thread::yield_now();
     }
     Ok(())
 }

@@ -105,10 +105,10 @@ fn measure(server: &Server, others: &[usize], size: &Size, times: bool) -> anyho
     begin(Kind::Behaves, size.users, size.rate)?;
     let alone = windows(server, size.windows)?;
     let each = size.flooders / 3;
+    begin(Kind::Drips, size.dribblers, size.dribblers)?;
     for kind in [Kind::Pings, Kind::Shakes, Kind::Packets] {
         begin(kind, each, 0)?;
     }
-    begin(Kind::Drips, size.dribblers, size.dribblers)?;
     let beside = windows(server, size.windows)?;
     for load in loads {
         load.end()?;
