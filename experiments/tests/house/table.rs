@@ -137,10 +137,10 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         "fuzz",
         &[
-            "analysis", "fleet", "journal", "platform", "record", "service", "spec", "tuning",
-            "wire", "workload",
+            "analysis", "control", "fleet", "journal", "platform", "record", "report", "run",
+            "service", "spec", "tuning", "wire", "workload",
         ],
-        Outside::Only(&["libfuzzer-sys", "serde", "serde_json", "tempfile"]),
+        Outside::Only(&["axum", "libfuzzer-sys", "serde", "serde_json", "tempfile", "tokio"]),
     ),
     row(
         "experiments",

@@ -64,8 +64,8 @@ pub enum LiveError {
 /// A page that is being served. It ends when this is dropped, after a last look at the files.
 #[derive(Debug)]
 pub struct Live {
-    address: SocketAddr,
-    token: Token,
+    /// For a person, token included.
+    address: String,
     /// Whether it is to end.
     ending: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -96,7 +96,10 @@ impl Live {
     ) -> Result<Self, LiveError> {
         let address = listener.local_addr()?;
         let token = Token::new()?;
-        let access = Access::with_printed(token.clone(), names);
+        let access = Access::of_page(token.clone(), address, names)?;
+        // What follows the # stays in the browser: a page that everybody here may see needs no more.
+        let given = if access.is_reached_from_outside() { '?' } else { '#' };
+        let shown = format!("http://{address}/{given}token={}", token.secret());
         let (ending, ended) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let directory = directory.to_owned();
@@ -106,12 +109,12 @@ impl Live {
             let _ = rustix::process::setpriority_process(None, NICENESS);
             runtime.block_on(serve(listener, directory, access, control, ended));
         })?;
-        Ok(Self { address, token, ending, thread: Some(thread) })
+        Ok(Self { address: shown, ending, thread: Some(thread) })
     }
 
     /// The address for a person, token included.
-    pub fn address(&self) -> String {
-        format!("http://{}/#token={}", self.address, self.token.secret())
+    pub fn address(&self) -> &str {
+        &self.address
     }
 }
 

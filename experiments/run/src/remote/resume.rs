@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use fleet::Leader;
-use fleet::link::{HostNews, Nats, Orders, question};
+use fleet::link::{HostNews, Nats, question};
 use fleet::protocol::{Answer, Ask};
 use host::interrupts::Interrupts;
 use record::{DirectoryLock, Files, Manifest, Seconds};
@@ -84,7 +84,7 @@ pub(crate) async fn resume(
         nats: Nats { client, context },
         epoch: leader.epoch,
         roster,
-        orders: restore_orders(&checkpoint, &hosts),
+        orders: checkpoint.orders(&hosts),
         hosts,
         place: checkpoint.place,
     })?;
@@ -171,21 +171,4 @@ async fn ask_again(client: &Client, host: &str, ask: &Ask) -> Option<Answer> {
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-/// Orders that an earlier coordinator gave and hosts have not carried out.
-fn restore_orders(
-    checkpoint: &Checkpoint,
-    hosts: &BTreeMap<String, HostState>,
-) -> BTreeMap<String, Orders> {
-    let restored = checkpoint.orders.iter().map(|(host, queue)| {
-        let mut queue = queue.clone();
-        let last = hosts.get(host).map_or(0, |state| state.carried_out);
-        queue.waiting.retain(|(number, _)| *number > last);
-        if checkpoint.position.is_none_or(|position| position.begun) {
-            queue.number = queue.number.max(last);
-        }
-        (host.clone(), Orders::restore(queue))
-    });
-    restored.collect()
 }
