@@ -222,8 +222,7 @@ fn recorded(directory: &Path) -> std::path::PathBuf {
 
 /// A page of it, and its port and token.
 fn watch(run: &Path, listen: &str) -> (Running, String, String) {
-    let watching =
-        Running::start(&["live", run.to_str().expect("UTF-8"), "--listen", listen]);
+    let watching = Running::start(&["live", run.to_str().expect("UTF-8"), "--listen", listen]);
     let line = watching.wait_for("live page: http://");
     let (address, token) = line.split_once("token=").expect("a token");
     let port = address.rsplit_once(':').expect("a port").1;

@@ -35,7 +35,6 @@ use std::path::PathBuf;
 use spec::Source;
 
 pub use directory::default_directory;
-pub use host::interrupts::{EndsAtOnce, Interrupted, Interrupts};
 pub use leadership::TakenOver;
 pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};

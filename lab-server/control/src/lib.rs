@@ -13,7 +13,6 @@ pub mod metrics;
 mod output;
 mod serve;
 mod shards;
-mod signals;
 mod token;
 mod visitors;
 

@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ::control::{Access, Token, TokenError, listen};
+use interrupts::Interrupts;
 use tokio::sync::watch;
 
 use crate::assemble::{ReportError, assert_run};
@@ -165,8 +166,8 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until Ctrl-C
-/// is pressed. It answers to further names of this machine.
+/// Serves the page of a run that another process carries out, or that is over, until it is
+/// interrupted. It answers to further names of this machine.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
@@ -176,15 +177,10 @@ pub async fn watch(
     names: &[String],
 ) -> Result<(), LiveError> {
     assert_run(directory)?;
+    let mut interrupts = Interrupts::listen()?;
     let run = ControlHandle::Socket(directory.join(SOCKET));
     let live = Live::start(bind(listen)?, directory, run, names)?;
     text::say!("live page: {}", live.address());
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    // A terminal that is closed ends this process, unless it was told to ignore that: nothing is
-    // under way here.
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed?,
-        _ = terminate.recv() => {}
-    }
+    interrupts.next().await;
     Ok(())
 }
