@@ -85,6 +85,8 @@ impl<P: Place> Coordinator<P> {
         self.complete_rest()?;
         let bound = self.bounded(self.stalls.patience(Instant::now() + PROFILES));
         let interrupted = tokio::select! {
+            // What needs no wait is done, however late it is.
+            biased;
             recorded = self.place.record_profiles(&mut self.run.records) => recorded.map(|()| None)?,
             () = self.interrupts.next() => Some(true),
             () = tokio::time::sleep_until(bound) => Some(false),
@@ -108,6 +110,7 @@ impl<P: Place> Coordinator<P> {
         self.place.record_rest(&mut self.run)?;
         let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
         let failed = tokio::select! {
+            biased;
             failed = self.run.programs.wait(bound) => Some(failed?),
             // They are killed right after.
             () = self.interrupts.next() => None,
@@ -122,6 +125,7 @@ impl<P: Place> Coordinator<P> {
         self.wait_until_written().await?;
         let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
         tokio::select! {
+            biased;
             forgotten = self.place.forget(&mut self.run.records) => forgotten,
             // Hosts keep files of what is merged, until they are as old as that may be.
             () = self.interrupts.next() => Ok(()),
