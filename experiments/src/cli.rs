@@ -22,7 +22,7 @@ use host::leftover;
 use host::privileges::Privileges;
 use host::probe;
 use host::profile;
-use record::{Outcome, Problems};
+use record::{DirectoryLock, Outcome, Problems};
 use report::live;
 use run::{Ending, EndsAtOnce, Interrupted, Options, Sampling, TakenOver};
 use spec::machine::Machine;
@@ -476,6 +476,9 @@ fn watch_live(directory: &Path, listen: SocketAddr, names: &[String]) -> anyhow:
 /// Makes everything that can be made from what is left of a run, and says what cannot.
 fn report_again(directory: &Path) -> anyhow::Result<Exit> {
     report::assert_run(directory).map_err(UsageError::of)?;
+    // What another process still writes is not whole.
+    let by = format!("lab report (process {})", std::process::id());
+    let _lock = DirectoryLock::take_again(directory, &by).map_err(UsageError::of)?;
     let mut problems = Problems::default();
     let mut summary = None;
     match summary::write(directory) {
