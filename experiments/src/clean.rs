@@ -150,7 +150,8 @@ fn spools(state: &Path, remove: bool, tally: &mut Tally) -> anyhow::Result<()> {
         if open.contains(&(file.dev(), file.ino())) {
             continue;
         }
-        let what = format!("{}: {} bytes that no coordinator has", path.display(), file.len());
+        let what =
+            format!("{}: {} bytes that no coordinator has", path.display(), file.blocks() * 512);
         tally.found(&what, remove.then_some(|| Ok(fleet::remove_spool(&path)?)));
     }
     Ok(())

@@ -23,7 +23,7 @@ use host::privileges::Privileges;
 use host::probe;
 use host::profile;
 use interrupts::{EndsAtOnce, Interrupted};
-use record::{Outcome, Problems};
+use record::{DirectoryLock, Outcome, Problems};
 use report::live;
 use run::{Ending, Options, Sampling, TakenOver};
 use spec::machine::Machine;
@@ -477,6 +477,9 @@ fn watch_live(directory: &Path, listen: SocketAddr, names: &[String]) -> anyhow:
 /// Makes everything that can be made from what is left of a run, and says what cannot.
 fn report_again(directory: &Path) -> anyhow::Result<Exit> {
     report::assert_run(directory).map_err(UsageError::of)?;
+    // What another process still writes is not whole.
+    let by = format!("lab report (process {})", std::process::id());
+    let _lock = DirectoryLock::take_again(directory, &by).map_err(UsageError::of)?;
     let mut problems = Problems::default();
     let mut summary = None;
     match summary::write(directory) {

@@ -26,9 +26,46 @@ fn setting(name: &str) -> Option<String> {
     value.map(str::to_owned)
 }
 
+/// Whether systemd can be asked.
+fn can_be_asked() -> bool {
+    needs::program("systemd", "systemd-analyze")
+}
+
+/// What systemd says of a copy of the unit whose program is there.
+fn verified(change: impl Fn(String) -> String) -> (bool, String) {
+    let text = std::fs::read_to_string(unit()).expect("the unit");
+    let program = "ExecStart=/usr/local/bin/lab agent";
+    assert!(text.contains(program), "{text}");
+    let lab = format!("ExecStart={} agent", env!("CARGO_BIN_EXE_lab"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("lab-agent.service");
+    std::fs::write(&copy, change(text.replace(program, &lab))).expect("written");
+    let found = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
+    // It may have something to say of units of this machine, too.
+    let said = said(&found);
+    let of_copy: Vec<&str> = said.lines().filter(|line| line.contains("lab-agent")).collect();
+    (found.status.success(), of_copy.join("\n"))
+}
+
+#[test]
+fn systemd_understands_every_line() {
+    if !can_be_asked() {
+        return;
+    }
+    let (fine, said) = verified(|text| text);
+    assert_eq!((fine, said.as_str()), (true, ""));
+    let (_, said) = verified(|text| text.replace("ProtectHome=", "ProtectHomes="));
+    assert!(said.contains("ProtectHomes"), "a mistake is seen: {said}");
+    let (fine, said) = verified(|text| text.replace(env!("CARGO_BIN_EXE_lab"), "/nowhere/lab"));
+    assert!(
+        !fine && said.contains("/nowhere/lab"),
+        "and so is a program that is not there: {said}"
+    );
+}
+
 #[test]
 fn systemd_finds_little_exposed() {
-    if !needs::program("systemd-analyze", "systemd-analyze") {
+    if !can_be_asked() {
         return;
     }
     let mut analyze = Command::new("systemd-analyze");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Running, assert_exit, json, lab, lines, number, wait_until};
+use common::{Running, assert_exit, json, lab, lines, number, said, wait_until};
 use needs::test;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -90,9 +90,18 @@ fn killed(text: &str, what: &str, words: &str) -> (Value, PathBuf, Place) {
     let run = place.start(text);
     run.wait_for("load 1/");
     let programs = children(run.id(), what);
-    kill_process(*programs.first().expect("it runs"), Signal::KILL).expect("it is there");
+    let summary = aborted(&place, run, words, || {
+        kill_process(*programs.first().expect("it runs"), Signal::KILL).expect("it is there");
+    });
+    let out = place.out();
+    (summary, out, place)
+}
+
+/// A run ends because one of its programs does, and its record says so.
+fn aborted(place: &Place, run: Running, words: &str, end: impl FnOnce()) -> Value {
     let everybody: Vec<Pid> =
         ["server", "client", "hog"].iter().flat_map(|it| children(run.id(), it)).collect();
+    end();
     assert_eq!(run.exit_code(), Some(5), "aborted");
     for pid in everybody {
         wait_until("no program is left", || rustix::process::test_kill_process(pid).is_err());
@@ -108,7 +117,107 @@ fn killed(text: &str, what: &str, words: &str) -> (Value, PathBuf, Place) {
     // What there was is in it.
     assert!(number(&summary, "/phases/1/shake/answered") > 0, "{summary}");
     assert_eq!(summary["phases"][1]["valid"], false);
-    (summary, out, place)
+    summary
+}
+
+/// A memory cgroup below that of this process. Its processes end with it.
+struct MemoryCgroup {
+    directory: PathBuf,
+    /// What fills it.
+    holders: Vec<Child>,
+}
+
+impl MemoryCgroup {
+    fn make() -> Option<Self> {
+        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = own.lines().find_map(|line| line.split_once(":memory:"))?.1.to_owned();
+        let parent = PathBuf::from(format!("/sys/fs/cgroup/memory{path}"));
+        let directory = parent.join(format!("lab-test-{}", std::process::id()));
+        std::fs::create_dir(&directory).ok()?;
+        let cgroup = Self { directory, holders: Vec::new() };
+        // What is in memory stays there.
+        cgroup.set("memory.swappiness", 0);
+        Some(cgroup)
+    }
+
+    fn set(&self, file: &str, value: i64) {
+        std::fs::write(self.directory.join(file), value.to_string()).expect("written");
+    }
+
+    fn used(&self) -> i64 {
+        let text =
+            std::fs::read_to_string(self.directory.join("memory.usage_in_bytes")).expect("there");
+        text.trim().parse().expect("bytes")
+    }
+
+    /// A command whose process is inside from its begin on.
+    fn inside(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $$ >\"$0\" && exec \"$@\""])
+            .arg(self.directory.join("cgroup.procs"));
+        command.arg(program).args(arguments);
+        command
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        let file = self.directory.join("cgroup.procs");
+        let tasks = || std::fs::read_to_string(&file).unwrap_or_default();
+        for pid in tasks().lines().filter_map(|it| Pid::from_raw(it.parse().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        for holder in &mut self.holders {
+            let _ = holder.wait();
+        }
+        wait_until("it is empty", || tasks().is_empty());
+        let _ = std::fs::remove_dir(&self.directory);
+    }
+}
+
+/// The kernel kills the server: of all in its cgroup, which is full, it is the first to go.
+#[test]
+fn a_server_that_the_kernel_kills_for_want_of_memory_is_recorded_with_that_reason() {
+    const STEP: i64 = 4 << 20;
+    // It holds so much until it is killed.
+    const HOLD: &str =
+        "echo -500 >/proc/self/oom_score_adj; (head -c $0 /dev/zero; exec sleep 600) | tail -c $0";
+    if !needs::root() {
+        return;
+    }
+    let cgroup = MemoryCgroup::make();
+    if !needs::can("memory cgroup", cgroup.is_some()) {
+        return;
+    }
+    let mut cgroup = cgroup.expect("it is there");
+    let place = Place::new();
+    let (file, out) = (place.file(LONG), place.out());
+    let lab = env!("CARGO_BIN_EXE_lab");
+    let run = Running::of(&mut cgroup.inside(lab, &["run", path(&file), "--out", path(&out)]));
+    run.wait_for("load 1/");
+    let (id, size) = (run.id(), STEP.to_string());
+    let server = *children(id, "server").first().expect("it runs");
+    let first = format!("/proc/{}/oom_score_adj", server.as_raw_nonzero());
+    std::fs::write(first, "1000").expect("written");
+    let summary = aborted(&place, run, "server was killed", || {
+        // What is only a copy of files goes first.
+        let _ = std::fs::write(cgroup.directory.join("memory.force_empty"), "0");
+        cgroup.set("memory.limit_in_bytes", cgroup.used() + 4 * STEP);
+        wait_until("the server is killed", || {
+            let is_over = children(id, "server").is_empty();
+            if !is_over && cgroup.holders.len() < 16 {
+                let mut holder = cgroup.inside("sh", &["-c", HOLD, &size]);
+                holder.stdin(Stdio::null()).stdout(Stdio::null());
+                cgroup.holders.push(holder.spawn().expect("sh"));
+            }
+            is_over
+        });
+        // The rest of the run has room.
+        cgroup.set("memory.limit_in_bytes", -1);
+    });
+    let because = summary["outcome_because"].as_str().expect("a reason");
+    assert!(because.contains("out of memory"), "{because}");
 }
 
 #[test]
@@ -135,6 +244,22 @@ fn a_hog_that_is_killed_ends_the_run_with_a_record() {
     );
     let (summary, _, _place) = killed(&hog, "hog", "hog of fault 0 was killed");
     assert_eq!(summary["ledger"]["balanced"], true, "both sides closed their books");
+}
+
+#[test]
+fn a_run_that_is_being_written_is_not_reported() {
+    let place = Place::new();
+    let run = place.start(LONG);
+    run.wait_for("load 1/");
+    let output = lab(&["report", path(&place.out())]);
+    assert_exit(&output, 2);
+    let said = said(&output);
+    assert!(said.contains(&format!("process {} on ", run.id())), "{said}");
+    assert!(said.contains("writes this run"), "{said}");
+    assert!(!place.out().join("summary.json").exists(), "nothing was made of half a run");
+    run.signal(Signal::INT);
+    assert_eq!(run.exit_code(), Some(5));
+    assert_exit(&lab(&["report", path(&place.out())]), 5);
 }
 
 #[test]

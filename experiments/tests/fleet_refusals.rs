@@ -5,17 +5,20 @@ mod common;
 #[path = "common/lan.rs"]
 mod lan;
 
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_nats::Client;
 use common::{assert_exit, experiment, said};
-use fleet::protocol::{Answer, Ask, Beat, Card, PROTOCOL, Role, WHO, ask};
+use fleet::protocol::{Answer, Ask, Beat, Card, PROTOCOL, Role, WHO, What, ask};
 use futures_util::StreamExt;
 use lan::{Lan, URL};
 use needs::test;
-use serde_json::json;
+use serde_json::{Value, json};
 use spec::machine::Machine;
 
 needs::main!();
@@ -39,8 +42,19 @@ fn run(lan: &Lan, file: &Path, more: &[&str]) -> Output {
 }
 
 /// An agent that is not `lab agent`, beside NATS: it answers as the card says, with a clock that is
-/// off. Ends with the test's process.
+/// off, and does nothing.
 fn stub(lan: &Lan, card: Card, ahead_ns: i64) {
+    let nothing = |_: &Ask| Answer::Refused { why: "a stub does nothing".to_owned() };
+    answering(lan, card, ahead_ns, nothing);
+}
+
+/// The same with these answers. Ends with the test's process.
+fn answering(
+    lan: &Lan,
+    card: Card,
+    ahead_ns: i64,
+    mut answer: impl FnMut(&Ask) -> Answer + Send + 'static,
+) {
     let namespace = std::fs::File::open(lan.namespace()).expect("the namespace");
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -61,7 +75,8 @@ fn stub(lan: &Lan, card: Card, ahead_ns: i64) {
                         let now = platform::realtime_ns().saturating_add_signed(ahead_ns);
                         let answer = match serde_json::from_slice(&asked.payload) {
                             Ok(Ask::Clock {}) => Answer::Clock { came_ns: now, left_ns: now },
-                            _ => Answer::Refused { why: "a stub does nothing".to_owned() },
+                            Ok(ask) => answer(&ask),
+                            Err(error) => Answer::Refused { why: error.to_string() },
                         };
                         (asked, serde_json::to_vec(&answer))
                     }
@@ -184,6 +199,47 @@ fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     on_fleet(&smoke, &[], &format!("d is lab 0.0.1 (protocol {PROTOCOL}), and this is lab"));
     stub(&lan, card("b", Role::Client), 0);
     on_fleet(&smoke, &[], "two agents are named b");
+}
+
+#[test]
+fn a_start_that_fails_is_recorded_and_its_hosts_keep_nothing_of_it() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = Lan::new(1);
+    let _server = lan.agent(0, "a", &["--role", "server"]);
+    lan.wait_for_agents(1);
+    let forgets = Arc::new(AtomicU32::new(0));
+    let asked = Arc::clone(&forgets);
+    // It takes the lease, and cannot start a program; that one has ended when it is asked again.
+    answering(&lan, card("b", Role::Client), 0, move |ask| match ask {
+        Ask::Order(order) if matches!(order.what, What::Start { .. }) => {
+            Answer::Refused { why: "no such program".to_owned() }
+        }
+        Ask::Forget { .. } if asked.fetch_add(1, Ordering::Relaxed) == 0 => {
+            Answer::Refused { why: "it still works".to_owned() }
+        }
+        _ => Answer::Done {},
+    });
+    let output = run(&lan, &experiment("smoke"), &["--nats", URL, "--set", "probes=\"Off\""]);
+    assert!(said(&output).contains("b: no such program"), "{}", said(&output));
+    assert_eq!(forgets.load(Ordering::Relaxed), 2, "until it has forgotten");
+    let out = lan.path("out");
+    let manifest = common::json(&out, "manifest.json");
+    assert_eq!((&manifest["closed"], &manifest["outcome"]), (&true.into(), &"aborted".into()));
+    let because = manifest["outcome_because"].as_str().expect("a reason");
+    assert!(because.contains("b: no such program"), "{because}");
+    let found = common::output(&mut lan.lab(None, &["hosts", "--json", "--nats", URL]));
+    let hosts: Vec<Value> = serde_json::from_slice(&found.stdout).expect("JSON");
+    let server = hosts.iter().find(|host| host["name"] == "a").expect("it is there");
+    assert_eq!((&server["kept"], &server["beat"]["run"]), (&json!([]), &json!(null)), "{server}");
+    let left = std::fs::read_dir(lan.path("state-a")).expect("a directory").flatten();
+    let left: Vec<_> = left.map(|it| it.file_name()).filter(|it| is_spool(it)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn is_spool(name: &OsStr) -> bool {
+    Path::new(name).extension().is_some_and(|it| it == "spool")
 }
 
 /// The configuration of the guide, with another account beside the lab's.

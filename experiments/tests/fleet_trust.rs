@@ -101,6 +101,41 @@ fn names_that_lead_out_of_the_state_directory_are_refused() {
     assert_eq!((files(&lan.path("state-a")), files(outside.path())), before);
 }
 
+fn resume(epoch: u64) -> Value {
+    let leader = json!({ "epoch": epoch, "who": format!("coordinator {epoch}") });
+    json!({ "resume": { "run": "r", "leader": leader, "merged": 0 } })
+}
+
+/// A pulse of coordinator 7, which leads, keeps another one away; those of an older one do not, and
+/// let nothing go. Ends with coordinator 8.
+async fn pulses_of_the_latest_alone_count(client: &async_nats::Client, written: u64) {
+    assert!(written > 0, "there are batches");
+    let ask = async |question: Value| asked(client, "a", &question).await;
+    let pulse = async |epoch: u64| {
+        let merged = if epoch < 7 { 1_000 } else { 0 };
+        let body = json!({ "run": "r", "epoch": epoch, "merged": merged });
+        client.publish("lab.pulse.a", body.to_string().into()).await.expect("sent");
+    };
+    // Pulses and questions come by ways of their own: one that is too old tells when it is led.
+    while ask(resume(6)).await["still_led"].is_null() {
+        pulse(7).await;
+    }
+    assert!(ask(resume(8)).await["still_led"].is_object(), "it was heard a moment ago");
+    let mut olders = 0;
+    let taken = loop {
+        pulse(5).await;
+        olders += 1;
+        let answer = ask(resume(8)).await;
+        if answer["still_led"].is_null() {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(olders > 5, "it was led for a while");
+    assert_eq!(taken["kept"]["working"], true, "{taken}");
+    assert!(taken["kept"]["written"].as_u64() >= Some(written), "{taken}");
+}
+
 #[test]
 fn an_agent_follows_the_latest_coordinator_alone_also_when_it_was_started_again() {
     if !lan::can_be() {
@@ -131,10 +166,6 @@ fn an_agent_follows_the_latest_coordinator_alone_also_when_it_was_started_again(
         let early = ask(order("r", 5, 3, &nothing)).await;
         assert_eq!(early["refused"]["why"], "order 3 came after order 1", "{early}");
 
-        let resume = |epoch: u64| {
-            let leader = json!({ "epoch": epoch, "who": format!("coordinator {epoch}") });
-            json!({ "resume": { "run": "r", "leader": leader, "merged": 0 } })
-        };
         assert!(ask(resume(7)).await["still_led"].is_object(), "it was heard a moment ago");
         let kept = loop {
             let answer = ask(resume(7)).await;
@@ -148,7 +179,14 @@ fn an_agent_follows_the_latest_coordinator_alone_also_when_it_was_started_again(
         taken_over(&ask(resume(6)).await, 7);
         taken_over(&ask(json!({ "forget": { "run": "r", "epoch": 5 } })).await, 7);
         assert_eq!(ask(order("r", 7, 2, &nothing)).await, json!({ "done": {} }));
+
+        let written = kept["kept"]["written"].as_u64().expect("batches");
+        pulses_of_the_latest_alone_count(&client, written).await;
+        taken_over(&ask(order("r", 7, 3, &nothing)).await, 8);
     });
+    // What an older pulse called merged is on disk.
+    let spool = std::fs::metadata(lan.path("state-a").join("r.spool")).expect("there");
+    assert!(spool.len() > 0);
     agent.kill();
     let _again = start();
     lan.wait_for_agents(1);
@@ -156,10 +194,10 @@ fn an_agent_follows_the_latest_coordinator_alone_also_when_it_was_started_again(
         let client = async_nats::connect(lan::URL).await.expect("NATS");
         let ask = async |question: Value| asked(&client, "a", &question).await;
         let answer = ask(order("r", 5, 3, &json!({ "stop": {} }))).await;
-        assert_eq!(answer["taken_over"]["leader"]["who"], "coordinator 7", "{answer}");
-        let answer = ask(json!({ "forget": { "run": "r", "epoch": 7 } })).await;
+        assert_eq!(answer["taken_over"]["leader"]["who"], "coordinator 8", "{answer}");
+        let answer = ask(json!({ "forget": { "run": "r", "epoch": 8 } })).await;
         assert_eq!(answer, json!({ "done": {} }));
-        let answer = ask(lease("r", 7)).await;
+        let answer = ask(lease("r", 8)).await;
         assert_eq!(answer["refused"]["why"], "run r is over", "a lease that came late");
     });
 }

@@ -30,8 +30,8 @@ pub enum HostNews {
         number: u64,
         /// Its place in the stream.
         place: u64,
-        /// Whether nothing is open that later batches will close.
-        whole: bool,
+        /// Whether something is open that later batches of this host will close.
+        open: bool,
     },
     /// A host reports something.
     Reported(String, HostReport),

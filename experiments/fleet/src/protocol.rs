@@ -25,7 +25,7 @@ use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
@@ -343,6 +343,8 @@ pub enum Said {
         who: Who,
         /// The piece.
         piece: String,
+        /// Which piece of the line, from 0.
+        place: u32,
         /// Whether it is the last.
         last: bool,
     },

@@ -2,16 +2,18 @@
 //! loses nothing that was handed to the system; a last line that was cut off is no batch yet.
 //!
 //! A disk that is full is no reason to end: batches wait in memory until there is room, and are
-//! sent from there. What is merged leaves the disk, and what nobody asks for leaves it after a
+//! sent from there. What is merged leaves the disk: its blocks are given back, and nothing is
+//! copied, for an agent has no time to wait for a disk. What nobody asks for leaves it after a
 //! while. Must not know: how batches are sent.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{FallocateFlags, fallocate, seek};
 use serde::Deserialize;
 
 use crate::names::RunName;
@@ -31,9 +33,11 @@ const MOST_IN_MEMORY: usize = 32 << 20;
 /// has merged any of it for six hours then.
 const MOST_ON_DISK: u64 = 1 << 30;
 
-/// Merged batches are cut off the front of a file when they are this long, in bytes, and half of
-/// it: what is copied then is shorter than what goes.
+/// Blocks of merged batches are given back when they are this long together, in bytes.
 const CUT: u64 = 1 << 20;
+
+/// The unit in which the system tells of the room that a file takes, in bytes.
+const BLOCK: u64 = 512;
 
 /// What nobody has asked for in this time goes: so long the stream of the run would keep it.
 const KEEP: Duration = Duration::from_secs(7 * 86_400);
@@ -64,6 +68,8 @@ pub(crate) struct Spool {
     on_disk: usize,
     /// The number of the first of them.
     first: u64,
+    /// Up to where the blocks of the file are given back.
+    begin: u64,
     /// Where the file ends, but for what an interrupted write left.
     end: u64,
     /// Whether something may be behind that.
@@ -109,6 +115,7 @@ impl Spool {
             batches: VecDeque::new(),
             on_disk: 0,
             first: 1,
+            begin: 0,
             end: 0,
             torn: false,
             in_memory: 0,
@@ -150,7 +157,10 @@ impl Spool {
     /// Finds the batches of the file. Numbers have a gap where batches were merged before there was
     /// room for them: then all before it were merged, too.
     fn read_file(&mut self) -> io::Result<()> {
+        self.begin = first_byte(&self.file)?;
+        self.end = self.begin;
         let mut lines = BufReader::new(self.file.try_clone()?);
+        lines.seek(SeekFrom::Start(self.begin))?;
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -262,7 +272,7 @@ impl Spool {
                 self.torn = false;
             }
             let length = line.len() as u64;
-            if self.end + length > MOST_ON_DISK {
+            if self.end - self.begin + length > MOST_ON_DISK {
                 return Err(io::Error::other("1 GiB of it waits for a coordinator"));
             }
             if let Err(error) = self.file.write_all(line) {
@@ -318,44 +328,17 @@ impl Spool {
         };
         if begin == self.end && self.end > 0 {
             self.file.set_len(0)?;
-            (self.end, self.torn) = (0, false);
+            (self.begin, self.end, self.torn) = (0, 0, false);
             return Ok(());
         }
-        if begin < CUT || begin < self.end / 2 {
+        if begin - self.begin < CUT {
             return Ok(());
         }
-        let part = self.path.with_extension("part");
-        let copied = self.copy_from(begin, &part);
-        match copied {
-            Ok(file) => {
-                self.file = file;
-                self.end -= begin;
-                self.torn = false;
-                for batch in &mut self.batches {
-                    if let Place::Disk { at, .. } = batch {
-                        *at -= begin;
-                    }
-                }
-                Ok(())
-            }
-            Err(error) => {
-                // Nothing was put in the place of the old file.
-                let _ = std::fs::remove_file(part);
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts what comes after a place of the file in the place of the file.
-    fn copy_from(&self, begin: u64, part: &Path) -> io::Result<File> {
-        let mut rest = vec![0; usize::try_from(self.end - begin).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut rest, begin)?;
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).open(part)?;
-        file.set_len(0)?;
-        file.write_all(&rest)?;
-        std::fs::rename(part, &self.path)?;
-        Ok(file)
+        // Where that cannot be, all goes at once, when all is merged.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&self.file, hole, self.begin, begin - self.begin)?;
+        self.begin = begin;
+        Ok(())
     }
 
     /// Whether all is merged.
@@ -377,6 +360,27 @@ impl Spool {
     }
 }
 
+/// Where the batches of a file begin, behind what was given back of it.
+fn first_byte(file: &File) -> io::Result<u64> {
+    let mut at = match seek(file, rustix::fs::SeekFrom::Data(0)) {
+        Ok(at) => at,
+        // It has none.
+        Err(rustix::io::Errno::NXIO) => return Ok(0),
+        // It knows no holes: they read as zeros.
+        Err(_) => 0,
+    };
+    // The block in which batches begin is there whole.
+    let mut block = vec![0; 64 << 10];
+    loop {
+        let read = file.read_at(&mut block, at)?;
+        match block[..read].iter().position(|byte| *byte != 0) {
+            Some(before) => return Ok(at + before as u64),
+            None if read == 0 => return Ok(at),
+            None => at += read as u64,
+        }
+    }
+}
+
 /// The spools of a directory: run, bytes, and when each was written to.
 fn files(directory: &Path) -> Vec<(RunName, u64, SystemTime)> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
@@ -385,7 +389,7 @@ fn files(directory: &Path) -> Vec<(RunName, u64, SystemTime)> {
         // Another file that happens to be here is left alone.
         let run = RunName::try_from(path.file_stem()?.to_str()?.to_owned()).ok()?;
         let metadata = path.metadata().ok()?;
-        Some((run, metadata.len(), metadata.modified().ok()?))
+        Some((run, metadata.blocks() * BLOCK, metadata.modified().ok()?))
     };
     entries.flatten().filter_map(|entry| spool(entry.path())).collect()
 }

@@ -75,6 +75,18 @@ impl DirectoryLock {
         Ok(Self { directory: directory.to_owned(), _file: file })
     }
 
+    /// The same for a directory of which nothing is made anew but what is made from its files:
+    /// `None` where no run that locks its directory has been.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn take_again(directory: &Path, by: &str) -> Result<Option<Self>, LockError> {
+        if !directory.join(LOCK).exists() {
+            return Ok(None);
+        }
+        Self::take(directory, by).map(Some)
+    }
+
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -98,6 +110,15 @@ mod tests {
         let third = DirectoryLock::take(&run, "process 3").expect("free again");
         let said = DirectoryLock::take(&run, "process 4").expect_err("held").to_string();
         assert!(said.contains("x: process 3 writes"), "{said}");
+        let said = DirectoryLock::take_again(&run, "process 5").expect_err("held").to_string();
+        assert!(said.contains("x: process 3 writes"), "{said}");
         drop(third);
+        let again = DirectoryLock::take_again(&run, "process 6").expect("free").expect("a lock");
+        assert!(DirectoryLock::take(&run, "process 7").is_err());
+        drop(again);
+        let old = directory.path().join("old");
+        std::fs::create_dir(&old).expect("made");
+        assert!(DirectoryLock::take_again(&old, "process 8").expect("no lock").is_none());
+        assert_eq!(std::fs::read_dir(&old).expect("there").count(), 0);
     }
 }

@@ -26,7 +26,7 @@ use crate::messages::Message;
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
-use crate::waiting::{Patience, Stalls};
+use crate::waiting::{Missed, Patience, Stalls};
 
 /// So much is shown of a line that cannot be read, in characters.
 const SHOWN: usize = 500;
@@ -68,7 +68,7 @@ impl<P: Place> Coordinator<P> {
         messages: UnboundedReceiver<Message<P::News>>,
         next_tick: u64,
     ) -> Self {
-        let (pending, stalls, ends) = (VecDeque::new(), Stalls::default(), None);
+        let (pending, stalls, ends) = (VecDeque::new(), Stalls::start(), None);
         Self { place, run, control, interrupts, messages, pending, stalls, ends, next_tick }
     }
 
@@ -135,12 +135,19 @@ impl<P: Place> Coordinator<P> {
     }
 
     /// This process itself stood still. Nothing that came meanwhile was taken in yet.
-    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()> {
-        self.place.on_stall(missed).await?;
-        let seconds = missed.as_secs_f64();
-        let what =
-            format!("this process stood still for {seconds:.1} s, which is nobody's silence");
-        self.run.records.warn("lab", &what)
+    async fn on_stall(&mut self, missed: Missed) -> anyhow::Result<()> {
+        self.place.on_stall(missed, &mut self.run.schedule).await?;
+        let Missed { stood_still, suspended } = missed;
+        for (what, time) in
+            [("this process stood still", stood_still), ("this machine was suspended", suspended)]
+        {
+            if time > Duration::ZERO {
+                let seconds = time.as_secs_f64();
+                let what = format!("{what} for {seconds:.1} s, which is nobody's silence");
+                self.run.records.warn("lab", &what)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes in a message.

@@ -87,7 +87,10 @@ impl<P: Place> Coordinator<P> {
         let interrupted = tokio::select! {
             // What needs no wait is done, however late it is.
             biased;
-            recorded = self.place.record_profiles(&mut self.run.records) => recorded.map(|()| None)?,
+            recorded = self.place.record_profiles(&mut self.run.records) => {
+                recorded?;
+                None
+            }
             () = self.interrupts.next() => Some(true),
             () = tokio::time::sleep_until(bound) => Some(false),
         };

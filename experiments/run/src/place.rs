@@ -5,7 +5,6 @@
 
 use std::fmt::Debug;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use attribution::{Sampled, SlowRequest};
 use host::program::Who;
@@ -18,6 +17,7 @@ use crate::outcome::Ending;
 use crate::programs::Programs;
 use crate::records::Records;
 use crate::schedule::{PhaseUnderWay, Schedule};
+use crate::waiting::Missed;
 
 /// A run, wherever its programs are: what a place may look at and write to.
 pub(crate) struct Run {
@@ -96,7 +96,7 @@ pub(crate) trait Place {
     ///
     /// # Errors
     /// [`TakenOver`](crate::TakenOver) when the run is led by another one now.
-    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()>;
+    async fn on_stall(&mut self, missed: Missed, schedule: &mut Schedule) -> anyhow::Result<()>;
 
     /// How the run ends, when an earlier coordinator knew that.
     fn known_ending(&self) -> Option<Ending>;

@@ -42,6 +42,12 @@ impl Schedule {
         Self { experiment, phases, watches, clock: Clock::read() }
     }
 
+    /// The machine was suspended for so long, and the clock of this process stood still with it:
+    /// seconds are again those of hosts that were not.
+    pub(crate) fn catch_up(&mut self, suspended: Duration) {
+        self.clock = self.clock.after_suspend(suspended);
+    }
+
     /// The Unix second at this moment.
     pub(crate) fn now(&self) -> u64 {
         self.clock.unix_second(monotonic_ns())

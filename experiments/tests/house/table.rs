@@ -69,7 +69,7 @@ pub(crate) const TABLE: &[Row] = &[
         never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"]),
     ),
     row("ebpf", &["attribution", "ethtool", "events", "text"], never(&["glommio", "tokio"], HEAVY)),
-    row("control", &["interrupts", "platform", "shard"], never(&["aya"], HEAVY)),
+    row("control", &["interrupts", "shard"], never(&["aya"], HEAVY)),
     row(
         "lab-server",
         &["accounting", "control", "journal", "platform", "service", "shard", "wire"],

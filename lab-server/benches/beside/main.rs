@@ -2,9 +2,9 @@
 //! and beside peers that pipeline without end or drip a byte a second.
 //!
 //! `cargo bench -p lab-server --bench beside` runs in full, for a minute, and wants two CPUs and
-//! nothing else running. Among the tests it runs small and checks that everybody is served. Times are
-//! compared within the run: the server has one CPU, all peers have the others, and both histograms
-//! are its own.
+//! nothing else running. Among the tests it runs small and checks that everybody is served. Times
+//! are compared within the run: the server has one CPU, all peers have the others, and both
+//! histograms are its own.
 
 mod load;
 
@@ -71,7 +71,7 @@ fn run(size: &Size, times: bool) -> anyhow::Result<bool> {
     let cpus = cpus_allowed()?;
     let [first, others @ ..] = cpus.as_slice() else { return Ok(true) };
     if others.is_empty() {
-        println!("skipped: server and peers need a CPU each, and there is one");
+        println!("not measured: server and peers need a CPU each, and there is one");
         return Ok(true);
     }
     let server = Server::start(&Config {

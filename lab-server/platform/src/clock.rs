@@ -1,5 +1,7 @@
 //! Reading clocks. Logic elsewhere takes time as an argument and never calls these itself.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds in a second.
@@ -19,6 +21,11 @@ fn read(clock: ClockId) -> u64 {
 #[inline]
 pub fn monotonic_ns() -> u64 {
     read(ClockId::Monotonic)
+}
+
+/// CLOCK_BOOTTIME in nanoseconds: it goes on while the machine is suspended.
+pub fn boottime_ns() -> u64 {
+    read(ClockId::Boottime)
 }
 
 /// CLOCK_REALTIME in nanoseconds since 1970. Only for agreeing on the second a phase starts.
@@ -54,6 +61,13 @@ impl Clock {
     /// seconds are agreed on with other machines.
     pub fn read_ahead(ahead_ns: i64) -> Self {
         Self { offset_ns: Self::read().offset_ns - ahead_ns }
+    }
+
+    /// The same after the machine was suspended for so long, while the monotonic clock stood still.
+    #[must_use]
+    pub fn after_suspend(self, suspended: Duration) -> Self {
+        let suspended_ns = i64::try_from(suspended.as_nanos()).unwrap_or(i64::MAX);
+        Self { offset_ns: self.offset_ns.saturating_add(suspended_ns) }
     }
 
     /// A clock whose wall time is `offset_ns` ahead of its monotonic time, for simulations.
@@ -97,6 +111,8 @@ mod tests {
             let start = clock.start_of(second);
             assert_eq!(clock.unix_second(start), second);
             assert_eq!(clock.unix_second(start - 1), second - 1);
+            let later = clock.after_suspend(Duration::from_secs(30));
+            assert_eq!(later.unix_second(start), second + 30);
         }
     }
 

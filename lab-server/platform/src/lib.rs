@@ -10,8 +10,9 @@ mod schedstat;
 mod signals;
 mod slowness;
 mod splitmix;
+mod suspend;
 
-pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, monotonic_ns, realtime_ns};
+pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
@@ -21,3 +22,4 @@ pub use slowness::{
     SPIN_PER_POLL_NS, SlowError, SlowOrder, SlowOrders, Slowness, Spin, Spins, spin,
 };
 pub use splitmix::splitmix64;
+pub use suspend::SuspendWatch;

@@ -8,8 +8,8 @@ use crate::packets::{Draft, NO_CREATOR};
 use crate::sets::{Online, sets_of, shard_of};
 use crate::shaken_ids::ShakenIds;
 
-/// Packets of one tick at most, so that requests are answered in between: a tenth of a millisecond's
-/// work, for which each looks at every SET ...
+/// Packets of one tick at most, so that requests are answered in between: a tenth of a
+/// millisecond's work, for which each looks at every SET ...
 const PACKETS_PER_TICK: usize = 128;
 
 /// ... so that with many SETs there are fewer.

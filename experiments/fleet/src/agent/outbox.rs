@@ -55,6 +55,7 @@ impl Outbox {
             return self.push(Said::Line { who, line });
         }
         let mut rest = line.as_str();
+        let mut place = 0;
         while !rest.is_empty() {
             let mut at = PIECE.min(rest.len());
             while !rest.is_char_boundary(at) {
@@ -62,7 +63,8 @@ impl Outbox {
             }
             let (piece, after) = rest.split_at(at);
             rest = after;
-            self.push(Said::Piece { who, piece: piece.to_owned(), last: rest.is_empty() });
+            self.push(Said::Piece { who, piece: piece.to_owned(), place, last: rest.is_empty() });
+            place += 1;
         }
     }
 
@@ -125,8 +127,9 @@ mod tests {
         let mut joined = String::new();
         let mut lasts = Vec::new();
         for said in &outbox.waiting[1..] {
-            let Said::Piece { piece, last, .. } = said else { panic!("{said:?}") };
+            let Said::Piece { piece, place, last, .. } = said else { panic!("{said:?}") };
             assert!(piece.len() <= PIECE);
+            assert_eq!(*place as usize, lasts.len());
             joined += piece;
             lasts.push(*last);
         }

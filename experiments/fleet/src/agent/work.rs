@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use platform::{Clock, monotonic_ns};
+use platform::{Clock, SuspendWatch, boottime_ns, monotonic_ns};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
@@ -42,6 +42,7 @@ pub(super) struct Work {
     /// Why that one was refused, if it was: an answer that is lost or late is asked for again.
     refused: Option<String>,
     clock: Clock,
+    suspends: SuspendWatch,
     /// The Unix second at whose begin the one before is told of.
     next_second: u64,
     programs: Programs,
@@ -73,6 +74,7 @@ impl Work {
             done: 0,
             refused: None,
             clock,
+            suspends: SuspendWatch::new(monotonic_ns(), boottime_ns()),
             programs: Programs::new(protocol, privileges, events),
             cpus: Cpus::allowed(),
             outbox: Outbox::default(),
@@ -144,6 +146,7 @@ impl Work {
     /// Does what is due.
     pub(super) async fn tick(&mut self, sending: Option<&Sending>, wait: Duration) {
         let now = Instant::now();
+        self.look_at_clocks(monotonic_ns(), boottime_ns());
         let due = self.clock.start_of(self.next_second);
         if let Some(late_ns) = monotonic_ns().checked_sub(due) {
             let late = Duration::from_nanos(late_ns);
@@ -172,6 +175,18 @@ impl Work {
         if self.outbox.flush_at().is_some_and(|at| Instant::now() >= at) {
             self.outbox.flush(sending);
         }
+    }
+
+    /// A machine that was suspended goes on with the seconds that others have. Its programs do not:
+    /// they keep the clock that they began with.
+    fn look_at_clocks(&mut self, monotonic_ns: u64, boottime_ns: u64) {
+        let Some(suspended) = self.suspends.look(monotonic_ns, boottime_ns) else { return };
+        self.clock = self.clock.after_suspend(suspended);
+        self.outbox.warn(format!(
+            "this machine was suspended for {:.1} s: its programs are so much behind those of \
+             other hosts",
+            suspended.as_secs_f64()
+        ));
     }
 
     /// Tells of the second that has just ended.
@@ -367,6 +382,21 @@ mod tests {
         let privileges = Privileges::choose(None).expect("somebody");
         let targets = Targets::new(&[]);
         Work::new(lease, "vm1", protocol, targets, privileges, unbounded_channel().0)
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_was_suspended_says_so_and_goes_on_with_the_seconds_of_others() {
+        let mut work = work();
+        let (monotonic_ns, boottime_ns) = (monotonic_ns(), boottime_ns());
+        let told = work.outbox.flush_at();
+        work.look_at_clocks(monotonic_ns, boottime_ns);
+        assert_eq!(work.outbox.flush_at(), told, "it was not");
+        let before = work.clock.unix_second(monotonic_ns);
+        work.look_at_clocks(monotonic_ns, boottime_ns + 3_600_000_000_000);
+        assert_eq!(work.clock.unix_second(monotonic_ns), before + 3_600);
+        assert!(work.outbox.flush_at().is_some(), "it tells of it");
+        // Nobody was silent for that.
+        assert!(work.coordinator.is_present());
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ fn what_is_merged_leaves_the_disk() {
     let directory = tempfile::tempdir().expect("a directory");
     let name = run("run");
     let mut spool = Spool::create(directory.path(), &name).expect("new");
-    let size = || path(directory.path(), &name).metadata().expect("there").len();
+    let size = || path(directory.path(), &name).metadata().expect("there").blocks() * BLOCK;
     let long = "x".repeat(100 << 10);
     for number in 1..=40_u64 {
         assert_eq!(spool.push(line(&long)), None);
@@ -63,23 +63,51 @@ fn what_is_merged_leaves_the_disk() {
         spool.merged(number - 1);
         assert!(size() < 2 * CUT + (200 << 10), "{} bytes after {number}", size());
     }
-    assert_eq!(text(&spool, 40), Some(long));
-    spool.merged(40);
+    assert_eq!(text(&spool, 40), Some(long.clone()));
+    // Found again behind the hole, with what comes after.
+    assert_eq!(spool.push(line("41")), None);
+    drop(spool);
+    let mut spool = Spool::open(directory.path(), &name, 0).expect("there");
+    assert!(spool.first() > 1 && spool.begin > 0, "{} is the first", spool.first());
+    assert_eq!((spool.written(), text(&spool, 40)), (41, Some(long)));
+    assert_eq!(text(&spool, 41).as_deref(), Some("41"));
+    spool.merged(39);
+    assert!(size() < 2 * CUT, "{} bytes", size());
+    spool.merged(41);
     assert_eq!(size(), 0);
     assert_eq!(spool.push(line("next")), None);
     drop(spool);
-    let opened = Spool::open(directory.path(), &name, 40).expect("there");
-    assert_eq!((opened.first(), opened.written()), (41, 41));
+    let opened = Spool::open(directory.path(), &name, 41).expect("there");
+    assert_eq!((opened.first(), opened.written()), (42, 42));
     drop(opened);
 
     // Where nothing is left, numbers go on from what is merged.
-    let mut opened = Spool::open(directory.path(), &name, 41).expect("there");
+    let mut opened = Spool::open(directory.path(), &name, 42).expect("there");
     assert!(opened.is_empty());
     assert_eq!(opened.push(line("after")), None);
-    assert_eq!(opened.written(), 42);
+    assert_eq!(opened.written(), 43);
     // A coordinator that has merged what was never said changes nothing.
     opened.merged(u64::MAX);
-    assert_eq!(opened.written(), 42);
+    assert_eq!(opened.written(), 43);
+}
+
+#[test]
+fn what_is_merged_is_given_back_without_copying_the_rest() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let name = run("run");
+    let mut spool = Spool::create(directory.path(), &name).expect("new");
+    let long = "x".repeat(1 << 20);
+    (0..8).for_each(|_| assert_eq!(spool.push(line(&long)), None));
+    let file = || path(directory.path(), &name).metadata().expect("there");
+    let (inode, length) = (file().ino(), file().len());
+    spool.merged(5);
+    assert_eq!((file().ino(), file().len()), (inode, length), "the same file, with a hole");
+    assert!(file().blocks() * BLOCK < 4 << 20, "{} blocks", file().blocks());
+    assert_eq!(std::fs::read_dir(directory.path()).expect("there").count(), 1, "and no copy");
+    // What is counted against its bound is what it takes.
+    assert!(spool.end - spool.begin < 4 << 20);
+    assert_eq!(files(directory.path())[0].1, file().blocks() * BLOCK);
+    assert_eq!(text(&spool, 6), Some(long));
 }
 
 /// A spool whose file cannot be written to, as on a full disk.

@@ -64,7 +64,7 @@ impl AppState {
 }
 
 /// The routes.
-pub(super) fn router(state: AppState, access: &Access) -> Router {
+pub(super) fn router(state: &AppState, access: &Access) -> Router {
     let open = Router::new().route("/metrics", get(scrape));
     let questions = Router::new()
         .route("/", get(page))

@@ -98,7 +98,8 @@ impl Live {
         let address = listener.local_addr()?;
         let token = Token::new()?;
         let access = Access::of_page(token.clone(), address, names)?;
-        // What follows the # stays in the browser: a page that everybody here may see needs no more.
+        // What follows the # stays in the browser: a page that everybody here may see needs no
+        // more.
         let given = if access.is_reached_from_outside() { '?' } else { '#' };
         let shown = format!("http://{address}/{given}token={}", token.secret());
         let (ending, ended) = watch::channel(false);
@@ -139,7 +140,7 @@ async fn serve(
     let feed = Arc::new(Mutex::new(Feed::open(&directory)));
     let (tick, ticks) = watch::channel(0_u64);
     let state = http::AppState::new(Arc::clone(&feed), ticks, control, directory);
-    let routes = http::router(state, &access);
+    let routes = http::router(&state, &access);
     let mut stop = ended.clone();
     let server = tokio::spawn(async move {
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };

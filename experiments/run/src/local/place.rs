@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use attribution::{Sampled, SlowRequest};
 use host::ended::OomWatch;
@@ -29,6 +28,7 @@ use crate::programs::Programs;
 use crate::records::Records;
 use crate::schedule::{PhaseUnderWay, Schedule};
 use crate::tuned::Tuned;
+use crate::waiting::Missed;
 
 /// This machine.
 pub(crate) struct Local {
@@ -174,8 +174,9 @@ impl Place for Local {
         records.flush()
     }
 
-    /// Nobody else can lead a run whose programs are children of this process.
-    async fn on_stall(&mut self, _: Duration) -> anyhow::Result<()> {
+    /// Nobody else can lead a run whose programs are children of this process, and their clocks
+    /// stood still with its own.
+    async fn on_stall(&mut self, _: Missed, _: &mut Schedule) -> anyhow::Result<()> {
         Ok(())
     }
 

@@ -93,7 +93,7 @@ pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
         link,
         roster,
         hosts,
-        stream: Stream { place, in_batch: false, whole: true },
+        stream: Stream { place, in_batch: false },
         position: None,
         ending: None,
         lookups: Lookups::default(),

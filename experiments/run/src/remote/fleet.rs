@@ -29,9 +29,17 @@ use crate::place::{Place, Position, Run, StartsAt};
 use crate::programs::Programs;
 use crate::records::Records;
 use crate::schedule::{PhaseUnderWay, Schedule};
+use crate::waiting::Missed;
 
 /// Orders that end a run have this long to arrive when there is nothing more to wait for.
 const LEAVE: Duration = Duration::from_secs(2);
+
+/// Hosts of a run that has not begun have this long to forget it: they kill programs that do not
+/// end in less.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Between two attempts to have one forget it.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A host is told so often to forget a run, until it answers.
 const FORGET: usize = 3;
@@ -43,8 +51,6 @@ pub(super) struct Stream {
     pub(super) place: u64,
     /// A batch has begun whose end is yet to come.
     pub(super) in_batch: bool,
-    /// Nothing is open that a later batch will close.
-    pub(super) whole: bool,
 }
 
 /// The hosts of a run.
@@ -170,7 +176,8 @@ impl Fleet {
     fn checkpoint(&mut self, run: &mut Run) -> anyhow::Result<()> {
         let records = &mut run.records;
         records.flush()?;
-        if self.stream.in_batch || !self.stream.whole || records.files.check_written().is_err() {
+        let within = self.stream.in_batch || self.hosts.values().any(HostState::is_within_a_line);
+        if within || records.files.check_written().is_err() {
             return Ok(());
         }
         let (open, newest, complete_until) = records.seconds.open();
@@ -229,6 +236,29 @@ impl Fleet {
         latest
     }
 
+    /// The run has not begun: no host keeps anything of it. One whose programs are still ending is
+    /// asked again.
+    pub(super) async fn give_up(&self) {
+        let deadline = Instant::now() + GIVE_UP;
+        let mut asked = JoinSet::new();
+        for host in self.hosts.keys() {
+            let (client, host) = (self.link.nats.client.clone(), host.clone());
+            let forget = Ask::Forget { run: self.link.run.clone(), epoch: self.link.epoch };
+            asked.spawn(async move {
+                while let None | Some(Answer::Refused { .. }) =
+                    question(&client, &host, &forget).await
+                {
+                    tokio::time::sleep(AGAIN).await;
+                }
+            });
+        }
+        let all = async { while asked.join_next().await.is_some() {} };
+        // One that does not hear it keeps a file, which goes after some days.
+        let _ = tokio::time::timeout_at(deadline, all).await;
+        self.drop_stream().await;
+        self.link.all_orders().values().for_each(link::Orders::close);
+    }
+
     /// Removes the stream of the run: nothing of it is left to merge.
     pub(super) async fn drop_stream(&self) {
         drop_stream(&self.link.nats.context, &self.link.run).await;
@@ -273,10 +303,10 @@ impl Place for Fleet {
                 self.stream.in_batch = true;
                 Ok(None)
             }
-            HostNews::Merged { host, number, place, whole } => {
-                self.stream = Stream { place, in_batch: false, whole };
+            HostNews::Merged { host, number, place, open } => {
+                self.stream = Stream { place, in_batch: false };
                 if let Some(state) = self.hosts.get_mut(&host) {
-                    state.merged = number;
+                    (state.merged, state.open) = (number, open);
                 }
                 Ok(None)
             }
@@ -357,9 +387,10 @@ impl Place for Fleet {
     }
 
     /// A run whose coordinator is silent may be taken over: before anything is written, hosts say
-    /// whether that was so.
-    async fn on_stall(&mut self, missed: Duration) -> anyhow::Result<()> {
-        self.lookups.put_off(missed.as_secs());
+    /// whether that was so. Hosts that were not suspended are so many seconds further.
+    async fn on_stall(&mut self, missed: Missed, schedule: &mut Schedule) -> anyhow::Result<()> {
+        schedule.catch_up(missed.suspended);
+        self.lookups.put_off(missed.all().as_secs());
         match self.later_leader().await {
             Some(leader) => Err(self.taken_over(leader)),
             None => Ok(()),

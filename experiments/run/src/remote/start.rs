@@ -16,7 +16,7 @@ use host::probing::ProbeSpec;
 use host::program::Who;
 use interrupts::{Interrupted, Interrupts};
 use record::{DirectoryLock, Files};
-use serde_json::json;
+use serde_json::{Value, json};
 use service::Line as ServerLine;
 use spec::UsageError;
 use spec::configure::{client_config, server_config};
@@ -37,7 +37,9 @@ use crate::directory::{directory_of, manifest, unix_now};
 use crate::leadership::this_process;
 use crate::messages::Message;
 use crate::options::Options;
+use crate::outcome::Ending;
 use crate::place::Place;
+use crate::records::Records;
 use crate::run_control::RunControl;
 
 /// Programs of all hosts are ready within this time.
@@ -178,13 +180,7 @@ pub(crate) async fn start(
     };
     let (here, sysctls) = (Machine::this(), BTreeMap::new());
     let mut manifest = manifest(&source, &options.settings, here, started, false, sysctls);
-    let rights = |name: &&str| {
-        let card = cards.iter().find(|card| card.name == **name)?;
-        Some((card.name.clone(), card.privileges.clone()))
-    };
-    manifest.privileges = json!({
-        "by_host": agents.iter().filter_map(rights).collect::<BTreeMap<_, _>>(),
-    });
+    manifest.privileges = rights(&cards, &agents);
     manifest.hosts = agents.iter().filter_map(machine).collect();
     manifest.probes = json!({
         "attached": [], "absent": [], "because": "no host has told", "by_host": {},
@@ -199,6 +195,7 @@ pub(crate) async fn start(
     let who = (&run, &leader);
     if let Err(error) = lease(&client, who, &cards, &agents, &clocks, &mut interrupts).await {
         drop_stream(&context, &run).await;
+        Records::new(files, manifest, &phases).close(&Ending::Aborted(format!("{error:#}")));
         return Err(error);
     }
     let mut coordinator = assemble(Parts {
@@ -217,8 +214,9 @@ pub(crate) async fn start(
     })?;
     notices.iter().for_each(|line| coordinator.run.records.say(line));
     if let Err(error) = coordinator.wait_until_ready().await {
+        coordinator.close_failed(&error);
         coordinator.place.leave().await;
-        coordinator.place.drop_stream().await;
+        coordinator.place.give_up().await;
         return Err(error);
     }
     Ok(coordinator)
@@ -324,6 +322,13 @@ impl Coordinator<Fleet> {
             other => self.on_message(other),
         }
     }
+}
+
+/// As whom programs run on each host, for the manifest.
+fn rights(cards: &[Card], agents: &[&str]) -> Value {
+    let used = cards.iter().filter(|card| agents.contains(&card.name.as_str()));
+    let by_host = used.map(|card| (card.name.clone(), card.privileges.clone()));
+    json!({ "by_host": by_host.collect::<BTreeMap<_, _>>() })
 }
 
 fn roster(

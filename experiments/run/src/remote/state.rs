@@ -28,6 +28,9 @@ pub(super) struct HostState {
     pub(super) merged: u64,
     /// Its programs that have ended.
     ended: BTreeSet<Who>,
+    /// Something that it says is not whole yet: a later batch has the rest.
+    #[serde(skip)]
+    pub(super) open: bool,
     /// The number of its last batch, when it ended the run by itself and only keeps batches.
     #[serde(skip)]
     pub(super) kept: Option<u64>,
@@ -50,6 +53,11 @@ impl HostState {
     /// Whether it has finished the run.
     pub(super) fn has_finished(&self) -> bool {
         self.presence == Presence::Finished
+    }
+
+    /// Whether the rest of something that it has begun to say may be waited for.
+    pub(super) fn is_within_a_line(&self) -> bool {
+        self.open && self.is_present()
     }
 
     /// Whether all that it says of the run is merged, as far as that may be waited for.
@@ -127,6 +135,20 @@ mod tests {
         // Its last batches may come later than the news that it is gone.
         host.on_finished();
         assert!(host.has_finished() && !host.on_gone());
+    }
+
+    #[test]
+    fn nobody_waits_for_the_rest_of_a_line_of_a_host_that_is_lost() {
+        let mut host = HostState { open: true, ..HostState::default() };
+        assert!(host.is_within_a_line());
+        host.on_lost();
+        assert!(!host.is_within_a_line());
+        host.on_back();
+        assert!(host.is_within_a_line(), "it may come after all");
+        host.on_gone();
+        assert!(!host.is_within_a_line());
+        host.on_finished();
+        assert!(!host.is_within_a_line());
     }
 
     #[test]
