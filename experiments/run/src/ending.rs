@@ -83,23 +83,7 @@ impl<P: Place> Coordinator<P> {
         self.wait_until(|it| it.place.faults_are_over()).await?;
         self.place.record_last_faults(&mut self.run)?;
         self.complete_rest()?;
-        let bound = self.bounded(self.stalls.patience(Instant::now() + PROFILES));
-        let interrupted = tokio::select! {
-            // What needs no wait is done, however late it is.
-            biased;
-            recorded = self.place.record_profiles(&mut self.run.records) => {
-                recorded?;
-                None
-            }
-            () = self.interrupts.next() => Some(true),
-            () = tokio::time::sleep_until(bound) => Some(false),
-        };
-        if let Some(interrupted) = interrupted {
-            self.run.records.warn("lab", "the profiles are not complete")?;
-            if interrupted {
-                self.give_up()?;
-            }
-        }
+        self.record_profiles().await?;
         let records = &mut self.run.records;
         let books = records.books.to_json(self.run.programs.clients());
         records.event("books", books)?;
@@ -134,6 +118,28 @@ impl<P: Place> Coordinator<P> {
             () = self.interrupts.next() => Ok(()),
             () = tokio::time::sleep_until(bound) => Ok(()),
         }
+    }
+
+    /// The profiles, as far as they come before an interrupt and their time is over.
+    async fn record_profiles(&mut self) -> anyhow::Result<()> {
+        let bound = self.bounded(self.stalls.patience(Instant::now() + PROFILES));
+        let interrupted = tokio::select! {
+            // What needs no wait is done, however late it is.
+            biased;
+            recorded = self.place.record_profiles(&mut self.run.records) => {
+                recorded?;
+                None
+            }
+            () = self.interrupts.next() => Some(true),
+            () = tokio::time::sleep_until(bound) => Some(false),
+        };
+        if let Some(interrupted) = interrupted {
+            self.run.records.warn("lab", "the profiles are not complete")?;
+            if interrupted {
+                self.give_up()?;
+            }
+        }
+        Ok(())
     }
 
     /// The end of a wait: that of the ending as a whole, where that comes before its own.

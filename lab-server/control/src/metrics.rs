@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(
             lines[..5],
             [
-                "# HELP lab_poll_seconds Polls.",
+                "# HELP lab_poll_seconds Polls",
                 "# TYPE lab_poll_seconds histogram",
                 "lab_poll_seconds_sum{shard=\"0\"} 0.0",
                 "lab_poll_seconds_count{shard=\"0\"} 0",
