@@ -58,7 +58,9 @@ def test_causes_are_the_time_that_requests_took(run):
     causes = run.causes.group_by("t", "phase", "from_us").agg(
         pl.col("us").sum(), pl.col("requests").first(), pl.col("cause").len()
     )
-    assert (causes["cause"] == len(lab.CAUSES)).all()
+    # Recorded runs are older than the causes after "unexplained".
+    seven = lab.CAUSES.index("unexplained") + 1
+    assert causes["cause"].is_in([seven, len(lab.CAUSES)]).all()
     # All causes of a bucket's requests together lie within the bucket, an eighth wide.
     slow = causes.filter(pl.col("from_us") >= 1000)
     each = slow.select(each=pl.col("us") / pl.col("requests"), floor=pl.col("from_us"))
