@@ -447,15 +447,22 @@ fn metrics_are_open_metrics() {
                 family = name;
             }
             ["#", "TYPE", name, what] => {
-                assert!(name == family && ["counter", "gauge"].contains(&what), "{line}");
+                let kinds = ["counter", "gauge", "histogram"];
+                assert!(name == family && kinds.contains(&what), "{line}");
                 kind = what;
             }
             ["#", "EOF"] => family = "",
             [sample, value] => {
-                let (name, shard) = sample.split_once('{').expect("a label");
-                assert!(["shard=\"0\"}", "shard=\"1\"}"].contains(&shard), "{line}");
-                let suffix = if kind == "counter" { "_total" } else { "" };
-                assert_eq!(name.strip_suffix(suffix), Some(family), "{line}");
+                let (name, labels) = sample.split_once('{').expect("a label");
+                let shard = labels.rsplit(',').next();
+                assert!([Some("shard=\"0\"}"), Some("shard=\"1\"}")].contains(&shard), "{line}");
+                let suffixes: &[&str] = match kind {
+                    "counter" => &["_total"],
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
+                };
+                let belongs = |suffix: &&str| name.strip_suffix(suffix) == Some(family);
+                assert!(suffixes.iter().any(belongs), "{line}");
                 let value: f64 = value.parse().unwrap_or_else(|why| panic!("{line}: {why}"));
                 shakes += if family == "lab_shakes" { value } else { 0.0 };
             }

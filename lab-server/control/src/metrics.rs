@@ -67,8 +67,7 @@ impl Collector for Families {
 
 fn encode_durations(mut encoder: MetricEncoder<'_>, durations: &Durations) -> fmt::Result {
     let seconds = |ns: u64| ns as f64 / 1e9;
-    // The library's way of saying that a bucket has no end.
-    let end = |end_ns: Option<u64>| end_ns.map_or(f64::MAX, seconds);
+    let end = |end_ns: Option<u64>| end_ns.map_or(f64::INFINITY, seconds);
     let buckets: Vec<_> = durations.buckets().map(|(end_ns, count)| (end(end_ns), count)).collect();
     let (sum, count) = (seconds(durations.sum_ns()), durations.count());
     encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
