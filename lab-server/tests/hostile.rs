@@ -3,18 +3,19 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use service::{Config, Line, Ready};
+use service::{Config, Ready};
 use wire::{Frame, UserList};
 
+use common::program::spawn;
 use common::{Bystander, Live, PATIENCE, Peer, bytes_of, small};
 
 /// The program with one shard, killed with the test.
@@ -26,17 +27,11 @@ struct Program {
 
 impl Program {
     fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lab-server"))
-            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"])
-            .args(["--shards", "1", "--sets", "8", "--users", "10000"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut text = String::new();
-        lines.read_line(&mut text).expect("a line");
-        let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
+        let (child, lines, ready) = spawn(
+            Command::new(env!("CARGO_BIN_EXE_lab-server"))
+                .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"])
+                .args(["--shards", "1", "--sets", "8", "--users", "10000"]),
+        );
         let lines = Some(std::thread::spawn(move || lines.lines().count()));
         Self { child, ready, lines }
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use service::{Line, Ready};
 use wire::Frame;
 
+use common::program::spawn;
 use common::{PATIENCE, Peer, bytes_of};
 
 /// A running server, killed with the test.
@@ -48,15 +49,7 @@ impl Program {
         let who = if more.contains(&"--control-open") { &[][..] } else { &who };
         let args = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"];
         let small = ["--shards", "2", "--sets", "8", "--users", "10000", "--steering", "hash"];
-        let mut child = command(&[&args[..], &small, who, more].concat())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut text = String::new();
-        lines.read_line(&mut text).expect("a line");
-        let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
+        let (child, lines, ready) = spawn(&mut command(&[&args[..], &small, who, more].concat()));
         Self { child, lines, ready, token }
     }
 

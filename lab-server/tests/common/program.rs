@@ -1,4 +1,4 @@
-//! The program with a durable ledger, as a child: to be killed, and started again.
+//! The program as a child; with a durable ledger, to be killed, and started again.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddrV4;
@@ -9,6 +9,17 @@ use accounting::Ledger;
 use accounting::server::Sample;
 use rustix::process::{Pid, Signal, kill_process};
 use service::{Line, Ready};
+
+/// Starts it, whose arguments have `--pipe`: the child, the lines after its first one, and that.
+pub(crate) fn spawn(command: &mut Command) -> (Child, BufReader<ChildStdout>, Ready) {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+    let mut text = String::new();
+    lines.read_line(&mut text).expect("a line");
+    let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
+    (child, lines, ready)
+}
 
 /// A running server, killed with the test.
 pub(crate) struct Program {
@@ -44,21 +55,14 @@ impl Program {
     fn start_by(mut command: Command, ledger: &Path, shards: u32, more: &[&str]) -> Self {
         let shards = shards.to_string();
         let users: &[&str] = if more.contains(&"--users") { &[] } else { &["--users", "100"] };
-        let mut child = command
+        let command = command
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"])
             .args(["--shards", &shards, "--sets", "8", "--steering", "hash"])
             .args(["--ledger-history", "--ledger"])
             .arg(ledger)
             .args(users)
-            .args(more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut text = String::new();
-        lines.read_line(&mut text).expect("a line");
-        let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
+            .args(more);
+        let (child, lines, ready) = spawn(command);
         Self { child, lines, ready }
     }
 
