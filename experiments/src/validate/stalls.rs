@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use platform::monotonic_ns;
@@ -25,18 +26,24 @@ pub(super) struct StallWatch {
 }
 
 impl StallWatch {
-    /// Watches these CPUs.
+    /// Watches these CPUs. Returns when each of the threads watches, or was refused.
     pub(super) fn start(cpus: &[usize]) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        // Nothing is sent: all have begun when the last sender is gone.
+        let (beginning, begun) = mpsc::channel::<()>();
         let threads = cpus.iter().map(|&cpu| {
-            let stop = Arc::clone(&stop);
+            let (stop, beginning) = (Arc::clone(&stop), beginning.clone());
             std::thread::Builder::new().name("stalls".to_owned()).spawn(move || {
                 pin(cpu)?;
                 take_priority(PRIORITY)?;
-                watch(&stop)
+                let next_ns = monotonic_ns() + STEP_NS;
+                drop(beginning);
+                watch(&stop, next_ns)
             })
         });
         let threads = threads.collect::<io::Result<_>>()?;
+        drop(beginning);
+        let _ = begun.recv();
         Ok(Self { stop, threads })
     }
 
@@ -49,9 +56,8 @@ impl StallWatch {
     }
 }
 
-/// How late the latest wake-up was, in nanoseconds.
-fn watch(stop: &AtomicBool) -> io::Result<u64> {
-    let mut next_ns = monotonic_ns() + STEP_NS;
+/// How late the latest wake-up was, in nanoseconds, when the first is due at `next_ns`.
+fn watch(stop: &AtomicBool, mut next_ns: u64) -> io::Result<u64> {
     let mut longest_ns = 0;
     while !stop.load(Ordering::Relaxed) {
         let next = Timespec {
