@@ -23,7 +23,7 @@ from hdrh.histogram import HdrHistogram
 RECORDED = Path(__file__).resolve().parent / "recorded"
 
 #: The layout that this module knows.
-FORMAT = 1
+FORMAT = 2
 
 #: Why a request took its time, in the order in which records have the sums.
 CAUSES = [

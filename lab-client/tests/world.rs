@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use accounting::{Losses, Money};
-use attribution::Tally;
+use attribution::{Segment, Tally};
 use lab_client::load::{Event, LoadGenerator, Rules};
 use workload::{Chat, Connect, Creates, Flows, Load, Pacing, Phase, Rate, Receipts, Share};
 
@@ -471,6 +471,21 @@ impl World {
         assert_eq!(losses.explain(missing), Ok(()), "{losses:?}");
     }
 
+    /// Every shake that was due has a latency, and those without an answer in time have a bound.
+    fn check_latencies(&mut self, tally: &Tally) {
+        let mut recorded = [0; 3];
+        let segments = [Segment::Latency, Segment::LatencySent, Segment::LatencyAtLeast];
+        for histogram in self.generators.iter_mut().flat_map(LoadGenerator::take_histograms) {
+            if let Some(place) = segments.iter().position(|it| *it == histogram.segment) {
+                recorded[place] += histogram.values.len();
+            }
+        }
+        let [due, sent, at_least] = recorded;
+        assert_eq!((due, sent), (tally.offered, tally.answered + tally.timed_out));
+        let unanswered = tally.timed_out + tally.lost;
+        assert!((unanswered..=unanswered + tally.skipped()).contains(&at_least), "{at_least}");
+    }
+
     /// The ledger and the receipts, when nothing is under way any more.
     fn check_receipts(&self) {
         assert_eq!(self.cluster.messages().count(), 0);
@@ -543,6 +558,7 @@ fn run(seed: u64) -> (Tally, Counters) {
     assert_eq!(online, USERS, "all are back");
     assert_eq!(world.cluster.users_online(), u64::from(USERS));
     world.check_receipts();
+    world.check_latencies(&tally);
     (tally, world.cluster.counters())
 }
 

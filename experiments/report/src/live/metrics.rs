@@ -101,7 +101,7 @@ fn named(column: &str) -> Option<Metric> {
             divisor: 1.0,
             counter: !level,
         },
-        "latency" => {
+        "latency" | "latency_at_least" => {
             let quantile = match rest {
                 "p50" => "0.5",
                 "p90" => "0.9",
@@ -110,8 +110,14 @@ fn named(column: &str) -> Option<Metric> {
                 "max" => "1",
                 _ => return None,
             };
-            let help = "Latency of the requests of the last second, from the instant they were due";
-            metric("latency_seconds", help, &[("quantile", quantile)], 1e6, false)
+            let (name, help) = if group == "latency" {
+                let help = "Latency of every request over in the last second, from when it was due";
+                ("latency_seconds", help)
+            } else {
+                let help = "What a latency is at least that requests without an answer decide";
+                ("latency_at_least_seconds", help)
+            };
+            metric(name, help, &[("quantile", quantile)], 1e6, false)
         }
         "segment" => {
             let help = "Where a request of the last second spent its time, on average";
