@@ -157,16 +157,29 @@ pub(super) fn summarize(
         let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, seconds);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
-    phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
-    if let Some(tally) = &settled_tally {
+    judge(raw, spec, &mut phase, (&tally, settled_tally.as_ref()), &online);
+    phase
+}
+
+/// Whether the load was what was asked for, and p99 says something of the server.
+fn judge(
+    raw: &Raw,
+    spec: &PhaseSpec,
+    phase: &mut PhaseSummary,
+    (tally, settled_tally): (&Tally, Option<&Tally>),
+    online: &[u64],
+) {
+    phase.invalid_because = invalid_because(raw, spec, phase, tally, online);
+    if let Some(tally) = settled_tally {
+        let is_open = matches!(spec.shake, Some(spec::Shake::Open { .. }));
         phase.invalid_because.extend(counts::of_histograms(raw, &phase.name, tally, is_open));
     }
     phase.load_valid = phase.invalid_because.is_empty();
-    if phase.percentiles_valid.p99 == Some(false) {
-        phase.invalid_because.extend(p99_in_words(&phase).filter(|_| phase.load_valid));
+    let is_p99_void = phase.percentiles_valid.p99 == Some(false);
+    if is_p99_void && phase.load_valid {
+        phase.invalid_because.push(p99_in_words(phase));
     }
-    phase.valid = phase.load_valid && phase.percentiles_valid.p99 != Some(false);
-    phase
+    phase.valid = phase.load_valid && !is_p99_void;
 }
 
 /// How many shakes were late by the client's own doing, and what that leaves of the percentiles.
@@ -194,19 +207,19 @@ fn client_lateness(
 }
 
 /// Why the 99th percentile of a phase is not valid.
-fn p99_in_words(phase: &PhaseSummary) -> Option<String> {
+fn p99_in_words(phase: &PhaseSummary) -> String {
     let shake = &phase.shake;
     let late = match shake.late_turns {
         Some(late) => format!("{:.3}%", late as f64 / shake.offered.max(1) as f64 * 100.0),
         None => "too many".to_owned(),
     };
-    Some(format!(
+    format!(
         "p99 is not valid: the turn of {late} of the shakes came more than {} ms late by the \
          client's own doing; {}% are allowed, a tenth of what is beyond p99, whatever the \
          thresholds",
         LATE_US / 1000,
         LATE_FOR_P99 * 100.0
-    ))
+    )
 }
 
 /// Where the requests of a phase spent their time.
@@ -337,11 +350,10 @@ fn invalid_because(
     phase: &PhaseSummary,
     tally: &Tally,
     online: &[u64],
-    began: bool,
 ) -> Vec<String> {
     let limits = &raw.manifest.experiment.validity;
     let mut because = Vec::new();
-    if !began {
+    if phase.seconds.is_none() {
         return vec!["the phase never began".to_owned()];
     }
     let planned = spec.seconds.map(|seconds| seconds.get() as f64);

@@ -10,6 +10,9 @@ use spec::Shake;
 /// counts.
 const LONGEST_S: u64 = 7 * 86_400;
 
+/// A client, and which of its shards.
+type ShardOfClient = (u32, usize);
+
 /// A second of a phase over all client shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SecondTotals {
@@ -36,7 +39,7 @@ pub(super) fn by_clock(
     (start, end): (u64, u64),
 ) -> Vec<SecondTotals> {
     let mut written: BTreeMap<u64, SecondTotals> = BTreeMap::new();
-    let mut online: BTreeMap<u64, Vec<((u32, usize), u64)>> = BTreeMap::new();
+    let mut online: BTreeMap<u64, Vec<(ShardOfClient, u64)>> = BTreeMap::new();
     for line in clients.iter().filter(|line| line.t < end) {
         online.entry(line.t).or_default().push(((line.client, line.shard), line.online));
         if line.t >= start {
@@ -45,7 +48,7 @@ pub(super) fn by_clock(
             second.answered = second.answered.saturating_add(line.tally.answered);
         }
     }
-    let mut last: HashMap<(u32, usize), u64> = HashMap::new();
+    let mut last: HashMap<ShardOfClient, u64> = HashMap::new();
     last.extend(online.range(..start).flat_map(|(_, shards)| shards).copied());
     let clock: Vec<u64> = if end.saturating_sub(start) > LONGEST_S {
         written.keys().copied().collect()
