@@ -115,7 +115,9 @@ mod tests {
             let truth = truth[rank.min(truth.len()) - 1];
             match of(&known, &given_up, quantile).expect("there are values") {
                 Percentile::Exactly(value) => prop_assert!(empty().equivalent(value, truth)),
-                Percentile::AtLeast(least) => prop_assert!(least <= empty().highest_equivalent(truth)),
+                Percentile::AtLeast(least) => {
+                    prop_assert!(least <= empty().highest_equivalent(truth));
+                }
             }
         }
     }

@@ -95,14 +95,8 @@ pub(super) fn summarize(
     let settled_tally = settled(raw, &name);
     let tally = settled_tally.unwrap_or(totals.tally);
     let experiment = &raw.manifest.experiment;
-    let target = specs[..=index].iter().filter_map(|spec| users_connected(experiment, spec)).max();
     let online: Vec<u64> = totals.seconds.iter().map(|second| second.online).collect();
-    let connections = Connections {
-        target: u64::from(target.unwrap_or(0)),
-        established: online.last().copied().unwrap_or(0),
-        lost: totals.tally.connections_lost,
-        connect_rate: connect_rate(raw, spec, &name, totals.tally.logins, end - start),
-    };
+    let connections = connections(raw, specs, index, &totals, end - start);
     let histogram = |segment: Segment| raw.histograms.get(&record::hlog::tag(&name, segment));
     let send_lag = Latency::of(histogram(Segment::SendLag));
     let due = Bounded::of_due(raw, &name, &tally);
@@ -138,12 +132,7 @@ pub(super) fn summarize(
         mixed_requests: causes.as_ref().map(|causes| causes.mixed),
         incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
         unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
-        push: Push {
-            sent: totals.server.pushes,
-            received: totals.tally.pushes,
-            missed: totals.tally.pushes_missed,
-            lateness_us: Latency::of(histogram(Segment::Push)),
-        },
+        push: push(&totals, histogram(Segment::Push)),
         settled: settled_tally.is_some(),
         valid: true,
         load_valid: true,
@@ -159,6 +148,35 @@ pub(super) fn summarize(
     }
     judge(raw, spec, &mut phase, (&tally, settled_tally.as_ref()), &online);
     phase
+}
+
+/// The connections of a phase.
+fn connections(
+    raw: &Raw,
+    specs: &[PhaseSpec],
+    index: usize,
+    totals: &PhaseTotals,
+    seconds: u64,
+) -> Connections {
+    let spec = &specs[index];
+    let experiment = &raw.manifest.experiment;
+    let target = specs[..=index].iter().filter_map(|spec| users_connected(experiment, spec)).max();
+    Connections {
+        target: u64::from(target.unwrap_or(0)),
+        established: totals.seconds.last().map_or(0, |second| second.online),
+        lost: totals.tally.connections_lost,
+        connect_rate: connect_rate(raw, spec, spec.name.as_str(), totals.tally.logins, seconds),
+    }
+}
+
+/// The pushes of a phase.
+fn push(totals: &PhaseTotals, lateness: Option<&Histogram<u64>>) -> Push {
+    Push {
+        sent: totals.server.pushes,
+        received: totals.tally.pushes,
+        missed: totals.tally.pushes_missed,
+        lateness_us: Latency::of(lateness),
+    }
 }
 
 /// Whether the load was what was asked for, and p99 says something of the server.
@@ -209,14 +227,13 @@ fn client_lateness(
 /// Why the 99th percentile of a phase is not valid.
 fn p99_in_words(phase: &PhaseSummary) -> String {
     let shake = &phase.shake;
-    let late = match shake.late_turns {
-        Some(late) => format!("{:.3}%", late as f64 / shake.offered.max(1) as f64 * 100.0),
-        None => "too many".to_owned(),
-    };
+    let late = shake.late_turns.map_or_else(
+        || "more than allowed".to_owned(),
+        |late| format!("{:.3}%", late as f64 / shake.offered.max(1) as f64 * 100.0),
+    );
     format!(
-        "p99 is not valid: the turn of {late} of the shakes came more than {} ms late by the \
-         client's own doing; {}% are allowed, a tenth of what is beyond p99, whatever the \
-         thresholds",
+        "p99 is not valid: of the shakes, {late} had their turn over {} ms late by the client's \
+         own doing; {}% are allowed, a tenth of what is beyond p99, whatever the thresholds",
         LATE_US / 1000,
         LATE_FOR_P99 * 100.0
     )
