@@ -25,7 +25,8 @@ RECORDED = Path(__file__).resolve().parent / "recorded"
 #: The layout that this module knows.
 FORMAT = 2
 
-#: Why a request took its time, in the order in which records have the sums.
+#: Why a request took its time, in the order in which records have the sums. Older records have the
+#: first seven, to "unexplained"; of the others a record names those that took something.
 CAUSES = [
     "client_runqueue",
     "client_busy",
@@ -34,6 +35,17 @@ CAUSES = [
     "server_runqueue",
     "server_busy",
     "unexplained",
+    "client_throttled",
+    "client_stopped",
+    "client_blocked",
+    "client_interrupts",
+    "client_stalled",
+    "client_pacing",
+    "server_throttled",
+    "server_stopped",
+    "server_blocked",
+    "server_interrupts",
+    "server_stalled",
 ]
 
 #: The instants of a request, T0 to T6.
@@ -296,7 +308,7 @@ class Run:
     def slow(self) -> pl.DataFrame:
         """The slowest requests of each second: t, phase, user, from, due_us (since the run began, by
         the client's clock), latency_us, send_lag_us, and what the kernel saw, null without probes:
-        blamed, losses, who held the CPUs, the seven instants and the seven causes in microseconds."""
+        blamed, losses, who held the CPUs, the seven instants and the causes in microseconds."""
         frame = self._parquet("slow")
         schema = {
             "t": pl.Int64,
@@ -318,6 +330,10 @@ class Run:
         ]
         frame = frame.select(columns) if frame.width else pl.DataFrame(schema=schema)
         frame = frame.rename(lambda name: name.removeprefix("seen.").removeprefix("causes_us."))
+        # A cause that a record does not name took nothing of a request that was seen.
+        seen = pl.col("blamed").is_not_null()
+        took = [pl.when(seen).then(pl.col(c).fill_null(0)).otherwise(pl.col(c)).alias(c) for c in CAUSES]
+        frame = frame.with_columns(took)
         return frame.with_columns(pl.col("t") - self.start).sort("t", "latency_us")
 
     @cached_property
@@ -354,6 +370,8 @@ class Run:
         the verdicts of summary.json it is the whole time, not what was beyond the median."""
         tail = self.causes.filter(pl.col("from_us") >= slow_us)
         tail = tail.group_by("t", "cause").agg(pl.col("us").sum()).sort("t", "cause")
+        occurs = pl.col("us").sum().over("cause") > 0
+        tail = tail.filter(occurs | pl.col("cause").is_in(CAUSES[:7]))
         return tail.with_columns((pl.col("us") / pl.col("us").sum().over("t")).alias("share"))
 
     def worst_second(self) -> dict:

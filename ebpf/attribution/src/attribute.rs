@@ -134,9 +134,12 @@ mod tests {
     use super::*;
     use crate::fixtures::{DUE, request};
 
+    /// `us` are of the first seven causes; the others take nothing.
     fn check(request: Option<Request>, before: BeforeSend, latency_us: u64, us: [u64; 7]) {
         let attributed = attribute(DUE, latency_us * 1000, request.as_ref(), before);
-        assert_eq!(attributed.causes_ns.map(|ns| ns / 1000).0, us, "{request:?}");
+        let mut expected = PerCause::default();
+        expected.iter_mut().zip(us).for_each(|((_, place), us)| *place = us);
+        assert_eq!(attributed.causes_ns.map(|ns| ns / 1000), expected, "{request:?}");
     }
 
     #[test]

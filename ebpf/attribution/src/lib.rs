@@ -34,10 +34,10 @@ pub use percentile::Percentile;
 pub use request::{CpuWait, Request, WaitedBetween};
 pub use sampled::{ClientSide, Sampled, record_joined};
 pub use segments::{PerSegment, Segment, Segments};
-pub use slow::{SlowRequest, Slowest, Trace, TracedThread};
+pub use slow::{End, Holder, SlowRequest, Slowest, Trace, TracedThread};
 pub use sums::{
-    BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, MovedCount, Seconds, bucket,
-    bucket_floor,
+    BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, LeftOut, MovedCount, Seconds,
+    bucket, bucket_floor,
 };
 pub use tally::{Sample, Tally};
 

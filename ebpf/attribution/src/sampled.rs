@@ -187,14 +187,14 @@ pub fn record_joined(
 ) {
     for (place, sampled) in requests.iter().enumerate() {
         let Some(side) = sides.and_then(|sides| sides.get(place)) else {
-            causes.enter_unsampled(sampled.phase);
+            causes.enter_unsampled(sampled.phase, sampled.latency_ns);
             continue;
         };
         let (phase, latency_ns) = (sampled.phase, sampled.latency_ns);
         let ClientSide { request, before } = sampled.client_side;
         let whole = side.map(|side| request.with_server_side(&side));
         if whole.is_some_and(|whole| whole.mixed) {
-            causes.enter_mixed(phase);
+            causes.enter_mixed(phase, latency_ns);
             continue;
         }
         let attributed = whole.map_or_else(

@@ -58,6 +58,32 @@ pub struct TracedThread {
     pub held_by: Option<String>,
 }
 
+/// One of the two ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The client's.
+    Client,
+    /// The server's.
+    Server,
+}
+
+/// Who had the CPU that a request waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The end whose thread waited.
+    pub end: End,
+    /// The name of the thread that had the CPU.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// The end of the same run that it belongs to; null for every other program.
+    #[serde(default)]
+    pub of: Option<End>,
+    /// For how much of the wait, in microseconds.
+    pub us: u64,
+}
+
 /// A slow request as the kernel saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
@@ -66,7 +92,7 @@ pub struct Trace {
     /// Network, server wait, server service and client receive lag, in microseconds; null when an
     /// instant is missing.
     pub segments_us: Option<PerSegment<u64>>,
-    /// Its time by cause, in microseconds.
+    /// Its time by cause, in microseconds; a cause that took nothing may be missing.
     pub causes_us: BTreeMap<Cause, u64>,
     /// The cause that took most.
     pub blamed: Cause,
@@ -82,6 +108,9 @@ pub struct Trace {
     pub client_held_by: Option<String>,
     /// The same at the server.
     pub server_held_by: Option<String>,
+    /// Who had the CPUs during its waits, the longest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
 }
 
 impl Trace {
@@ -103,6 +132,7 @@ impl Trace {
             mixed: request.mixed,
             client_held_by: held_by(&client),
             server_held_by: held_by(&server),
+            holders: Vec::new(),
             client_thread: client.map(|thread| thread.tid),
             server_thread: server.map(|thread| thread.tid),
         };
@@ -114,8 +144,7 @@ impl Trace {
     fn set_times(&mut self, due_ns: u64, request: &Request, attributed: &Attributed) {
         self.instants_us = instants_us(due_ns, request);
         self.segments_us = attributed.segments_ns.map(|segments| segments.map(|ns| ns / 1000));
-        self.causes_us =
-            attributed.causes_ns.iter().map(|(cause, ns)| (cause, ns / 1000)).collect();
+        self.causes_us = attributed.causes_ns.map(|ns| ns / 1000).named().collect();
         self.blamed = attributed.dominant();
     }
 }

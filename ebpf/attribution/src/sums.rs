@@ -72,6 +72,19 @@ row! {
     }
 }
 
+row! {
+    /// The requests that were left out, whose latencies fall in one bucket.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct LeftOut {
+        /// The bucket of their latency.
+        pub bucket: u16,
+        /// Their frame shared its stretch of the stream with another.
+        pub mixed: u64,
+        /// Their connection was not in the sample.
+        pub unsampled: u64,
+    }
+}
+
 /// The Unix seconds of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds {
@@ -99,6 +112,9 @@ pub struct CauseRows {
     pub times: Vec<CauseCount>,
     /// By second in which they were due, if they were over in another.
     pub moved: Vec<MovedCount>,
+    /// Those left out, by bucket of latency; `None` in files that do not tell.
+    #[serde(default)]
+    pub left_out: Option<Vec<LeftOut>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -118,6 +134,7 @@ struct PhaseSums {
     /// By cause and bucket; requests on which a cause spent no time at all are not entered.
     times: PerCause<Box<[u32]>>,
     moved: BTreeMap<u64, PerCause<u64>>,
+    left_out: Box<[LeftOut]>,
 }
 
 impl PhaseSums {
@@ -131,6 +148,7 @@ impl PhaseSums {
             sums: vec![Sum::default(); BUCKETS].into_boxed_slice(),
             times: PerCause::from_fn(|_| vec![0; BUCKETS].into_boxed_slice()),
             moved: BTreeMap::new(),
+            left_out: vec![LeftOut::default(); BUCKETS].into_boxed_slice(),
         }
     }
 
@@ -157,6 +175,11 @@ impl PhaseSums {
         }
         let moved = std::mem::take(&mut self.moved).into_iter();
         let moved = moved.map(|(due, dominant)| MovedCount { due, dominant });
+        let left_out = self.left_out.iter_mut().enumerate().filter_map(|(bucket, left_out)| {
+            let LeftOut { mixed, unsampled, .. } = std::mem::take(left_out);
+            let bucket = bucket as u16;
+            (mixed + unsampled > 0).then_some(LeftOut { bucket, mixed, unsampled })
+        });
         CauseRows {
             requests: std::mem::take(&mut self.requests),
             mixed: std::mem::take(&mut self.mixed),
@@ -165,6 +188,7 @@ impl PhaseSums {
             sums: sums.collect(),
             times,
             moved: moved.collect(),
+            left_out: Some(left_out.collect()),
         }
     }
 }
@@ -210,13 +234,17 @@ impl CauseRecorder {
     }
 
     /// Counts a request whose time cannot be attributed, because another frame was in its way.
-    pub fn enter_mixed(&mut self, phase: u16) {
-        self.of_phase(phase).mixed += 1;
+    pub fn enter_mixed(&mut self, phase: u16, latency_ns: u64) {
+        let sums = self.of_phase(phase);
+        sums.mixed += 1;
+        sums.left_out[bucket(latency_ns / 1000)].mixed += 1;
     }
 
     /// Counts a request whose connection is not in the sample.
-    pub fn enter_unsampled(&mut self, phase: u16) {
-        self.of_phase(phase).unsampled += 1;
+    pub fn enter_unsampled(&mut self, phase: u16, latency_ns: u64) {
+        let sums = self.of_phase(phase);
+        sums.unsampled += 1;
+        sums.left_out[bucket(latency_ns / 1000)].unsampled += 1;
     }
 
     /// What the second that ends adds to each phase.
@@ -251,22 +279,33 @@ mod tests {
         causes.enter(1, 210_000, &attributed, SAME);
         causes.enter(1, 212_000, &attributed, Seconds { due: 7, over: 8 });
         causes.enter(2, 3_000_000, &Attributed::unexplained(3_000_000), SAME);
-        causes.enter_mixed(2);
+        causes.enter_mixed(2, 5_000_000);
         let all: Vec<_> = causes.take().collect();
         let [(1, one), (2, two)] = &all[..] else { panic!("{all:?}") };
         assert_eq!((one.requests, one.mixed, one.incomplete), (2, 0, 0));
         assert_eq!((two.requests, two.mixed, two.incomplete), (1, 1, 1));
+        let left_out = LeftOut { bucket: bucket(5_000) as u16, mixed: 1, unsampled: 0 };
         assert_eq!(
-            one.sums,
-            [LatencySum {
-                bucket: bucket(210) as u16,
-                requests: 2,
-                causes_us: PerCause([0, 280, 0, 40, 30, 70, 0]),
-            }]
+            (one.left_out.as_deref(), two.left_out.as_deref()),
+            (Some(&[][..]), Some(&[left_out][..]))
         );
-        assert_eq!(one.moved, [MovedCount { due: 7, dominant: PerCause([0, 1, 0, 0, 0, 0, 0]) }]);
+        let mut causes_us = PerCause::default();
+        for (cause, us) in [
+            (Cause::ClientBusy, 280),
+            (Cause::NetworkDelay, 40),
+            (Cause::ServerRunqueue, 30),
+            (Cause::ServerBusy, 70),
+        ] {
+            causes_us[cause] = us;
+        }
+        assert_eq!(one.sums, [LatencySum { bucket: bucket(210) as u16, requests: 2, causes_us }]);
+        let dominant = PerCause::from_fn(|cause| u64::from(cause == Cause::ClientBusy));
+        assert_eq!(one.moved, [MovedCount { due: 7, dominant }]);
         assert_eq!(two.sums[0].causes_us[Cause::Unexplained], 3_000);
-        assert_eq!(one.times.iter().map(|row| row.requests).sum::<u64>(), 14);
+        assert_eq!(
+            one.times.iter().map(|row| row.requests).sum::<u64>(),
+            2 * Cause::ALL.len() as u64
+        );
         assert!(causes.take().next().is_none());
     }
 }

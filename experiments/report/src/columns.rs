@@ -85,6 +85,11 @@ impl Columns {
         (!value.is_nan()).then_some(value)
     }
 
+    /// Whether there is such a column.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// Each column's name, with its sum and its last value.
     pub(super) fn cells(&self) -> impl Iterator<Item = (&str, Cell)> {
         // Some shards may have reported the last second, others not: the one before it counts.

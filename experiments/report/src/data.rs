@@ -27,13 +27,30 @@ impl Digest {
             for (t, second) in seconds {
                 self.columns.set(t, &format!("{name}.requests"), second.requests as f64);
                 for (cause, us) in second.us.iter() {
-                    self.columns.set(t, &format!("{name}.{}", cause.name()), *us as f64);
+                    let column = format!("{name}.{}", cause.name());
+                    // What takes nothing in a run has no column, but for what all runs have.
+                    let is_there = cause.is_of_first_format() || self.columns.has(&column);
+                    if *us > 0 || is_there {
+                        self.columns.set(t, &column, *us as f64);
+                    }
                 }
             }
         }
         for beginning in ["drops.", "retransmits."] {
             self.columns.fill(beginning, "probe.seen");
         }
+    }
+
+    /// The causes by name, in the order of [`Cause::ALL`] as far as one took something.
+    fn causes(&self) -> Vec<&'static str> {
+        let occurs = |cause: &Cause| {
+            cause.is_of_first_format()
+                || ["cause", "over"]
+                    .iter()
+                    .any(|name| self.columns.has(&format!("{name}.{}", cause.name())))
+        };
+        let last = Cause::ALL.iter().rposition(occurs).map_or(0, |at| at + 1);
+        Cause::ALL[..last.max(self.slow.causes())].iter().map(|cause| cause.name()).collect()
     }
 
     /// The run from a second on, as a page wants it.
@@ -68,7 +85,7 @@ impl Digest {
             "notes_left_out": incidents.notes_left_out,
             "kernel_connections": incidents.kernel_connections,
             "explained": !self.excess.is_empty(),
-            "causes": Cause::ALL.map(Cause::name),
+            "causes": self.causes(),
             "slow_us": self.excess.slow_us,
             "rows": rows,
             "nics": self.nics,

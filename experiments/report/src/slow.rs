@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use attribution::Cause;
+use attribution::{Cause, Trace};
 use record::SlowRow;
 use serde_json::{Value, json};
 
@@ -38,6 +38,8 @@ pub(super) const FIELDS: [&str; 15] = [
 #[derive(Debug, Default)]
 pub(super) struct Slow {
     by_second: BTreeMap<u64, Vec<(u64, Value)>>,
+    /// See [`Slow::causes`].
+    causes: usize,
 }
 
 impl Slow {
@@ -48,9 +50,16 @@ impl Slow {
         // The slowest first.
         let place = second.partition_point(|(other, _)| *other >= latency);
         if place < KEPT {
-            second.insert(place, (latency, to_json(request)));
+            let causes = request.seen.as_ref().map(causes_us);
+            self.causes = self.causes.max(causes.as_ref().map_or(0, Vec::len));
+            second.insert(place, (latency, to_json(request, causes.as_deref())));
             second.truncate(KEPT);
         }
+    }
+
+    /// How many causes, in the order of [`Cause::ALL`], hold all that took something.
+    pub(super) fn causes(&self) -> usize {
+        self.causes
     }
 
     /// Rows of the seconds from `from` on.
@@ -61,11 +70,19 @@ impl Slow {
     }
 }
 
+/// What each cause took of a request, in the order of [`Cause::ALL`] as far as one took something.
+fn causes_us(seen: &Trace) -> Vec<u64> {
+    let mut all: Vec<u64> =
+        Cause::ALL.iter().map(|cause| seen.causes_us.get(cause).copied().unwrap_or(0)).collect();
+    while all.last() == Some(&0) && !Cause::ALL[all.len() - 1].is_of_first_format() {
+        all.pop();
+    }
+    all
+}
+
 /// The fields of a request in the order of [`FIELDS`].
-fn to_json(request: &SlowRow) -> Value {
+fn to_json(request: &SlowRow, causes: Option<&[u64]>) -> Value {
     let seen = request.seen.as_ref();
-    let causes: Option<Vec<u64>> =
-        Cause::ALL.iter().map(|cause| seen?.causes_us.get(cause).copied()).collect();
     json!([
         request.t,
         request.latency_us,
@@ -88,6 +105,26 @@ fn to_json(request: &SlowRow) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_listed_as_far_as_one_took_something() {
+        let mut slow = Slow::default();
+        let seen = |causes: &Value| {
+            json!({ "instants_us": [null, null, null, null, null, null], "segments_us": null,
+                "causes_us": causes, "blamed": "unexplained", "losses": 0, "mixed": false,
+                "client_thread": null, "server_thread": null, "client_held_by": null,
+                "server_held_by": null })
+        };
+        let mut causes = |causes: Value| {
+            let line = json!({ "t": 5, "latency_us": 9, "seen": seen(&causes) }).to_string();
+            slow.add(&record::parse(line.as_bytes()).expect("a row"));
+            (slow.by_second[&5].last().expect("a row").1[6].clone(), slow.causes())
+        };
+        assert_eq!(causes(json!({ "client_busy": 4 })), (json!([0, 4, 0, 0, 0, 0, 0]), 7));
+        let stopped = json!({ "client_busy": 4, "client_stopped": 5 });
+        assert_eq!(causes(stopped), (json!([0, 4, 0, 0, 0, 0, 0, 0, 5]), 9));
+        assert_eq!(causes(json!({ "unexplained": 9 })).1, 9);
+    }
 
     #[test]
     fn the_slowest_of_a_second_are_kept_slowest_first() {

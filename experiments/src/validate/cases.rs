@@ -64,7 +64,7 @@ fn fault(cause: Cause, alone: bool, unit_us: u64, random: &mut Pcg64Mcg) -> Stri
             let us = units(2, 4);
             format!("Delay(us: {us}, share: {held}, direction: {direction})")
         }
-        Cause::Unexplained => unreachable!("it cannot be injected"),
+        _ => unreachable!("it is not injected from inside"),
     }
 }
 

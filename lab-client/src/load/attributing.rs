@@ -73,7 +73,7 @@ impl LoadGenerator {
         let (mut seen, mut client_side) = (None, None);
         if let Some(traces) = &self.traces {
             if !traces.has(over.from, due_ns) {
-                self.causes.enter_unsampled(over.phase);
+                self.causes.enter_unsampled(over.phase, over.latency_ns);
                 return;
             }
             let traced = over.look_up(traces.as_ref(), slept_us);
@@ -103,9 +103,9 @@ impl LoadGenerator {
             .filter(|request| self.rules.join && request.is_half())
             .map(|request| ClientSide { request: *request, before: traced.before });
         if !self.is_in_sample(over.from, traced.request.as_ref()) {
-            self.causes.enter_unsampled(over.phase);
+            self.causes.enter_unsampled(over.phase, over.latency_ns);
         } else if own.is_some_and(|request| request.mixed) {
-            self.causes.enter_mixed(over.phase);
+            self.causes.enter_mixed(over.phase, over.latency_ns);
         } else if let Some(client_side) = client_side {
             self.pass_on(over, client_side);
         } else {
@@ -124,12 +124,12 @@ impl LoadGenerator {
             latency_ns: self.rules.timeout_ns,
         };
         if !traces.has(over.from, due_ns) {
-            self.causes.enter_unsampled(over.phase);
+            self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
         let request = traces.request(over.from, due_ns + over.latency_ns);
         if !self.is_in_sample(over.from, request.as_ref()) {
-            self.causes.enter_unsampled(over.phase);
+            self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
         let lost = over.own(request.as_ref()).is_some_and(|request| request.losses > 0);
@@ -162,7 +162,7 @@ impl LoadGenerator {
             let sampled = Sampled { from, phase, due_ns, latency_ns, seconds, client_side };
             self.sampled.push(sampled);
         } else {
-            self.causes.enter_unsampled(over.phase);
+            self.causes.enter_unsampled(over.phase, over.latency_ns);
         }
     }
 }

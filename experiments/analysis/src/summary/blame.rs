@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::off::seconds_off;
 use spec::AttributionSpec;
 
-/// A share for each cause.
+/// A share for each cause; a cause that took nothing may be missing.
 pub type Shares = BTreeMap<Cause, f64>;
 
 /// Of the slow requests of a phase.
@@ -222,7 +222,7 @@ pub fn slow_from(us: u64, least_us: u64) -> usize {
 fn shares(parts: &PerCause<u64>) -> Option<Shares> {
     let all = sum(parts);
     let share = |part: &u64| *part as f64 / all as f64;
-    (all > 0).then(|| parts.iter().map(|(cause, part)| (cause, share(part))).collect())
+    (all > 0).then(|| parts.named().map(|(cause, part)| (cause, share(&part))).collect())
 }
 
 /// The cause with the largest share, and that share.
@@ -291,6 +291,29 @@ fn advice(cause: Cause, evidence: &PhaseEvidence) -> String {
             "the server's threads had too much to do; give it more shards on more CPUs".to_owned()
         }
         Cause::Unexplained => "and nothing that the probes see explains it".to_owned(),
+        Cause::ClientThrottled => {
+            "the clients' cgroup had used up its CPU quota; raise it or take it away".to_owned()
+        }
+        Cause::ServerThrottled => {
+            "the server's cgroup had used up its CPU quota; raise it or take it away".to_owned()
+        }
+        Cause::ClientStopped => "the clients were stopped, traced or frozen".to_owned(),
+        Cause::ServerStopped => "the server was stopped, traced or frozen".to_owned(),
+        Cause::ClientBlocked => {
+            "the clients' threads waited in the kernel, for a disk, memory or a lock".to_owned()
+        }
+        Cause::ServerBlocked => {
+            "the server's threads waited in the kernel, for a disk, memory or a lock".to_owned()
+        }
+        Cause::ClientInterrupts => {
+            "interrupts had the clients' CPUs; steer them to other CPUs".to_owned()
+        }
+        Cause::ServerInterrupts => {
+            "interrupts had the server's CPUs; steer them to other CPUs".to_owned()
+        }
+        Cause::ClientStalled => "the clients' CPUs stood still or were slow to wake".to_owned(),
+        Cause::ServerStalled => "the server's CPUs stood still or were slow to wake".to_owned(),
+        Cause::ClientPacing => "the clients' loops slept past the instant".to_owned(),
     }
 }
 

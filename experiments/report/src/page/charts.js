@@ -4,6 +4,10 @@ const CAUSE_INKS = {
     client_runqueue: "--c-blue", client_busy: "--c-sky", network_loss: "--c-red",
     network_delay: "--c-orange", server_runqueue: "--c-green", server_busy: "--c-mint",
     unexplained: "--c-grey",
+    client_throttled: "--c-plum", client_stopped: "--c-pink", client_blocked: "--c-brown",
+    client_interrupts: "--c-olive", client_stalled: "--c-ink", client_pacing: "--c-sand",
+    server_throttled: "--c-violet", server_stopped: "--c-rose", server_blocked: "--c-tan",
+    server_interrupts: "--c-lime", server_stalled: "--c-slate",
 };
 const INKS = ["--c-blue", "--c-orange", "--c-green", "--c-red", "--c-pink", "--c-sky", "--c-mint",
     "--c-grey", "--c-ink"];
@@ -294,12 +298,15 @@ function causes(run, mode) {
     const columns = run.causes.map(cause => run.column(from + cause));
     const all = run.times.map((_, at) =>
         columns.reduce((sum, column) => sum + (column[at] || 0), 0));
+    const asked = run.times.map((_, at) => columns.some(column => column[at] != null));
+    // A cause of no slow request has no place in the legend.
+    const occurs = index => columns[index].some(value => value > 0);
     return run.causes.map((cause, index) => ({
         label: words(cause),
         colour: CAUSE_INKS[cause] || "--c-ink",
         values: columns[index].map((value, at) => {
-            if (value == null || !all[at]) return null;
-            return mode === 2 ? value / 1000 : value / all[at];
+            if (!occurs(index) || !asked[at] || !all[at]) return null;
+            return mode === 2 ? (value || 0) / 1000 : (value || 0) / all[at];
         }),
     }));
 }
