@@ -26,17 +26,17 @@ const SETS: [(&str, &[&str]); 2] = [("pair", &["first", "second"]), ("same", &["
 
 /// What is compared, by the name of the expectation.
 const COMPARISONS: [(&str, &[&str]); 11] = [
-    ("first-second", &["first", "second", "--force"]),
-    ("shown", &["first", "second", "--phase", "open", "--figure", "client_cpu", "--force"]),
-    ("first-first", &["first", "first", "--force"]),
+    ("first-second", &["first", "second"]),
+    ("shown", &["first", "second", "--phase", "open", "--figure", "client_cpu"]),
+    ("first-first", &["first", "first"]),
     ("first-pair", &["first", "pair", "--force"]),
-    ("pair-same", &["pair", "same", "--force"]),
+    ("pair-same", &["pair", "same"]),
     ("refused", &["first", "saturation"]),
     ("forced", &["first", "disturbed", "--force"]),
     ("invalid", &["invalid", "invalid"]),
     ("invalid-forced", &["invalid", "invalid", "--force", "--phase", "late"]),
     ("killed", &["killed", "first", "--force"]),
-    ("fleet", &["fleet", "fleet", "--figure", "p99", "--figure", "server_cpu", "--force"]),
+    ("fleet", &["fleet", "fleet", "--figure", "p99", "--figure", "server_cpu"]),
 ];
 
 /// What is projected, by the name of the expectation.

@@ -12,6 +12,7 @@ use super::sets::{self, LatencyOf, RecordedRun, SamplingUnit};
 use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 use crate::input::InputError;
 use crate::stats::CONFIDENCE;
+use crate::summary::PhaseSummary;
 use record::Outcome;
 
 /// What `lab compare` is told.
@@ -160,7 +161,9 @@ fn object(run: &RecordedRun, names: &[String], objections: &mut Vec<String>) {
     if run.summary.outcome != Outcome::Completed {
         objections.push(format!("{directory}: the run is {}", run.summary.outcome));
     }
-    for phase in run.summary.phases.iter().filter(|phase| names.contains(&phase.name)) {
+    // A percentile that is not valid is marked as such, and no reason against the other figures.
+    let unsound = |phase: &&PhaseSummary| !phase.load_valid && names.contains(&phase.name);
+    for phase in run.summary.phases.iter().filter(unsound) {
         for because in &phase.invalid_because {
             let name = &phase.name;
             objections.push(format!("{directory}: phase {name} is not valid: {because}"));
