@@ -13,6 +13,7 @@ never 0; a table that has nothing to say is empty, with its columns.
 from __future__ import annotations
 
 import json
+import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from hdrh.histogram import HdrHistogram
 RECORDED = Path(__file__).resolve().parent / "recorded"
 
 #: The layout that this module knows.
-FORMAT = 1
+FORMAT = 2
 
 #: Why a request took its time, in the order in which records have the sums. Older records have the
 #: first seven, to "unexplained"; of the others a record names those that took something.
@@ -240,13 +241,23 @@ class Run:
     @cached_property
     def latency(self) -> pl.DataFrame:
         """t, phase, requests and percentiles in microseconds, of the requests that were over in that
-        second, by the phase in which they were due."""
-        rows = []
+        second, by the phase in which they were due. Null where requests without an answer decide
+        it."""
+        rows, without = [], {}
+        for phase, segment, t, encoded in self._histograms():
+            if segment == "latency_at_least":
+                count = HdrHistogram.decode(encoded).get_total_count()
+                without[phase, t] = without.get((phase, t), 0) + count
         for phase, segment, t, encoded in self._histograms():
             if segment == "latency":
                 values = HdrHistogram.decode(encoded)
-                at = [values.get_value_at_percentile(p) for p in (50, 90, 99, 99.9)]
-                rows.append((t, phase, values.get_total_count(), *at, values.get_max_value()))
+                total = values.get_total_count()
+                known = total - without.get((phase, t), 0)
+                at = [
+                    values.get_value_at_percentile(p) if math.ceil(total * p / 100) <= known else None
+                    for p in (50, 90, 99, 99.9, 100)
+                ]
+                rows.append((t, phase, total, *at))
         names = ["t", "phase", "requests", "p50", "p90", "p99", "p999", "max"]
         schema = {name: pl.String if name == "phase" else pl.Int64 for name in names}
         return pl.DataFrame(rows, schema=schema, orient="row").sort("t")
@@ -264,7 +275,9 @@ class Run:
         values = self.merged(phase)
         schema = {"percentile": pl.Float64, "us": pl.Int64, "one_in": pl.Float64}
         total = values.get_total_count()
-        steps = [k / 8 for k in range(8 * 7) if 10 ** (k / 8) <= total]
+        # It ends where requests without an answer begin.
+        without = self.merged(phase, "latency_at_least").get_total_count()
+        steps = [k / 8 for k in range(8 * 7) if max(1, without) * 10 ** (k / 8) <= total]
         rows = []
         for step in steps:
             one_in = 10**step

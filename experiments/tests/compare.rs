@@ -31,6 +31,13 @@ fn compared(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+/// Whether a figure is a percentile of clients that were late, which other work on the machine can
+/// make them: nothing is said of such a one.
+fn is_marked(figure: &Value) -> bool {
+    let because = figure["because"].as_str();
+    figure["verdict"] == "unknown" && because.is_some_and(|it| it.starts_with("not valid: "))
+}
+
 fn figures(comparison: &Value) -> impl Iterator<Item = &Value> {
     let phases = comparison["phases"].as_array().expect("phases");
     phases.iter().flat_map(|phase| phase["figures"].as_array().expect("figures"))
@@ -50,10 +57,12 @@ fn repeated_runs_are_compared() {
     assert_eq!(same["first"].as_array().map(Vec::len), Some(2));
     let mut seen = 0;
     for figure in figures(&same) {
-        assert_eq!(figure["verdict"], "not_shown", "{figure}");
         assert_eq!(figure["estimate"], 0.0, "{figure}");
-        assert_eq!(figure["p_adjusted"], 1.0, "{figure}");
         seen += 1;
+        if !is_marked(figure) {
+            assert_eq!(figure["verdict"], "not_shown", "{figure}");
+            assert_eq!(figure["p_adjusted"], 1.0, "{figure}");
+        }
     }
     assert!(seen >= 18, "{seen} figures");
     let text = said(&lab(&["compare", path(&first), path(&first)]));
@@ -83,7 +92,7 @@ fn repeated_runs_are_compared() {
     assert_eq!(within["variation"], "within_runs");
     assert!(within["caveats"][0].as_str().is_some_and(|it| it.contains("within each run only")));
     assert_eq!(within["phases"].as_array().map(Vec::len), Some(1));
-    assert!(figures(&within).all(|it| it["verdict"] == "not_shown"), "{within}");
+    assert!(figures(&within).all(|it| it["verdict"] == "not_shown" || is_marked(it)), "{within}");
 
     // Half the rate is another workload; forced, the difference is found.
     let other = set(directory.path(), "other", &["phases.shake.shake.Open.rate.Fixed=500"]);

@@ -144,7 +144,7 @@ fn a_run_goes_on_while_its_disk_is_full() {
         assert!(told.contains(path(&out)) && told.contains("No space left on device"), "{told}");
         run.wait_for("next 1/");
         disk.free();
-        assert_eq!(run.exit_code(), Some(0));
+        run.assert_completed();
         assert_whole(&out, 1, 200 * LOAD_S);
         assert_told(&out);
     });
@@ -176,7 +176,7 @@ fn the_truth_about_faults_waits_for_room_until_the_end() {
             std::fs::read_to_string(&children).is_ok_and(|it| it.trim().is_empty())
         });
         disk.free();
-        assert_eq!(run.exit_code(), Some(0));
+        run.assert_completed();
         let events = lines(&out, "events.jsonl");
         let ends = events.iter().find(|event| event["event"] == "fault_ends").expect("it ended");
         let spins = number(ends, "/truth/spins");
@@ -206,7 +206,7 @@ fn a_coordinator_goes_on_while_its_disk_is_full() {
         let kept = |it: &serde_json::Value| it["kept"].as_array().is_some_and(|it| it.len() == 1);
         lan.wait_for_hosts(2, "agents keep it", kept);
         disk.free();
-        assert_eq!(run.exit_code(), Some(0));
+        run.assert_completed();
         assert_whole(&out, 1, 200 * LOAD_S);
         assert_told(&out);
         lan.wait_for_hosts(2, "nothing is kept any more", |it| it["kept"] == serde_json::json!([]));
@@ -231,7 +231,7 @@ fn an_agent_goes_on_while_its_disk_is_full() {
             it["from"] == "c1" && words.iter().all(|words| what.contains(words))
         });
         // To the end, and beyond it.
-        assert_eq!(run.exit_code(), Some(0));
+        run.assert_completed();
         assert_whole(&out, 1, 200 * LOAD_S);
         assert!(lan.said("c1.log").contains("No space left on device"));
         // What it had there is gone, and so is the room that it gave back.

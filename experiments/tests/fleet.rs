@@ -232,7 +232,7 @@ fn a_coordinator_is_killed_and_another_takes_over() {
     assert!(text.contains("works for x-"), "{text}");
 
     let mut resumed = fleet.lan.run(&["--resume", path(&out)]);
-    assert_eq!(resumed.exit_code(), Some(0));
+    resumed.assert_completed();
     assert_whole(&out, &["s", "c1", "c2"], 9);
     let events = lines(&out, "events.jsonl");
     assert!(events.iter().any(|it| it["event"] == "resumed"));
@@ -249,7 +249,7 @@ fn nats_is_killed_and_started_again_in_a_phase() {
     fleet.lan.kill_nats();
     a_moment();
     fleet.lan.start_nats();
-    assert_eq!(fleet.run.exit_code(), Some(0));
+    fleet.run.assert_completed();
     assert_whole(&out, &["s", "c1", "c2"], 9);
     let events = lines(&out, "events.jsonl");
     assert!(!events.iter().any(|it| it["event"] == "host_lost"), "{events:#?}");

@@ -94,7 +94,7 @@ fn agents_keep_off_the_cpus_of_shards() {
         eprintln!("{a_second:.0} times a second awake");
         assert!(a_second < 200.0, "{a_second} times a second awake");
     }
-    assert_eq!(run.exit_code(), Some(0), "{}", lan.said("run.log"));
+    run.assert_completed();
     let load = lines(&out, "samples.jsonl").into_iter().filter(|it| it["phase"] == "load");
     let mut told: BTreeMap<(String, String), BTreeSet<u64>> = BTreeMap::new();
     for line in load {

@@ -79,7 +79,7 @@ fn a_coordinator_that_was_stopped_goes_on_with_its_run() {
     }
     let (_lan, _agents, mut run, out) = under_way();
     stop_for(&run, STOPPED);
-    assert_eq!(run.exit_code(), Some(0));
+    run.assert_completed();
     assert_whole(&out);
     let events = lines(&out, "events.jsonl");
     assert!(!events.iter().any(|it| it["event"] == "host_lost"), "{events:#?}");
@@ -106,7 +106,7 @@ fn one_directory_has_one_writer() {
     assert!(said.contains(&holder) && said.contains(", since 2"), "{said}");
     assert_eq!(std::fs::metadata(out.join("samples.jsonl")).expect("there").len(), before);
     run.signal(Signal::CONT);
-    assert_eq!(run.exit_code(), Some(0));
+    run.assert_completed();
     assert_whole(&out);
 }
 
@@ -134,7 +134,7 @@ fn the_older_of_two_coordinators_says_who_took_over_and_ends() {
     let taken = format!("process {} on ", second.id());
     let told = log.lines().find(|line| line.contains("has taken this run over"));
     assert!(told.is_some_and(|told| told.contains(&taken) && told.contains("since 2")), "{log}");
-    assert_eq!(second.exit_code(), Some(0));
+    second.assert_completed();
     assert_whole(&copy);
 }
 

@@ -27,7 +27,7 @@ const SETS: [(&str, &[&str]); 2] = [("pair", &["first", "second"]), ("same", &["
 /// What is compared, by the name of the expectation.
 const COMPARISONS: [(&str, &[&str]); 11] = [
     ("first-second", &["first", "second"]),
-    ("shown", &["first", "second", "--phase", "open", "--figure", "p99"]),
+    ("shown", &["first", "second", "--phase", "open", "--figure", "client_cpu"]),
     ("first-first", &["first", "first"]),
     ("first-pair", &["first", "pair", "--force"]),
     ("pair-same", &["pair", "same"]),

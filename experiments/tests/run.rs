@@ -36,7 +36,7 @@ fn smoke_runs_from_end_to_end() {
     let names: Vec<&str> = phases.iter().filter_map(|phase| phase["name"].as_str()).collect();
     assert_eq!(names, SMOKE);
     for phase in phases {
-        assert_eq!(phase["valid"], true, "{phase}");
+        assert_eq!(phase["load_valid"], true, "{phase}");
         assert_eq!(number(phase, "/connections/established"), 2000);
         assert_eq!(number(phase, "/connections/lost"), 0);
     }

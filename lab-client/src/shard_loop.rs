@@ -167,7 +167,7 @@ impl ShardLoop {
         let (t, shard) = (sample.t, sample.shard);
         self.reported = tally;
         self.reported_times = times;
-        for histogram in self.generator.recorder().take() {
+        for histogram in self.generator.take_histograms() {
             self.outbox.post(Report::Histogram { t, shard, histogram });
         }
         for (phase, rows) in self.generator.causes().take() {
@@ -220,11 +220,11 @@ impl ShardLoop {
     pub(crate) fn end(&mut self, net: &mut Net, ended: io::Result<()>) {
         net.read_clock();
         self.report_events();
+        self.generator.end(net.now_ns());
         // No later second would carry what finds no room now, so this waits.
         self.outbox.wait();
         self.report_second(net);
         self.report_slowness(u64::MAX);
-        self.generator.end();
         let receipts = Box::new(self.generator.receipts().clone());
         let ended = ended.map_err(|error| error.to_string());
         self.outbox.post(Report::Ended(self.me, receipts, ended));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use attribution::{Latencies, Sample, Segment, Tally, empty};
+use attribution::{Latencies, Percentile, Sample, Segment, Tally, empty};
 use control::{Lines, Output, Program, Shards, locked};
 use workload::{Command, Connect, Line, Load, Phase, Rate};
 
@@ -33,6 +33,8 @@ pub(crate) struct Outcome {
     /// Why the plan could not be carried out.
     pub(crate) failure: Option<String>,
     latency: Option<Latencies>,
+    /// Those of them that are bounds: no answer came in time.
+    bounds: Option<Latencies>,
     send_lag: Option<Latencies>,
 }
 
@@ -63,6 +65,7 @@ struct Progress {
     t: u64,
     samples: Vec<Sample>,
     latency: Option<Latencies>,
+    bounds: Option<Latencies>,
     /// The second in which the load began.
     load_start: Option<u64>,
     outcome: Outcome,
@@ -145,6 +148,11 @@ impl Solo {
                     if *phase == LOAD {
                         add(&mut progress.outcome.latency, &values.0);
                     }
+                } else if *segment == Segment::LatencyAtLeast {
+                    add(&mut progress.bounds, &values.0);
+                    if *phase == LOAD {
+                        add(&mut progress.outcome.bounds, &values.0);
+                    }
                 } else if *segment == Segment::SendLag && *phase == LOAD {
                     add(&mut progress.outcome.send_lag, &values.0);
                 }
@@ -195,6 +203,15 @@ impl Solo {
     }
 }
 
+/// A percentile, or what it is at least where shakes without an answer decide it.
+fn shown(values: &Latencies, bounds: Option<&Latencies>, quantile: f64) -> String {
+    match Percentile::of(values, bounds, quantile) {
+        Some(Percentile::Exactly(us)) => us.to_string(),
+        Some(Percentile::AtLeast(us)) => format!("≥{us}"),
+        None => "-".to_owned(),
+    }
+}
+
 fn add(sum: &mut Option<Latencies>, values: &Latencies) {
     // Histograms of the same bounds always add up.
     let _ = sum.get_or_insert_with(empty).add(values);
@@ -203,7 +220,7 @@ fn add(sum: &mut Option<Latencies>, values: &Latencies) {
 impl Progress {
     fn print_second(&mut self, output: &Output) {
         let samples = std::mem::take(&mut self.samples);
-        let latency = self.latency.take();
+        let (latency, bounds) = (self.latency.take(), self.bounds.take());
         if samples.is_empty() {
             return;
         }
@@ -216,12 +233,8 @@ impl Progress {
             self.t, tally.offered, tally.answered
         );
         if let Some(latency) = latency {
-            line += &format!(
-                " p50 {} µs p99 {} µs max {} µs",
-                latency.value_at_quantile(0.5),
-                latency.value_at_quantile(0.99),
-                latency.max()
-            );
+            let at = |quantile| shown(&latency, bounds.as_ref(), quantile);
+            line += &format!(" p50 {} µs p99 {} µs max {} µs", at(0.5), at(0.99), at(1.0));
         }
         for (what, count) in [
             ("granted", tally.granted),
@@ -255,7 +268,7 @@ impl Outcome {
         if self.cut_short {
             return Err(Invalid::CutShort);
         }
-        let late = tally.late_sends as f64 / tally.sent.max(1) as f64;
+        let late = tally.late_turns as f64 / tally.offered.max(1) as f64;
         if late > LATE_SHARE { Err(Invalid::Late(late)) } else { Ok(()) }
     }
 
@@ -285,15 +298,13 @@ impl Outcome {
         for (what, count) in rows {
             output.say(&format!("{what:>14} {count}"));
         }
-        for (what, values) in [("latency", &self.latency), ("send lag", &self.send_lag)] {
+        let latency = ("latency", &self.latency, self.bounds.as_ref());
+        for (what, values, bounds) in [latency, ("send lag", &self.send_lag, None)] {
             let Some(values) = values else { continue };
+            let [p50, p90, p99, p999, max] =
+                [0.5, 0.9, 0.99, 0.999, 1.0].map(|quantile| shown(values, bounds, quantile));
             output.say(&format!(
-                "{what:>14} p50 {} p90 {} p99 {} p99.9 {} max {} µs",
-                values.value_at_quantile(0.5),
-                values.value_at_quantile(0.9),
-                values.value_at_quantile(0.99),
-                values.value_at_quantile(0.999),
-                values.max()
+                "{what:>14} p50 {p50} p90 {p90} p99 {p99} p99.9 {p999} max {max} µs"
             ));
         }
     }

@@ -239,7 +239,7 @@ fn books_after(before: Faults, faults: Faults, seconds: u64) -> Result<(), Unexp
         }
         assert_eq!(world.generator.tally().in_flight(), Some(0));
     }
-    world.generator.end();
+    world.generator.end(world.network.now_ns);
     let receipts = world.generator.receipts();
     let missing = world.ledger.undelivered(receipts.granted + receipts.claimed).expect("no more");
     // The same by what the test did.

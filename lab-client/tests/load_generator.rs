@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use attribution::{Latencies, Segment, empty};
 use lab_client::load::{Event, LoadGenerator, Rules};
 use lab_client::transport::Transport;
 use platform::{Clock, NANOS_PER_SECOND};
@@ -101,14 +102,21 @@ impl Shard {
 
     /// All users connect, and their logins are answered with this.
     fn log_in(&mut self, result: impl Fn(u32) -> LoginResult) {
-        self.turn_at(0);
-        for slot in 0..self.network.opened {
-            self.generator.connected(&mut self.network, ConnId { slot, generation: 0 });
-        }
-        for (conn, bytes) in std::mem::take(&mut self.network.sent) {
-            if let Decoded::Frame { frame: Frame::LoginRequest { user }, .. } = decode(&bytes) {
-                let result = result(user) as u32;
-                self.receive(conn, &Frame::LoginResponse { user, result });
+        let mut connected = 0;
+        loop {
+            self.turn_at(0);
+            if connected == self.network.opened {
+                return;
+            }
+            for slot in connected..self.network.opened {
+                self.generator.connected(&mut self.network, ConnId { slot, generation: 0 });
+            }
+            connected = self.network.opened;
+            for (conn, bytes) in std::mem::take(&mut self.network.sent) {
+                if let Decoded::Frame { frame: Frame::LoginRequest { user }, .. } = decode(&bytes) {
+                    let result = result(user) as u32;
+                    self.receive(conn, &Frame::LoginResponse { user, result });
+                }
             }
         }
     }
@@ -125,6 +133,33 @@ impl Shard {
             }
         }
         answered
+    }
+
+    /// What is due is done every millisecond from the first second of the load on, and answered
+    /// 100 µs later unless the server stands still.
+    fn run(&mut self, seconds: u64, stands_still: impl Fn(u64) -> bool) {
+        for ms in 1_000..(1 + seconds) * 1_000 {
+            if !stands_still(ms) {
+                self.network.now_ns = START * NANOS_PER_SECOND + ms * MILLISECOND;
+                self.answer_after(0);
+            }
+            self.turn_at(ms * MILLISECOND);
+            if !stands_still(ms) {
+                self.answer_after(MILLISECOND / 10);
+            }
+        }
+    }
+
+    /// What was recorded of a segment so far, in all phases.
+    fn histograms(&mut self) -> impl Fn(Segment) -> Latencies + use<> {
+        let all: Vec<_> = self.generator.take_histograms().collect();
+        move |segment| {
+            let mut sum = empty();
+            for one in all.iter().filter(|it| it.segment == segment) {
+                sum.add(&one.values).expect("the same bounds");
+            }
+            sum
+        }
     }
 }
 
@@ -224,4 +259,118 @@ fn a_rate_of_an_earlier_load_is_not_that_of_the_next() {
         shard.answer_after(0);
     }
     assert_eq!(shard.generator.tally().offered, 50, "the second from START + 2 on");
+}
+
+/// 20 s at 1,000/s, of which the server stands still for some seconds from the ninth on.
+fn frozen(users: u32, seconds: u64) -> Shard {
+    let mut shard = Shard::new(users, [Phase { seconds: Some(20), ..open(1, START + 1, 1_000) }]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.run(27, |ms| (9_000..9_000 + seconds * 1_000).contains(&ms));
+    shard
+}
+
+/// Whether a percentile is this many seconds, to three digits.
+fn is_at(values: &Latencies, quantile: f64, seconds: f64) -> bool {
+    (values.value_at_quantile(quantile) as f64 / 1e6 / seconds - 1.0).abs() < 0.002
+}
+
+/// Whoever waits for a server that stands still sends nothing meanwhile. What was due all the same
+/// waits as long as it would have: a fifth of all, evenly between 0 and 4 s.
+#[test]
+fn shakes_that_a_frozen_server_kept_from_being_sent_are_in_the_percentiles() {
+    let mut shard = frozen(100, 4);
+    let tally = *shard.generator.tally();
+    assert_eq!((tally.offered, tally.timed_out), (20_000, 0));
+    assert_eq!((tally.skipped_waiting, tally.answered), (3_900, 16_100));
+    let of = shard.histograms();
+    let latency = of(Segment::Latency);
+    assert_eq!(latency.len(), tally.offered, "every shake that was due");
+    for (quantile, seconds) in [(0.5, 0.0001), (0.9, 2.0), (0.99, 3.8), (0.999, 3.98), (1.0, 4.0)] {
+        let found = latency.value_at_quantile(quantile);
+        assert!(is_at(&latency, quantile, seconds), "{quantile}: {found} µs, not {seconds} s");
+    }
+    assert!((latency.mean() / 0.400e6 - 1.0).abs() < 0.01, "{}", latency.mean());
+    assert_eq!(of(Segment::LatencyAtLeast).len(), 0);
+    // What was sent alone looks as if little had happened.
+    let sent = of(Segment::LatencySent);
+    assert_eq!((sent.len(), sent.value_at_quantile(0.99)), (tally.sent, 100));
+    assert!(shard.generator.take_events().any(|it| matches!(it, Event::Settled { phase: 1, .. })));
+}
+
+/// Of 8 s, what was due in the first 3 runs into the time-out of 5 s, sent or not.
+#[test]
+fn what_is_not_answered_in_time_is_a_bound() {
+    let mut shard = frozen(1_000, 8);
+    let tally = *shard.generator.tally();
+    let of = shard.histograms();
+    let (latency, bounds) = (of(Segment::Latency), of(Segment::LatencyAtLeast));
+    assert_eq!(latency.len(), 20_000);
+    assert_eq!(bounds.len(), 3_000);
+    assert!(is_at(&bounds, 0.0, 5.0) && is_at(&bounds, 1.0, 5.0));
+    assert!(is_at(&latency, 0.99, 5.0) && is_at(&latency, 0.7, 2.0));
+    assert!(tally.timed_out > 0 && tally.timed_out < 3_000, "{tally:?}");
+    assert_eq!(of(Segment::LatencySent).len(), tally.answered + tally.timed_out);
+    assert_eq!(tally.late_turns, 0, "none of it is the client's doing");
+}
+
+/// A shake that is due while its user is not logged in waits until the user is back; the one that
+/// was under way when the connection went away is never answered.
+#[test]
+fn users_who_are_offline_are_late_until_they_are_back() {
+    let mut shard = Shard::new(1, [Phase { seconds: Some(1), ..open(1, START + 1, 10) }]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.turn_at(1_000 * MILLISECOND);
+    let lost = ConnId { slot: 0, generation: 0 };
+    shard.generator.closed(&mut shard.network, lost);
+    // Due at 1.1 and 1.2 s; back at 1.25 s.
+    shard.turn_at(1_100 * MILLISECOND);
+    shard.turn_at(1_200 * MILLISECOND);
+    shard.turn_at(1_250 * MILLISECOND);
+    let back = ConnId { slot: 1, generation: 0 };
+    shard.generator.connected(&mut shard.network, back);
+    shard.receive(back, &Frame::LoginResponse { user: 0, result: LoginResult::Ok as u32 });
+    let tally = *shard.generator.tally();
+    assert_eq!((tally.offered, tally.lost, tally.skipped_offline), (3, 1, 2));
+    let of = shard.histograms();
+    let (latency, bounds) = (of(Segment::Latency), of(Segment::LatencyAtLeast));
+    assert_eq!((latency.len(), of(Segment::LatencySent).len(), bounds.len()), (3, 0, 1));
+    assert!(is_at(&latency, 0.3, 0.05) && is_at(&latency, 0.6, 0.15) && is_at(&bounds, 1.0, 5.0));
+}
+
+/// What is still under way or waits when the client ends has lasted so long or longer.
+#[test]
+fn a_client_that_ends_leaves_no_shake_out() {
+    let mut shard = Shard::new(1, [open(1, START + 1, 10)]);
+    shard.log_in(|_| LoginResult::Ok);
+    shard.turn_at(1_000 * MILLISECOND);
+    shard.turn_at(1_100 * MILLISECOND);
+    shard.generator.end(START * NANOS_PER_SECOND + 1_300 * MILLISECOND);
+    let of = shard.histograms();
+    let bounds = of(Segment::LatencyAtLeast);
+    assert_eq!((of(Segment::Latency).len(), bounds.len()), (2, 2));
+    assert!(is_at(&bounds, 0.0, 0.2) && is_at(&bounds, 1.0, 0.3));
+}
+
+/// A client that was stopped finds most users waiting for what it sends first when it goes on. All
+/// that was due meanwhile is late by its doing, sent or not.
+#[test]
+fn a_client_that_was_stopped_is_late_with_what_it_did_not_send_either() {
+    for pacing in [Pacing::Even, Pacing::Prototype] {
+        let load = Load::Open { rate: Rate::Fixed(1_000), pacing };
+        let phase =
+            Phase { index: 1, start: START + 1, seconds: Some(20), load, ..Phase::default() };
+        let mut shard = Shard::new(1_000, [phase]);
+        shard.log_in(|_| LoginResult::Ok);
+        let stopped = 9_000..11_000;
+        for ms in (1_000..22_000).filter(|ms| !stopped.contains(ms)) {
+            // As many turns as there is something to do; answers come with the next millisecond.
+            shard.answer_after(0);
+            while shard.turn_at(ms * MILLISECOND) == Some(shard.network.now_ns) {}
+        }
+        let tally = *shard.generator.tally();
+        assert_eq!(tally.offered, 20_000, "{pacing:?}");
+        assert!((1_990..=2_010).contains(&tally.late_turns), "{pacing:?}: {tally:?}");
+        assert!(tally.late_sends <= tally.late_turns && tally.skipped_waiting > 900, "{tally:?}");
+        assert_eq!(shard.histograms()(Segment::Latency).len(), 20_000);
+    }
 }

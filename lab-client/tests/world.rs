@@ -2,6 +2,7 @@
 //! take longer than users wait, messages between shards are late. The ledger and the receipts must
 //! agree.
 
+mod latencies;
 #[path = "../../lab-server/tests/sim/mod.rs"]
 mod sim;
 
@@ -481,7 +482,7 @@ impl World {
 
     /// The ledger and the receipts, when nothing is under way any more.
     fn check_receipts(&mut self) -> u64 {
-        self.generators.iter_mut().for_each(LoadGenerator::end);
+        self.generators.iter_mut().for_each(|it| it.end(self.links.now_ns));
         self.cluster.shards.iter_mut().for_each(Logic::end);
         assert_eq!(self.cluster.messages().count(), 0);
         let (ledger, counters) = (self.cluster.ledger(), self.cluster.counters());
@@ -554,6 +555,7 @@ fn run(seed: u64) -> (Tally, Counters, u64) {
     assert_eq!(online, USERS, "all are back");
     assert_eq!(world.cluster.users_online(), u64::from(USERS));
     let slack = world.check_receipts();
+    latencies::check(&mut world.generators, &tally);
     (tally, world.cluster.counters(), slack)
 }
 

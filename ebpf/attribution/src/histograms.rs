@@ -19,7 +19,7 @@ const DIGITS: u8 = 3;
 
 /// Histograms that wait to be used again: one second's worth of a phase that ends while another
 /// begins.
-const SPARE: usize = 14;
+const SPARE: usize = 18;
 
 /// The head of an encoded histogram: cookie, bytes of the counts, an offset, digits, the least and
 /// the largest value, a ratio.
@@ -150,15 +150,39 @@ impl SegmentRecorder {
     /// Enters a duration.
     #[inline]
     pub fn record(&mut self, phase: u16, segment: Segment, duration_ns: u64) {
+        let place = self.place(phase, segment);
+        // Rounded up: what took 1 ns did not take nothing.
+        self.open[place].values.saturating_record(duration_ns.div_ceil(1000));
+    }
+
+    #[inline]
+    fn place(&mut self, phase: u16, segment: Segment) -> usize {
         let place =
             self.open.iter().position(|open| open.phase == phase && open.segment == segment);
-        let place = place.unwrap_or_else(|| {
+        place.unwrap_or_else(|| {
             let values = self.spare.pop().unwrap_or_else(empty);
             self.open.push(SegmentHistogram { phase, segment, values });
             self.open.len() - 1
-        });
-        // Rounded up: what took 1 ns did not take nothing.
-        self.open[place].values.saturating_record(duration_ns.div_ceil(1000));
+        })
+    }
+
+    /// A shake that was due and got no answer in time: its latency is so much or more.
+    pub fn record_at_least(&mut self, phase: u16, duration_ns: u64) {
+        self.record(phase, Segment::Latency, duration_ns);
+        self.record(phase, Segment::LatencyAtLeast, duration_ns);
+    }
+
+    /// Shakes that were sent were due. Adding them once a second costs a request nothing.
+    fn add_sent_to_due(&mut self) {
+        for sent in 0..self.open.len() {
+            if self.open[sent].segment == Segment::LatencySent {
+                let due = self.place(self.open[sent].phase, Segment::Latency);
+                if let Ok([sent, due]) = self.open.get_disjoint_mut([sent, due]) {
+                    // Histograms of the same bounds always add up.
+                    let _ = due.values.add(&sent.values);
+                }
+            }
+        }
     }
 
     /// Enters the segments of a request from T1 on, in nanoseconds.
@@ -169,8 +193,10 @@ impl SegmentRecorder {
         }
     }
 
-    /// The histograms of the second that ends.
+    /// The histograms of the second that ends. What was recorded as [`Segment::LatencySent`] is in
+    /// [`Segment::Latency`], too.
     pub fn take(&mut self) -> std::vec::Drain<'_, SegmentHistogram> {
+        self.add_sent_to_due();
         self.open.drain(..)
     }
 
@@ -258,5 +284,28 @@ mod tests {
         recorder.record(3, Segment::Push, 7_000);
         let again: Vec<_> = recorder.take().collect();
         assert_eq!((again[0].values.len(), again[0].values.max()), (1, 7));
+    }
+
+    /// Every shake that was due is in one histogram, and those without an answer are told apart.
+    #[test]
+    fn shakes_that_were_sent_are_among_those_that_were_due() {
+        let mut recorder = SegmentRecorder::default();
+        recorder.record(1, Segment::LatencySent, 7_000);
+        recorder.record(2, Segment::LatencySent, 9_000);
+        recorder.record(1, Segment::Latency, 50_000);
+        recorder.record_at_least(1, 80_000);
+        let mut counts: Vec<_> = recorder
+            .take()
+            .map(|it| (it.phase, it.segment.name(), it.values.len(), it.values.max()))
+            .collect();
+        counts.sort_unstable();
+        let expected = [
+            (1, "latency", 3, 80),
+            (1, "latency_at_least", 1, 80),
+            (1, "latency_sent", 1, 7),
+            (2, "latency", 1, 9),
+            (2, "latency_sent", 1, 9),
+        ];
+        assert_eq!(counts, expected);
     }
 }

@@ -14,6 +14,7 @@ mod causes;
 mod handover;
 mod histograms;
 mod join;
+mod percentile;
 mod request;
 mod row;
 mod sampled;
@@ -29,6 +30,7 @@ pub use histograms::{
     Encoded, HistogramError, Latencies, SegmentHistogram, SegmentRecorder, decode_histogram, empty,
 };
 pub use join::ServerSide;
+pub use percentile::Percentile;
 pub use request::{CpuWait, Request, WaitedBetween};
 pub use sampled::{ClientSide, Sampled, record_joined};
 pub use segments::{PerSegment, Segment, Segments};

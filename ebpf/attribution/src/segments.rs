@@ -6,8 +6,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Segment {
-    /// From the intended instant of a shake to its answer; a timed-out one counts as its timeout.
+    /// From the intended instant of every shake that was due to its answer; of one that could not
+    /// start, to the moment its user was served. Without either it counts as its timeout.
     Latency,
+    /// The same of those that were sent and whose connection did not go away.
+    LatencySent,
+    /// Those of `Latency` that are a bound: no answer came in time, so it would be this or more.
+    LatencyAtLeast,
     /// From the intended instant to the send.
     SendLag,
     /// On the way, both ways: (T5 − T1) − (T4 − T2).
@@ -25,8 +30,10 @@ pub enum Segment {
 
 impl Segment {
     /// All of them.
-    pub const ALL: [Segment; 7] = [
+    pub const ALL: [Segment; 9] = [
         Segment::Latency,
+        Segment::LatencySent,
+        Segment::LatencyAtLeast,
         Segment::SendLag,
         Segment::Network,
         Segment::ServerWait,
@@ -39,6 +46,8 @@ impl Segment {
     pub const fn name(self) -> &'static str {
         match self {
             Segment::Latency => "latency",
+            Segment::LatencySent => "latency_sent",
+            Segment::LatencyAtLeast => "latency_at_least",
             Segment::SendLag => "send_lag",
             Segment::Network => "network",
             Segment::ServerWait => "server_wait",
@@ -126,7 +135,7 @@ mod tests {
         let text = serde_json::to_string(&figures).expect("JSON");
         assert_eq!(text, "[1,2,3,4]");
         assert_eq!(serde_json::from_str::<PerSegment<i32>>(&text).expect("the same"), figures);
-        for (segment, _) in figures.named() {
+        for segment in Segment::ALL {
             assert_eq!(serde_json::to_value(segment).expect("JSON"), segment.name());
         }
     }

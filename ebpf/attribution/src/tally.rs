@@ -37,6 +37,10 @@ accounting::counters! {
         unexpected,
         /// Shakes that left later than allowed after their instant, by the client's own doing.
         late_sends,
+        /// Shakes, sent or not, whose turn came over a millisecond late by the client's own doing,
+        /// whatever is allowed. Those that pacing makes due at one instant wait for each other;
+        /// that does not count.
+        late_turns,
         /// Connections begun.
         connects,
         /// Users logged in.

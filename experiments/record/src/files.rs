@@ -19,7 +19,7 @@ use crate::lock::DirectoryLock;
 use crate::outcome::Outcome;
 
 /// Version of the layout of a run's files.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Files of JSON lines, without their ending.
 pub(crate) const NAMES: [&str; 3] = ["samples", "slow", "events"];

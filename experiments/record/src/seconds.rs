@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use accounting::server::Counters;
 use accounting::server::Sample as ServerSample;
-use attribution::{Encoded, Latencies, Sample as ClientSample, Segment, Tally, empty};
+use attribution::{Encoded, Latencies, Percentile, Sample as ClientSample, Segment, Tally, empty};
 use serde::{Deserialize, Serialize};
 
 /// A second is complete when this many have begun after it: shards report when the next one begins.
@@ -45,11 +45,17 @@ pub struct OpenSecond {
 }
 
 impl Second {
-    /// All latencies of the second, whatever phase their shakes were due in.
-    pub fn latency(&self) -> Option<Latencies> {
+    /// The 99th percentile of all latencies of the second in microseconds, whatever phase their
+    /// shakes were due in.
+    pub fn p99(&self) -> Option<Percentile> {
+        let bounds = self.all_of(Segment::LatencyAtLeast);
+        Percentile::of(&self.all_of(Segment::Latency)?, bounds.as_ref(), 0.99)
+    }
+
+    fn all_of(&self, wanted: Segment) -> Option<Latencies> {
         let mut all: Option<Latencies> = None;
         for (_, segment, values) in &self.histograms {
-            if *segment == Segment::Latency {
+            if *segment == wanted {
                 // Histograms of the same bounds always add up.
                 let _ = all.get_or_insert_with(empty).add(values);
             }
@@ -169,7 +175,7 @@ mod tests {
         seconds.histogram(7, 1, Segment::Latency, &values);
         let second = seconds.next(false).expect("complete");
         assert_eq!((second.t, second.histograms.len()), (5, 3));
-        assert_eq!(second.latency().map(|all| all.len()), Some(3));
+        assert_eq!(second.p99(), Some(Percentile::Exactly(100)));
         assert!(seconds.next(false).is_none());
         assert_eq!(seconds.next(true).map(|second| second.t), Some(6));
         assert_eq!(seconds.next(true).map(|second| second.t), Some(7));

@@ -114,7 +114,7 @@ pub fn write(directory: &Path, mut problems: Problems) -> Result<Problems, Repor
     digest.complete(0);
     let summary = read_json(directory, SUMMARY_FILE, &mut problems);
     let flames = flames(directory, &digest, &mut problems);
-    let mut parts = describe(&manifest, &summary, &digest, &mut problems);
+    let mut parts = describe(&manifest, &summary, &mut problems);
     parts.push(("flames", flames.to_string()));
     parts.push(("data", digest.to_json(0)));
     let parts: Vec<(&str, &str)> = parts.iter().map(|it| (it.0, it.1.as_str())).collect();

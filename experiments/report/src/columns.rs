@@ -78,6 +78,7 @@ impl Columns {
     }
 
     /// A cell, if it was measured.
+    #[cfg(test)]
     pub(super) fn get(&self, t: u64, name: &str) -> Option<f64> {
         let place = t.checked_sub(self.first?)?;
         let value = *self.by_name.get(name)?.get(place as usize)?;

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::digest::Digest;
 use crate::sentence;
 use analysis::summary::Summary;
 use record::{FORMAT, MANIFEST_FILE, Problems};
@@ -42,14 +41,13 @@ pub(crate) fn manifest(directory: &Path, problems: &mut Problems) -> Value {
 pub(crate) fn describe(
     manifest: &Value,
     summary: &Value,
-    digest: &Digest,
     problems: &mut Problems,
 ) -> Vec<(&'static str, String)> {
     let experiment = &manifest["experiment"];
     let usual = spec::AttributionSpec::default().off_share.get();
     let off_share = experiment["attribution"]["off_share"].as_f64().unwrap_or(usual);
     let verdicts = match serde_json::from_value::<Summary>(summary.clone()) {
-        Ok(summary) => json!(sentence::verdicts(&summary, digest, off_share)),
+        Ok(summary) => json!(sentence::verdicts(&summary, off_share)),
         Err(error) => {
             if !summary.is_null() {
                 problems.add(format!("summary.json: {error}; there is no verdict"));

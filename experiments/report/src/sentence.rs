@@ -2,10 +2,8 @@
 
 use serde::Serialize;
 
-use analysis::summary::{PhaseSummary, SecondsOff, Summary};
+use analysis::summary::{PhaseSummary, Summary};
 use text::{milliseconds, thousands};
-
-use super::digest::Digest;
 
 /// What is said of a phase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,11 +25,11 @@ fn ms(us: Option<u64>) -> String {
 }
 
 /// A verdict for each phase.
-pub(super) fn verdicts(summary: &Summary, digest: &Digest, off_share: f64) -> Vec<Verdict> {
-    summary.phases.iter().map(|phase| verdict(phase, summary, digest, off_share)).collect()
+pub(super) fn verdicts(summary: &Summary, off_share: f64) -> Vec<Verdict> {
+    summary.phases.iter().map(|phase| verdict(phase, summary, off_share)).collect()
 }
 
-fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: f64) -> Verdict {
+fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
     let shake = &phase.shake;
     let connections = &phase.connections;
     let mut held = Vec::new();
@@ -57,15 +55,11 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, digest: &Digest, off_share: 
     }
     good &= shake.answered >= shake.offered;
     held.extend(answered(phase));
-    if shake.offered_rate.is_some()
-        && let Some(counted) = seconds_off(phase, digest, off_share)
-    {
-        good &= counted.off.is_empty();
-        held.push(in_words(&counted, off_share));
+    if let (Some(off), Some(seconds)) = (phase.answered_per_second.off, phase.seconds) {
+        good &= off == 0;
+        held.push(in_words(off, seconds, off_share));
     }
-    if phase.latency_us.p99.is_some() {
-        held.push(format!("p99 was {}", ms(phase.latency_us.p99)));
-    }
+    held.extend(p99(phase));
     if held.is_empty() {
         held.push("nothing was asked of it".to_owned());
     }
@@ -119,22 +113,22 @@ fn what_became(phase: &PhaseSummary) -> String {
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
-fn in_words(counted: &SecondsOff, off_share: f64) -> String {
-    let percent = off_share * 100.0;
-    match (counted.off.len(), counted.of) {
-        (0, seconds) => format!("no second of {seconds} was off by more than {percent}%"),
-        (off, seconds) => format!("{off} of {seconds} seconds were off by more than {percent}%"),
+/// The 99th percentile of a phase, as far as it says something of the server.
+fn p99(phase: &PhaseSummary) -> Option<String> {
+    if phase.percentiles_valid.p99 == Some(false) {
+        return Some("p99 is not valid, as the clients themselves were late".to_owned());
+    }
+    match (phase.latency_us.p99, phase.latency_at_least_us.p99) {
+        (Some(_), _) => Some(format!("p99 was {}", ms(phase.latency_us.p99))),
+        (None, Some(_)) => Some(format!("p99 was at least {}", ms(phase.latency_at_least_us.p99))),
+        (None, None) => None,
     }
 }
 
-/// The seconds of a phase that were off; `None` when none was recorded.
-fn seconds_off(phase: &PhaseSummary, digest: &Digest, off_share: f64) -> Option<SecondsOff> {
-    let span = digest.incidents.phases.iter().rev().find(|span| span.name == phase.name)?;
-    let (_, last) = digest.columns.span()?;
-    let seconds = (span.start..span.end.unwrap_or(last).min(last)).filter_map(|t| {
-        let count = |name| digest.columns.get(t, name).map(|count| count as u64);
-        Some((t, count("client.offered")?, count("client.answered")?))
-    });
-    let counted = SecondsOff::count(seconds, off_share);
-    (counted.of > 0).then_some(counted)
+fn in_words(off: u64, seconds: f64, off_share: f64) -> String {
+    let percent = off_share * 100.0;
+    match (off, seconds) {
+        (0, seconds) => format!("no second of {seconds} was off by more than {percent}%"),
+        (off, seconds) => format!("{off} of {seconds} seconds were off by more than {percent}%"),
+    }
 }

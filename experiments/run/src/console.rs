@@ -40,8 +40,9 @@ impl Console {
             let (answered, offered) = (second.clients.answered, second.clients.offered);
             line += &format!("  {} of {}/s", thousands(answered), thousands(offered));
         }
-        if let Some(latency) = second.latency() {
-            line += &format!("  p99 {:.1} ms", latency.value_at_quantile(0.99) as f64 / 1000.0);
+        if let Some(p99) = second.p99() {
+            let bound = if p99.exactly().is_some() { "" } else { "≥" };
+            line += &format!("  p99 {bound}{:.1} ms", p99.least() as f64 / 1000.0);
         }
         if second.server.granted > 0 {
             line += &format!("  {} packets/s", thousands(second.server.granted));

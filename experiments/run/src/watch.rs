@@ -1,6 +1,6 @@
 //! The conditions that abort a run.
 
-use attribution::Tally;
+use attribution::{Percentile, Tally};
 
 use record::Second;
 use spec::Abort;
@@ -25,7 +25,7 @@ impl AbortWatch {
     pub(crate) fn on_second(&mut self, second: &Second) -> Option<String> {
         self.total.add(&second.clients);
         let total = self.total;
-        let p99 = second.latency().map(|latency| latency.value_at_quantile(0.99));
+        let p99 = second.p99().map(Percentile::least);
         let mut broken = None;
         for (condition, seconds_on_end) in &mut self.conditions {
             let (holds, why) = match *condition {

@@ -198,6 +198,21 @@ pub enum Shake {
     },
 }
 
+impl Shake {
+    /// Shakes due in a second of the phase, from 0, where the schedule fixes their number.
+    pub fn due_in(&self, second: u64) -> Option<u64> {
+        match self {
+            Self::Open { rate, pacing: Pacing::Even } => Some(rate.at(second).into()),
+            _ => None,
+        }
+    }
+
+    /// Whether all shakes of a second are due at one instant, so that they wait for each other.
+    pub fn is_at_one_instant(&self) -> bool {
+        matches!(self, Self::Open { pacing: Pacing::Prototype, .. })
+    }
+}
+
 /// Packets for users who shake.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

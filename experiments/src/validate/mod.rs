@@ -173,7 +173,8 @@ fn noise(children: &mut Children, keep: Option<&Path>) -> anyhow::Result<u64> {
         let name = format!("noise-{look}");
         let out = carry_out(children, &measuring(), &place(directory.path(), keep, &name))?;
         let load = summary(&out)?.phases.pop();
-        let slowest_us = load.and_then(|phase| phase.latency_us.max);
+        let slowest_us =
+            load.and_then(|phase| phase.latency_us.max.or(phase.latency_at_least_us.max));
         least_us = least_us.min(slowest_us.context("the run without faults has no latency")?);
         if least_us <= QUIET_US {
             break;

@@ -106,6 +106,7 @@ impl LoadGenerator {
     /// A shake is answered: the oldest that was not.
     fn answer(&mut self, net: &mut impl Transport, user: u32, answer: Answer) {
         let now_ns = net.now_ns();
+        self.serve_waiting(now_ns, user);
         let at = &mut self.users[user as usize];
         if at.owed > 0 {
             at.owed -= 1;
@@ -127,7 +128,7 @@ impl LoadGenerator {
             tally.empty += u64::from(matches!(answer, Answer::Empty | Answer::Noticed));
             tally.noticed += u64::from(answer == Answer::Noticed);
         }
-        self.recorder.record(phase, Segment::Latency, latency_ns);
+        self.recorder.record(phase, Segment::LatencySent, latency_ns);
         self.attribute_answer(user, due_ns, latency_ns);
         let global = self.share.global(user);
         for slowness in &mut self.slowness {

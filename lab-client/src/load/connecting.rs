@@ -92,6 +92,7 @@ impl LoadGenerator {
             at.tries_or_claims = 0;
             self.online += 1;
             self.tally.logins += 1;
+            self.serve_waiting(net.now_ns(), user);
             self.report_established(net.now_ns());
             self.keep_closed_load(net, Some(user));
             return;
@@ -177,6 +178,8 @@ impl LoadGenerator {
             let phase = at.phase;
             self.tally.lost += 1;
             self.tallies[usize::from(phase)].lost += 1;
+            // It is never answered, and so not in time.
+            self.recorder.record_at_least(phase, self.rules.timeout_ns);
             self.closed_load_freed(phase);
         }
     }

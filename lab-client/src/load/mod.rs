@@ -10,9 +10,11 @@ mod closed;
 mod connecting;
 mod even;
 mod handshakes;
+mod punctual;
 mod shaking;
 mod social;
 mod state;
 mod tick;
+mod unsent;
 
 pub use state::{Event, LoadGenerator, Rules};

@@ -3,6 +3,7 @@
 use attribution::Segment;
 use wire::Frame;
 
+use crate::load::punctual::LATE_NS;
 use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;
 
@@ -49,17 +50,21 @@ impl LoadGenerator {
 
     /// The phase ends: what the client was too far behind to send is not sent at all, but counted.
     /// Returns whether that is done; there may be more than fits into one poll.
-    pub(super) fn skip_rest(&mut self) -> bool {
+    pub(super) fn skip_rest(&mut self, now_ns: u64) -> bool {
         let (Some(run), Some(pacer)) = (&mut self.running, &mut self.pacer) else { return true };
         let (phase, end_ns) = (run.phase.index, run.end_ns);
         let mut skipped = 0;
-        while skipped < SKIPS_PER_POLL as u64 && pacer.next(end_ns).is_some() {
+        while skipped < SKIPS_PER_POLL as u64
+            && let Some((due_ns, _)) = pacer.next(end_ns)
+        {
             pacer.pop();
             skipped += 1;
+            self.recorder.record_at_least(phase, now_ns.saturating_sub(due_ns));
         }
         for tally in [&mut self.tally, &mut self.tallies[usize::from(phase)]] {
             tally.offered += skipped;
             tally.skipped_late += skipped;
+            tally.late_turns += skipped;
         }
         run.skipping = pacer.has_more(end_ns);
         !run.skipping
@@ -77,6 +82,9 @@ impl LoadGenerator {
             tally.sent += u64::from(online && !waiting);
         }
         if !online || waiting {
+            self.unsent.push(phase, user, due_ns);
+            // Whether it could have started when it was due, a client that was late cannot tell.
+            self.count_lateness(phase, due_ns, net.now_ns());
             return false;
         }
         at.due_ns = due_ns;
@@ -103,11 +111,30 @@ impl LoadGenerator {
             let slept_us = woke_ns.saturating_sub(slept_ns.max(*due_ns)) / 1000;
             at.slept_us = u16::try_from(slept_us).unwrap_or(u16::MAX);
             self.recorder.record(at.phase, Segment::SendLag, lag_ns);
-            if lag_ns > self.rules.late_ns {
-                self.tally.late_sends += 1;
-                self.tallies[usize::from(at.phase)].late_sends += 1;
+            let own_ns = self.punctuality.own_lag_ns(*due_ns, left_ns);
+            if own_ns > self.rules.late_ns.min(LATE_NS) {
+                for tally in [&mut self.tally, &mut self.tallies[usize::from(at.phase)]] {
+                    tally.late_sends += u64::from(own_ns > self.rules.late_ns);
+                    tally.late_turns += u64::from(own_ns > LATE_NS);
+                }
             }
         }
+    }
+
+    /// Counts a shake that was not sent as late, if its turn came late by the client's own doing.
+    fn count_lateness(&mut self, phase: u16, due_ns: u64, now_ns: u64) {
+        if self.punctuality.own_lag_ns(due_ns, now_ns) > LATE_NS {
+            self.tally.late_turns += 1;
+            self.tallies[usize::from(phase)].late_turns += 1;
+        }
+    }
+
+    /// A user is served, with an answer or a login: what waited for that could start now.
+    pub(super) fn serve_waiting(&mut self, now_ns: u64, user: u32) {
+        let recorder = &mut self.recorder;
+        self.unsent.serve(user, |phase, due_ns| {
+            recorder.record(phase, Segment::Latency, now_ns.saturating_sub(due_ns));
+        });
     }
 
     /// Under a closed load: sends what is missing. `user` has just come online or been answered.
@@ -150,7 +177,9 @@ impl LoadGenerator {
         let phase = at.phase;
         self.tally.timed_out += 1;
         self.tallies[usize::from(phase)].timed_out += 1;
-        self.recorder.record(phase, Segment::Latency, self.rules.timeout_ns);
+        // One that was sent is added to those that were due when the second ends.
+        self.recorder.record(phase, Segment::LatencySent, self.rules.timeout_ns);
+        self.recorder.record(phase, Segment::LatencyAtLeast, self.rules.timeout_ns);
         self.attribute_timeout(user, due_ns);
         self.closed_load_freed(phase);
     }

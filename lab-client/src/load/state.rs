@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use accounting::{Money, Tail};
-use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
+use attribution::{
+    CauseRecorder, Sampled, SegmentHistogram, SegmentRecorder, SlowRequest, Slowest, Tally,
+};
 use platform::{Clock, SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -15,6 +17,8 @@ use workload::{Flows, Phase, Receipts, Share};
 use crate::load::closed::ClosedLoad;
 use crate::load::even::Social;
 use crate::load::handshakes::Connecting;
+use crate::load::punctual::Punctuality;
+use crate::load::unsent::Unsent;
 use crate::pacer::Pacer;
 use crate::traces::TraceReader;
 
@@ -204,6 +208,9 @@ pub struct LoadGenerator {
     pub(super) social: Social,
     /// Shakes under way, by the instant they were due: when each times out.
     pub(super) timeouts: VecDeque<(u64, u32)>,
+    /// Shakes that were due and could not start.
+    pub(super) unsent: Unsent,
+    pub(super) punctuality: Punctuality,
     pub(super) wheel: Wheel<Timer>,
     pub(super) recorder: SegmentRecorder,
     pub(super) slow: Slowest,
@@ -243,6 +250,8 @@ impl LoadGenerator {
             connecting: Connecting::default(),
             social: Social::default(),
             timeouts: VecDeque::new(),
+            unsent: Unsent::new(share.len()),
+            punctuality: Punctuality::default(),
             wheel: Wheel::new(TICK_NS, now_ns),
             recorder: SegmentRecorder::default(),
             slow: Slowest::new(rules.slow_kept),
@@ -295,9 +304,16 @@ impl LoadGenerator {
         &self.receipts
     }
 
-    /// The client ends: what is under way now gets no answer any more. Of a phase that has settled
-    /// nothing is: an answer that is still missing then was due long ago.
-    pub fn end(&mut self) {
+    /// The client ends: what is under way now, or waits, gets no answer any more. Of a phase that
+    /// has settled nothing is: an answer that is still missing then was due long ago.
+    pub fn end(&mut self, now_ns: u64) {
+        let recorder = &mut self.recorder;
+        self.unsent.expire(u64::MAX, |phase, due_ns| {
+            recorder.record_at_least(phase, now_ns.saturating_sub(due_ns));
+        });
+        for user in self.users.iter().filter(|user| user.due_ns != 0) {
+            recorder.record_at_least(user.phase, now_ns.saturating_sub(user.due_ns));
+        }
         let settled = self.settling.is_empty() && self.running.as_ref().is_none_or(|run| run.ended);
         let claims = |user: &User| if settled { 0 } else { u64::from(user.claims()) };
         let under_way = |user: &User| u64::from(user.due_ns != 0) + claims(user);
@@ -305,6 +321,11 @@ impl LoadGenerator {
         for user in &mut self.users {
             self.receipts.last_answers += user.take_last_answers();
         }
+    }
+
+    /// The histograms of the second that ends.
+    pub fn take_histograms(&mut self) -> std::vec::Drain<'_, SegmentHistogram> {
+        self.recorder.take()
     }
 
     /// The histograms of the second under way.

@@ -6,6 +6,7 @@ use workload::{Load, Phase};
 
 use crate::load::closed::ClosedLoad;
 use crate::load::even::Social;
+use crate::load::punctual::Punctuality;
 use crate::load::state::{Event, LoadGenerator, Running, Timer};
 use crate::pacer::Pacer;
 use crate::transport::Transport;
@@ -65,6 +66,7 @@ impl LoadGenerator {
             self.running.as_ref().filter(|run| !run.ended).map(|run| run.end_ns),
             self.pacer.as_ref().map(Pacer::wake_ns),
             self.timeouts.front().map(|(due_ns, _)| due_ns + self.rules.timeout_ns),
+            self.unsent.first_due_ns().map(|due_ns| due_ns + self.rules.timeout_ns),
             self.wheel.next_ns(),
             self.connecting.next_ns(),
             self.social.next_ns(),
@@ -84,7 +86,7 @@ impl LoadGenerator {
             if more && now_ns < end_ns + LATEST_NS {
                 return;
             }
-            if !self.skip_rest() {
+            if !self.skip_rest(now_ns) {
                 return;
             }
             self.stop_phase(now_ns);
@@ -126,6 +128,7 @@ impl LoadGenerator {
                 let asked = self.asked_rate.take().filter(|(from, _)| *from >= phase.start);
                 asked.into_iter().for_each(|(from, rate)| pacer.change_rate(from, rate));
                 self.pacer = Some(pacer);
+                self.punctuality = Punctuality::new(pacing);
             }
             Load::Closed { in_flight } => {
                 let order = platform::splitmix64(self.rules.seed ^ u64::from(phase.index));
@@ -145,6 +148,10 @@ impl LoadGenerator {
             self.timeouts.pop_front();
             self.time_out(user, due_ns);
         }
+        let (recorder, timeout_ns) = (&mut self.recorder, self.rules.timeout_ns);
+        self.unsent.expire(now_ns.saturating_sub(timeout_ns), |phase, _| {
+            recorder.record_at_least(phase, timeout_ns);
+        });
         if self.wheel.next_ns().is_some_and(|next| next <= now_ns) {
             let mut due = Vec::new();
             self.wheel.expire(now_ns, |timer| due.push(timer));
@@ -162,10 +169,12 @@ impl LoadGenerator {
         // A claim whose connection went away is never answered; the others are in milliseconds.
         let Tally { claims, claims_granted, claims_refused, .. } = self.tally;
         let claims_open = claims > claims_granted + claims_refused;
-        let (tallies, events) = (&self.tallies, &mut self.events);
+        let (tallies, unsent, events) = (&self.tallies, &self.unsent, &mut self.events);
         self.settling.retain(|(phase, until_ns)| {
             let tally = tallies[usize::from(*phase)];
-            let waits = tally.in_flight() != Some(0) || (claims_open && now_ns < *until_ns);
+            let waits = tally.in_flight() != Some(0)
+                || unsent.any_of(*phase)
+                || (claims_open && now_ns < *until_ns);
             if !waits {
                 events.push(Event::Settled { phase: *phase, tally: Box::new(tally) });
             }

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::figures::{Figure, Pool};
 use super::manifests::{self, Differing};
-use super::sets::{self, RecordedRun, SamplingUnit};
+use super::sets::{self, LatencyOf, RecordedRun, SamplingUnit};
 use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 use crate::input::InputError;
 use crate::stats::CONFIDENCE;
+use crate::summary::PhaseSummary;
 use record::Outcome;
 
 /// What `lab compare` is told.
@@ -99,12 +100,14 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
         (1, _) | (_, 1) => Variation::BetweenRunsOfOneSide,
         _ => Variation::BetweenRuns,
     };
+    let of = LatencyOf::all(first.iter().chain(&second));
     let mut phases = Vec::new();
     for name in &names {
-        if let Some(mut phase) = compare_phase(name, &first, &second, variation)? {
+        if let Some(mut phase) = compare_phase(name, &first, &second, variation, of)? {
             let wanted = |figure: Figure| args.figures.is_empty() || args.figures.contains(&figure);
             phase.figures.retain(|it| wanted(it.figure));
             phase.missing.retain(|it| wanted(*it));
+            phase.bounds.retain(|it| wanted(*it));
             phases.push(phase);
         }
     }
@@ -118,7 +121,7 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
         confidence: CONFIDENCE,
         questions,
         objections,
-        caveats: caveats(&first, &second, variation),
+        caveats: caveats(&first, &second, variation, of),
         differing,
         phases,
     })
@@ -158,7 +161,9 @@ fn object(run: &RecordedRun, names: &[String], objections: &mut Vec<String>) {
     if run.summary.outcome != Outcome::Completed {
         objections.push(format!("{directory}: the run is {}", run.summary.outcome));
     }
-    for phase in run.summary.phases.iter().filter(|phase| names.contains(&phase.name)) {
+    // A percentile that is not valid is marked as such, and no reason against the other figures.
+    let unsound = |phase: &&PhaseSummary| !phase.load_valid && names.contains(&phase.name);
+    for phase in run.summary.phases.iter().filter(unsound) {
         for because in &phase.invalid_because {
             let name = &phase.name;
             objections.push(format!("{directory}: phase {name} is not valid: {because}"));
@@ -166,8 +171,20 @@ fn object(run: &RecordedRun, names: &[String], objections: &mut Vec<String>) {
     }
 }
 
-fn caveats(first: &[RecordedRun], second: &[RecordedRun], variation: Variation) -> Vec<String> {
+fn caveats(
+    first: &[RecordedRun],
+    second: &[RecordedRun],
+    variation: Variation,
+    of: LatencyOf,
+) -> Vec<String> {
     let mut caveats = Vec::new();
+    if of == LatencyOf::Sent {
+        caveats.push(
+            "a run is of the first format, which has no latency of shakes that were never sent: \
+             latencies are those of the shakes that were sent, of all runs"
+                .to_owned(),
+        );
+    }
     match variation {
         Variation::WithinRuns => caveats.push(
             "one run a side: differences are compared with the variation within each run \
@@ -200,16 +217,25 @@ fn compare_phase(
     first: &[RecordedRun],
     second: &[RecordedRun],
     variation: Variation,
+    of: LatencyOf,
 ) -> Result<Option<ComparedPhase>, InputError> {
     let whole = |runs: &[RecordedRun]| -> Option<Vec<SamplingUnit>> {
-        runs.iter().map(|run| SamplingUnit::of_run(run, name)).collect()
+        runs.iter().map(|run| SamplingUnit::of_run(run, name, of)).collect()
     };
     let (Some(a), Some(b)) = (whole(first), whole(second)) else { return Ok(None) };
     let runs = [Pool::new(&a, false), Pool::new(&b, false)];
     let mut batches = None;
     if variation == Variation::WithinRuns {
-        batches = sets::batches(&first[0], name)?.zip(sets::batches(&second[0], name)?);
+        let (a, b) = (sets::batches(&first[0], name, of)?, sets::batches(&second[0], name, of)?);
+        batches = a.zip(b);
     }
     let parts = batches.as_ref().map(|(a, b)| [Pool::new(a, true), Pool::new(b, true)]);
-    Ok(Some(compare_figures(name, &runs, parts.as_ref())))
+    let mut phase = compare_figures(name, &runs, parts.as_ref());
+    for compared in &mut phase.figures {
+        let runs = first.iter().chain(second);
+        if runs.filter_map(|run| run.phase(name)).any(|it| compared.figure.is_not_valid(it)) {
+            compared.leave_unanswered("not valid: the clients' own lateness is in it".to_owned());
+        }
+    }
+    Ok(Some(phase))
 }

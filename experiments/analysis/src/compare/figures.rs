@@ -1,11 +1,13 @@
 //! The figures that are compared, and how each comes from units taken together.
 
+use attribution::Percentile;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::sets::{CpuTime, SamplingUnit};
 use crate::stats::{Estimate, Scale};
+use crate::summary::PhaseSummary;
 
 /// A figure of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -95,6 +97,18 @@ impl Figure {
         }
     }
 
+    /// Whether the figure is a percentile of a phase that is as much the clients' as the server's.
+    pub(super) fn is_not_valid(self, phase: &PhaseSummary) -> bool {
+        let valid = &phase.percentiles_valid;
+        let valid = match self {
+            Self::P50 => valid.p50,
+            Self::P99 => valid.p99,
+            Self::P999 => valid.p999,
+            _ => None,
+        };
+        valid == Some(false)
+    }
+
     fn quantile(self) -> Option<f64> {
         match self {
             Self::P50 => Some(0.5),
@@ -110,23 +124,52 @@ pub(crate) struct Pool<'a> {
     units: &'a [SamplingUnit],
     /// Whether they follow each other in one run.
     in_sequence: bool,
+    latencies: Merged,
+    /// Those of them that are bounds.
+    bounds: Merged,
+}
+
+/// Histograms of units merged: all, and all but one each.
+struct Merged {
     all: Option<Histogram<u64>>,
     without: Vec<Histogram<u64>>,
 }
 
-impl<'a> Pool<'a> {
-    /// Takes units together.
-    pub(crate) fn new(units: &'a [SamplingUnit], in_sequence: bool) -> Self {
-        let all = merged(units);
+impl Merged {
+    fn of(units: &[SamplingUnit], own: fn(&SamplingUnit) -> Option<&Histogram<u64>>) -> Self {
+        let all = merged(units, own);
         let without = units.iter().map_while(|unit| {
             let mut others = all.clone()?;
-            if let Some(own) = &unit.latency {
+            if let Some(own) = own(unit) {
                 others.subtract(own).ok()?;
             }
             Some(others)
         });
         let without = without.collect();
-        Self { units, in_sequence, all, without }
+        Self { all, without }
+    }
+
+    fn get(&self, left_out: Option<usize>) -> Option<&Histogram<u64>> {
+        left_out.map_or(self.all.as_ref(), |left_out| self.without.get(left_out))
+    }
+}
+
+impl<'a> Pool<'a> {
+    /// Takes units together.
+    pub(crate) fn new(units: &'a [SamplingUnit], in_sequence: bool) -> Self {
+        let latencies = Merged::of(units, |unit| unit.latency.as_ref());
+        let bounds = Merged::of(units, |unit| unit.latency_bounds.as_ref());
+        Self { units, in_sequence, latencies, bounds }
+    }
+
+    /// Whether a figure is a percentile that shakes without an answer decide.
+    pub(crate) fn is_bound(&self, figure: Figure) -> bool {
+        let percentile = figure.quantile().and_then(|quantile| self.percentile(quantile, None));
+        percentile.is_some_and(|it| it.exactly().is_none())
+    }
+
+    fn percentile(&self, quantile: f64, left_out: Option<usize>) -> Option<Percentile> {
+        Percentile::of(self.latencies.get(left_out)?, self.bounds.get(left_out), quantile)
     }
 
     /// A figure of two pools on the scale on which it is compared: as a ratio, unless one of them
@@ -158,12 +201,7 @@ impl<'a> Pool<'a> {
     /// A figure of all units, or of all but one.
     pub(crate) fn value(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
         if let Some(quantile) = figure.quantile() {
-            let values = match left_out {
-                None => self.all.as_ref(),
-                Some(left_out) => self.without.get(left_out),
-            };
-            let values = values.filter(|values| !values.is_empty())?;
-            return Some(values.value_at_quantile(quantile) as f64);
+            return Some(self.percentile(quantile, left_out)?.exactly()? as f64);
         }
         let kept = || self.units.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
         let sum = |of: fn(&SamplingUnit) -> Option<u64>| -> Option<f64> {
@@ -204,9 +242,12 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn merged(units: &[SamplingUnit]) -> Option<Histogram<u64>> {
+fn merged(
+    units: &[SamplingUnit],
+    own: fn(&SamplingUnit) -> Option<&Histogram<u64>>,
+) -> Option<Histogram<u64>> {
     let mut all: Option<Histogram<u64>> = None;
-    for values in units.iter().filter_map(|unit| unit.latency.as_ref()) {
+    for values in units.iter().filter_map(own) {
         match &mut all {
             // All have the bounds that clients record with.
             Some(all) => all.add(values).ok()?,
@@ -250,6 +291,19 @@ mod tests {
         assert!(pool.estimate(Figure::ServerMemory, Scale::Ratio).is_none());
         assert!((pool.resolution(Figure::P50, Scale::Ratio) - 0.01).abs() < 1e-9);
         assert!(pool.resolution(Figure::P99, Scale::Ratio) < 0.001);
+    }
+
+    /// Where shakes without an answer decide a percentile, there is none to compare.
+    #[test]
+    fn a_bound_is_not_a_figure() {
+        let mut late = unit(10.0, 980, &[(100, 980), (5_000_000, 20)]);
+        late.latency_bounds = unit(10.0, 0, &[(5_000_000, 20)]).latency;
+        let units = [late, unit(10.0, 1_000, &[(100, 1_000)])];
+        let pool = Pool::new(&units, false);
+        assert_eq!(pool.value(Figure::P50, None), Some(100.0));
+        assert_eq!((pool.value(Figure::P99, None), pool.is_bound(Figure::P99)), (None, true));
+        assert_eq!(pool.value(Figure::P99, Some(0)), Some(100.0), "without the one that has them");
+        assert!(!pool.is_bound(Figure::P50) && !pool.is_bound(Figure::Rate));
     }
 
     #[test]

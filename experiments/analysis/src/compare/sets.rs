@@ -10,6 +10,8 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::input::InputError;
+use crate::summary;
+use crate::summary::latency::{self, Bounded};
 use crate::summary::{PhaseSummary, Summary};
 use record::hlog::{self, HLOG};
 use record::{MANIFEST_FILE, ProcSubject, Raw};
@@ -37,6 +39,23 @@ impl RecordedRun {
 
     pub(crate) fn phase(&self, name: &str) -> Option<&PhaseSummary> {
         self.summary.phases.iter().find(|phase| phase.name == name)
+    }
+}
+
+/// Of which shakes latencies are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LatencyOf {
+    /// Every one that was due.
+    Due,
+    /// Those that were sent: all that earlier formats have.
+    Sent,
+}
+
+impl LatencyOf {
+    /// What all of these runs have.
+    pub(crate) fn all<'a>(runs: impl IntoIterator<Item = &'a RecordedRun>) -> Self {
+        let due = runs.into_iter().all(|run| latency::is_of_every_shake(&run.raw));
+        if due { Self::Due } else { Self::Sent }
     }
 }
 
@@ -81,6 +100,8 @@ pub(crate) struct SamplingUnit {
     pub(crate) client_cpu: Option<CpuTime>,
     pub(crate) retransmits: Option<u64>,
     pub(crate) latency: Option<Histogram<u64>>,
+    /// Those of them that are bounds: no answer came in time.
+    pub(crate) latency_bounds: Option<Histogram<u64>>,
     /// Of whole runs only: memory is what a run has, not a second.
     pub(crate) server_bytes: Option<f64>,
     pub(crate) client_bytes: Option<f64>,
@@ -89,10 +110,13 @@ pub(crate) struct SamplingUnit {
 
 impl SamplingUnit {
     /// A phase of a run.
-    pub(crate) fn of_run(run: &RecordedRun, name: &str) -> Option<Self> {
+    pub(crate) fn of_run(run: &RecordedRun, name: &str, of: LatencyOf) -> Option<Self> {
         let phase = run.phase(name)?;
         let (start, end) = run.raw.phase_time(name)?;
-        let tag = hlog::tag(name, Segment::Latency);
+        let latency = match of {
+            LatencyOf::Due => Bounded::of_recorded(&run.raw, name),
+            LatencyOf::Sent => Bounded::of_phase_sent(&run.raw, name),
+        };
         Some(
             Self {
                 seconds: (end - start) as f64,
@@ -100,7 +124,8 @@ impl SamplingUnit {
                 server_bytes: phase.memory.server_user_bytes_per_connection,
                 client_bytes: phase.memory.client_user_bytes_per_connection,
                 kernel_bytes: phase.memory.kernel_bytes_per_socket,
-                latency: run.raw.histograms.get(&tag).cloned(),
+                latency: latency.all,
+                latency_bounds: latency.bounds,
                 ..Self::default()
             }
             .with_counters(run, start, end),
@@ -118,11 +143,8 @@ impl SamplingUnit {
 
 /// The median of what was answered in each second.
 fn median_second(run: &RecordedRun, start: u64, end: u64) -> Option<f64> {
-    let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
-    for line in run.raw.clients.iter().filter(|line| (start..end).contains(&line.t)) {
-        *seconds.entry(line.t).or_default() += line.tally.answered;
-    }
-    let mut answered: Vec<u64> = seconds.into_values().collect();
+    let seconds = summary::seconds_by_clock(&run.raw, start, end);
+    let mut answered: Vec<u64> = seconds.into_iter().map(|(_, answered)| answered).collect();
     answered.sort_unstable();
     let (low, high) =
         (answered.get((answered.len().max(1) - 1) / 2)?, answered.get(answered.len() / 2)?);
@@ -163,6 +185,7 @@ pub(crate) const SHORTEST_PHASE_S: u64 = FEWEST * SHORTEST_S;
 pub(crate) fn batches(
     run: &RecordedRun,
     name: &str,
+    of: LatencyOf,
 ) -> Result<Option<Vec<SamplingUnit>>, InputError> {
     let Some((start, end)) = run.raw.phase_time(name) else { return Ok(None) };
     let seconds = end - start;
@@ -180,14 +203,29 @@ pub(crate) fn batches(
                 .with_counters(run, from, to)
         })
         .collect();
-    for (t, values) in latency_by_second(&run.directory, name)? {
-        // What was answered after the end belongs to the last.
-        let batch = (1..count).find(|batch| t < edge(*batch)).unwrap_or(count);
-        match &mut batches[batch as usize - 1].latency {
-            Some(sum) => {
-                sum.add(&values).map_err(|error| InputError::histograms(&run.directory, error))?;
+    let segments: &[Segment] = match of {
+        LatencyOf::Due => &[Segment::Latency, Segment::LatencyAtLeast],
+        LatencyOf::Sent => &[latency::sent_segment(&run.raw)],
+    };
+    for (place, segment) in segments.iter().enumerate() {
+        for (t, values) in latency_by_second(&run.directory, name, *segment)? {
+            // What was answered after the end belongs to the last.
+            let batch = (1..count).find(|batch| t < edge(*batch)).unwrap_or(count);
+            let batch = &mut batches[batch as usize - 1];
+            let sum = if place == 0 { &mut batch.latency } else { &mut batch.latency_bounds };
+            match sum {
+                Some(sum) => {
+                    let added = sum.add(&values);
+                    added.map_err(|error| InputError::histograms(&run.directory, error))?;
+                }
+                none => *none = Some(values),
             }
-            none => *none = Some(values),
+        }
+    }
+    if of == LatencyOf::Sent {
+        for batch in &mut batches {
+            let sent = Bounded::of_sent(batch.latency.take(), latency::timeout_us(&run.raw));
+            (batch.latency, batch.latency_bounds) = (sent.all, sent.bounds);
         }
     }
     Ok(Some(batches))
@@ -197,11 +235,12 @@ pub(crate) fn batches(
 fn latency_by_second(
     directory: &Path,
     phase: &str,
+    segment: Segment,
 ) -> Result<Vec<(u64, Histogram<u64>)>, InputError> {
     let text = std::fs::read_to_string(directory.join(HLOG))
         .map_err(|error| InputError::histograms(directory, error))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let wanted = hlog::tag(phase, Segment::Latency);
+    let wanted = hlog::tag(phase, segment);
     let (mut decoder, mut seconds) = (hlog::Decoder::default(), Vec::new());
     for line in whole.lines() {
         let interval = decoder

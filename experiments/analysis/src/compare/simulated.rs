@@ -88,6 +88,7 @@ fn unit(
             0.003 * (deviations.tail * z()).exp(),
             answered / POINTS,
         )),
+        latency_bounds: None,
         server_bytes: Some(130.0 * (deviations.memory * z()).exp()),
         client_bytes: None,
         kernel_bytes: Some(3800.0 * (0.4 * deviations.memory * z()).exp()),

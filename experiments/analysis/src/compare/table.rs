@@ -113,6 +113,12 @@ fn notes(comparison: &Comparison, out: &mut String) {
         let missing: Vec<&str> = phase.missing.iter().map(|figure| figure.title()).collect();
         say(&format!("not measured on both sides in {}: {}", phase.name, missing.join(", ")));
     }
+    for phase in comparison.phases.iter().filter(|phase| !phase.bounds.is_empty()) {
+        let bounds: Vec<&str> = phase.bounds.iter().map(|figure| figure.title()).collect();
+        let bounds = bounds.join(", ");
+        let name = &phase.name;
+        say(&format!("not compared in {name}, as shakes without an answer decide it: {bounds}"));
+    }
     for caveat in &comparison.caveats {
         say(caveat);
     }

@@ -47,6 +47,12 @@ pub struct ComparedFigure {
 }
 
 impl ComparedFigure {
+    /// Asks no question of the figure, and says why.
+    pub(super) fn leave_unanswered(&mut self, because: String) {
+        self.difference.p = None;
+        self.because = Some(because);
+    }
+
     /// Whether all units of both sides have one value: whatever the truth, that could not have
     /// shown a difference, and is no question (Tarone, "A modified Bonferroni method for discrete
     /// data", Biometrics 46, 1990).
@@ -60,7 +66,7 @@ impl ComparedFigure {
 }
 
 /// A phase of two sets.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ComparedPhase {
     /// Its name.
     pub name: String,
@@ -68,6 +74,9 @@ pub struct ComparedPhase {
     pub figures: Vec<ComparedFigure>,
     /// Figures that a side does not have.
     pub missing: Vec<Figure>,
+    /// Percentiles that shakes without an answer decide on a side: they are so much or more, which
+    /// cannot be compared.
+    pub bounds: Vec<Figure>,
 }
 
 /// Compares all figures of two pools of runs, or of their parts where a figure has parts.
@@ -76,13 +85,16 @@ pub(super) fn compare_figures(
     runs: &[Pool<'_>; 2],
     parts: Option<&[Pool<'_>; 2]>,
 ) -> ComparedPhase {
-    let mut phase =
-        ComparedPhase { name: name.to_owned(), figures: Vec::new(), missing: Vec::new() };
+    let mut phase = ComparedPhase { name: name.to_owned(), ..ComparedPhase::default() };
     for figure in Figure::ALL {
         let pools = match parts {
             Some(parts) if !figure.is_of_whole_runs() => parts,
             _ => runs,
         };
+        if runs.iter().any(|pool| pool.is_bound(figure)) {
+            phase.bounds.push(figure);
+            continue;
+        }
         let [first, second] = [&runs[0], &runs[1]].map(|pool| pool.value(figure, None));
         let (Some(first), Some(second)) = (first, second) else {
             phase.missing.push(figure);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::compare::figures::{Figure, Pool};
-use crate::compare::sets::{RecordedRun, SHORTEST_PHASE_S, SamplingUnit, batches};
+use crate::compare::sets::{LatencyOf, RecordedRun, SHORTEST_PHASE_S, SamplingUnit, batches};
 use crate::input::InputError;
 use crate::stats::{Estimate, Scale};
 use crate::summary::PhaseSummary;
@@ -113,13 +113,17 @@ pub(super) fn measure(
 
 /// A phase of all runs, or why it does not do.
 fn of_phase(runs: &[RecordedRun], name: &str) -> Result<Result<MeasuredPhase, String>, InputError> {
-    let Some(units) =
-        runs.iter().map(|run| SamplingUnit::of_run(run, name)).collect::<Option<Vec<_>>>()
+    let Some(units) = runs
+        .iter()
+        .map(|run| SamplingUnit::of_run(run, name, LatencyOf::Sent))
+        .collect::<Option<Vec<_>>>()
     else {
         return Ok(Err("not in every run".to_owned()));
     };
     let summaries: Vec<_> = runs.iter().filter_map(|run| run.phase(name)).collect();
-    if let Some(because) = summaries.iter().flat_map(|it| &it.invalid_because).next() {
+    // No percentile is projected: a load that was what was asked for will do.
+    let unsound = summaries.iter().filter(|it| !it.load_valid);
+    if let Some(because) = unsound.flat_map(|it| &it.invalid_because).next() {
         return Ok(Err(because.clone()));
     }
     let first = &runs[0];
@@ -134,7 +138,7 @@ fn of_phase(runs: &[RecordedRun], name: &str) -> Result<Result<MeasuredPhase, St
         return Ok(Err(format!("{answered} answers to {offered} shakes")));
     }
     // Of a single run, its own batches tell how it varies.
-    let parts = if runs.len() == 1 { batches(first, name)? } else { None };
+    let parts = if runs.len() == 1 { batches(first, name, LatencyOf::Sent)? } else { None };
     let varying = parts.as_deref().unwrap_or(&units);
     let pool = Pool::new(varying, parts.is_some());
     let whole = Pool::new(&units, false);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use attribution::{BUCKETS, Cause, CauseRows, PerCause, bucket, bucket_floor};
 use serde::{Deserialize, Serialize};
 
-use super::off::SecondsOff;
+use super::off::seconds_off;
 use spec::AttributionSpec;
 
 /// A share for each cause; a cause that took nothing may be missing.
@@ -165,7 +165,7 @@ impl CauseTotals {
             let (over, _) = self.beyond(slow_from(least_us, least_us));
             over as f64 / self.requests as f64
         });
-        let off = SecondsOff::count(evidence.seconds.iter().copied(), spec.off_share.get()).off;
+        let off = seconds_off(evidence.seconds.iter().copied(), spec.off_share.get());
         let quiet = late_share < spec.quiet_share.get() && off.is_empty();
         let shares = shares(&excess).filter(|_| !quiet);
         let (moved, jitter_shares) = self.jitter(&off);

@@ -3,6 +3,7 @@
 //!
 //! Owns: which counts must be equal. Must not know: what is worked out of them.
 
+use super::latency;
 use attribution::{Segment, Tally};
 use record::{EVENTS_FILE, HLOG, Outcome, Raw, SAMPLES_FILE};
 use text::thousands;
@@ -24,8 +25,13 @@ pub(super) fn of_histograms(raw: &Raw, phase: &str, tally: &Tally, open: bool) -
         })
     };
     // A shake that timed out counts as its timeout. Under a closed load none leaves late.
-    let latency =
-        compare(Segment::Latency, tally.answered.saturating_add(tally.timed_out), "latency");
+    let sent = tally.answered.saturating_add(tally.timed_out);
+    let latency = if latency::is_of_every_shake(raw) {
+        let sent = compare(Segment::LatencySent, sent, "latency of what was sent");
+        compare(Segment::Latency, tally.offered, "latency").or(sent)
+    } else {
+        compare(Segment::Latency, sent, "latency")
+    };
     let lag = if open { compare(Segment::SendLag, tally.sent, "send lag") } else { None };
     latency.into_iter().chain(lag).collect()
 }

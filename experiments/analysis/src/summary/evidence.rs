@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use attribution::Cause;
 
 use super::blame::{CauseTotals, PhaseEvidence};
-use super::figures::{RunQueue, Shakes};
+use super::figures::RunQueue;
+use super::seconds::SecondTotals;
 use record::{NicRow, ProbeRow, ProcSubject, Raw, total};
 
 /// The probes' rows of some seconds.
@@ -96,19 +97,11 @@ pub(super) fn of_phase(
     name: &str,
     (start, end): (u64, u64),
     (p99_us, late_share): (Option<u64>, Option<f64>),
-    shake: &Shakes,
+    seconds: &[SecondTotals],
 ) -> PhaseEvidence {
-    let mut seconds: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    // What is offered without a schedule is never off it.
-    let open = shake.offered_rate.is_some();
-    for line in raw.clients.iter().filter(|line| open && (start..end).contains(&line.t)) {
-        let second = seconds.entry(line.t).or_default();
-        second.0 = second.0.saturating_add(line.tally.offered);
-        second.1 = second.1.saturating_add(line.tally.answered);
-    }
     let retransmits = raw.sum(ProcSubject::Tcp, |row| row.retrans_segs, start, end);
     PhaseEvidence {
-        seconds: seconds.into_iter().map(|(t, (due, answered))| (t, due, answered)).collect(),
+        seconds: seconds.iter().map(|it| (it.t, it.due, it.answered)).collect(),
         p99_us,
         late_share,
         holders: holders(raw, name),

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use attribution::Percentile;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::blame::Attribution;
+use super::latency::Bounded;
 
 /// Connections of a phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub struct Shakes {
     pub sent: u64,
     /// Not sent: the user still waited, was not logged in, or the client was too far behind.
     pub skipped: u64,
+    /// The same by reason.
+    #[serde(default)]
+    pub skipped_by: SkippedBy,
     /// Answered in time.
     pub answered: u64,
     /// Answered with a packet.
@@ -50,8 +55,63 @@ pub struct Shakes {
     pub late_answers: u64,
     /// Left later than allowed behind their instant, by the client's own doing.
     pub late_sends: u64,
+    /// Whose turn came over a millisecond late by the client's own doing, sent or not, whatever is
+    /// allowed; null in the records of a version that did not count them.
+    #[serde(default)]
+    pub late_turns: Option<u64>,
     /// Still under way when the record ends.
     pub in_flight_at_end: u64,
+}
+
+/// Why shakes were not sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SkippedBy {
+    /// The user still waited for an answer.
+    pub waiting: u64,
+    /// The user was not logged in.
+    pub offline: u64,
+    /// The client was too far behind when the phase ended.
+    pub late: u64,
+}
+
+/// Whether percentiles are of the server and the way to it, and not of the client: a percentile is
+/// valid when the shakes that were late by the client's own doing are a tenth of its tail at most.
+/// Null where that is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PercentilesValid {
+    /// The median: 5% may be late.
+    pub p50: Option<bool>,
+    /// The 90th: 1%.
+    pub p90: Option<bool>,
+    /// The 99th: 0.1%.
+    pub p99: Option<bool>,
+    /// The 99.9th: 0.01%.
+    pub p999: Option<bool>,
+}
+
+/// The part of the shakes beyond a percentile that may be late by the client's own doing.
+const LATE_OF_TAIL: f64 = 0.1;
+
+/// The part of all shakes that may be late for the 99th percentile to be valid.
+pub(super) const LATE_FOR_P99: f64 = 0.01 * LATE_OF_TAIL;
+
+impl PercentilesValid {
+    /// With between `least` and `most` late shakes of `offered`.
+    pub(super) fn of(offered: u64, least: u64, most: u64) -> Self {
+        let within = |tail: f64| {
+            // A count that is exactly a tenth is allowed, whatever the last bit of the product.
+            let allowed = offered as f64 * tail * LATE_OF_TAIL * (1.0 + 1e-9);
+            match (least as f64 <= allowed, most as f64 <= allowed) {
+                _ if offered == 0 => None,
+                (false, _) => Some(false),
+                (true, true) => Some(true),
+                (true, false) => None,
+            }
+        };
+        Self { p50: within(0.5), p90: within(0.1), p99: within(0.01), p999: within(0.001) }
+    }
 }
 
 /// Sent packets in a phase.
@@ -81,6 +141,26 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// The percentiles that are known, and the bounds of those that are not.
+    pub(super) fn with_bounds(values: &Bounded) -> (Self, Self) {
+        let at = |quantile| {
+            let all = values.all.as_ref()?;
+            let found = Percentile::of(all, values.bounds.as_ref(), quantile)?;
+            Some(match found {
+                Percentile::AtLeast(us) if all.equivalent(us, values.timeout_us) => {
+                    Percentile::AtLeast(values.timeout_us)
+                }
+                found => found,
+            })
+        };
+        let [p50, p90, p99, p999, max] = [0.5, 0.9, 0.99, 0.999, 1.0].map(at);
+        let each = |of: fn(Percentile) -> Option<u64>| {
+            let [p50, p90, p99, p999, max] = [p50, p90, p99, p999, max].map(|it| it.and_then(of));
+            Self { p50, p90, p99, p999, max }
+        };
+        (each(Percentile::exactly), each(Percentile::at_least))
+    }
+
     pub(super) fn of(values: Option<&Histogram<u64>>) -> Self {
         let at = |quantile| values.map(|values| values.value_at_quantile(quantile));
         Self {
@@ -135,6 +215,10 @@ pub struct PerSecond {
     pub min: u64,
     /// The best second.
     pub max: u64,
+    /// Seconds whose answers differed from what was due by more than the experiment allows; null
+    /// without an open load.
+    #[serde(default)]
+    pub off: Option<u64>,
 }
 
 /// CPU time for a request, in microseconds.
@@ -200,8 +284,21 @@ pub struct PhaseSummary {
     pub shake: Shakes,
     /// Sent packets.
     pub send: Sends,
-    /// From the intended instant to the answer.
+    /// From the intended instant of every shake that was due to the answer, or to the moment its
+    /// user was served. Null where that reaches into shakes without an answer.
     pub latency_us: Latency,
+    /// What a percentile that is null is at least.
+    #[serde(default)]
+    pub latency_at_least_us: Latency,
+    /// The same of the shakes that were sent.
+    #[serde(default)]
+    pub latency_sent_us: Latency,
+    /// What one of those that is null is at least.
+    #[serde(default)]
+    pub latency_sent_at_least_us: Latency,
+    /// Which percentiles say something of the server, and not of the client.
+    #[serde(default)]
+    pub percentiles_valid: PercentilesValid,
     /// From the intended instant to the send.
     pub send_lag_us: Latency,
     /// How even the answers came.
@@ -228,8 +325,11 @@ pub struct PhaseSummary {
     pub push: Push,
     /// Whether nothing of the phase was under way when its counts were taken.
     pub settled: bool,
-    /// Whether the load was what was asked for.
+    /// Whether the load was what was asked for, and its 99th percentile is valid.
     pub valid: bool,
+    /// Whether the load was what was asked for, by the experiment's own thresholds.
+    #[serde(default)]
+    pub load_valid: bool,
     /// Why not.
     pub invalid_because: Vec<String>,
 }
@@ -245,4 +345,30 @@ pub struct Push {
     pub missed: u64,
     /// From the intended instant to the arrival, where both clocks are one.
     pub lateness_us: Latency,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_valid_when_a_tenth_of_its_tail_is_the_clients_at_most() {
+        let of = |late| {
+            let PercentilesValid { p50, p90, p99, p999 } = PercentilesValid::of(20_000, late, late);
+            [p50, p90, p99, p999].map(|it| it.expect("known"))
+        };
+        assert_eq!(of(0), [true; 4]);
+        assert_eq!(of(2), [true; 4]);
+        assert_eq!(of(3), [true, true, true, false]);
+        assert_eq!(of(20), [true, true, true, false]);
+        assert_eq!(of(21), [true, true, false, false]);
+        assert_eq!(of(201), [true, false, false, false]);
+        assert_eq!(of(1_001), [false; 4]);
+        // Between 15 and 25 of them: it is not known of p99.
+        let between = PercentilesValid::of(20_000, 15, 25);
+        let expected =
+            PercentilesValid { p50: Some(true), p90: Some(true), p99: None, p999: Some(false) };
+        assert_eq!(between, expected);
+        assert_eq!(PercentilesValid::of(0, 0, 0), PercentilesValid::default());
+    }
 }

@@ -8,20 +8,23 @@ mod blame;
 mod counts;
 mod evidence;
 mod figures;
+pub(crate) mod latency;
 mod ledger;
 mod off;
 mod phase;
 mod run;
+mod seconds;
 mod table;
 
 pub use blame::{
     Attribution, CauseTotals, Jitter, Shares, Tail, beyond_usual, dominant, slow_from,
 };
 pub use figures::{
-    Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, RunQueue, Segments,
-    Sends, Shakes, TwoPercentiles,
+    Connections, Cpu, Kernel, Latency, Memory, PerSecond, PercentilesValid, PhaseSummary, Push,
+    RunQueue, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
 pub use ledger::{LedgerSummary, losses};
-pub use off::SecondsOff;
 pub use run::{Summary, SummaryError, write};
 pub use table::table;
+
+pub(crate) use seconds::answered_by_clock as seconds_by_clock;

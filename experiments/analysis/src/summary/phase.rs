@@ -1,6 +1,6 @@
 //! Works out the figures of a phase from the raw files of its run.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use accounting::server::Counters;
 use attribution::{Segment, Tally};
@@ -10,9 +10,12 @@ use super::blame::Attribution;
 use super::counts;
 use super::evidence;
 use super::figures::{
-    Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, Segments, Sends,
-    Shakes, TwoPercentiles,
+    Connections, Cpu, Kernel, LATE_FOR_P99, Latency, Memory, PerSecond, PercentilesValid,
+    PhaseSummary, Push, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
+use super::latency::{self, Bounded};
+use super::off::seconds_off;
+use super::seconds::{SecondTotals, by_clock};
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
@@ -20,36 +23,29 @@ use spec::configure::users_connected;
 /// With fewer connections than this, memory that grew is lost in the noise.
 const ENOUGH_CONNECTIONS: u64 = 1_000;
 
-/// A second of a phase over all client shards.
-#[derive(Clone, Copy, Default)]
-struct SecondTotals {
-    online: u64,
-    answered: u64,
-}
+/// A turn that comes later than this is late, whatever is allowed: clients count by the same.
+const LATE_US: u64 = 1_000;
 
 /// What is known of a phase from its seconds.
 struct PhaseTotals {
     tally: Tally,
     server: Counters,
-    by_second: BTreeMap<u64, SecondTotals>,
+    seconds: Vec<SecondTotals>,
     /// Running and waiting time by client shard, and how many seconds of it are known.
     busy: HashMap<(u32, usize), (u64, u64)>,
 }
 
 impl PhaseTotals {
-    fn of(raw: &Raw, start: u64, end: u64) -> Self {
+    fn of(raw: &Raw, spec: &PhaseSpec, start: u64, end: u64) -> Self {
         let mut totals = Self {
             tally: Tally::default(),
             server: Counters::default(),
-            by_second: BTreeMap::new(),
+            seconds: by_clock(&raw.clients, spec.shake.as_ref(), (start, end)),
             busy: HashMap::new(),
         };
         let during = |t: &u64| (start..end).contains(t);
         for line in raw.clients.iter().filter(|line| during(&line.t)) {
             totals.tally.add(&line.tally);
-            let second = totals.by_second.entry(line.t).or_default();
-            second.online = second.online.saturating_add(line.online);
-            second.answered = second.answered.saturating_add(line.tally.answered);
             if let (Some(cpu), Some(wait)) = (line.cpu_us, line.wait_us) {
                 let busy = totals.busy.entry((line.client, line.shard)).or_default();
                 *busy = (busy.0.saturating_add(cpu).saturating_add(wait), busy.1 + 1);
@@ -66,8 +62,12 @@ impl PhaseTotals {
         shares.reduce(f64::max)
     }
 
-    fn per_second(&self) -> PerSecond {
-        let counts: Vec<u64> = self.by_second.values().map(|second| second.answered).collect();
+    fn per_second(&self, off_share: Option<f64>) -> PerSecond {
+        let counts: Vec<u64> = self.seconds.iter().map(|second| second.answered).collect();
+        let off = off_share.map(|off_share| {
+            let seconds = self.seconds.iter().map(|it| (it.t, it.due, it.answered));
+            seconds_off(seconds, off_share).len() as u64
+        });
         let n = counts.len().max(1) as f64;
         let mean = counts.iter().map(|count| *count as f64).sum::<f64>() / n;
         let variance = counts.iter().map(|count| (*count as f64 - mean).powi(2)).sum::<f64>() / n;
@@ -76,6 +76,7 @@ impl PhaseTotals {
             cv: (mean > 0.0).then(|| variance.sqrt() / mean),
             min: counts.iter().min().copied().unwrap_or(0),
             max: counts.iter().max().copied().unwrap_or(0),
+            off,
         }
     }
 }
@@ -90,34 +91,39 @@ pub(super) fn summarize(
     let name = spec.name.to_string();
     let time = raw.phase_time(&name);
     let (start, end) = time.unwrap_or((0, 0));
-    let totals = PhaseTotals::of(raw, start, end);
+    let totals = PhaseTotals::of(raw, spec, start, end);
     let settled_tally = settled(raw, &name);
     let tally = settled_tally.unwrap_or(totals.tally);
     let experiment = &raw.manifest.experiment;
-    let target = specs[..=index].iter().filter_map(|spec| users_connected(experiment, spec)).max();
-    let online: Vec<u64> = totals.by_second.values().map(|second| second.online).collect();
-    let connections = Connections {
-        target: u64::from(target.unwrap_or(0)),
-        established: online.last().copied().unwrap_or(0),
-        lost: totals.tally.connections_lost,
-        connect_rate: connect_rate(raw, spec, &name, totals.tally.logins, end - start),
-    };
+    let online: Vec<u64> = totals.seconds.iter().map(|second| second.online).collect();
+    let connections = connections(raw, specs, index, &totals, end - start);
     let histogram = |segment: Segment| raw.histograms.get(&record::hlog::tag(&name, segment));
     let send_lag = Latency::of(histogram(Segment::SendLag));
-    let late = late_share(histogram(Segment::Latency), experiment.attribution.slow_us);
+    let due = Bounded::of_due(raw, &name, &tally);
+    let (latency_us, latency_at_least_us) = Latency::with_bounds(&due);
+    let (latency_sent_us, latency_sent_at_least_us) =
+        Latency::with_bounds(&Bounded::of_phase_sent(raw, &name));
+    let late = late_share(due.all.as_ref(), experiment.attribution.slow_us);
+    let is_open = matches!(spec.shake, Some(spec::Shake::Open { .. }));
+    let off_share = is_open.then(|| experiment.attribution.off_share.get());
+    let (late_turns, percentiles_valid) = client_lateness(raw, spec, &name, &tally);
     let causes = evidence::cause_totals(raw, &name);
     let mut phase = PhaseSummary {
         seconds: time.map(|(start, end)| (end - start) as f64),
         connections,
-        shake: shakes(spec, &tally, end - start),
+        shake: Shakes { late_turns, ..shakes(spec, &tally, end - start) },
         send: Sends {
             packets: totals.server.packets_sent,
             notices: totals.tally.notices,
             claims: totals.tally.claims,
         },
-        latency_us: Latency::of(histogram(Segment::Latency)),
+        latency_us,
+        latency_at_least_us,
+        latency_sent_us,
+        latency_sent_at_least_us,
+        percentiles_valid,
         send_lag_us: send_lag,
-        answered_per_second: totals.per_second(),
+        answered_per_second: totals.per_second(off_share),
         cpu_us_per_request: cpu(raw, start, end, tally.answered),
         memory: memory(raw, end, connections.established),
         kernel: kernel(raw, start, end, totals.busiest()),
@@ -126,29 +132,111 @@ pub(super) fn summarize(
         mixed_requests: causes.as_ref().map(|causes| causes.mixed),
         incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
         unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
-        push: Push {
-            sent: totals.server.pushes,
-            received: totals.tally.pushes,
-            missed: totals.tally.pushes_missed,
-            lateness_us: Latency::of(histogram(Segment::Push)),
-        },
+        push: push(&totals, histogram(Segment::Push)),
         settled: settled_tally.is_some(),
         valid: true,
+        load_valid: true,
         invalid_because: Vec::new(),
         name,
     };
     if let Some(causes) = causes {
-        let measured = (phase.latency_us.p99, late);
-        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, &phase.shake);
+        let measured = (phase.latency_us.p99.or(phase.latency_at_least_us.p99), late);
+        // What is offered without a schedule is never off it.
+        let seconds = if is_open { totals.seconds.as_slice() } else { &[] };
+        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, seconds);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
-    phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
-    if let Some(tally) = &settled_tally {
-        let open = matches!(spec.shake, Some(spec::Shake::Open { .. }));
-        phase.invalid_because.extend(counts::of_histograms(raw, &phase.name, tally, open));
-    }
-    phase.valid = phase.invalid_because.is_empty();
+    judge(raw, spec, &mut phase, (&tally, settled_tally.as_ref()), &online);
     phase
+}
+
+/// The connections of a phase.
+fn connections(
+    raw: &Raw,
+    specs: &[PhaseSpec],
+    index: usize,
+    totals: &PhaseTotals,
+    seconds: u64,
+) -> Connections {
+    let spec = &specs[index];
+    let experiment = &raw.manifest.experiment;
+    let target = specs[..=index].iter().filter_map(|spec| users_connected(experiment, spec)).max();
+    Connections {
+        target: u64::from(target.unwrap_or(0)),
+        established: totals.seconds.last().map_or(0, |second| second.online),
+        lost: totals.tally.connections_lost,
+        connect_rate: connect_rate(raw, spec, spec.name.as_str(), totals.tally.logins, seconds),
+    }
+}
+
+/// The pushes of a phase.
+fn push(totals: &PhaseTotals, lateness: Option<&Histogram<u64>>) -> Push {
+    Push {
+        sent: totals.server.pushes,
+        received: totals.tally.pushes,
+        missed: totals.tally.pushes_missed,
+        lateness_us: Latency::of(lateness),
+    }
+}
+
+/// Whether the load was what was asked for, and p99 says something of the server.
+fn judge(
+    raw: &Raw,
+    spec: &PhaseSpec,
+    phase: &mut PhaseSummary,
+    (tally, settled_tally): (&Tally, Option<&Tally>),
+    online: &[u64],
+) {
+    phase.invalid_because = invalid_because(raw, spec, phase, tally, online);
+    if let Some(tally) = settled_tally {
+        let is_open = matches!(spec.shake, Some(spec::Shake::Open { .. }));
+        phase.invalid_because.extend(counts::of_histograms(raw, &phase.name, tally, is_open));
+    }
+    phase.load_valid = phase.invalid_because.is_empty();
+    let is_p99_void = phase.percentiles_valid.p99 == Some(false);
+    if is_p99_void && phase.load_valid {
+        phase.invalid_because.push(p99_in_words(phase));
+    }
+    phase.valid = phase.load_valid && !is_p99_void;
+}
+
+/// How many shakes were late by the client's own doing, and what that leaves of the percentiles.
+fn client_lateness(
+    raw: &Raw,
+    spec: &PhaseSpec,
+    name: &str,
+    tally: &Tally,
+) -> (Option<u64>, PercentilesValid) {
+    let offered = tally.offered;
+    if latency::is_of_every_shake(raw) {
+        let late = tally.late_turns;
+        return (Some(late), PercentilesValid::of(offered, late, late));
+    }
+    // Earlier formats say how late each send was, and neither whose doing it was where all wait
+    // for each other, nor how late the turn of a shake came that was not sent.
+    if spec.shake.is_none_or(|shake| shake.is_at_one_instant()) {
+        return (None, PercentilesValid::default());
+    }
+    let lag = raw.histograms.get(&record::hlog::tag(name, Segment::SendLag));
+    let sent_late = lag.map_or(0, |lag| lag.count_between(LATE_US + 1, u64::MAX));
+    let least = sent_late.saturating_add(tally.skipped_late);
+    let most = sent_late.saturating_add(tally.skipped());
+    (None, PercentilesValid::of(offered, least, most))
+}
+
+/// Why the 99th percentile of a phase is not valid.
+fn p99_in_words(phase: &PhaseSummary) -> String {
+    let shake = &phase.shake;
+    let late = shake.late_turns.map_or_else(
+        || "more than allowed".to_owned(),
+        |late| format!("{:.3}%", late as f64 / shake.offered.max(1) as f64 * 100.0),
+    );
+    format!(
+        "p99 is not valid: of the shakes, {late} had their turn over {} ms late by the client's \
+         own doing; {}% are allowed, a tenth of what is beyond p99, whatever the thresholds",
+        LATE_US / 1000,
+        LATE_FOR_P99 * 100.0
+    )
 }
 
 /// Where the requests of a phase spent their time.
@@ -207,6 +295,11 @@ fn shakes(spec: &PhaseSpec, tally: &Tally, seconds: u64) -> Shakes {
         offered: tally.offered,
         sent: tally.sent,
         skipped: tally.skipped(),
+        skipped_by: SkippedBy {
+            waiting: tally.skipped_waiting,
+            offline: tally.skipped_offline,
+            late: tally.skipped_late,
+        },
         answered: tally.answered,
         granted: tally.granted,
         empty: tally.empty,
@@ -215,6 +308,7 @@ fn shakes(spec: &PhaseSpec, tally: &Tally, seconds: u64) -> Shakes {
         lost: tally.lost,
         late_answers: tally.late_answers,
         late_sends: tally.late_sends,
+        late_turns: None,
         in_flight_at_end: tally.in_flight().unwrap_or(0),
     }
 }
@@ -273,11 +367,10 @@ fn invalid_because(
     phase: &PhaseSummary,
     tally: &Tally,
     online: &[u64],
-    began: bool,
 ) -> Vec<String> {
     let limits = &raw.manifest.experiment.validity;
     let mut because = Vec::new();
-    if !began {
+    if phase.seconds.is_none() {
         return vec!["the phase never began".to_owned()];
     }
     let planned = spec.seconds.map(|seconds| seconds.get() as f64);

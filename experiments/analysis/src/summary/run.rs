@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counts;
 use super::figures::PhaseSummary;
+use super::latency;
 use super::ledger::LedgerSummary;
 use super::phase;
 use record::{FORMAT, FileError, Outcome, ProbeAbsence, Problems, Raw, RawError, SUMMARY_FILE};
@@ -53,6 +54,7 @@ impl Summary {
         for phase in phases.iter_mut().filter(|phase| phase.shake.offered > 0) {
             phase.invalid_because.extend(wrong.iter().cloned());
             phase.valid &= wrong.is_empty();
+            phase.load_valid &= wrong.is_empty();
         }
         let lost: u64 = phases.iter().map(|it| it.connections.lost).fold(0, u64::saturating_add);
         let ledger = LedgerSummary::of(raw, lost);
@@ -81,6 +83,9 @@ impl Summary {
         if phases.iter().any(|it| it.memory.server_user_bytes_per_connection.is_none()) {
             note("phases.memory", "fewer than 1,000 connections: growth is lost in the noise");
         }
+        for (what, why) in lacks_of_format(raw, &phases) {
+            note(what, why);
+        }
         for (number, what) in raw.damage.sentences().enumerate() {
             note(&format!("files.{}", number + 1), &what);
         }
@@ -106,6 +111,29 @@ impl Summary {
             missing,
         })
     }
+}
+
+/// What the files of an earlier format lack, and what that costs.
+fn lacks_of_format(raw: &Raw, phases: &[PhaseSummary]) -> Vec<(&'static str, &'static str)> {
+    let mut lacks = Vec::new();
+    if latency::is_of_every_shake(raw) {
+        return lacks;
+    }
+    let due = || phases.iter().filter(|it| it.shake.offered > 0);
+    if due().any(|it| it.shake.skipped > 0 || it.shake.lost > 0) {
+        lacks.push((
+            "phases.latency_us",
+            "format 1 has no latency of shakes that were never sent or whose connection went away: \
+             percentiles that these could change are bounds, and latency_sent_us has the others",
+        ));
+    }
+    if due().any(|it| it.percentiles_valid.p99.is_none()) {
+        lacks.push((
+            "phases.percentiles_valid",
+            "format 1 does not say how many shakes were late by the client's own doing",
+        ));
+    }
+    lacks
 }
 
 /// What became of all shakes of a run; `None` when a phase that began has not settled.

@@ -8,13 +8,24 @@ use super::figures::PhaseSummary;
 use super::run::Summary;
 use text::{Align, Table, milliseconds, thousands};
 
-/// Milliseconds with as many digits as matter.
-fn ms(us: Option<u64>) -> String {
-    us.map_or_else(|| "-".to_owned(), |us| milliseconds(us, 2))
+/// Before a percentile that reaches into shakes without an answer.
+const AT_LEAST: &str = "≥";
+
+/// Behind one that is of the client as much as of the server.
+const NOT_VALID: &str = "!";
+
+/// A percentile in milliseconds with as many digits as matter, or what it is at least.
+fn ms(us: Option<u64>, at_least_us: Option<u64>, valid: Option<bool>) -> String {
+    let bound = if us.is_none() { AT_LEAST } else { "" };
+    let mark = if valid == Some(false) { NOT_VALID } else { "" };
+    us.or(at_least_us)
+        .map_or_else(|| "-".to_owned(), |us| format!("{bound}{}{mark}", milliseconds(us, 2)))
 }
 
 fn row(phase: &PhaseSummary) -> [String; HEAD.len()] {
     let shake = &phase.shake;
+    let (latency, at_least) = (&phase.latency_us, &phase.latency_at_least_us);
+    let valid = &phase.percentiles_valid;
     let none = || "-".to_owned();
     [
         phase.name.clone(),
@@ -24,10 +35,10 @@ fn row(phase: &PhaseSummary) -> [String; HEAD.len()] {
         thousands(shake.answered),
         thousands(shake.skipped.saturating_add(shake.timed_out).saturating_add(shake.lost)),
         thousands(shake.granted),
-        ms(phase.latency_us.p50),
-        ms(phase.latency_us.p99),
-        ms(phase.latency_us.p999),
-        ms(phase.latency_us.max),
+        ms(latency.p50, at_least.p50, valid.p50),
+        ms(latency.p99, at_least.p99, valid.p99),
+        ms(latency.p999, at_least.p999, valid.p999),
+        ms(latency.max, at_least.max, None),
         phase.cpu_us_per_request.server.map_or_else(none, |us| format!("{us:.1}")),
         if phase.valid { "yes" } else { "NO" }.to_owned(),
     ]
@@ -54,6 +65,24 @@ fn money(money: Option<Money>) -> String {
     format!("{} ({}.{:02})", thousands(count), thousands(amount / 100), amount % 100)
 }
 
+/// Says what the marks in a table mean, if it has any.
+fn legend(table: &mut String) {
+    let marks = [
+        (AT_LEAST, "so much or more: shakes that got no answer in time decide it"),
+        (
+            NOT_VALID,
+            "not valid: the clients' own lateness is more than a tenth of what is beyond it",
+        ),
+    ];
+    let (head, rows) = table.split_once('\n').unwrap_or_default();
+    let there: String = marks
+        .iter()
+        .filter(|(mark, _)| rows.contains(mark) && !head.contains(mark))
+        .map(|(mark, meaning)| format!("{mark} {meaning}\n"))
+        .collect();
+    table.push_str(&there);
+}
+
 /// The summary as a table, with a line for everything that is wrong.
 pub fn table(summary: &Summary) -> String {
     let mut columns = [Align::Right; HEAD.len()];
@@ -64,6 +93,7 @@ pub fn table(summary: &Summary) -> String {
         table.row(row(phase));
     }
     let mut out = table.to_string();
+    legend(&mut out);
     for phase in &summary.phases {
         for because in &phase.invalid_because {
             // Writing to a string does not fail.

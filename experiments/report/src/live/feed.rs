@@ -101,7 +101,7 @@ impl Feed {
 
     /// What is not seconds, as JSON for the page.
     pub(super) fn about(&mut self) -> String {
-        let parts = describe(&self.manifest, &self.summary, &self.digest, &mut self.problems);
+        let parts = describe(&self.manifest, &self.summary, &mut self.problems);
         let parts: Vec<(&str, &str)> =
             parts.iter().map(|(name, json)| (*name, json.as_str())).collect();
         content(&parts)

@@ -82,6 +82,26 @@ fn metric(
     Metric { name: name.to_owned(), help, labels, divisor, counter }
 }
 
+/// A percentile of the last second, or what it is at least.
+fn latency(group: &str, percentile: &str) -> Option<Metric> {
+    let quantile = match percentile {
+        "p50" => "0.5",
+        "p90" => "0.9",
+        "p99" => "0.99",
+        "p999" => "0.999",
+        "max" => "1",
+        _ => return None,
+    };
+    let (name, help) = if group == "latency" {
+        let help = "Latency of every request over in the last second, from when it was due";
+        ("latency_seconds", help)
+    } else {
+        let help = "What a latency is at least that requests without an answer decide";
+        ("latency_at_least_seconds", help)
+    };
+    Some(metric(name, help, &[("quantile", quantile)], 1e6, false))
+}
+
 /// What a column of the page is called in Prometheus; `None` for what is only there for the page.
 fn named(column: &str) -> Option<Metric> {
     let (group, rest) = column.split_once('.')?;
@@ -101,18 +121,7 @@ fn named(column: &str) -> Option<Metric> {
             divisor: 1.0,
             counter: !level,
         },
-        "latency" => {
-            let quantile = match rest {
-                "p50" => "0.5",
-                "p90" => "0.9",
-                "p99" => "0.99",
-                "p999" => "0.999",
-                "max" => "1",
-                _ => return None,
-            };
-            let help = "Latency of the requests of the last second, from the instant they were due";
-            metric("latency_seconds", help, &[("quantile", quantile)], 1e6, false)
-        }
+        "latency" | "latency_at_least" => latency(group, rest)?,
         "segment" => {
             let help = "Where a request of the last second spent its time, on average";
             metric("segment_seconds", help, &[("segment", rest)], 1e6, false)

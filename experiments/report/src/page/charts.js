@@ -335,6 +335,8 @@ const CHARTS = [
     },
     {
         id: "latency", title: "Latency over time, from the instant a request was due",
+        note: "Of every request that was due. A percentile that requests without an answer decide "
+            + "is left out: the box of its second says what it is at least.",
         height: 280, log: true, unit: () => ms,
         series: run => [["max", "largest", "--c-grey", "dotted"], ["p999", "p99.9", "--c-red"],
             ["p99", "p99", "--c-orange"], ["p90", "p90", "--c-green"],

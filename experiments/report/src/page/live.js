@@ -114,10 +114,10 @@ function drawNow() {
     const due = run.at("client.offered", t);
     const users = run.at("client.online", t);
     // Latencies of a second come a little after its counts.
-    const p99 = [t, t - 1, t - 2].map(it => run.at("latency.p99", it)).find(it => it != null);
+    const p99 = [t, t - 1, t - 2].map(it => latencyOf(run, "p99", it)).find(it => it !== NONE);
     const facts = [
         due ? `${thousands(run.at("client.answered", t))} of ${thousands(due)} answered` : null,
-        p99 == null ? null : `p99 ${us(p99)}`,
+        p99 == null ? null : `p99 ${p99}`,
         users == null ? null : `${thousands(users)} users`,
     ];
     document.getElementById("now").textContent = parts.concat(outcome ? []

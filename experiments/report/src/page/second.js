@@ -19,7 +19,7 @@ function openSecond(t, from, focus) {
 
 // Latencies and slow requests of a second come a little after its counts.
 function knownOf(run, t) {
-    return [run.at("latency.p99", t), (run.slow.get(t) || []).length].join();
+    return [latencyOf(run, "p99", t), (run.slow.get(t) || []).length].join();
 }
 
 // News have come: the chosen second may be one that was not whole.
@@ -67,14 +67,21 @@ function bar(run, t) {
         button("close", "✕", closeSecond));
 }
 
+// A percentile of a second, or what it is at least where shakes without an answer decide it.
+function latencyOf(run, key, t) {
+    const at = run.at("latency." + key, t);
+    const least = run.at("latency_at_least." + key, t);
+    return at == null && least != null ? "≥ " + us(least) : us(at);
+}
+
 function counted(run, t) {
     const facts = [
         ["due", thousands(run.at("client.offered", t))],
         ["answered", thousands(run.at("client.answered", t))],
         ["received by the server", thousands(run.at("server.shakes", t))],
-        ["median", us(run.at("latency.p50", t))],
-        ["p99", us(run.at("latency.p99", t))],
-        ["largest", us(run.at("latency.max", t))],
+        ["median", latencyOf(run, "p50", t)],
+        ["p99", latencyOf(run, "p99", t)],
+        ["largest", latencyOf(run, "max", t)],
         ["timed out", thousands(run.at("client.timed_out", t))],
         ["users", thousands(run.at("client.online", t))],
     ];

@@ -74,6 +74,15 @@ function drawVerdicts(run) {
     section.replaceChildren(...parts.filter(part => part));
 }
 
+// A percentile of a phase: what it is at least where shakes without an answer decide it, and marked
+// where it is of the client as much as of the server.
+function percentile(phase, key) {
+    const at = phase.latency_us[key];
+    const least = (phase.latency_at_least_us || {})[key];
+    const shown = at == null && least != null ? "≥ " + us(least) : us(at);
+    return shown + ((phase.percentiles_valid || {})[key] === false ? " (not valid)" : "");
+}
+
 function phases(run) {
     const all = (run.summary && run.summary.phases) || [];
     if (!all.length) return null;
@@ -82,8 +91,7 @@ function phases(run) {
         thousands(it.shake.offered_rate), thousands(it.shake.answered),
         thousands(it.shake.skipped + it.shake.timed_out + it.shake.lost),
         thousands(it.shake.granted),
-        us(it.latency_us.p50), us(it.latency_us.p90), us(it.latency_us.p99),
-        us(it.latency_us.p999), us(it.latency_us.max),
+        ...["p50", "p90", "p99", "p999", "max"].map(key => percentile(it, key)),
         it.cpu_us_per_request.server == null ? null : trimmed(it.cpu_us_per_request.server, 3),
         it.cpu_us_per_request.client == null ? null : trimmed(it.cpu_us_per_request.client, 3),
         thousands(it.kernel.retransmits),
