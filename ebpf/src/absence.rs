@@ -16,7 +16,7 @@ pub enum Absence {
     #[error("left out on request")]
     OnRequest,
     /// It measures softirqs, which were not asked for.
-    #[error("left out: Options::softirqs is not set")]
+    #[error("left out: only with softirqs: true in the experiment file")]
     NoSoftirqs,
     /// It counts packets, which were not asked for.
     #[error("left out: Options::packets is not set")]

@@ -6,12 +6,12 @@ use std::pin::pin;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use run::{Interrupted, Interrupts};
+use interrupts::{Interrupted, Interrupts};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tokio::runtime::Runtime;
 
-/// A run that was interrupted has put everything right within this time, or it is killed: it waits
-/// a minute for its programs, and a minute for its books.
+/// A run that was interrupted has put everything right within this time, or it is killed: all its
+/// waits together last two minutes at most, and summary and page are made after them.
 const ENDS: Duration = Duration::from_secs(180);
 
 /// What carries runs out. An interrupt is listened to from its beginning on.
@@ -61,12 +61,21 @@ impl Children {
                 output = &mut output => return Ok(output?),
                 () = interrupts.next() => {}
             }
-            if let Some(pid) = pid {
-                // It has ended by now, or it hears it.
-                let _ = kill_process(pid, Signal::TERM);
-            }
+            let interrupted = async {
+                loop {
+                    if let Some(pid) = pid {
+                        // It has ended by now, or it hears it.
+                        let _ = kill_process(pid, Signal::TERM);
+                    }
+                    // Each further interrupt is handed on as well: the run waits for less then.
+                    tokio::select! {
+                        _ = &mut output => return,
+                        () = interrupts.next() => {}
+                    }
+                }
+            };
             // Dropped after that time, it is killed.
-            let _ = tokio::time::timeout(ENDS, output).await;
+            let _ = tokio::time::timeout(ENDS, interrupted).await;
             Err(Interrupted.into())
         })
     }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use accounting::{Ledger, Money};
+use accounting::{Ledger, Losses, Money};
+use analysis::summary::losses;
 use clap::Subcommand;
 use journal::{Audit, Directory, OpenError, audit};
 use record::{ClosingBooks, Raw};
@@ -71,7 +72,9 @@ fn examine(directory: &Path) -> anyhow::Result<Findings> {
 /// Adds what the books of a run and the ledger do not agree on.
 fn compare(findings: &mut Findings, run: &Path) -> anyhow::Result<()> {
     report::assert_run(run).map_err(UsageError::of)?;
-    let ClosingBooks { server, received, clients } = Raw::read(run)?.books();
+    let raw = Raw::read(run)?;
+    let books = raw.books();
+    let ClosingBooks { server, received, clients } = books;
     let run = run.display();
     let faults = &mut findings.audit.faults;
     let Some(received) = received else {
@@ -79,7 +82,8 @@ fn compare(findings: &mut Findings, run: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     findings.received_by_clients = Some(received);
-    faults.extend(missing(&findings.audit.ledger, received));
+    let losses = losses(&raw, &books);
+    faults.extend(missing(&findings.audit.ledger, received, losses.as_ref()));
     if let Some(doubles) = clients.and_then(|it| it.double_grants).filter(|it| *it > 0) {
         faults.push(format!("{run}: two users received the same packet {doubles} times"));
     }
@@ -99,13 +103,20 @@ fn compare(findings: &mut Findings, run: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What clients received and the ledger does not know.
-fn missing(ledger: &Ledger, received: Money) -> Option<String> {
-    let given = money(ledger.granted + ledger.claimed);
-    ledger.undelivered(received).is_none().then(|| {
-        let received = money(received);
-        format!("clients received {received}, and the ledger gave out {given}")
-    })
+/// What clients received and the ledger does not know, or the other way round: as far as it cannot
+/// have been lost on the way.
+fn missing(ledger: &Ledger, received: Money, losses: Option<&Losses>) -> Option<String> {
+    let why = match (ledger.undelivered(received), losses) {
+        (Some(missing), _) if missing == Money::default() => return None,
+        (Some(missing), Some(losses)) => {
+            let largest_share = ledger.largest_share.unwrap_or(0);
+            Losses { largest_share, ..*losses }.explain(missing).err()?.to_string()
+        }
+        (Some(_), None) => "the run did not count what can have been lost on the way".to_owned(),
+        (None, _) => "the ledger does not know all of it".to_owned(),
+    };
+    let (received, given) = (money(received), money(ledger.granted + ledger.claimed));
+    Some(format!("clients received {received}, and the ledger gave out {given}: {why}"))
 }
 
 /// Shares and what they are worth.

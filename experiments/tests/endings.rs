@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{Running, assert_exit, json, lab, lines, number, wait_until};
 use needs::test;
@@ -170,6 +171,97 @@ fn every_signal_at_every_stage_ends_a_run_with_a_record_and_without_children() {
             }
             assert_exit(&lab(&["report", path(&place.out())]), 5);
         }
+    }
+}
+
+/// An ending that a person does not want to wait for waits for nothing any more: neither for
+/// clients nor for a server that stand still, each of which alone is given a minute.
+#[test]
+fn a_second_interrupt_ends_the_whole_ending() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let place = Place::new();
+    let run = place.start(LONG);
+    run.wait_for("load 1/");
+    let all: Vec<Pid> =
+        ["server", "client"].iter().flat_map(|what| children(run.id(), what)).collect();
+    assert_eq!(all.len(), 3);
+    all.iter().for_each(|pid| kill_process(*pid, Signal::STOP).expect("it is there"));
+    run.signal(Signal::INT);
+    let out = place.out();
+    // Once the first one is heard: two at a time are one.
+    let ended = |row: &Value| row["event"] == "phase_ends" && row["phase"] == "load";
+    wait_until("the run ends", || lines(&out, "events.jsonl").iter().any(ended));
+    run.signal(Signal::INT);
+    let began = Instant::now();
+    assert_eq!(run.exit_code(), Some(5));
+    assert!(began.elapsed() < MINUTE / 2, "{:?}", began.elapsed());
+    for pid in all {
+        wait_until("no program is left", || rustix::process::test_kill_process(pid).is_err());
+    }
+    let manifest = json(&out, "manifest.json");
+    let said = (&manifest["closed"], &manifest["outcome"]);
+    assert_eq!(said, (&true.into(), &"interrupted".into()));
+    assert_eq!(json(&out, "summary.json")["outcome"], "interrupted");
+}
+
+/// A command that has nothing to put right ends by the signal itself, and loses nothing.
+#[test]
+fn every_signal_ends_a_report_that_is_being_made() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/runs/first");
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let place = Place::new();
+        let out = place.out();
+        std::fs::create_dir(&out).expect("a directory");
+        for file in std::fs::read_dir(&recorded).expect("a run").flatten() {
+            std::fs::copy(file.path(), out.join(file.file_name())).expect("copied");
+        }
+        // It reads this file for as long as this test holds the other end.
+        let samples = out.join("samples.jsonl");
+        std::fs::remove_file(&samples).expect("it is there");
+        let made = Command::new("mkfifo").arg(&samples).status().expect("mkfifo");
+        assert!(made.success());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        command.args(["report", path(&out)]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::null()).spawn().expect("lab starts");
+        // Opened when it reads.
+        let held = OpenOptions::new().write(true).open(&samples).expect("it reads");
+        kill_process(Pid::from_child(&child), signal).expect("it is there");
+        wait_until("it ends", || child.try_wait().expect("our child").is_some());
+        let status = child.wait().expect("our child");
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{status:?}");
+        drop(held);
+        std::fs::remove_file(&samples).expect("it is there");
+        std::fs::copy(recorded.join("samples.jsonl"), &samples).expect("copied");
+        assert_ne!(lab(&["report", path(&out)]).status.code(), Some(1), "it can be made again");
+    }
+}
+
+/// `lab validate` hands an interrupt on to the run that it has carried out.
+#[test]
+fn every_signal_ends_a_validation_and_its_run() {
+    if !needs::root() {
+        return;
+    }
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let place = Place::new();
+        let keep = place.directory.path().join("kept");
+        std::fs::create_dir(&keep).expect("a directory");
+        let validation = Running::start(&["validate", "--rounds", "1", "--keep", path(&keep)]);
+        let begun = || {
+            let runs = std::fs::read_dir(&keep).expect("a directory").flatten();
+            runs.map(|it| it.path().join("run")).find(|run| run.join("events.jsonl").is_file())
+        };
+        wait_until("a run begins", || begun().is_some());
+        let runs = children(validation.id(), "run");
+        assert_eq!(runs.len(), 1, "{signal:?}");
+        validation.signal(signal);
+        assert_eq!(validation.exit_code(), Some(5), "{signal:?}");
+        for pid in runs {
+            wait_until("its run has ended", || rustix::process::test_kill_process(pid).is_err());
+        }
+        let manifest = json(&begun().expect("a run"), "manifest.json");
+        let said = (&manifest["closed"], &manifest["outcome"]);
+        assert_eq!(said, (&true.into(), &"interrupted".into()), "{signal:?}");
     }
 }
 

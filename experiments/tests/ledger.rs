@@ -51,7 +51,74 @@ fn the_ledger_of_a_run_is_what_its_clients_received() {
     assert_exit(&output, 1);
     assert!(said(&output).contains("a directory of its own"), "{}", said(&output));
 
+    assert_disagreements_are_seen(&ledger, &out);
     assert_seen(&ledger, &out);
+}
+
+/// The books of both sides, as they were closed.
+fn change_books(out: &Path, change: impl Fn(&mut Value)) {
+    let file = out.join("events.jsonl");
+    let text = fs::read_to_string(&file).expect("there");
+    let mut changed = 0;
+    let lines = text.lines().map(|line| {
+        let mut event: Value = serde_json::from_str(line).expect("JSON");
+        if event["event"] != "books" {
+            return line.to_owned();
+        }
+        changed += 1;
+        change(&mut event);
+        event.to_string()
+    });
+    let lines: Vec<String> = lines.collect();
+    assert_eq!(changed, 1);
+    fs::write(&file, lines.join("\n") + "\n").expect("ours");
+}
+
+/// Each way in which clients and ledger can disagree is said, and ends with 4.
+fn assert_disagreements_are_seen(ledger: &Path, out: &Path) {
+    let events = fs::read(out.join("events.jsonl")).expect("there");
+    let add = |pointer: &'static str, by: i64| {
+        move |event: &mut Value| {
+            let value = event.pointer_mut(pointer).expect(pointer);
+            *value = (value.as_i64().expect("a number") + by).into();
+        }
+    };
+    const COUNT: &str = "/received_by_clients/count";
+    const AMOUNT: &str = "/received_by_clients/amount";
+    type Change = Box<dyn Fn(&mut Value)>;
+    let both = |count, amount| -> Change {
+        Box::new(move |event: &mut Value| {
+            add(COUNT, count)(event);
+            add(AMOUNT, amount)(event);
+        })
+    };
+    let of_server = |pointer, by| -> Change { Box::new(add(pointer, by)) };
+    // Far more than can have been under way at the end.
+    let (lost, cents) = (-150, -1500);
+    let cases: [(&str, Change, &str); 8] = [
+        ("the ledger lost a grant", both(1, 50), "the ledger does not know all of it"),
+        ("grants that nobody received", both(lost, cents), "missing shares: "),
+        ("more cents", both(0, 1), "the ledger does not know all of it"),
+        ("fewer cents", both(0, -1), "missing shares: "),
+        ("double", of_server("/clients/double_grants", 1), "two users received the same packet"),
+        ("granted", of_server("/server/granted/amount", 1), "the server closed its books with"),
+        ("claimed", of_server("/server/claimed/count", 1), "the server closed its books with"),
+        (
+            "not closed",
+            Box::new(|event| event["received_by_clients"] = Value::Null),
+            "not all clients have closed their books",
+        ),
+    ];
+    for (case, change, sentence) in cases {
+        change_books(out, change);
+        let output = lab(&["ledger", "verify", path(ledger), "--run", path(out)]);
+        assert_exit(&output, 4);
+        let said = said(&output);
+        assert!(said.contains(sentence), "{case}: {said}");
+        assert!(said.contains("the books do not balance"), "{case}: {said}");
+        fs::write(out.join("events.jsonl"), &events).expect("ours");
+    }
+    assert_exit(&lab(&["ledger", "verify", path(ledger), "--run", path(out)]), 0);
 }
 
 /// What is missing or changed in a ledger is seen.

@@ -209,6 +209,104 @@ fn ran(pid: u32, name: &str) -> Option<f64> {
     Some(stat.split(' ').next()?.parse::<f64>().ok()? / 1e9)
 }
 
+/// A run that is over, read from the repository.
+fn recorded(directory: &Path) -> std::path::PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/runs/first");
+    let run = directory.join("recorded");
+    std::fs::create_dir(&run).expect("a directory");
+    for file in std::fs::read_dir(from).expect("a run").flatten() {
+        std::fs::copy(file.path(), run.join(file.file_name())).expect("copied");
+    }
+    run
+}
+
+/// A page of it, and its port and token.
+fn watch(run: &Path, listen: &str) -> (Running, String, String) {
+    let watching = Running::start(&["live", run.to_str().expect("UTF-8"), "--listen", listen]);
+    let line = watching.wait_for("live page: http://");
+    let (address, token) = line.split_once("token=").expect("a token");
+    let port = address.rsplit_once(':').expect("a port").1;
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    (watching, format!("127.0.0.1:{port}"), token.to_owned())
+}
+
+/// An answer to a GET with its head.
+fn head_of(host: &str, path: &str, head: &str) -> String {
+    let mut stream = TcpStream::connect(host).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let request = format!("GET {path} HTTP/1.0\r\nhost: {host}\r\n{head}\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let (mut text, mut line) = (String::new(), String::new());
+    let mut stream = BufReader::new(stream);
+    while line != "\r\n" {
+        line.clear();
+        assert!(stream.read_line(&mut line).expect("a head") > 0, "{text}");
+        text += &line;
+    }
+    text
+}
+
+/// Where other machines reach it, the page shows itself to nobody without the token; a browser that
+/// has it is let in, and sees everything.
+#[test]
+fn a_page_that_other_machines_reach_needs_the_token() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (watching, host, token) = watch(&recorded(directory.path()), "0.0.0.0:0");
+    for path in ["/", "/events", "/report.html"] {
+        let answer = ask(&host, &format!("GET {path}"), "");
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.whole().contains("the token that was printed"), "{path}");
+        assert_eq!(ask(&host, &format!("GET {path}?token=00"), "").status, 403, "{path}");
+    }
+    assert_eq!(ask(&host, "GET /metrics", "").status, 200, "for everybody");
+    assert_eq!(order(&host, None, r#"{"end_phase": {}}"#).0, 401);
+
+    let welcome = head_of(&host, &format!("/?token={token}"), "");
+    let field = |name: &str| {
+        let line = welcome.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} is not in {welcome}")).trim().to_owned()
+    };
+    assert!(welcome.starts_with("HTTP/1.0 303"), "{welcome}");
+    assert_eq!(field("location:"), format!("/#token={token}"));
+    let cookie = field("set-cookie:");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    let cookie = cookie.split(';').next().expect("a pair");
+    let with = format!("cookie: {cookie}\r\n");
+    assert_eq!(ask(&host, &format!("GET /\n{with}"), "").status, 200);
+    let mut stream = ask(&host, &format!("GET /events\n{with}"), "");
+    assert_eq!(stream.status, 200);
+    assert!(stream.event("data").1["length"].as_u64() > Some(0), "seconds of the run");
+    watching.signal(rustix::process::Signal::HUP);
+    assert_eq!(watching.exit_code(), Some(0), "a closed terminal is an end in order");
+}
+
+/// Readers of the stream have a number of their own: one too many is told so, and whoever asks for
+/// the page or for metrics is answered.
+#[test]
+fn many_readers_of_the_stream_keep_nobody_from_the_page() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (watching, host, _) = watch(&recorded(directory.path()), "127.0.0.1:0");
+    let mut readers: Vec<Answer> = (0..32).map(|_| ask(&host, "GET /events", "")).collect();
+    assert!(readers.iter().all(|reader| reader.status == 200));
+    for _ in 0..64 {
+        let refused = ask(&host, "GET /events", "");
+        assert_eq!(refused.status, 503);
+        let said = refused.whole();
+        assert!(said.contains("32 pages follow this run already"), "{said}");
+    }
+    for path in ["/", "/metrics"] {
+        assert_eq!(ask(&host, &format!("GET {path}"), "").status, 200, "{path}");
+    }
+    // Those that were there are told of the run, and one that goes makes room.
+    for reader in &mut readers {
+        reader.event("run");
+    }
+    drop(readers.pop());
+    wait_until("there is room again", || ask(&host, "GET /events", "").status == 200);
+    watching.signal(rustix::process::Signal::TERM);
+    assert_eq!(watching.exit_code(), Some(0));
+}
+
 #[test]
 fn a_run_is_watched_and_steered_in_a_browser() {
     let Some(mut browser) = Browser::start() else { return };

@@ -76,8 +76,8 @@ impl Keeping {
 
 /// What of a disk that fails and a mistake of the server is said.
 const UNTIL_ON_DISK: &str = "no money moves until it is on disk";
-const NO_MORE: &str = "no money moves any more; start the server again, and it goes on with what is \
-                       on disk, which is all that users were told";
+const NO_MORE: &str = "no money moves any more; start the server again, and it goes on with what \
+                       is on disk, which is all that users were told";
 
 /// The threads of a server. Dropped without [`Self::end`], they go on until the process ends.
 #[derive(Debug)]

@@ -225,6 +225,16 @@ impl Directory {
         numbers.into_iter().map(|number| self.read(number)).collect()
     }
 
+    /// The names of the profiles whose journals are kept, the oldest first: applied, or half so.
+    /// Every journal is read, and nothing of the machine.
+    ///
+    /// # Errors
+    /// A journal that cannot be read.
+    pub fn profiles(&self) -> Result<Vec<String>, JournalError> {
+        let journals = self.journals()?.into_iter();
+        Ok(journals.map(|journal| journal.record.profile).collect())
+    }
+
     fn read(&self, number: u32) -> Result<Journal, JournalError> {
         let path = self.json(number);
         let text = std::fs::read(&path).map_err(failed(&path, "read it"))?;
@@ -239,7 +249,11 @@ impl Directory {
 
     /// Writes a journal, safe on disk when this returns.
     pub(crate) fn write(&self, record: &Record) -> Result<(Journal, Log), JournalError> {
-        let number = self.journals()?.last().map_or(1, |last| last.number + 1);
+        let last = self.journals()?.last().map_or(0, |last| last.number);
+        let number = last.checked_add(1).ok_or_else(|| JournalError::Text {
+            file: self.json(last),
+            what: "its number is the last one that there can be".to_owned(),
+        })?;
         let path = self.log(number);
         // One that is left from a journal of this number is emptied.
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);

@@ -65,7 +65,7 @@ impl Orders {
         if queue.closed || (look && queue.waiting.len() >= MOST_WAITING) {
             return;
         }
-        queue.number += 1;
+        queue.number = queue.number.saturating_add(1);
         let number = queue.number;
         queue.waiting.push_back((number, what));
         self.0.news.notify_one();

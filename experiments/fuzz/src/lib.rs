@@ -3,6 +3,8 @@
 //! and `tests/corpora.rs` gives them the inputs of `corpora/` in every `cargo test`.
 
 mod frames;
+mod http;
+mod kept;
 mod ledger;
 mod lines;
 mod memory;
@@ -15,13 +17,17 @@ pub use memory::{Bounded, LARGEST_BYTES};
 pub type Target = fn(&[u8]);
 
 /// The targets by name. Their inputs are in `corpora/NAME/`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("agents", lines::agents),
+    ("checkpoint", kept::checkpoint),
     ("commands", lines::commands),
     ("experiment", texts::experiment),
     ("hlog", results::hlog),
+    ("http", http::http),
+    ("journal", kept::journal),
     ("ledger", ledger::ledger),
     ("lines", lines::lines),
+    ("orders", lines::orders),
     ("profile", texts::profile),
     ("results", results::results),
     ("wire", frames::wire),

@@ -5,8 +5,12 @@ use std::fmt::Debug;
 
 use fleet::protocol::{Answer, Ask, Batch, Beat, Card, Pulse, What};
 use platform::DescriptorLimits;
+use report::live::RunCommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// Users of a run.
+const USERS: u32 = 1_000;
 
 /// Descriptors of a usual machine.
 const LIMITS: DescriptorLimits = DescriptorLimits { soft: 1024, hard: 1 << 20 };
@@ -48,6 +52,19 @@ pub(crate) fn lines(bytes: &[u8]) {
     let _ = read::<service::Line>(bytes);
     if let Some(workload::Line::Ended(audit)) = read(bytes) {
         drop(audit.into_receipts().map_err(|error| error.to_string()));
+    }
+}
+
+/// What a page or `lab live` tells a run over its socket.
+pub(crate) fn orders(bytes: &[u8]) {
+    let Some(command) = read::<RunCommand>(bytes) else { return };
+    match (command.check(USERS), command.for_server()) {
+        (Ok(()), Some(for_server)) => {
+            let line = serde_json::to_vec(&for_server).expect("JSON");
+            assert!(read::<service::Command>(&line).is_some(), "a server reads {for_server:?}");
+        }
+        (Ok(()), None) => {}
+        (Err(why), _) => assert!(!why.is_empty()),
     }
 }
 

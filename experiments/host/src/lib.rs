@@ -6,7 +6,6 @@
 
 pub mod ended;
 pub mod hog;
-pub mod interrupts;
 pub mod leftover;
 pub mod links;
 mod listeners;

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ebpf::{Absence, Counters, Durations, Options, Probes, Program};
+use interrupts::Interrupts;
 use serde_json::{Map, Value, json};
 use spec::UsageError;
 
-use crate::interrupts::Interrupts;
 use crate::listeners::{is_listened_on, ports_of};
 
 /// Drop reasons named in a line at most: the rest are in their sum.

@@ -19,6 +19,11 @@ use crate::privileges::Privileges;
 
 /// A small program whose output has ended has itself ended in so many milliseconds.
 const SOON: usize = 1_000;
+
+/// A program reads what it is told within this time, or it hangs: a pipe has room for dozens of
+/// lines, and a thread that does nothing else reads them.
+const TELLS: Duration = Duration::from_secs(10);
+
 /// A line of a program may be this long, in bytes: a second of a shard, slow requests included, has
 /// 1 MiB at most, and the books of a million users 32 MiB.
 const LONGEST_LINE: u64 = 256 << 20;
@@ -200,16 +205,27 @@ impl Program {
         self.child.id()
     }
 
-    /// Tells it a line.
+    /// Tells it a line. One that does not take it in time is ended: it would take the rest of it
+    /// for the begin of the next one.
     ///
     /// # Errors
-    /// When it does not listen any more.
-    pub async fn tell_line(&mut self, mut line: String) -> io::Result<()> {
+    /// When it does not listen any more; [`io::ErrorKind::TimedOut`] when it was ended.
+    pub async fn tell_line(&mut self, line: String) -> io::Result<()> {
+        self.tell_line_within(TELLS, line).await
+    }
+
+    async fn tell_line_within(&mut self, most: Duration, mut line: String) -> io::Result<()> {
         let Some(input) = &mut self.input else {
             return Err(io::Error::other(format!("{} was told to end", self.who)));
         };
         line.push('\n');
-        input.write_all(line.as_bytes()).await
+        if let Ok(told) = tokio::time::timeout(most, input.write_all(line.as_bytes())).await {
+            return told;
+        }
+        self.input = None;
+        self.kill();
+        let why = format!("it has not read what it was told for {} s", most.as_secs_f64());
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
     }
 
     /// Closes its input, which ends it.
@@ -278,6 +294,26 @@ fn renice(nice: i8) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program that stands still takes what fits into the pipe, and is ended then.
+    #[tokio::test]
+    async fn a_program_that_does_not_read_is_not_told_for_ever() {
+        let mut child = Command::new("sleep")
+            .arg("3600")
+            .stdin(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("sleep");
+        let input = child.stdin.take();
+        let mut program = Program { who: Who::Client(3), child: Box::new(child), input };
+        let soon = Duration::from_millis(100);
+        let line = "x".repeat(1 << 20);
+        let error = program.tell_line_within(soon, line.clone()).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        assert!(!program.wait().await.expect("it has ended").success());
+        let error = program.tell_line(line).await.expect_err("it is told nothing more");
+        assert_eq!(error.to_string(), "client 3 was told to end");
+    }
 
     #[tokio::test]
     async fn a_line_without_an_end_and_one_that_is_no_text_end_nothing() {

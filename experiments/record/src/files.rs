@@ -200,6 +200,11 @@ impl Files {
         let open = |name: &str, length: u64| {
             let path = directory.join(name);
             let opened = File::options().append(true).open(&path).and_then(|file| {
+                let there = file.metadata()?.len();
+                if there < length {
+                    let why = format!("{length} bytes of it were recorded, and {there} are left");
+                    return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, why));
+                }
                 file.set_len(length)?;
                 Ok(Appender::new(path.display().to_string(), file))
             });

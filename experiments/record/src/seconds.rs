@@ -141,12 +141,12 @@ impl Seconds {
     /// The oldest second that is complete, or with `all` the oldest.
     pub fn next(&mut self, all: bool) -> Option<Second> {
         let (&t, _) = self.open.first_key_value()?;
-        if !all && t + self.behind > self.newest {
+        if !all && t.saturating_add(self.behind) > self.newest {
             return None;
         }
         let mut second = self.open.remove(&t)?;
         second.late = t < self.complete_until;
-        self.complete_until = self.complete_until.max(t + 1);
+        self.complete_until = self.complete_until.max(t.saturating_add(1));
         Some(second)
     }
 }
@@ -174,6 +174,15 @@ mod tests {
         assert_eq!(seconds.next(true).map(|second| second.t), Some(6));
         assert_eq!(seconds.next(true).map(|second| second.t), Some(7));
         assert!(seconds.next(true).is_none());
+    }
+
+    /// What a program or a checkpoint says is not always true.
+    #[test]
+    fn the_last_second_that_there_can_be_ends_nothing() {
+        let mut seconds = Seconds::default();
+        seconds.histogram(u64::MAX, 1, Segment::Latency, &empty());
+        assert!(seconds.next(false).is_none());
+        assert_eq!(seconds.next(true).map(|it| (it.t, it.late)), Some((u64::MAX, false)));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use attribution::Segment;
-use host::interrupts::Interrupts;
 use host::program::Who;
+use interrupts::Interrupts;
 use record::Second;
 use report::live::{CommandResult, PendingCommand, RunCommand};
 use service::Line as ServerLine;
@@ -26,7 +26,7 @@ use crate::messages::Message;
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
-use crate::waiting::Stalls;
+use crate::waiting::{Patience, Stalls};
 
 /// So much is shown of a line that cannot be read, in characters.
 const SHOWN: usize = 500;
@@ -42,6 +42,8 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) pending: VecDeque<PhaseEvent>,
     /// How long this process has stood still.
     pub(crate) stalls: Stalls,
+    /// Until when all waits of an ending together last, once a person wants it to be over.
+    pub(crate) ends: Option<Patience>,
     /// The second at whose start the one before it is recorded.
     next_tick: u64,
 }
@@ -66,8 +68,8 @@ impl<P: Place> Coordinator<P> {
         messages: UnboundedReceiver<Message<P::News>>,
         next_tick: u64,
     ) -> Self {
-        let (pending, stalls) = (VecDeque::new(), Stalls::default());
-        Self { place, run, control, interrupts, messages, pending, stalls, next_tick }
+        let (pending, stalls, ends) = (VecDeque::new(), Stalls::default(), None);
+        Self { place, run, control, interrupts, messages, pending, stalls, ends, next_tick }
     }
 
     /// Whether something is so of all clients that are expected to speak. When none is, nothing is
@@ -163,10 +165,18 @@ impl<P: Place> Coordinator<P> {
 
     /// The output of a program has ended, and so has the program, or it is about to.
     async fn on_program_ended(&mut self, who: Who) -> anyhow::Result<()> {
-        let ended = match self.run.ending {
-            true => None,
-            false => self.run.programs.ended(who).await,
-        };
+        let mut ended = None;
+        if !self.run.ending {
+            // That may take half a minute, and nobody waits for it who wants the run to end.
+            tokio::select! {
+                how = self.run.programs.ended(who) => ended = how,
+                () = self.interrupts.next() => self.pending.push_back(PhaseEvent::Interrupt),
+            }
+        }
+        if self.run.programs.was_deaf(who) {
+            let what = "did not read what it was told, and was ended";
+            self.run.records.warn(&who.to_string(), what)?;
+        }
         self.program_ended(who, ended)
     }
 

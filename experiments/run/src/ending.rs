@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use host::interrupts::Interrupted;
 use host::program::Who;
+use interrupts::Interrupted;
 use serde_json::json;
 use service::Command as ServerCommand;
 use tokio::time::Instant;
@@ -15,9 +15,13 @@ use crate::events::PhaseEvent;
 use crate::leadership::TakenOver;
 use crate::outcome::{Ended, Ending};
 use crate::place::Place;
+use crate::waiting::Patience;
 
 /// Programs end within this time, or they are killed: closing a million sockets takes a while.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Profiles are drawn within this time: symbols of a large program take some of it.
+const PROFILES: Duration = Duration::from_secs(600);
 
 /// A program that has ended says nothing more: whether all is there is looked at so often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -63,8 +67,8 @@ impl<P: Place> Coordinator<P> {
         let known = self.place.known_ending().is_some();
         self.place.mark_ending(ending, &mut self.run)?;
         let stopped = *ending == Ending::Interrupted && !known && self.place.interrupt();
-        if !known && !stopped {
-            self.wait_until_all_settled().await?;
+        if !known && !stopped && self.wait_until_all_settled().await? == Some(Ending::Interrupted) {
+            self.give_up()?;
         }
         self.run.ending = true;
         self.place.end_profiles(&mut self.run.records)?;
@@ -79,10 +83,18 @@ impl<P: Place> Coordinator<P> {
         self.wait_until(|it| it.place.faults_are_over()).await?;
         self.place.record_last_faults(&mut self.run)?;
         self.complete_rest()?;
-        tokio::select! {
-            recorded = self.place.record_profiles(&mut self.run.records) => recorded?,
-            () = self.interrupts.next() => {
-                self.run.records.warn("lab", "interrupted again: the profiles are not complete")?;
+        let bound = self.bounded(self.stalls.patience(Instant::now() + PROFILES));
+        let interrupted = tokio::select! {
+            // What needs no wait is done, however late it is.
+            biased;
+            recorded = self.place.record_profiles(&mut self.run.records) => recorded.map(|()| None)?,
+            () = self.interrupts.next() => Some(true),
+            () = tokio::time::sleep_until(bound) => Some(false),
+        };
+        if let Some(interrupted) = interrupted {
+            self.run.records.warn("lab", "the profiles are not complete")?;
+            if interrupted {
+                self.give_up()?;
             }
         }
         let records = &mut self.run.records;
@@ -96,24 +108,50 @@ impl<P: Place> Coordinator<P> {
         self.wait_until(|it| it.place.is_finished()).await?;
         self.complete_rest()?;
         self.place.record_rest(&mut self.run)?;
+        let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
         let failed = tokio::select! {
-            failed = self.run.programs.wait(Instant::now() + PATIENCE) => failed?,
+            biased;
+            failed = self.run.programs.wait(bound) => Some(failed?),
             // They are killed right after.
-            () = self.interrupts.next() => Vec::new(),
+            () = self.interrupts.next() => None,
         };
-        for status in failed {
+        if failed.is_none() {
+            self.give_up()?;
+        }
+        for status in failed.unwrap_or_default() {
             self.run.records.say(&format!("a program ended with {status}"));
         }
         self.run.records.close(ending);
         self.wait_until_written().await?;
-        self.place.forget(&mut self.run.records).await
+        let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
+        tokio::select! {
+            biased;
+            forgotten = self.place.forget(&mut self.run.records) => forgotten,
+            // Hosts keep files of what is merged, until they are as old as that may be.
+            () = self.interrupts.next() => Ok(()),
+            () = tokio::time::sleep_until(bound) => Ok(()),
+        }
+    }
+
+    /// The end of a wait: that of the ending as a whole, where that comes before its own.
+    pub(crate) fn bounded(&self, own: Patience) -> Instant {
+        let own = self.stalls.end_of(own);
+        self.ends.map_or(own, |all| own.min(self.stalls.end_of(all)))
+    }
+
+    /// A person does not want to wait: from here on the ending waits for nothing.
+    fn give_up(&mut self) -> anyhow::Result<()> {
+        self.ends = Some(self.stalls.patience(Instant::now()));
+        let what = "interrupted again: nothing is waited for any more, and the books may not be \
+                    complete";
+        self.run.records.warn("lab", what)
     }
 
     /// Waits until all is on disk. A person may make room meanwhile, or give it up.
     async fn wait_until_written(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
         while let Err(error) = self.check_written() {
-            if Instant::now() >= deadline {
+            if Instant::now() >= bound {
                 return Err(error);
             }
             tokio::select! {
@@ -139,13 +177,10 @@ impl<P: Place> Coordinator<P> {
     async fn wait_until(&mut self, so: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         let patience = self.stalls.patience(Instant::now() + PATIENCE);
         while !so(self) {
-            let deadline = self.stalls.end_of(patience);
+            let deadline = self.bounded(patience);
             match self.next(deadline.min(Instant::now() + LOOK)).await? {
-                PhaseEvent::Interrupt => {
-                    let what = "interrupted again: the books are not complete";
-                    return self.run.records.warn("lab", what);
-                }
-                PhaseEvent::Deadline if Instant::now() >= self.stalls.end_of(patience) => {
+                PhaseEvent::Interrupt => return self.give_up(),
+                PhaseEvent::Deadline if Instant::now() >= self.bounded(patience) => {
                     let what = "a program does not end: the books are not complete";
                     return self.run.records.warn("lab", what);
                 }

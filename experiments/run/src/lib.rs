@@ -35,10 +35,10 @@ use std::path::PathBuf;
 use spec::Source;
 
 pub use directory::default_directory;
-pub use host::interrupts::{EndsAtOnce, Interrupted, Interrupts};
 pub use leadership::TakenOver;
 pub use options::{Options, Sampling};
 pub use outcome::{Ended, Ending};
+pub use remote::checkpoint::check_checkpoint;
 pub use remote::pipe::PIPE_PROTOCOL;
 
 /// Runs an experiment, on this machine or on a fleet. The choice between the two is made here,

@@ -19,6 +19,10 @@ use crate::schedule::{LEAD, PhaseUnderWay};
 /// How long after its end a phase may take to settle beyond the timeout of its last shake.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// All that the ending of an interrupted run waits for, together: a million sockets are closed by
+/// clients and server within it. `lab validate` waits a minute longer for a run.
+const INTERRUPTED: Duration = Duration::from_secs(120);
+
 /// A deadline for what takes as long as it takes.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -34,7 +38,12 @@ impl<P: Place> Coordinator<P> {
     /// Carries the run out until everything of it is written.
     pub(crate) async fn carry_out_to_the_end(mut self) -> anyhow::Result<Ended> {
         match self.carry_out_phases().await {
-            Ok(ending) => self.finish(ending).await,
+            Ok(ending) => {
+                if ending == Ending::Interrupted {
+                    self.ends = Some(self.stalls.patience(Instant::now() + INTERRUPTED));
+                }
+                self.finish(ending).await
+            }
             Err(error) => {
                 self.kill();
                 self.close_failed(&error);
@@ -213,9 +222,9 @@ impl<P: Place> Coordinator<P> {
         let deadline = self.run.schedule.instant_of(end) + timeout + SETTLE;
         let patience = self.stalls.patience(deadline);
         while !self.all_clients(|books, client| books.is_settled(client, phase)) {
-            match self.next(self.stalls.end_of(patience)).await? {
+            match self.next(self.bounded(patience)).await? {
                 PhaseEvent::Interrupt => return Ok(Some(Ending::Interrupted)),
-                PhaseEvent::Deadline if Instant::now() < self.stalls.end_of(patience) => {}
+                PhaseEvent::Deadline if Instant::now() < self.bounded(patience) => {}
                 PhaseEvent::Deadline => {
                     let name = self.run.records.name_of(phase);
                     let what = format!("phase {name} does not settle; going on without it");
@@ -233,16 +242,17 @@ impl<P: Place> Coordinator<P> {
         Ok(None)
     }
 
-    /// Waits until nothing of any phase is under way any more; Ctrl-C cuts that short.
-    pub(crate) async fn wait_until_all_settled(&mut self) -> anyhow::Result<()> {
+    /// Waits until nothing of any phase is under way any more. Returns how the run ends, if
+    /// something has it end before.
+    pub(crate) async fn wait_until_all_settled(&mut self) -> anyhow::Result<Option<Ending>> {
         let phases = self.run.records.files.phases();
         let begun: Vec<u16> = phases.iter().map(|phase| phase.index).collect();
         for phase in begun {
-            if self.wait_until_settled(phase).await?.is_some() {
-                break;
+            if let Some(ending) = self.wait_until_settled(phase).await? {
+                return Ok(Some(ending));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Asks the kernel which connections are established: the answer is recorded beside our own
@@ -259,7 +269,12 @@ impl<P: Place> Coordinator<P> {
                 | PhaseEvent::Settled
                 | PhaseEvent::PlaceChanged
                 | PhaseEvent::Deadline => {}
-                event => meanwhile.push(event),
+                event @ PhaseEvent::EndPhase(_) => meanwhile.push(event),
+                // The run ends, and nobody asks for the answer any more.
+                event @ (PhaseEvent::Interrupt | PhaseEvent::Abort(_)) => {
+                    meanwhile.push(event);
+                    break;
+                }
             }
         }
         self.pending.extend(meanwhile);

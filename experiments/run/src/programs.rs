@@ -1,5 +1,6 @@
 //! The programs of a run: children of this process, or of an agent that is told what to do.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddrV4;
 use std::process::ExitStatus;
@@ -32,17 +33,20 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    async fn tell(&mut self, command: &impl Serialize) -> io::Result<()> {
+    /// Tells it something. Whether it has heard, or has ended: of one that was ended because it did
+    /// not read, the end of its output is heard as well.
+    async fn tell(&mut self, command: &impl Serialize) -> io::Result<bool> {
         let line = serde_json::to_string(command)?;
         match self {
             Self::Here(child) => match child.tell_line(line).await {
                 // One that does not listen has ended, and the end of its output is heard.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                told => told,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+                told => told.map(|()| true),
             },
             Self::There { who, orders } => {
                 orders.give(What::Tell { who: *who, line });
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -79,6 +83,8 @@ pub(crate) struct Programs {
     clients: Vec<Program>,
     /// Where the server listens; port 0 until it does.
     pub(crate) server_address: SocketAddrV4,
+    /// Those that were ended because they did not read what they were told.
+    deaf: BTreeSet<Who>,
 }
 
 impl Programs {
@@ -88,7 +94,7 @@ impl Programs {
         clients: Vec<Program>,
         server_address: SocketAddrV4,
     ) -> Self {
-        Self { server, clients, server_address }
+        Self { server, clients, server_address, deaf: BTreeSet::new() }
     }
 
     /// Adds the next client.
@@ -106,8 +112,10 @@ impl Programs {
     /// # Errors
     /// When one does not listen any more.
     pub(crate) async fn tell_clients(&mut self, command: &ClientCommand) -> io::Result<()> {
-        for client in &mut self.clients {
-            client.tell(command).await?;
+        for (number, client) in (0..).zip(&mut self.clients) {
+            if !client.tell(command).await? {
+                self.deaf.insert(Who::Client(number));
+            }
         }
         Ok(())
     }
@@ -117,7 +125,15 @@ impl Programs {
     /// # Errors
     /// When it does not listen any more.
     pub(crate) async fn tell_server(&mut self, command: &ServerCommand) -> io::Result<()> {
-        self.server.tell(command).await
+        if !self.server.tell(command).await? {
+            self.deaf.insert(Who::Server);
+        }
+        Ok(())
+    }
+
+    /// Whether a program was ended because it did not read what it was told.
+    pub(crate) fn was_deaf(&self, who: Who) -> bool {
+        self.deaf.contains(&who)
     }
 
     /// How a program ended whose output has ended, and which process it was; `None` when it is not

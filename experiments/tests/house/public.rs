@@ -23,7 +23,6 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("fuzz::LARGEST_BYTES", "a test asks for more, and is ended"),
     ("fuzz::TARGETS", "a test feeds each target its corpus"),
     ("journal::SimulatedDisk::flip", "the simulation damages files"),
-    ("journal::SimulatedDisk::set_full", "the simulation fills the disk"),
     ("journal::Writer::has_failed", "the simulation sees a segment given up"),
     ("lab-client::Event", "the simulated world waits for it"),
     (

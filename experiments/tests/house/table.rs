@@ -44,6 +44,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
     row("platform", &[], Outside::Only(&["rustix", "serde"])),
+    row("interrupts", &["platform"], Outside::Only(&["libc", "tokio"])),
     row(
         "journal",
         &["accounting"],
@@ -68,7 +69,7 @@ pub(crate) const TABLE: &[Row] = &[
         never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"]),
     ),
     row("ebpf", &["attribution", "ethtool", "events", "text"], never(&["glommio", "tokio"], HEAVY)),
-    row("control", &["platform", "shard"], never(&["aya"], HEAVY)),
+    row("control", &["interrupts", "platform", "shard"], never(&["aya"], HEAVY)),
     row(
         "lab-server",
         &["accounting", "control", "journal", "platform", "service", "shard", "wire"],
@@ -97,7 +98,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("record", &["accounting", "attribution", "spec"], never(&[], RUNNING)),
     row(
         "host",
-        &["attribution", "ebpf", "platform", "spec", "text", "tuning"],
+        &["attribution", "ebpf", "interrupts", "platform", "spec", "text", "tuning"],
         never(&["axum", "statrs"], &["arrow", "async-nats", "glommio", "parquet"]),
     ),
     row(
@@ -107,12 +108,22 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(
         "fleet",
-        &["attribution", "ebpf", "host", "platform", "spec", "text"],
+        &["attribution", "ebpf", "host", "interrupts", "platform", "spec", "text"],
         never(&["axum", "hdrhistogram", "statrs"], &["arrow", "glommio", "parquet"]),
     ),
     row(
         "report",
-        &["analysis", "attribution", "control", "record", "service", "spec", "text", "wire"],
+        &[
+            "analysis",
+            "attribution",
+            "control",
+            "interrupts",
+            "record",
+            "service",
+            "spec",
+            "text",
+            "wire",
+        ],
         never(&["arrow", "glommio", "parquet"], &["async-nats", "aya", "blazesym"]),
     ),
     row(
@@ -123,6 +134,7 @@ pub(crate) const TABLE: &[Row] = &[
             "ebpf",
             "fleet",
             "host",
+            "interrupts",
             "platform",
             "record",
             "report",
@@ -137,10 +149,10 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         "fuzz",
         &[
-            "analysis", "fleet", "journal", "platform", "record", "service", "spec", "tuning",
-            "wire", "workload",
+            "analysis", "control", "fleet", "journal", "platform", "record", "report", "run",
+            "service", "spec", "tuning", "wire", "workload",
         ],
-        Outside::Only(&["libfuzzer-sys", "serde", "serde_json", "tempfile"]),
+        Outside::Only(&["axum", "libfuzzer-sys", "serde", "serde_json", "tempfile", "tokio"]),
     ),
     row(
         "experiments",
@@ -151,6 +163,7 @@ pub(crate) const TABLE: &[Row] = &[
             "ebpf",
             "fleet",
             "host",
+            "interrupts",
             "journal",
             "lab-client",
             "lab-server",

@@ -19,9 +19,8 @@ use axum::{Json, Router};
 use control::http::error;
 use control::metrics::Family;
 use control::{Access, Routes};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use workload::Command;
+use workload::{Command, Qps};
 
 use super::error::CommandError;
 use super::hub::Hub;
@@ -34,12 +33,6 @@ pub(crate) fn router(hub: &Hub, access: &Access) -> Router {
     let [open, questions, commands] =
         [open, questions, commands].map(|routes| routes.with_state(hub.clone()));
     access.guard(Routes { open, questions, commands })
-}
-
-/// `GET /qps?qps=`.
-#[derive(Clone, Copy, Deserialize)]
-struct Qps {
-    qps: u32,
 }
 
 fn answer(hub: &Hub, command: Command) -> Response {
@@ -57,7 +50,7 @@ fn answer(hub: &Hub, command: Command) -> Response {
 
 async fn qps(State(hub): State<Hub>, asked: Result<Query<Qps>, QueryRejection>) -> Response {
     match asked {
-        Ok(Query(Qps { qps })) => answer(&hub, Command::Rate { qps }),
+        Ok(Query(asked)) => answer(&hub, asked.into()),
         Err(refused) => error(StatusCode::BAD_REQUEST, refused.body_text()),
     }
 }

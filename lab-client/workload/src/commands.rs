@@ -36,3 +36,15 @@ pub enum Command {
     /// Write the last counters and end.
     Stop {},
 }
+
+/// The articles' own way to change the rate: `GET /qps?qps=60000`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Qps {
+    qps: u32,
+}
+
+impl From<Qps> for Command {
+    fn from(asked: Qps) -> Self {
+        Self::Rate { qps: asked.qps }
+    }
+}

@@ -18,7 +18,7 @@ mod receipts;
 mod schedule;
 mod share;
 
-pub use commands::Command;
+pub use commands::{Command, Qps};
 pub use config::{Config, ConfigError, Resolved, SLOW_KEPT};
 pub use flows::{Flows, TooFewPorts, loopback_sources, sources_needed};
 pub use lines::{Audit, Line, Ready};

@@ -5,7 +5,7 @@
 //! needs a secret for what changes something. Owns: these three checks, and how much of a request
 //! is read before an answer. Must not know: what is asked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 
 use crate::http::error;
-use crate::token::Token;
+use crate::token::{Token, TokenError};
+use crate::visitors::{Visitors, token_of};
 
 /// Bytes of a request's body: four times a packet for as many recipients as a frame can name.
 const MOST_BODY: usize = 64 * 1024;
@@ -47,6 +48,8 @@ struct Rules {
     is_reached_from_outside: bool,
     /// Names of this machine, beside its addresses and `localhost`.
     names: Vec<String>,
+    /// Who may look from outside without the token; of an interface that people open in a browser.
+    visitors: Option<Visitors>,
 }
 
 /// Why a request is not answered.
@@ -69,16 +72,36 @@ pub struct Routes {
 
 impl Access {
     pub(crate) fn new(commands: Commands, is_reached_from_outside: bool, names: &[String]) -> Self {
+        Self::with_visitors(commands, is_reached_from_outside, names, None)
+    }
+
+    fn with_visitors(
+        commands: Commands,
+        is_reached_from_outside: bool,
+        names: &[String],
+        visitors: Option<Visitors>,
+    ) -> Self {
         // What this machine calls itself, which is what people type.
         let own = rustix::system::uname().nodename().to_str().map(str::to_owned);
         let names = own.into_iter().chain(names.iter().cloned()).collect();
-        Self(Arc::new(Rules { commands, is_reached_from_outside, names }))
+        Self(Arc::new(Rules { commands, is_reached_from_outside, names, visitors }))
     }
 
-    /// Commands need a token that was printed; whoever reaches the address may ask. The machine
-    /// answers to further names.
-    pub fn with_printed(token: Token, names: &[String]) -> Self {
-        Self::new(Commands::Token(token, PRINTED), false, names)
+    /// Who may use a page at an address. Commands need a token that was printed, and so do
+    /// questions from outside of this machine: a browser asks `/?token=` with it once, and may then
+    /// look. The machine answers to further names.
+    ///
+    /// # Errors
+    /// [`TokenError::Random`].
+    pub fn of_page(token: Token, at: SocketAddr, names: &[String]) -> Result<Self, TokenError> {
+        let visitors = Some(Visitors::new(at.port())?);
+        let commands = Commands::Token(token, PRINTED);
+        Ok(Self::with_visitors(commands, is_outside(at), names, visitors))
+    }
+
+    /// Whether other machines reach it.
+    pub fn is_reached_from_outside(&self) -> bool {
+        self.0.is_reached_from_outside
     }
 
     /// The routes, guarded.
@@ -152,11 +175,20 @@ impl Access {
                 right.then_some(()).ok_or((StatusCode::FORBIDDEN, why))
             }
             _ => {
-                let why = format!("this needs {whence} (Authorization: Bearer TOKEN)");
+                let browser = match self.0.visitors {
+                    Some(_) => "; in a browser, open the address that was printed with it",
+                    None => "",
+                };
+                let why = format!("this needs {whence} (Authorization: Bearer TOKEN){browser}");
                 Err((StatusCode::UNAUTHORIZED, why))
             }
         }
     }
+}
+
+/// Whether other machines reach an address.
+pub(crate) fn is_outside(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
 }
 
 /// Where a token is found that a program has made.
@@ -184,17 +216,35 @@ async fn admit(State(access): State<Access>, request: Request, next: Next) -> Re
     }
 }
 
+/// Whether a request comes from no page of somebody else: a page can have any address asked for as
+/// a picture; then it names no origin.
+fn is_of_no_other_page(headers: &HeaderMap) -> bool {
+    headers.get_all(FETCH_SITE).iter().all(|site| site == "same-origin" || site == "none")
+}
+
 async fn may_ask(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if access.0.is_reached_from_outside {
-        return may_command(State(access), request, next).await;
+    if !access.0.is_reached_from_outside {
+        return next.run(request).await;
     }
-    next.run(request).await
+    let looks = request.method() == Method::GET && is_of_no_other_page(request.headers());
+    if let (Some(visitors), true) = (&access.0.visitors, looks) {
+        if let (Some(given), Commands::Token(token, whence)) =
+            (token_of(request.uri()), &access.0.commands)
+        {
+            return match token.is(given) {
+                true => visitors.welcome(request.uri().path(), token),
+                false => error(StatusCode::FORBIDDEN, format!("this is not {whence}")),
+            };
+        }
+        if visitors.knows(request.headers()) {
+            return next.run(request).await;
+        }
+    }
+    may_command(State(access), request, next).await
 }
 
 async fn may_command(State(access): State<Access>, request: Request, next: Next) -> Response {
-    // A page can have any address asked for as a picture; then it names no origin.
-    let sites = request.headers().get_all(FETCH_SITE);
-    if !sites.iter().all(|site| site == "same-origin" || site == "none") {
+    if !is_of_no_other_page(request.headers()) {
         return error(StatusCode::FORBIDDEN, "this comes from a page of somebody else");
     }
     match access.check_token(request.headers()) {
@@ -345,6 +395,62 @@ mod tests {
                 assert_eq!(ask(&routes, method, path, &more).await, status, "{path} {what}");
             }
         }
+    }
+
+    /// From outside, a browser that was opened with the token may look, and no more.
+    #[tokio::test]
+    async fn a_page_that_other_machines_reach_is_shown_to_who_has_the_token() {
+        let token = Token::new().expect("random");
+        let with = format!("/ledger?x=1&token={}", token.secret());
+        let bearer = format!("Bearer {}", token.secret());
+        let at = "0.0.0.0:80".parse().expect("an address");
+        let routes = routes(&Access::of_page(token, at, &[]).expect("random"));
+        let shown = |more: Vec<(&'static str, String)>| {
+            let routes = routes.clone();
+            async move {
+                let mut more: Vec<_> = more.iter().map(|(n, v)| (*n, v.as_str())).collect();
+                more.push(HERE);
+                ask(&routes, Method::GET, "/ledger", &more).await
+            }
+        };
+        assert_eq!(ask(&routes, Method::GET, "/health", &[HERE]).await, 200, "open");
+        assert_eq!(shown(vec![]).await, 401);
+        assert_eq!(shown(vec![("authorization", bearer)]).await, 200);
+        for wrong in ["/ledger?token=", "/ledger?token=00", "/ledger?token"] {
+            let status = ask(&routes, Method::GET, wrong, &[HERE]).await;
+            assert!(status == 403 || status == 401, "{wrong}: {status}");
+        }
+        let picture = [HERE, ("sec-fetch-site", "cross-site")];
+        assert_eq!(ask(&routes, Method::GET, &with, &picture).await, 403);
+        assert_eq!(ask(&routes, Method::POST, &with, &[HERE]).await, 401);
+
+        let request = Request::builder().uri(&with).header(HERE.0, HERE.1);
+        let welcome = call(&routes, request.body(Body::empty()).expect("a request")).await;
+        assert_eq!(welcome.status(), StatusCode::SEE_OTHER);
+        let said = |name: &str| welcome.headers()[name].to_str().expect("text").to_owned();
+        assert!(said("location").starts_with("/ledger#token="), "{}", said("location"));
+        let set = said("set-cookie");
+        assert!(set.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{set}");
+        let cookie = set.split(';').next().expect("a pair").to_owned();
+        let (name, value) = cookie.split_once('=').expect("a pair");
+        assert!(!with.contains(value), "the cookie is not the token");
+        assert_eq!(shown(vec![("cookie", cookie.clone())]).await, 200);
+        assert_eq!(shown(vec![("cookie", format!("a=b; {cookie}; c"))]).await, 200);
+        assert_eq!(shown(vec![("cookie", format!("{name}=00"))]).await, 401);
+        assert_eq!(shown(vec![("cookie", format!("x{cookie}"))]).await, 401);
+        let cookie = [HERE, ("cookie", cookie.as_str())];
+        for (method, path) in [(Method::GET, "/qps"), (Method::POST, "/command")] {
+            assert_eq!(ask(&routes, method, path, &cookie).await, 401, "it may look: {path}");
+        }
+        let [here, cookie] = cookie;
+        let elsewhere = [here, cookie, ("sec-fetch-site", "same-site")];
+        assert_eq!(ask(&routes, Method::GET, "/ledger", &elsewhere).await, 403);
+
+        // On loopback everybody may look, as ever.
+        let token = Token::new().expect("random");
+        let at = "127.0.0.1:80".parse().expect("an address");
+        let routes = self::routes(&Access::of_page(token, at, &[]).expect("random"));
+        assert_eq!(ask(&routes, Method::GET, "/ledger", &[HERE]).await, 200);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::access::{Access, Commands, IN_FILE, PRINTED};
+use crate::access::{Access, Commands, IN_FILE, PRINTED, is_outside};
 use crate::token::{Token, TokenError};
 
 /// Who may use the control interface.
@@ -50,7 +50,7 @@ impl AccessArgs {
         address: SocketAddr,
         pipe: bool,
     ) -> Result<(Access, Option<String>), AccessError> {
-        let is_reached_from_outside = !address.ip().to_canonical().is_loopback();
+        let is_reached_from_outside = is_outside(address);
         let (commands, notice) = match &self.control_token_file {
             Some(file) => {
                 let notice = format!("commands need the token in {}", file.display());

@@ -13,13 +13,13 @@ pub mod metrics;
 mod output;
 mod serve;
 mod shards;
-mod signals;
 mod token;
+mod visitors;
 
 pub use access::{Access, Routes};
 pub use args::{AccessArgs, AccessError};
 pub use cpus::CpuList;
-pub use listen::listen;
+pub use listen::{converse, listen};
 pub use output::{Output, last_words};
 pub use serve::{Interface, Lines, Program, serve};
 pub use shards::{InboxFull, Shards, locked};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::shards::locked;
-use crate::signals::Signals;
+use interrupts::Interrupts;
 
 /// Bytes that wait for a reader: a minute of a client with 54 shards, which says about a megabyte a
 /// second, and hours of a small one.
@@ -205,7 +205,7 @@ impl Output {
     /// # Errors
     /// What the machine says when it refuses signals.
     pub async fn finish(&self) -> io::Result<()> {
-        let mut signals = Signals::new()?;
+        let mut signals = Interrupts::listen()?;
         for stream in [&self.out, &self.err] {
             let mut seen = (stream.progress(), Instant::now());
             while seen.0.is_some() && seen.1.elapsed() < PATIENCE {

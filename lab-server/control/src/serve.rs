@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::Router;
+use interrupts::Interrupts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
@@ -13,7 +14,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::listen::listen;
 use crate::output::Output;
 use crate::shards::Shards;
-use crate::signals::Signals;
 
 /// Where lines for a recorder go. Not bounded: they are put into a queue that is, at once.
 pub type Lines<L> = UnboundedSender<L>;
@@ -130,7 +130,7 @@ async fn until_ended<P: Program>(
     lines: &Lines<P::Line>,
     pipe: bool,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
+    let mut signals = Interrupts::listen()?;
     let mut reports = std::pin::pin!(read_reports(program, lines));
     let failed = tokio::select! {
         ended = &mut reports => return ended,
@@ -156,7 +156,7 @@ async fn until_ended<P: Program>(
 }
 
 /// Has all shards end; returns when a signal finds some that did not for long.
-async fn stop<P: Program>(program: &P, signals: &mut Signals) {
+async fn stop<P: Program>(program: &P, signals: &mut Interrupts) {
     let began = tokio::time::Instant::now();
     while !program.stop() {
         // An inbox is full; its shard is reading.

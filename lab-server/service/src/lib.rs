@@ -9,6 +9,7 @@
 mod commands;
 mod config;
 mod lines;
+mod prototype;
 
 pub use commands::{
     Command, Done, LATEST_START_S, MAX_AMOUNT, MAX_GENERATORS, MAX_PACKET_RATE, MAX_RATE_IN_ALL,
@@ -18,3 +19,4 @@ pub use config::{
     Steering,
 };
 pub use lines::{DurableLedger, Line, Ready};
+pub use prototype::{FaHongBao, YaoHongBao};

@@ -25,12 +25,11 @@ use axum::routing::{get, post};
 use control::http::error;
 use control::{Access, Routes};
 use serde_json::{Value, json};
-use service::Command;
+use service::{Command, FaHongBao, YaoHongBao};
 
 use crate::panel::error::CommandError;
 use crate::panel::hub::Hub;
 use crate::panel::metrics;
-use crate::panel::prototype::{FaHongBao, YaoHongBao};
 use crate::report::Snapshot;
 
 /// The routes.

@@ -10,7 +10,6 @@ mod http;
 mod hub;
 mod metrics;
 mod program;
-mod prototype;
 
 pub use error::CommandError;
 pub use http::router;

@@ -89,7 +89,7 @@ enum Verdict {
 
 /// What was counted of answers that can have been lost; `None` in the records of a version that did
 /// not count it.
-fn losses(raw: &Raw, books: &ClosingBooks) -> Option<Losses> {
+pub fn losses(raw: &Raw, books: &ClosingBooks) -> Option<Losses> {
     let sum = |counter: fn(&record::ServerRow) -> u64| {
         raw.servers.iter().map(counter).fold(0, u64::saturating_add)
     };

@@ -21,7 +21,7 @@ pub use figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, RunQueue, Segments,
     Sends, Shakes, TwoPercentiles,
 };
-pub use ledger::LedgerSummary;
+pub use ledger::{LedgerSummary, losses};
 pub use off::SecondsOff;
 pub use run::{Summary, SummaryError, write};
 pub use table::table;

@@ -17,13 +17,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use interrupts::Interrupts;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use spec::UsageError;
 use tokio::time::Instant;
-
-use crate::interrupts::Interrupts;
 
 pub use sampler::{Graph, Recording, Sampler};
 pub use symbols::{CodeMap, Symboliser};

@@ -2,11 +2,14 @@
 //!
 //! | request | does |
 //! | --- | --- |
+//! | `GET /metrics` | every figure of the run as OpenMetrics |
 //! | `GET /` | the page |
 //! | `GET /events` | server-sent events: all so far, then every second; `Last-Event-ID` resumes |
-//! | `GET /metrics` | every figure of the run as OpenMetrics |
 //! | `GET /report.html` | the report, once it is made |
-//! | `POST /order` | a [`RunCommand`] as JSON, with `Authorization: Bearer <token>`: [`Access`] |
+//! | `POST /order` | a [`RunCommand`] as JSON, with `Authorization: Bearer <token>` |
+//!
+//! [`Access`] says who may: metrics are for everybody; the others, where other machines reach them,
+//! for who has the token, or was let in with it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,7 +27,7 @@ use control::http::error;
 use control::{Access, Routes};
 use futures_lite::Stream;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::command::RunCommand;
 use super::control::ControlHandle;
@@ -33,6 +36,10 @@ use super::metrics;
 use crate::assemble::NAME;
 use crate::page::Page;
 
+/// Readers of `/events` at a time: half of the connections that there can be, so that the page and
+/// its orders are answered beside them.
+const MOST_READERS: usize = 32;
+
 /// What requests are answered from.
 #[derive(Clone)]
 pub(super) struct AppState {
@@ -40,6 +47,8 @@ pub(super) struct AppState {
     ticks: watch::Receiver<u64>,
     control: ControlHandle,
     directory: Arc<PathBuf>,
+    /// The readers that there may be.
+    readers: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -49,20 +58,22 @@ impl AppState {
         control: ControlHandle,
         directory: PathBuf,
     ) -> Self {
-        Self { feed, ticks, control, directory: Arc::new(directory) }
+        let readers = Arc::new(Semaphore::new(MOST_READERS));
+        Self { feed, ticks, control, directory: Arc::new(directory), readers }
     }
 }
 
 /// The routes.
 pub(super) fn router(state: AppState, access: &Access) -> Router {
-    let open = Router::new()
+    let open = Router::new().route("/metrics", get(scrape));
+    let questions = Router::new()
         .route("/", get(page))
         .route("/events", get(events))
-        .route("/metrics", get(scrape))
-        .route("/report.html", get(report))
-        .with_state(state.clone());
-    let commands = Router::new().route("/order", post(command)).with_state(state);
-    access.guard(Routes { open, commands, ..Routes::default() })
+        .route("/report.html", get(report));
+    let commands = Router::new().route("/order", post(command));
+    let [open, questions, commands] =
+        [open, questions, commands].map(|routes| routes.with_state(state.clone()));
+    access.guard(Routes { open, questions, commands })
 }
 
 async fn page(State(state): State<AppState>) -> Html<String> {
@@ -78,6 +89,7 @@ struct Reader {
     version: Option<u64>,
     ready: VecDeque<Event>,
     begun: bool,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Reader {
@@ -111,11 +123,17 @@ impl Reader {
 async fn events(
     State(state): State<AppState>,
     headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Response> {
+    let Ok(place) = Arc::clone(&state.readers).try_acquire_owned() else {
+        let why = format!("{MOST_READERS} pages follow this run already: close one, and reload");
+        return Err(error(StatusCode::SERVICE_UNAVAILABLE, why));
+    };
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let from = seen.map_or(0, |last| last.saturating_sub(STILL_OPEN_S));
-    let reader = Reader { state, from, version: None, ready: VecDeque::new(), begun: false };
-    Sse::new(futures_lite::stream::unfold(reader, Reader::next)).keep_alive(KeepAlive::default())
+    let (ready, _place) = (VecDeque::new(), place);
+    let reader = Reader { state, from, version: None, ready, begun: false, _place };
+    let events = futures_lite::stream::unfold(reader, Reader::next);
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
 async fn scrape(State(state): State<AppState>) -> Response {

@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ::control::{Access, Token, TokenError, listen};
+use interrupts::Interrupts;
 use tokio::sync::watch;
 
 use crate::assemble::{ReportError, assert_run};
@@ -64,8 +65,8 @@ pub enum LiveError {
 /// A page that is being served. It ends when this is dropped, after a last look at the files.
 #[derive(Debug)]
 pub struct Live {
-    address: SocketAddr,
-    token: Token,
+    /// For a person, token included.
+    address: String,
     /// Whether it is to end.
     ending: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -96,7 +97,10 @@ impl Live {
     ) -> Result<Self, LiveError> {
         let address = listener.local_addr()?;
         let token = Token::new()?;
-        let access = Access::with_printed(token.clone(), names);
+        let access = Access::of_page(token.clone(), address, names)?;
+        // What follows the # stays in the browser: a page that everybody here may see needs no more.
+        let given = if access.is_reached_from_outside() { '?' } else { '#' };
+        let shown = format!("http://{address}/{given}token={}", token.secret());
         let (ending, ended) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let directory = directory.to_owned();
@@ -106,12 +110,12 @@ impl Live {
             let _ = rustix::process::setpriority_process(None, NICENESS);
             runtime.block_on(serve(listener, directory, access, control, ended));
         })?;
-        Ok(Self { address, token, ending, thread: Some(thread) })
+        Ok(Self { address: shown, ending, thread: Some(thread) })
     }
 
     /// The address for a person, token included.
-    pub fn address(&self) -> String {
-        format!("http://{}/#token={}", self.address, self.token.secret())
+    pub fn address(&self) -> &str {
+        &self.address
     }
 }
 
@@ -162,8 +166,8 @@ async fn serve(
     let _ = tokio::time::timeout(GOODBYE, server).await;
 }
 
-/// Serves the page of a run that another process carries out, or that is over, until Ctrl-C
-/// is pressed. It answers to further names of this machine.
+/// Serves the page of a run that another process carries out, or that is over, until it is
+/// interrupted. It answers to further names of this machine.
 ///
 /// # Errors
 /// When there is no run, or the address cannot be taken.
@@ -173,15 +177,10 @@ pub async fn watch(
     names: &[String],
 ) -> Result<(), LiveError> {
     assert_run(directory)?;
+    let mut interrupts = Interrupts::listen()?;
     let run = ControlHandle::Socket(directory.join(SOCKET));
     let live = Live::start(bind(listen)?, directory, run, names)?;
     text::say!("live page: {}", live.address());
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    // A terminal that is closed ends this process, unless it was told to ignore that: nothing is
-    // under way here.
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed?,
-        _ = terminate.recv() => {}
-    }
+    interrupts.next().await;
     Ok(())
 }

@@ -1,6 +1,9 @@
 // The live page: seconds as they come, and orders to the run.
 
 const TOKEN = "lab-token";
+
+// A stream that was refused is asked for again after this time.
+const REFUSED_MS = 5000;
 let pending = false;
 
 function takeToken() {
@@ -161,6 +164,11 @@ function follow() {
             source.close();
             link.textContent = "The run is over, and so is its page; report.html in its directory "
                 + "shows the same.";
+        } else if (source.readyState === EventSource.CLOSED) {
+            // Refused: a browser does not try that again by itself.
+            link.textContent = "This page is not told of the run: too many pages follow it, or the "
+                + "address lacks its token; trying again …";
+            setTimeout(follow, REFUSED_MS);
         } else {
             link.textContent = "The run is not heard of; trying again …";
         }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use host::ended::OomWatch;
-use host::interrupts::{Interrupted, Interrupts};
 use host::namespace::Netns;
 use host::probing::Probing;
 use host::program::{self, Given, Who};
 use host::surroundings::Surroundings;
+use interrupts::{Interrupted, Interrupts};
 use record::{DirectoryLock, Files};
 use serde::Serialize;
 use serde_json::json;
@@ -258,7 +258,10 @@ impl Coordinator<Local> {
         };
         match message {
             Ok(Some(Message::Ended(who))) => {
-                let ended = self.run.programs.ended(who).await;
+                let ended = tokio::select! {
+                    ended = self.run.programs.ended(who) => ended,
+                    () = self.interrupts.next() => return Err(Interrupted.into()),
+                };
                 let how = ended.map(|(pid, status)| self.place.oom.describe(Some(pid), status));
                 let how = how.unwrap_or_else(|| "closed its output".to_owned());
                 anyhow::bail!("{who} {how}; what it said about it stands above")

@@ -95,7 +95,7 @@ impl Lookups {
     }
 
     fn add(&mut self, lookup: Lookup) -> What {
-        self.last += 1;
+        self.last = self.last.saturating_add(1);
         let (number, requests) = (self.last, lookup.requests.names());
         self.waiting.insert(number, lookup);
         What::Look { number, requests }
@@ -108,13 +108,15 @@ impl Lookups {
 
     /// Nobody could answer for so many seconds.
     pub(super) fn put_off(&mut self, seconds: u64) {
-        self.waiting.values_mut().for_each(|lookup| lookup.since += seconds);
+        self.waiting.values_mut().for_each(|lookup| {
+            lookup.since = lookup.since.saturating_add(seconds);
+        });
     }
 
     /// The oldest lookup that has waited for too long.
     pub(super) fn take_old(&mut self, now: u64) -> Option<Lookup> {
         let oldest = self.waiting.first_entry()?;
-        (oldest.get().since + WAIT_S < now).then(|| oldest.remove())
+        (oldest.get().since.saturating_add(WAIT_S) < now).then(|| oldest.remove())
     }
 
     /// The oldest lookup.

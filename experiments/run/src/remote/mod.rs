@@ -2,7 +2,7 @@
 //! start, what becomes of the run when one is lost, and how another coordinator takes it over.
 
 mod assemble;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod fleet;
 mod hosts;
 mod lookups;

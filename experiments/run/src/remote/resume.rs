@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use fleet::Leader;
-use fleet::link::{HostNews, Nats, Orders, question};
+use fleet::link::{HostNews, Nats, question};
 use fleet::protocol::{Answer, Ask};
-use host::interrupts::Interrupts;
+use interrupts::{Interrupted, Interrupts};
 use record::{DirectoryLock, Files, Manifest, Seconds};
 use serde_json::json;
 use spec::Source;
@@ -58,13 +58,18 @@ pub(crate) async fn resume(
     let manifest: Manifest = serde_json::from_str(&text)
         .map_err(|error| UsageError::error(format!("manifest.json: {error}")))?;
     let mut control = RunControl::bind(options.live, &options.live_hosts)?;
-    let interrupts = Interrupts::listen()?;
     let mut access = fleet.access;
     access.nats.get_or_insert_with(|| roster.nats.clone());
     let client = access.connect("lab run --resume").await?;
     let context = access.jetstream(&client).await?;
     let mut leader = Leader { epoch: checkpoint.epoch.next(chance()?), who };
-    let (hosts, gone) = ask_hosts(&client, &roster, &checkpoint, &mut leader).await?;
+    // Up to here an interrupt ended this process.
+    let mut interrupts = Interrupts::listen()?;
+    let (hosts, gone) = tokio::select! {
+        known = ask_hosts(&client, &roster, &checkpoint, &mut leader) => known?,
+        // Hosts that follow this coordinator already follow the next one as well.
+        () = interrupts.next() => return Err(Interrupted.into()),
+    };
     let source = Source {
         file: PathBuf::from(&manifest.file),
         text: manifest.text.clone(),
@@ -84,7 +89,7 @@ pub(crate) async fn resume(
         nats: Nats { client, context },
         epoch: leader.epoch,
         roster,
-        orders: restore_orders(&checkpoint, &hosts),
+        orders: checkpoint.orders(&hosts),
         hosts,
         place: checkpoint.place,
     })?;
@@ -171,21 +176,4 @@ async fn ask_again(client: &Client, host: &str, ask: &Ask) -> Option<Answer> {
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-/// Orders that an earlier coordinator gave and hosts have not carried out.
-fn restore_orders(
-    checkpoint: &Checkpoint,
-    hosts: &BTreeMap<String, HostState>,
-) -> BTreeMap<String, Orders> {
-    let restored = checkpoint.orders.iter().map(|(host, queue)| {
-        let mut queue = queue.clone();
-        let last = hosts.get(host).map_or(0, |state| state.carried_out);
-        queue.waiting.retain(|(number, _)| *number > last);
-        if checkpoint.position.is_none_or(|position| position.begun) {
-            queue.number = queue.number.max(last);
-        }
-        (host.clone(), Orders::restore(queue))
-    });
-    restored.collect()
 }

@@ -12,9 +12,9 @@ use fleet::hosts;
 use fleet::link::{HostNews, Nats, Orders, drop_stream, open_stream, question};
 use fleet::protocol::{Answer, Ask, Card, HostReport, Lease, Order, PROTOCOL, What};
 use fleet::{Epoch, Leader, RunName};
-use host::interrupts::{Interrupted, Interrupts};
 use host::probing::ProbeSpec;
 use host::program::Who;
+use interrupts::{Interrupted, Interrupts};
 use record::{DirectoryLock, Files};
 use serde_json::json;
 use service::Line as ServerLine;
@@ -53,6 +53,7 @@ async fn lease(
     cards: &[Card],
     agents: &[&str],
     clocks: &BTreeMap<String, Offset>,
+    interrupts: &mut Interrupts,
 ) -> anyhow::Result<()> {
     let machines = who_tells(agents, cards, |card| &card.boot);
     let networks = who_tells(agents, cards, |card| (&card.boot, card.netns));
@@ -67,32 +68,51 @@ async fn lease(
             machine: machines.contains(agent),
             network: networks.contains(agent),
         }));
-        let mut answer = None;
-        // A lease that was taken, and whose answer was lost, is taken again.
-        for _ in 0..LEASE {
-            answer = question(client, agent, &lease).await;
-            if answer.is_some() {
-                break;
-            }
-        }
-        let why = match answer {
-            Some(Answer::Done {}) => {
-                leased.push(agent);
-                continue;
-            }
-            Some(Answer::Refused { why }) => why,
-            _ => "it does not answer".to_owned(),
+        let why = tokio::select! {
+            answer = ask_for_lease(client, agent, &lease) => match answer {
+                Some(Answer::Done {}) => {
+                    leased.push(agent);
+                    continue;
+                }
+                Some(Answer::Refused { why }) => Some(why),
+                _ => Some("it does not answer".to_owned()),
+            },
+            () = interrupts.next() => None,
         };
-        for agent in leased {
-            // An order with the number 1 is the first: none was given.
-            let (run, epoch) = (run.clone(), leader.epoch);
-            let stop = Order { run: run.clone(), epoch, number: 1, what: What::Stop {} };
-            let _ = question(client, agent, &Ask::Order(Box::new(stop))).await;
-            let _ = question(client, agent, &Ask::Forget { run, epoch }).await;
+        if why.is_none() {
+            // It may have taken the lease.
+            leased.push(agent);
         }
-        return Err(UsageError::error(format!("{agent} cannot be used: {why}")));
+        release(client, (run, leader), leased).await;
+        return Err(match why {
+            Some(why) => UsageError::error(format!("{agent} cannot be used: {why}")),
+            None => Interrupted.into(),
+        });
     }
     Ok(())
+}
+
+/// Asks an agent to work for a run. A lease that was taken, and whose answer was lost, is taken
+/// again.
+async fn ask_for_lease(client: &Client, agent: &str, lease: &Ask) -> Option<Answer> {
+    for _ in 0..LEASE {
+        let answer = question(client, agent, lease).await;
+        if answer.is_some() {
+            return answer;
+        }
+    }
+    None
+}
+
+/// Agents that work for a run of which nothing has begun need not any more.
+async fn release(client: &Client, (run, leader): (&RunName, &Leader), agents: Vec<&str>) {
+    for agent in agents {
+        // An order with the number 1 is the first: none was given.
+        let (run, epoch) = (run.clone(), leader.epoch);
+        let stop = Order { run: run.clone(), epoch, number: 1, what: What::Stop {} };
+        let _ = question(client, agent, &Ask::Order(Box::new(stop))).await;
+        let _ = question(client, agent, &Ask::Forget { run, epoch }).await;
+    }
 }
 
 /// The hosts that a run will have, and their clocks.
@@ -144,7 +164,7 @@ pub(crate) async fn start(
     let context = fleet.access.jetstream(&client).await?;
     let Chosen { cards, assignment, clocks } = choose(&client, &mut source, fleet).await?;
     // Up to here nothing was made or changed: an interrupt ended this process.
-    let interrupts = Interrupts::listen()?;
+    let mut interrupts = Interrupts::listen()?;
     let agents = assignment.agents();
     let started = unix_now().as_secs();
     let name = source.experiment.name.as_str();
@@ -176,7 +196,8 @@ pub(crate) async fn start(
         UsageError::error(format!("JetStream does not take a stream for the results: {error}"))
     })?;
     let notices = control.open(&directory)?;
-    if let Err(error) = lease(&client, (&run, &leader), &cards, &agents, &clocks).await {
+    let who = (&run, &leader);
+    if let Err(error) = lease(&client, who, &cards, &agents, &clocks, &mut interrupts).await {
         drop_stream(&context, &run).await;
         return Err(error);
     }

@@ -1,11 +1,12 @@
 //! The prototype's own requests, as its scripts send them with curl.
 
 use serde::Deserialize;
-use service::Command;
+
+use crate::commands::Command;
 
 /// `GET /yaohongbao?qps=200&sum=40000`: packets to be shaken, so many a second, so many in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct YaoHongBao {
+pub struct YaoHongBao {
     qps: u32,
     sum: u64,
 }
@@ -20,7 +21,7 @@ impl From<YaoHongBao> for Command {
 /// max)`. Negative numbers lose their sign and a descending range is turned round, as the prototype
 /// does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct FaHongBao {
+pub struct FaHongBao {
     qps: u32,
     sum: u64,
     min: i32,

@@ -1,5 +1,5 @@
-//! What a person or the system ends a command with: Ctrl-C, a signal to terminate, a terminal that
-//! was closed. All three mean the same.
+//! What a person or the system ends a program or a command with: Ctrl-C, a signal to terminate, a
+//! terminal that was closed. All three mean the same, to server, client and every command of `lab`.
 //!
 //! Owns: which signals those are. Must not know: what is ended.
 
@@ -106,7 +106,7 @@ mod tests {
     /// with its part.
     #[test]
     fn listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process() {
-        const NAME: &str = "interrupts::tests::\
+        const NAME: &str = "tests::\
             listening_goes_on_after_a_time_in_which_a_signal_would_have_ended_the_process";
         if let Ok(part) = std::env::var(PART) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
