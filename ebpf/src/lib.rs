@@ -38,6 +38,8 @@ mod reasons;
 mod sampling;
 mod symbols;
 mod threads;
+mod ticks;
+mod timelines;
 
 pub use absence::Absence;
 pub use attach::{AttachError, ProbeState, Probes};
@@ -58,4 +60,5 @@ pub use options::Options;
 pub use profile::{Profile, Profiler, Sample, Stack};
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
-pub use threads::{CpuHeld, LongWait, Program, Thread, ThreadTable};
+pub use threads::{CpuHeld, Program, Thread, ThreadTable};
+pub use timelines::Timelines;

@@ -17,9 +17,9 @@ use events::{CounterBlock, StackKey, TaskRef};
 use serde::Serialize;
 
 use crate::{
-    attach::{AttachError, KernelData, OBJECT, array, chain, cpu_count, not_permitted, pid_max},
+    attach::{AttachError, KernelData, OBJECT, array, chain, not_permitted, pid_max},
     catalog::PROFILE,
-    mapping::SharedArray,
+    mapping::{SharedArray, cpu_count},
     threads::Program,
 };
 

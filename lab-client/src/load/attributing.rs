@@ -3,12 +3,12 @@
 use std::net::SocketAddrV4;
 
 use attribution::{
-    Attributed, BeforeSend, Cause, ClientSide, Request, Sampled, Seconds, SlowRequest, attribute,
+    Attributed, Cause, ClientSide, Evidence, Request, Sampled, Seconds, SlowRequest, attribute,
 };
 use shard::ConnId;
 
 use crate::load::state::LoadGenerator;
-use crate::traces::{TraceReader, before_send};
+use crate::traces::{TraceReader, evidence};
 
 /// Requests of a second and shard that are passed on: at one in 64, more than a shard can make.
 const MOST_SAMPLED: usize = 4096;
@@ -25,19 +25,24 @@ struct Over {
 /// What the traces have of a request.
 struct Traced {
     request: Option<Request>,
-    before: BeforeSend,
+    evidence: Evidence,
     attributed: Attributed,
 }
 
 impl Over {
-    /// Looks the request up. It left `slept_us` of the shard's sleep after it was due.
-    fn look_up(&self, traces: &dyn TraceReader, slept_us: u16) -> Traced {
-        let request = traces.request(self.from, self.due_ns + self.latency_ns);
-        let before = request.as_ref().map_or_else(BeforeSend::default, |request| {
-            before_send(traces, request, self.due_ns, u64::from(slept_us) * 1000)
-        });
-        let attributed = attribute(self.due_ns, self.latency_ns, request.as_ref(), before);
-        Traced { request, before, attributed }
+    /// Looks the request up. `answered`: the calling thread has just read its answer.
+    fn look_up(&self, traces: &dyn TraceReader, answered: bool) -> Traced {
+        let end_ns = self.due_ns + self.latency_ns;
+        let mut request = traces.request(self.from);
+        if let Some(request) = request.as_mut().filter(|_| answered) {
+            request.read_at(end_ns);
+        }
+        let evidence = request
+            .as_ref()
+            .map(|request| evidence(traces, request, self.due_ns, end_ns))
+            .unwrap_or_default();
+        let attributed = attribute(self.due_ns, self.latency_ns, request.as_ref(), &evidence);
+        Traced { request, evidence, attributed }
     }
 
     /// What the traces have, if it is of this request and not of an earlier one.
@@ -68,7 +73,7 @@ impl LoadGenerator {
             return;
         }
         let at = &self.users[user as usize];
-        let (lag_us, slept_us) = (at.lag_us, at.slept_us);
+        let lag_us = at.lag_us;
         let over = Over { phase: at.phase, from: self.flow_of(user), due_ns, latency_ns };
         let (mut seen, mut client_side) = (None, None);
         if let Some(traces) = &self.traces {
@@ -76,7 +81,7 @@ impl LoadGenerator {
                 self.causes.enter_unsampled(over.phase, over.latency_ns);
                 return;
             }
-            let traced = over.look_up(traces.as_ref(), slept_us);
+            let traced = over.look_up(traces.as_ref(), true);
             client_side = self.record_traced(&over, &traced);
             seen = traced.request.map(|request| (request, traced.attributed));
         }
@@ -101,7 +106,7 @@ impl LoadGenerator {
         let own = over.own(traced.request.as_ref());
         let client_side = own
             .filter(|request| self.rules.join && request.is_half())
-            .map(|request| ClientSide { request: *request, before: traced.before });
+            .map(|request| ClientSide { request: *request, evidence: traced.evidence });
         if !self.is_in_sample(over.from, traced.request.as_ref()) {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
         } else if own.is_some_and(|request| request.mixed) {
@@ -114,7 +119,8 @@ impl LoadGenerator {
         client_side
     }
 
-    /// A shake has timed out: all of its time has one cause, if a loss is known, or none.
+    /// A shake has timed out: explained as far as its instants go. Where the server's end is
+    /// another host's, only a loss is known.
     pub(super) fn attribute_timeout(&mut self, user: u32, due_ns: u64) {
         let Some(traces) = &self.traces else { return };
         let over = Over {
@@ -127,14 +133,20 @@ impl LoadGenerator {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
-        let request = traces.request(over.from, due_ns + over.latency_ns);
-        if !self.is_in_sample(over.from, request.as_ref()) {
+        let traced = over.look_up(traces.as_ref(), false);
+        let request = traced.request.as_ref();
+        if !self.is_in_sample(over.from, request) {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
-        let lost = over.own(request.as_ref()).is_some_and(|request| request.losses > 0);
-        let cause = if lost { Cause::NetworkLoss } else { Cause::Unexplained };
-        self.record(&over, &Attributed::to_one(cause, over.latency_ns));
+        let attributed = if self.rules.join {
+            let lost = over.own(request).is_some_and(|request| request.losses > 0);
+            let cause = if lost { Cause::NetworkLoss } else { Cause::Unexplained };
+            Attributed::to_one(cause, over.latency_ns)
+        } else {
+            traced.attributed
+        };
+        self.record(&over, &attributed);
     }
 
     fn record(&mut self, over: &Over, attributed: &Attributed) {

@@ -92,7 +92,6 @@ impl LoadGenerator {
         // Under a closed load it is due when it leaves; under an open one, how late it is becomes
         // known when it has left.
         at.lag_us = 0;
-        at.slept_us = 0;
         net.send(at.conn, &Frame::ShakeRequest { user: self.share.global(user) });
         self.timeouts.push_back((due_ns, user));
         true
@@ -102,14 +101,11 @@ impl LoadGenerator {
     fn flush_and_record_lag(&mut self, net: &mut impl Transport, sent: usize) {
         net.flush();
         let left_ns = net.read_clock();
-        let (slept_ns, woke_ns) = net.last_sleep_ns();
         let first = self.timeouts.len() - sent;
         for (due_ns, user) in self.timeouts.range(first..) {
             let at = &mut self.users[*user as usize];
             let lag_ns = left_ns.saturating_sub(*due_ns);
             at.lag_us = u32::try_from(lag_ns / 1000).unwrap_or(u32::MAX);
-            let slept_us = woke_ns.saturating_sub(slept_ns.max(*due_ns)) / 1000;
-            at.slept_us = u16::try_from(slept_us).unwrap_or(u16::MAX);
             self.recorder.record(at.phase, Segment::SendLag, lag_ns);
             let own_ns = self.punctuality.own_lag_ns(*due_ns, left_ns);
             if own_ns > self.rules.late_ns.min(LATE_NS) {
