@@ -26,6 +26,7 @@ use crate::{
     kernel,
     listening::ListenQueue,
     mapping::SharedArray,
+    namespaces::{self, NamespaceError},
     offsets::{self, Resolved},
     options::Options,
     reasons::DropReasons,
@@ -43,6 +44,9 @@ pub enum AttachError {
     /// The kernel does not describe its types.
     #[error("the probes need the kernel's own description of its types: {0}")]
     NoBtf(#[from] BtfError),
+    /// The kernel's numbers or instants are not those of this process.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// Not allowed.
     #[error(
         "not allowed to load probes: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
@@ -129,6 +133,7 @@ impl Probes {
     /// # Errors
     /// When none can be: no BTF, no permission, a kernel before 5.8.
     pub fn attach(options: &Options) -> Result<Self, AttachError> {
+        namespaces::check()?;
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
         let reasons = DropReasons::of_kernel(&btf);

@@ -32,7 +32,7 @@ pub use join::ServerSide;
 pub use request::{CpuWait, Request, WaitedBetween};
 pub use sampled::{ClientSide, Sampled, record_joined};
 pub use segments::{PerSegment, Segment, Segments};
-pub use slow::{End, Holder, SlowRequest, Slowest, Trace, TracedThread};
+pub use slow::{End, SlowRequest, Slowest, Trace, TracedThread};
 pub use sums::{
     BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, LeftOut, MovedCount, Seconds,
     bucket, bucket_floor,

@@ -68,22 +68,6 @@ pub enum End {
     Server,
 }
 
-/// Who had the CPU that a request waited for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The end whose thread waited.
-    pub end: End,
-    /// The name of the thread that had the CPU.
-    pub name: String,
-    /// Its process.
-    pub pid: u32,
-    /// The end of the same run that it belongs to; null for every other program.
-    #[serde(default)]
-    pub of: Option<End>,
-    /// For how much of the wait, in microseconds.
-    pub us: u64,
-}
-
 /// A slow request as the kernel saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
@@ -108,9 +92,12 @@ pub struct Trace {
     pub client_held_by: Option<String>,
     /// The same at the server.
     pub server_held_by: Option<String>,
-    /// Who had the CPUs during its waits, the longest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub holders: Vec<Holder>,
+    /// The process of `client_held_by`.
+    #[serde(default)]
+    pub client_holder_pid: Option<u32>,
+    /// The process of `server_held_by`.
+    #[serde(default)]
+    pub server_holder_pid: Option<u32>,
 }
 
 impl Trace {
@@ -132,7 +119,8 @@ impl Trace {
             mixed: request.mixed,
             client_held_by: held_by(&client),
             server_held_by: held_by(&server),
-            holders: Vec::new(),
+            client_holder_pid: None,
+            server_holder_pid: None,
             client_thread: client.map(|thread| thread.tid),
             server_thread: server.map(|thread| thread.tid),
         };
