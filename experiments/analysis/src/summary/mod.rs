@@ -12,10 +12,12 @@ mod ledger;
 mod off;
 mod phase;
 mod run;
+mod sentences;
 mod table;
 
 pub use blame::{
-    Attribution, CauseTotals, Jitter, Shares, Tail, beyond_usual, dominant, slow_from,
+    Attribution, CauseTotals, Jitter, LeftOutOfTail, Shares, Tail, Typical, beyond_usual, dominant,
+    slow_from,
 };
 pub use figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, RunQueue, Segments,

@@ -16,6 +16,7 @@ use super::figures::{
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
+use text::thousands;
 
 /// With fewer connections than this, memory that grew is lost in the noise.
 const ENOUGH_CONNECTIONS: u64 = 1_000;
@@ -141,6 +142,15 @@ pub(super) fn summarize(
         let measured = (phase.latency_us.p99, late);
         let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, &phase.shake);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
+    }
+    phase.attribution.unanswered = evidence::of_unanswered(&tally);
+    if spec.connect.is_some() {
+        phase.attribution.connecting = evidence::of_connecting(raw, (start, end), &totals.tally);
+    }
+    if phase.push.missed > 0 {
+        let Push { sent, missed, .. } = phase.push;
+        let said = format!("{} of {} pushes are missing", thousands(missed), thousands(sent));
+        phase.attribution.pushes = Some(said);
     }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     if let Some(tally) = &settled_tally {
