@@ -143,15 +143,7 @@ pub(super) fn summarize(
         let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, &phase.shake);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
-    phase.attribution.unanswered = evidence::of_unanswered(&tally);
-    if spec.connect.is_some() {
-        phase.attribution.connecting = evidence::of_connecting(raw, (start, end), &totals.tally);
-    }
-    if phase.push.missed > 0 {
-        let Push { sent, missed, .. } = phase.push;
-        let said = format!("{} of {} pushes are missing", thousands(missed), thousands(sent));
-        phase.attribution.pushes = Some(said);
-    }
+    tell_others(raw, spec, (start, end), (&tally, &totals.tally), &mut phase);
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
     if let Some(tally) = &settled_tally {
         let open = matches!(spec.shake, Some(spec::Shake::Open { .. }));
@@ -159,6 +151,24 @@ pub(super) fn summarize(
     }
     phase.valid = phase.invalid_because.is_empty();
     phase
+}
+
+/// What there is to tell beside the causes. `seconds` counts what its seconds did, `tally` what became
+/// of its shakes.
+fn tell_others(
+    raw: &Raw,
+    spec: &PhaseSpec,
+    time: (u64, u64),
+    (tally, seconds): (&Tally, &Tally),
+    phase: &mut PhaseSummary,
+) {
+    phase.attribution.unanswered = evidence::of_unanswered(tally);
+    if spec.connect.is_some() {
+        phase.attribution.connecting = evidence::of_connecting(raw, time, seconds);
+    }
+    let Push { sent, missed, .. } = phase.push;
+    let said = format!("{} of {} pushes are missing", thousands(missed), thousands(sent));
+    phase.attribution.pushes = (missed > 0).then_some(said);
 }
 
 /// Where the requests of a phase spent their time.
