@@ -57,7 +57,7 @@ fn check(namespaces: &[&str], words: &str) {
 
 #[test]
 fn within_a_pid_namespace_probes_are_refused() {
-    check(&["--pid", "--fork", "--mount-proc"], "PID namespace");
+    check(&["--pid", "--fork", "--mount-proc"], "in a PID namespace of its own");
 }
 
 #[test]

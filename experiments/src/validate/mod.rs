@@ -6,7 +6,8 @@
 //! compared with what the summary says; drops and retransmissions must be exact (`counts`). Faults
 //! from outside, by the system's own means, follow (`outside`, `outside_cases`).
 //!
-//! Of a full proof only the first try of a case counts; one that is tried again is a row of its own.
+//! Of a full proof only the first try of a case counts; one that is tried again is a row of its
+//! own.
 
 mod bound;
 mod cases;
@@ -34,12 +35,12 @@ use cases::{Case, PLACES, cases, measuring};
 use counts::{Counts, without_evidence};
 use expected::{SlowRequest, Told};
 use files::rows;
-use outside::Account;
+use outside::bursts::Account;
 use outside_cases::{OutsideCase, make_beside, outside_cases};
 use stalls::StallWatch;
 
-/// The share of first tries with the right dominant cause that must be reached, as the lower bound of
-/// a confidence of 95%. 59 of 59 reach it.
+/// The share of first tries with the right dominant cause that must be reached, as the lower bound
+/// of a confidence of 95%. 59 of 59 reach it.
 const RIGHT: f64 = 0.95;
 
 /// A share may be off by so much in a run with two faults.

@@ -13,7 +13,8 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 use super::cases::PLACES;
-use super::outside::{Account, Made, Means, Programs};
+use super::outside::bursts::{Account, Made};
+use super::outside::{Means, Programs};
 
 /// The causes that are expected must together have more than this of the excess.
 const EXPECTED: f64 = 0.8;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use attribution::{Cause, End, Tally};
 use serde_json::Value;
 
-use super::blame::{CauseTotals, PhaseEvidence};
+use super::blame::CauseTotals;
+use super::blamed::{Holder, PhaseEvidence, Stop, Throttling};
 use super::figures::{RunQueue, Shakes};
-use super::sentences::{Holder, Stop, Throttling, connecting, unanswered};
+use super::sentences::{connecting, unanswered};
 use record::{Manifest, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject, Raw, SlowRow, total};
 
 /// The probes' rows of some seconds.

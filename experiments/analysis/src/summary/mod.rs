@@ -5,6 +5,7 @@
 //! requests were slow). Must not know: how a run is carried out.
 
 mod blame;
+mod blamed;
 mod counts;
 mod evidence;
 mod figures;
@@ -15,10 +16,8 @@ mod run;
 mod sentences;
 mod table;
 
-pub use blame::{
-    Attribution, CauseTotals, Jitter, LeftOutOfTail, Shares, Tail, Typical, beyond_usual, dominant,
-    slow_from,
-};
+pub use blame::{CauseTotals, beyond_usual, slow_from};
+pub use blamed::{Attribution, Jitter, LeftOutOfTail, Shares, Tail, Typical, dominant};
 pub use figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, RunQueue, Segments,
     Sends, Shakes, TwoPercentiles,

@@ -6,7 +6,7 @@ use accounting::server::Counters;
 use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
 
-use super::blame::Attribution;
+use super::blamed::Attribution;
 use super::counts;
 use super::evidence;
 use super::figures::{
@@ -153,8 +153,8 @@ pub(super) fn summarize(
     phase
 }
 
-/// What there is to tell beside the causes. `seconds` counts what its seconds did, `tally` what became
-/// of its shakes.
+/// What there is to tell beside the causes. `seconds` counts what its seconds did, `tally` what
+/// became of its shakes.
 fn tell_others(
     raw: &Raw,
     spec: &PhaseSpec,

@@ -7,54 +7,13 @@ use std::collections::BTreeMap;
 use attribution::{Cause, End};
 use text::thousands;
 
-use super::blame::{Attribution, PhaseEvidence};
+use super::blamed::{Attribution, Holder, PhaseEvidence, Stop, dominant};
 
 /// Holders that are named; the rest had the CPU for less.
 const NAMED: usize = 3;
 
 /// Of the slow requests so many may be left out before it is said.
 pub(super) const LEFT_OUT: f64 = 0.05;
-
-/// Programs of one name that had a CPU that slow requests waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holder {
-    /// The name of its thread.
-    pub(super) name: String,
-    /// How many processes; 0 when that is not known.
-    pub(super) processes: usize,
-    /// One of them.
-    pub(super) pid: Option<u32>,
-    /// The end of this run that it is.
-    pub(super) of: Option<End>,
-    /// How long the requests waited behind it, in microseconds.
-    pub(super) us: u64,
-}
-
-/// What the quota of CPU time took from an end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Throttling {
-    /// The group that has the quota.
-    pub(super) group: String,
-    /// The quota and its period, as they were last.
-    pub(super) quota_us: Option<(u64, u64)>,
-    /// Periods that used it up.
-    pub(super) periods: u64,
-    /// How long CPUs stood still for it.
-    pub(super) us: u64,
-    /// Whether every second was read.
-    pub(super) whole: bool,
-}
-
-/// Who stopped an end, and how often.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Stop {
-    /// The signal's number.
-    pub(super) signal: u32,
-    /// The name of the sender.
-    pub(super) sender: String,
-    /// Its process.
-    pub(super) pid: u32,
-}
 
 pub(super) fn ms(us: u64) -> String {
     let ms = us as f64 / 1000.0;
@@ -124,7 +83,7 @@ fn typical(slow_us: u64, attribution: &Attribution, evidence: &PhaseEvidence) ->
 /// What the slowest took beyond what is usual.
 fn excess(attribution: &Attribution, evidence: &PhaseEvidence) -> Option<String> {
     let tail = &attribution.tail;
-    let (cause, share) = super::blame::dominant(tail.shares.as_ref()?)?;
+    let (cause, share) = dominant(tail.shares.as_ref()?)?;
     let (requests, excess_us) = (tail.requests?.max(1), tail.excess_us?);
     let part = tail.part.map_or_else(String::new, |part| match part * 100.0 {
         percent if percent < 0.1 => format!(" {percent:.2}%"),
@@ -361,6 +320,7 @@ pub(super) fn unanswered(counts: [(u64, &str); 5]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::blamed::Throttling;
 
     fn check(cause: Cause, evidence: &PhaseEvidence, words: &[&str]) {
         let said = advice(cause, evidence);

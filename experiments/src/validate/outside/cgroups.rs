@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use rustix::process::Pid;
 
-use super::{Made, bursts};
+use super::bursts::{Account, Made, bursts};
 
 /// The hierarchies of the first version, and where the second one is mounted.
 const FIRST: &str = "/sys/fs/cgroup";
@@ -73,7 +73,7 @@ pub(super) fn quota(pid: Pid, over: &AtomicBool) -> Made {
     }
     let account = bursts(over, || set(true), || set(false))?;
     let statistics = fs::read_to_string(group.directory.join("cpu.stat"))?;
-    Ok(super::Account { held_ms: throttled_ms(&statistics), ..account })
+    Ok(Account { held_ms: throttled_ms(&statistics), ..account })
 }
 
 fn throttled_ms(statistics: &str) -> u64 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::{Account, BURST, BURSTS, Made, PAUSE};
+use super::bursts::{Account, BURST, BURSTS, Made, PAUSE};
 
 /// Above every ordinary program.
 const PRIORITY: libc::c_int = 10;

@@ -2,28 +2,18 @@
 //! nothing of them. Owns: how each is made, and what was done, by the injector's own account or the
 //! kernel's. Must not know: what must be blamed for it (`outside_cases`).
 
+pub(super) mod bursts;
 mod cgroups;
 mod holding;
 mod network;
 mod signals;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
 use attribution::End;
 use rustix::process::Pid;
 
-/// Bursts of a fault in a run.
-const BURSTS: u32 = 4;
-
-/// How long each is.
-const BURST: Duration = Duration::from_millis(250);
-
-/// From the end of one to the beginning of the next.
-const PAUSE: Duration = Duration::from_millis(1_000);
-
-/// How long a fault is that is not made in bursts.
-const LONG: Duration = Duration::from_secs(5);
+use bursts::Made;
 
 /// How a fault is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,19 +63,6 @@ impl Programs {
     }
 }
 
-/// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Account {
-    /// Bursts that were carried out.
-    pub(super) bursts: u32,
-    /// How long they held the end up in all, in milliseconds: by the kernel's own account where it
-    /// keeps one.
-    pub(super) held_ms: u64,
-}
-
-/// What keeps a fault from being made.
-pub(super) type Made = anyhow::Result<Account>;
-
 impl Means {
     /// All of them, at both ends.
     pub(super) fn all() -> Vec<Self> {
@@ -126,8 +103,8 @@ impl Means {
         }
     }
 
-    /// Makes the fault, burst by burst, until it is over or `over` says so. Whatever it holds is let
-    /// go in any case.
+    /// Makes the fault, burst by burst, until it is over or `over` says so. Whatever it holds is
+    /// let go in any case.
     ///
     /// # Errors
     /// What the system says.
@@ -149,31 +126,6 @@ impl Means {
     }
 }
 
-/// Carries out bursts: `begin`, a while, `end`. A burst that began is ended.
-fn bursts(
-    over: &AtomicBool,
-    mut begin: impl FnMut() -> anyhow::Result<()>,
-    mut end: impl FnMut() -> anyhow::Result<()>,
-) -> Made {
-    let mut account = Account::default();
-    for _ in 0..BURSTS {
-        if over.load(Ordering::Relaxed) {
-            break;
-        }
-        let began = Instant::now();
-        let begun = begin();
-        if begun.is_ok() {
-            std::thread::sleep(BURST);
-        }
-        end()?;
-        begun?;
-        account.bursts += 1;
-        account.held_ms += began.elapsed().as_millis() as u64;
-        std::thread::sleep(PAUSE);
-    }
-    Ok(account)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,21 +136,5 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), 16);
-    }
-
-    #[test]
-    fn what_was_begun_is_ended_also_when_it_fails() {
-        let (over, mut ended) = (AtomicBool::new(false), 0);
-        let failed = bursts(
-            &over,
-            || anyhow::bail!("no"),
-            || {
-                ended += 1;
-                Ok(())
-            },
-        );
-        assert_eq!((failed.is_err(), ended), (true, 1));
-        let none = bursts(&AtomicBool::new(true), || Ok(()), || Ok(())).expect("none");
-        assert_eq!(none, Account::default());
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::Pid;
 
+use super::bursts::{Account, LONG, Made};
 use super::holding::{apart, pin};
-use super::{Account, LONG, Made};
 
 /// The server's interface in a run with namespaces of its own.
 const INTERFACE: &str = "lab0";

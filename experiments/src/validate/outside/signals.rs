@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Made, bursts};
+use super::bursts::{Made, bursts};
 
 /// SIGSTOP, and SIGCONT.
 pub(super) fn stop(pid: Pid, over: &AtomicBool) -> Made {
@@ -87,7 +87,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
         let pid = Pid::from_child(&child);
         let account = stop(pid, &AtomicBool::new(false)).expect("stopped");
-        assert_eq!(account.bursts, super::super::BURSTS);
+        assert_eq!(account.bursts, super::super::bursts::BURSTS);
         assert!(account.held_ms >= 1_000, "{account:?}");
         assert_eq!(state(child.id()), 'S');
         for thread in threads(pid).expect("threads") {
