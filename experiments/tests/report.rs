@@ -74,6 +74,54 @@ fn address(directory: &Path) -> String {
     format!("file://{}", directory.join(report::NAME).display())
 }
 
+/// Changes the books of a run.
+fn edit_books(run: &Path, change: impl Fn(&mut Value)) {
+    let edited = lines(run, "events.jsonl").into_iter().map(|mut event| {
+        if event["event"] == "books" {
+            change(&mut event);
+        }
+        format!("{event}\n")
+    });
+    std::fs::write(run.join("events.jsonl"), edited.collect::<String>()).expect("written");
+}
+
+#[test]
+fn a_run_of_which_the_books_alone_fail_is_not_a_good_one() {
+    let copy = a_copy();
+    let report = || {
+        let output = lab(&["report", path(copy.path())]);
+        let summary = json(copy.path(), "summary.json");
+        let phases = summary["phases"].as_array().expect("phases");
+        assert!(phases.iter().all(|phase| phase["valid"] == true), "{phases:?}");
+        (output, summary["ledger"].clone())
+    };
+    let (output, ledger) = report();
+    assert_exit(&output, 0);
+    assert_eq!(ledger["balanced"], true, "{ledger}");
+    // A user's receipt of one packet is gone. Then the same with a connection that was lost while a
+    // request was under way: that explains a share, and one of so many cents, but this one was not
+    // written to it.
+    let take_cents = |money: &mut Value| {
+        money["count"] = (money["count"].as_u64().expect("shares") - 1).into();
+        money["amount"] = (money["amount"].as_u64().expect("cents") - 1).into();
+    };
+    edit_books(copy.path(), |books| {
+        take_cents(&mut books["received_by_clients"]);
+        take_cents(&mut books["clients"]["granted"]);
+    });
+    for (lost, because) in [
+        (0, "missing shares: 1 that the server sent"),
+        (1, "missing shares: 1 of 1 cents; what the server wrote to connections that did not read"),
+    ] {
+        edit_books(copy.path(), |books| books["clients"]["in_flight_lost"] = lost.into());
+        let (output, ledger) = report();
+        assert_exit(&output, 4);
+        assert_eq!(ledger["balanced"], false, "{ledger}");
+        assert!(ledger["because"].as_str().is_some_and(|why| why.starts_with(because)), "{ledger}");
+        assert!(said(&output).contains("missing shares: 1"), "{}", said(&output));
+    }
+}
+
 #[test]
 fn a_page_says_what_the_files_say() {
     let out = a_run();

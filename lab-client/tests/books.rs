@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use accounting::{Ledger, Losses, Money, Unexplained};
+use accounting::{LastAnswers, Ledger, Losses, Money, Tail, Unexplained};
 use lab_client::load::{LoadGenerator, Rules};
 use lab_client::transport::Transport;
 use platform::{Clock, NANOS_PER_SECOND};
@@ -86,11 +86,15 @@ struct World {
     network: Network,
     ledger: Ledger,
     undelivered: Money,
+    /// What the server keeps of each connection.
+    tails: Vec<Tail>,
     packets: u32,
+    /// Seconds in which users shook.
+    seconds: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(seconds: u64) -> Self {
         let share = Share { total_users: USERS, first: 0, end: USERS, shard: 0, shards: 1 };
         let sources = vec![Ipv4Addr::LOCALHOST];
         let rules = Rules {
@@ -114,13 +118,15 @@ impl World {
         generator.add_phase(Phase {
             index: 1,
             start: START + 1,
-            seconds: Some(1),
+            seconds: Some(seconds),
             load,
             ..Phase::default()
         });
         let ledger = Ledger::default();
+        let tails = vec![Tail::default(); USERS as usize];
+        let undelivered = Money::default();
         let mut world =
-            Self { generator, network, ledger, undelivered: Money::default(), packets: 0 };
+            Self { generator, network, ledger, undelivered, tails, packets: 0, seconds: 0 };
         world.log_in();
         world
     }
@@ -157,12 +163,14 @@ impl World {
         (FIRST_PACKET + self.packets, 10 + self.packets % 100)
     }
 
-    /// All shakes of the second are answered with a packet, or their answers meet with a fault.
+    /// All shakes of the next second are answered with a packet, or their answers meet with a
+    /// fault.
     fn shake(&mut self, faults: Faults) {
-        self.network.now_ns = (START + 2) * NANOS_PER_SECOND - 1;
+        self.seconds += 1;
+        self.network.now_ns = (START + 1 + self.seconds) * NANOS_PER_SECOND - 1;
         self.turn();
         let shakes: Vec<_> = std::mem::take(&mut self.network.sent);
-        assert_eq!(shakes.len(), USERS as usize, "each user shakes once");
+        assert_eq!(shakes.len(), self.generator.online() as usize, "each user shakes once");
         for (number, (conn, bytes)) in shakes.into_iter().enumerate() {
             let Decoded::Frame { frame: Frame::ShakeRequest { user }, .. } = decode(&bytes) else {
                 panic!("a shake");
@@ -170,6 +178,9 @@ impl World {
             let (packet, amount) = self.packet();
             self.ledger.create(Money::share(amount));
             self.ledger.grant(Money::share(amount));
+            let tail = &mut self.tails[conn.slot as usize];
+            tail.shake();
+            assert!(tail.grant(amount));
             if number < faults.broken {
                 self.generator.closed(&mut self.network, conn);
                 continue;
@@ -197,7 +208,10 @@ impl World {
             if number < faults.claims_broken {
                 self.generator.closed(&mut self.network, conn);
                 self.undelivered += Money::share(amount);
-            } else if number >= faults.claims_broken + faults.claims_dropped {
+                continue;
+            }
+            assert!(self.tails[slot as usize].claim(amount));
+            if number >= faults.claims_broken + faults.claims_dropped {
                 self.receive(conn, &Frame::ClaimResponse { packet, amount });
             }
         }
@@ -206,7 +220,15 @@ impl World {
 
 /// Whether the books balance after some faults.
 fn books(faults: Faults) -> Result<(), Unexplained> {
-    let mut world = World::new();
+    books_after(Faults::default(), faults, 1)
+}
+
+/// The same with faults in a second before the last.
+fn books_after(before: Faults, faults: Faults, seconds: u64) -> Result<(), Unexplained> {
+    let mut world = World::new(seconds);
+    for _ in 1..seconds {
+        world.shake(before);
+    }
     world.shake(faults);
     world.claim(faults);
     if !faults.ends {
@@ -223,12 +245,18 @@ fn books(faults: Faults) -> Result<(), Unexplained> {
     // The same by what the test did.
     let swallowed = if faults.ends { USERS as usize } else { faults.broken + faults.dropped };
     let swallowed = swallowed + faults.claims_broken + faults.claims_dropped;
+    let swallowed = swallowed + before.broken + before.dropped;
     assert_eq!(missing.count, swallowed as u64);
     let losses = Losses {
         unanswered: receipts.in_flight_lost + receipts.in_flight_at_end,
         undelivered: world.undelivered,
         overflows: 0,
         largest_share: world.ledger.largest_share.unwrap_or(0),
+        last_answers: Some(LastAnswers {
+            written: world.tails.iter().fold(Money::default(), |sum, tail| sum + tail.written()),
+            read: receipts.last_answers,
+            overtaken: receipts.overtaken,
+        }),
     };
     losses.explain(missing)
 }
@@ -265,4 +293,21 @@ fn the_cents_of_what_is_missing_must_be_those_of_so_many_shares() {
     // One connection was lost with one request; 150 other packets arrived with a cent less each.
     let clipped = books(Faults { broken: 1, clipped: 150, ..Faults::default() });
     assert!(matches!(clipped, Err(Unexplained::Cents { .. })), "{clipped:?}");
+}
+
+#[test]
+fn another_share_than_the_one_that_the_server_wrote_to_the_lost_is_not_explained() {
+    let none = Faults::default();
+    let broken = Faults { broken: 1, ..none };
+    for (case, before, faults, right) in [
+        ("lost in the last second", none, broken, true),
+        ("lost in each", broken, broken, true),
+        ("a cent of a packet, and all shook again", Faults { clipped: 1, ..none }, none, false),
+        // Within what a share may be worth: not what was written on that connection.
+        ("a cent of another's packet", Faults { clipped: 1, ..none }, broken, false),
+        ("claims lost after that", none, Faults { claims: 9, claims_broken: 3, ..none }, true),
+    ] {
+        let verdict = books_after(before, faults, 2);
+        assert_eq!(verdict.is_ok(), right, "{case}: {verdict:?}");
+    }
 }

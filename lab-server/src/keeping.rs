@@ -74,6 +74,11 @@ impl Keeping {
     }
 }
 
+/// What of a disk that fails and a mistake of the server is said.
+const UNTIL_ON_DISK: &str = "no money moves until it is on disk";
+const NO_MORE: &str = "no money moves any more; start the server again, and it goes on with what is \
+                       on disk, which is all that users were told";
+
 /// The threads of a server. Dropped without [`Self::end`], they go on until the process ends.
 #[derive(Debug)]
 pub(crate) struct Keepers {
@@ -82,27 +87,26 @@ pub(crate) struct Keepers {
 }
 
 impl Keepers {
-    /// Starts a thread for each writer.
+    /// Those of so many shards, before they are started.
+    pub(crate) fn new(shards: usize) -> Self {
+        Self { desks: (0..shards).map(|_| Arc::default()).collect(), threads: Vec::new() }
+    }
+
+    /// Starts a thread for each writer, once the shards have tables of descriptors of their own:
+    /// none of these has the files that a thread opens from here on.
     pub(crate) fn start(
+        &mut self,
         writers: Vec<Writer<Directory>>,
         inboxes: &Inboxes<Message>,
         reports: &Inboxes<Report>,
-    ) -> std::io::Result<Self> {
-        let mut all = Self { desks: Vec::new(), threads: Vec::new() };
-        for (shard, writer) in writers.into_iter().enumerate() {
-            let desk = Arc::<Desk>::default();
-            all.desks.push(Arc::clone(&desk));
-            let keeper =
-                Keeper { shard, writer, desk, inboxes: inboxes.clone(), reports: reports.clone() };
+    ) -> std::io::Result<()> {
+        for (shard, (writer, desk)) in writers.into_iter().zip(&self.desks).enumerate() {
+            let (inboxes, reports) = (inboxes.clone(), reports.clone());
+            let keeper = Keeper { shard, writer, desk: Arc::clone(desk), inboxes, reports };
             let thread = std::thread::Builder::new().name(format!("ledger-{shard}"));
-            let watched =
-                Watched { desk: Arc::clone(&keeper.desk), reports: reports.clone(), shard };
-            all.threads.push(thread.spawn(move || {
-                let _watched = watched;
-                keeper.keep()
-            })?);
+            self.threads.push(thread.spawn(move || keeper.keep())?);
         }
-        Ok(all)
+        Ok(())
     }
 
     /// The side of a shard.
@@ -132,27 +136,6 @@ impl Keepers {
     }
 }
 
-/// Stops the money of a shard whose thread panics, and says so: nothing is durable from then on.
-struct Watched {
-    desk: Arc<Desk>,
-    reports: Inboxes<Report>,
-    shard: usize,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.desk.failing.store(true, Ordering::Relaxed);
-            let why = "its thread panicked; no money moves any more";
-            let _ = self.reports.post(0, Report::Said(sentence(self.shard, why)));
-        }
-    }
-}
-
-fn sentence(shard: usize, why: &str) -> String {
-    format!("ledger of shard {shard}: {why}")
-}
-
 /// The thread of a shard.
 struct Keeper {
     shard: usize,
@@ -160,6 +143,17 @@ struct Keeper {
     desk: Arc<Desk>,
     inboxes: Inboxes<Message>,
     reports: Inboxes<Report>,
+}
+
+impl Drop for Keeper {
+    /// Stops the money of a shard whose thread panics, and says so: nothing is durable from then
+    /// on.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.desk.failing.store(true, Ordering::Relaxed);
+            self.say(&format!("its thread panicked; {NO_MORE}"));
+        }
+    }
 }
 
 impl Keeper {
@@ -195,11 +189,12 @@ impl Keeper {
                 Err(error) => error,
             };
             let first = !self.desk.failing.swap(true, Ordering::Relaxed);
-            if first {
-                self.say(&format!("{error}; no money moves until it is on disk"));
-            }
             if matches!(error, CommitError::Contradiction(_)) {
+                self.say(&format!("{error}; {NO_MORE}"));
                 return Err(self.sentence(&error.to_string()));
+            }
+            if first {
+                self.say(&format!("{error}; {UNTIL_ON_DISK}"));
             }
             let pending = self.desk.pending.lock().unwrap_or_else(PoisonError::into_inner);
             let waited = self.desk.wake.wait_timeout(pending, RETRY);
@@ -217,7 +212,7 @@ impl Keeper {
     }
 
     fn sentence(&self, why: &str) -> String {
-        sentence(self.shard, why)
+        format!("ledger of shard {}: {why}", self.shard)
     }
 
     /// Tells the control thread. Without room for it the counters say so all the same.
@@ -228,26 +223,85 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use journal::{Limits, State, begin, recover};
+
     use super::*;
 
-    #[test]
-    fn a_thread_that_panics_stops_the_money_and_says_so() {
-        let desk = Arc::<Desk>::default();
+    /// Shard 0 of a ledger that begins, and what is said.
+    struct Case {
+        directory: tempfile::TempDir,
+        keepers: Keepers,
+        keeping: Keeping,
+        writers: Vec<Writer<Directory>>,
+        inboxes: Inboxes<Message>,
+        reports: Inboxes<Report>,
+    }
+
+    fn case() -> Case {
+        let directory = tempfile::tempdir().expect("a directory");
+        let storage = Directory::lock(directory.path()).expect("free");
+        let writers = begin(&storage, 0, vec![State::default()], Limits::default()).expect("new");
+        let keepers = Keepers::new(1);
+        let keeping = keepers.of(0, Clock::read());
+        let inboxes = Inboxes::new(1, 4).expect("eventfd");
         let reports = Inboxes::new(1, 4).expect("eventfd");
-        let watched = Watched { desk: Arc::clone(&desk), reports: reports.clone(), shard: 3 };
-        let keeping = Keeping { holding: Holding::default(), desk, clock: Clock::read() };
-        assert!(!keeping.refuses());
-        let thread = std::thread::spawn(move || {
-            let _watched = watched;
-            panic!("on purpose");
-        });
-        assert!(thread.join().is_err());
-        assert!(keeping.refuses());
+        Case { directory, keepers, keeping, writers, inboxes, reports }
+    }
+
+    fn said(reports: &Inboxes<Report>) -> Vec<String> {
         let mut said = Vec::new();
         reports.drain(0, 4, |report| match report {
             Report::Said(what) => said.push(what),
             other => panic!("{other:?}"),
         });
-        assert_eq!(said, ["ledger of shard 3: its thread panicked; no money moves any more"]);
+        said
+    }
+
+    #[test]
+    fn a_thread_that_panics_stops_the_money_and_says_so() {
+        let Case { directory: _directory, keeping, mut writers, inboxes, reports, .. } = case();
+        let desk = Arc::clone(&keeping.desk);
+        let writer = writers.pop().expect("one");
+        let keeper = Keeper { shard: 3, writer, desk, inboxes, reports: reports.clone() };
+        assert!(!keeping.refuses());
+        let thread = std::thread::spawn(move || {
+            let _keeper = keeper;
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        assert!(keeping.refuses());
+        let said = said(&reports);
+        let begins = "ledger of shard 3: its thread panicked; no money moves any more";
+        assert!(said.len() == 1 && said[0].starts_with(begins), "{said:?}");
+    }
+
+    #[test]
+    fn records_that_contradict_stop_the_money_and_a_restart_goes_on_before_them() {
+        let Case { directory, mut keepers, mut keeping, writers, inboxes, reports } = case();
+        keepers.start(writers, &inboxes, &reports).expect("a thread");
+        let patience = Instant::now() + Duration::from_secs(20);
+        let exchange_until = |keeping: &mut Keeping, wanted: fn(&Keeping) -> bool| {
+            while !wanted(keeping) {
+                keeping.exchange();
+                assert!(Instant::now() < patience);
+                std::thread::yield_now();
+            }
+        };
+        keeping.holding.record(Record::Created { set: 0, packet: 1, amount: 5 });
+        exchange_until(&mut keeping, |it| it.holding.is_settled());
+        keeping.holding.record(Record::Created { set: 0, packet: 2, amount: 5 });
+        keeping.holding.record(Record::Granted { set: 0, packet: 2, amount: 5, user: 1 });
+        exchange_until(&mut keeping, Keeping::refuses);
+        keeping.exchange();
+        assert!(keeping.holding.is_behind(), "nobody is told");
+        let ended = keepers.end().expect_err("it could not be written");
+        assert!(ended.contains("packet 2 was granted from SET 0"), "{ended}");
+        let said = said(&reports);
+        assert!(said.len() == 1 && said[0].contains("start the server again"), "{said:?}");
+        let storage = Directory::lock(directory.path()).expect("free again");
+        let found = recover(&storage).expect("readable");
+        assert_eq!((found.state.queued(), found.found.records), (1, 1));
     }
 }

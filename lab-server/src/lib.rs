@@ -26,5 +26,6 @@ pub mod restart;
 mod seats;
 pub mod server;
 pub mod sets;
+mod shaken_ids;
 mod shard_loop;
 mod split;

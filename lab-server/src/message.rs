@@ -150,6 +150,12 @@ pub enum Message {
         /// Its money in cents.
         amount: u32,
     },
+    /// How far the ids of packets to be shaken are, to every shard: each writes it down, because one
+    /// that gets no packet for long could not tell what is earlier and what is later.
+    Reached {
+        /// The next id.
+        next: u32,
+    },
     /// A packet for named users, to be made by this shard.
     Send(Box<Draft>),
     /// Whether packets that can be shaken will come, to every shard.

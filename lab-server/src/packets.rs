@@ -206,9 +206,16 @@ impl SentPackets {
         Ok(id)
     }
 
-    /// A share for a user, if the user was named, has not claimed before, and one is left.
-    pub(crate) fn claim(&mut self, id: u32, user: u32, random: &mut impl Rng) -> Option<Claimed> {
-        let packet = self.packets.get_mut(&id)?;
+    /// A share for a user, if the user was named, has not claimed before, one is left, and the
+    /// packet's time is not over: it may wait to be taken away then.
+    pub(crate) fn claim(
+        &mut self,
+        id: u32,
+        user: u32,
+        now_ns: u64,
+        random: &mut impl Rng,
+    ) -> Option<Claimed> {
+        let packet = self.packets.get_mut(&id).filter(|packet| now_ns < packet.deadline_ns)?;
         let place = packet.waiting.binary_search(&user).ok()?;
         packet.waiting.remove(place);
         let amount = next_share(packet.left, packet.shares, random);
@@ -318,7 +325,7 @@ mod tests {
         let id = packets.make(&draft(100, 3, &[30, 10, 20]), 0).expect("made");
         assert_eq!(home_of(id, 4), Some(1));
         let mut claim = |packets: &mut SentPackets, user| {
-            packets.claim(id, user, &mut random).map_or(0, |claimed| claimed.amount)
+            packets.claim(id, user, 0, &mut random).map_or(0, |claimed| claimed.amount)
         };
         assert_eq!(claim(&mut packets, 11), 0, "a stranger");
         let first = claim(&mut packets, 10);
@@ -338,10 +345,23 @@ mod tests {
         let mut random = Pcg64Mcg::seed_from_u64(1);
         let mut packets = packets(0, 1, 10);
         let id = packets.make(&draft(100, 3, &[1, 2, 3]), 0).expect("made");
-        let claimed = packets.claim(id, 2, &mut random).expect("named").amount;
+        let claimed = packets.claim(id, 2, 0, &mut random).expect("named").amount;
         let expected = Expired { shares: 2, amount: 100 - claimed, creator: 7, set: 3 };
         assert_eq!(packets.expire(id), Some(expected));
-        assert_eq!(packets.claim(id, 1, &mut random), None, "late");
+        assert_eq!(packets.claim(id, 1, 0, &mut random), None, "late");
+    }
+
+    #[test]
+    fn the_deadline_decides_about_a_claim_also_before_the_packet_is_taken_away() {
+        let mut random = Pcg64Mcg::seed_from_u64(1);
+        let mut packets = packets(0, 1, 10);
+        let id = packets.make(&draft(100, 3, &[1, 2, 3]), 0).expect("made");
+        let deadline_ns = packets.next_ns().expect("one");
+        let first = packets.claim(id, 1, deadline_ns - 1, &mut random).expect("in time").amount;
+        assert_eq!(packets.claim(id, 2, deadline_ns, &mut random), None);
+        assert_eq!(packets.due(deadline_ns), Some(id));
+        let left = packets.expire(id).map(|expired| (expired.shares, expired.amount));
+        assert_eq!(left, Some((2, 100 - first)));
     }
 
     #[test]
@@ -352,10 +372,10 @@ mod tests {
         assert!(packets.entitle(id, 5, 7));
         assert!(!packets.entitle(id, 5, 8));
         assert!(!packets.entitle(id, 9, 1));
-        assert_eq!(packets.claim(id, 5, &mut random), None);
-        assert_eq!(packets.claim(id, 8, &mut random), None);
+        assert_eq!(packets.claim(id, 5, 0, &mut random), None);
+        assert_eq!(packets.claim(id, 8, 0, &mut random), None);
         for user in [7, 9, 1] {
-            assert!(packets.claim(id, user, &mut random).is_some(), "{user}");
+            assert!(packets.claim(id, user, 0, &mut random).is_some(), "{user}");
         }
     }
 
@@ -372,8 +392,8 @@ mod tests {
             let id = packets.make(&draft(1, 1, &[5]), now_ns).expect("an id has rested");
             assert_eq!(home_of(id, SHARDS), Some(7));
             again += u64::from(last.insert(id, number).is_some());
-            assert!(packets.claim(id, 5, &mut random).is_some());
-            assert_eq!(packets.claim(id, 5, &mut random), None);
+            assert!(packets.claim(id, 5, now_ns, &mut random).is_some());
+            assert_eq!(packets.claim(id, 5, now_ns, &mut random), None);
             assert_eq!((packets.len(), packets.deadlines(), packets.of_users.len()), (0, 0, 0));
         }
         assert_eq!(last.len() as u32, ids_of(7, SHARDS as u32));
@@ -407,9 +427,9 @@ mod tests {
         for _ in 0..9 {
             assert!(packets.make(&of(NO_CREATOR), 0).is_ok(), "the control interface is no user");
         }
-        packets.claim(made[0], 1, &mut random).expect("named");
+        packets.claim(made[0], 1, 0, &mut random).expect("named");
         assert_eq!(packets.make(&of(7), 0), Err(Refused::OverBudget), "a share is left");
-        packets.claim(made[0], 2, &mut random).expect("named");
+        packets.claim(made[0], 2, 0, &mut random).expect("named");
         assert!(packets.make(&of(7), 0).is_ok());
         assert!(packets.expire(made[1]).is_some() && packets.make(&of(7), 0).is_ok());
     }

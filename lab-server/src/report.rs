@@ -3,6 +3,7 @@
 use accounting::Ledger;
 use accounting::server::{Counters, Gauges, Sample};
 use platform::Spins;
+use shard::Timing;
 
 /// The state of a shard at an instant. Counters are since it began.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub gauges: Gauges,
     /// The books.
     pub ledger: Ledger,
+    /// How long its polls and answers took since it began.
+    pub timing: Timing,
     /// SET by SET: its number, its users online, its books.
     pub sets: Vec<(usize, u32, Ledger)>,
 }

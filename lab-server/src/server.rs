@@ -120,17 +120,13 @@ impl Server {
         let reports = Inboxes::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
         let budget = Budget::new(config.overload);
         let clock = Clock::read_ahead(config.clock_ahead_ns);
-        let (keepers, shares, ledger) = match &config.ledger {
-            None => (None, None, None),
-            Some(path) => {
-                let sizes = (shards, config.sets);
-                let opened = open(path, config.ledger_history, sizes, clock)?;
-                let keepers = Keepers::start(opened.writers, &inboxes, &reports)
-                    .map_err(system("start a thread for the durable ledger"))?;
-                let shares = hand_out(&keepers, opened.shares, clock);
-                (Some(keepers), Some(Arc::new(shares)), Some(opened.found))
-            }
-        };
+        let (mut keepers, mut writers, mut shares, mut ledger) = (None, Vec::new(), None, None);
+        if let Some(path) = &config.ledger {
+            let opened = open(path, config.ledger_history, (shards, config.sets), clock)?;
+            let new = Keepers::new(shards);
+            shares = Some(Arc::new(hand_out(&new, opened.shares, clock)));
+            (keepers, writers, ledger) = (Some(new), opened.writers, Some(opened.found));
+        }
         let rules = Rules {
             users: config.users,
             notices: config.notices,
@@ -160,8 +156,10 @@ impl Server {
             let lost = move |why| report(&reports, Report::Ended(shard, Err(why)));
             shard::watched(setup.run(context), lost)
         })?;
+        let kept = keepers.as_mut().map_or(Ok(()), |it| it.start(writers, &inboxes, &reports));
+        let kept = kept.map_err(system("start a thread for the durable ledger"));
         let server = Self { address, resolved, inboxes, reports, budget, threads, keepers, ledger };
-        let started = server.await_start();
+        let started = kept.and_then(|()| server.await_start());
         drop(reserved);
         match started {
             Ok(()) => Ok(server),

@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use accounting::{Ledger, Money};
+
+use crate::shaken_ids::{PARTS, part_of};
 
 /// What waits in a SET's queue for its next shake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,22 +38,40 @@ pub enum Queued {
 }
 
 /// A SET.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Set {
     /// Its books.
     pub ledger: Ledger,
     queue: VecDeque<Queued>,
+    /// Packets in the queue by the part of their ids.
+    parts: [u32; PARTS],
     /// Packets that came when the queue was full; never created.
     pub overflow: Money,
 }
 
-/// Users online in every SET: each number written by the shard that owns the SET and read by
-/// the generator. Logins change it, requests do not.
-pub type Online = Arc<[AtomicU32]>;
+impl Default for Set {
+    fn default() -> Self {
+        let (ledger, queue) = (Ledger::default(), VecDeque::new());
+        Self { ledger, queue, parts: [0; PARTS], overflow: Money::default() }
+    }
+}
 
-/// Numbers for `sets` SETs.
+/// What the shard that owns a SET writes about it for the generators to read.
+#[derive(Debug, Default)]
+pub struct SetSign {
+    /// Users online. Logins change it, requests do not.
+    pub users: AtomicU32,
+    /// A bit for each part of the ids of which packets wait. The first and the last of a part
+    /// change it.
+    pub(crate) parts: AtomicU64,
+}
+
+/// That of all SETs.
+pub type Online = Arc<[SetSign]>;
+
+/// Of `sets` SETs without users and packets.
 pub fn new_online(sets: usize) -> Online {
-    (0..sets).map(|_| AtomicU32::new(0)).collect()
+    (0..sets).map(|_| SetSign::default()).collect()
 }
 
 /// Which of `sets` SETs belong to a shard.
@@ -84,7 +104,22 @@ impl Sets {
     }
 
     fn users(&self, set: usize) -> &AtomicU32 {
-        &self.online[self.first + set]
+        &self.online[self.first + set].users
+    }
+
+    /// So many packets with such an id came into the queue of a SET or left it.
+    #[inline]
+    fn count(&mut self, set: usize, packet: u32, by: i32) {
+        let part = part_of(packet);
+        let count = &mut self.sets[set].parts[part];
+        let before = *count;
+        *count = before.saturating_add_signed(by);
+        if before == 0 || *count == 0 {
+            let sign = &self.online[self.first + set].parts;
+            let bit = 1 << part;
+            let others = sign.load(Ordering::Relaxed) & !bit;
+            sign.store(if *count == 0 { others } else { others | bit }, Ordering::Relaxed);
+        }
     }
 
     /// Puts a user into the SET with the fewest and returns its place among those of this shard.
@@ -131,14 +166,15 @@ impl Sets {
     /// A packet comes into the queue of a SET, given by its number among all SETs.
     /// Returns whether there was room; without room it is not created, and counted.
     pub(crate) fn put_packet(&mut self, set: usize, packet: u32, amount: u32) -> bool {
-        let bound = self.queue_bound;
-        let set = &mut self.sets[set - self.first];
+        let (bound, place) = (self.queue_bound, set - self.first);
+        let set = &mut self.sets[place];
         if set.queue.len() >= bound {
             set.overflow += Money::share(amount);
             return false;
         }
         set.ledger.create(Money::share(amount));
         set.queue.push_back(Queued::Packet { packet, amount });
+        self.count(place, packet, 1);
         true
     }
 
@@ -158,15 +194,19 @@ impl Sets {
     /// waiting.
     #[inline]
     pub(crate) fn pop(&mut self, set: u16, refuses_money: impl FnOnce() -> bool) -> Option<Queued> {
-        let set = &mut self.sets[usize::from(set)];
+        let place = usize::from(set);
+        let set = &mut self.sets[place];
         let waiting = *set.queue.front()?;
-        if let Queued::Packet { amount, .. } = waiting {
+        if let Queued::Packet { packet, amount } = waiting {
             if refuses_money() {
                 return None;
             }
             set.ledger.grant(Money::share(amount));
+            set.queue.pop_front();
+            self.count(place, packet, -1);
+        } else {
+            set.queue.pop_front();
         }
-        set.queue.pop_front();
         Some(waiting)
     }
 
@@ -189,9 +229,12 @@ impl Sets {
         ledger: Ledger,
         packets: impl Iterator<Item = (u32, u32)>,
     ) {
-        let set = &mut self.sets[usize::from(set)];
-        set.ledger = ledger;
-        set.queue.extend(packets.map(|(packet, amount)| Queued::Packet { packet, amount }));
+        let place = usize::from(set);
+        self.sets[place].ledger = ledger;
+        for (packet, amount) in packets {
+            self.sets[place].queue.push_back(Queued::Packet { packet, amount });
+            self.count(place, packet, 1);
+        }
     }
 
     /// The books of all SETs of the shard together.
@@ -236,13 +279,33 @@ mod tests {
         let online = new_online(8);
         let mut sets = Sets::new(1, 2, Arc::clone(&online), 4);
         let joined: Vec<u16> = (0..401).map(|_| sets.join()).collect();
-        let counts: Vec<u32> = online.iter().map(|users| users.load(Ordering::Relaxed)).collect();
+        let counts = online.iter().map(|set| set.users.load(Ordering::Relaxed));
+        let counts: Vec<u32> = counts.collect();
         assert_eq!(counts[..4], [0; 4], "another shard's");
         assert_eq!(counts[4..].iter().sum::<u32>(), 401);
         assert!(counts[4..].iter().all(|count| (100..=101).contains(count)), "{counts:?}");
         sets.leave(joined[0]);
         sets.leave(joined[0]);
         assert_eq!(sets.join(), joined[0]);
+    }
+
+    #[test]
+    fn generators_see_in_which_parts_of_the_ids_packets_wait() {
+        let online = new_online(2);
+        let mut sets = Sets::new(1, 2, Arc::clone(&online), 9);
+        let seen = || [0, 1].map(|set: usize| online[set].parts.load(Ordering::Relaxed));
+        let money = Money { count: 2, amount: 10 };
+        let books = Ledger { created: money, remaining: money, ..Ledger::default() };
+        sets.restore(0, books, [(1, 5), (2, 5)].into_iter());
+        assert_eq!(seen(), [0, 1]);
+        assert!(sets.put_packet(1, u32::MAX, 5));
+        assert_eq!(seen(), [0, 1 | 1 << 63]);
+        assert!(sets.pop(0, || true).is_none() && sets.pop(0, || false).is_some());
+        assert_eq!(seen(), [0, 1 | 1 << 63], "one of them waits");
+        assert!(sets.pop(0, || false).is_some());
+        assert_eq!(seen(), [0, 1 << 63]);
+        assert!(sets.pop(0, || false).is_some());
+        assert_eq!(seen(), [0, 0]);
     }
 
     #[test]

@@ -19,16 +19,16 @@ use crate::quiescence::Quiescence;
 use crate::report::{Report, Snapshot};
 use crate::seats::Seats;
 
-/// Messages read before the sockets are polled again.
-const MESSAGES_PER_TICK: usize = 1024;
+/// Messages read before the sockets are polled again: each may send something, at 5 µs.
+const MESSAGES_PER_TICK: usize = 64;
 
 /// Answers and messages that leave in one poll once the ledger is durable: after a slow disk tens
 /// of thousands may wait, at 5 µs each.
-const RELEASED_PER_POLL: usize = 1024;
+const RELEASED_PER_POLL: usize = 64;
 
 /// When told to stop, a shard goes on answering what arrives for at most this long, so that a
-/// server that is flooded ends within a second too.
-const STOP_NS: u64 = NANOS_PER_SECOND / 2;
+/// server that is flooded ends within a second too, on a machine that is late as well.
+const STOP_NS: u64 = NANOS_PER_SECOND / 4;
 
 /// A shard that has nothing to do any more checks this often whether the others have.
 const QUIESCENCE_NS: u64 = 1_000_000;
@@ -327,6 +327,7 @@ impl ShardLoop {
             counters: *self.logic.counters(),
             gauges: self.logic.gauges(),
             ledger: self.logic.ledger(),
+            timing: net.timing().clone(),
             sets: books
                 .map(|(place, (number, set))| (number, sets.users_of(place), set.ledger))
                 .collect(),
@@ -371,6 +372,7 @@ impl ShardLoop {
         if let Some(keeping) = &mut self.keeping {
             keeping.exchange();
         }
+        self.logic.end();
         // Waits while the control thread is behind: this is the last sample, and no later one
         // would carry what the books at the end need.
         while !self.report_second(net) {
@@ -442,6 +444,7 @@ impl Handler for ShardLoop {
                 && !self.more_messages
                 && retry_ns.is_none()
                 && !waits
+                && !self.logic.has_notices()
                 && self.outbox.sent == sent;
             self.set_idle(idle);
             let over = idle && self.quiescence.is_over(&self.inboxes);

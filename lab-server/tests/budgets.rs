@@ -5,6 +5,7 @@ mod sim;
 
 use accounting::server::Gauges;
 use lab_server::directory::Address;
+use lab_server::logic::Rules;
 use platform::NANOS_PER_SECOND;
 use service::{Budgets, Notices};
 use wire::{ChatOutcome, CreateResult, Decoded, Frame, UserList, decode};
@@ -15,7 +16,11 @@ const BUDGETS: Budgets = Budgets { packets: 5, mail: 20, chats: 10 };
 
 /// A server whose users 0, 1, … are logged in, on one shard after the other.
 fn server(shards: usize, users: u32, budgets: Budgets) -> (Cluster, Vec<Address>) {
-    let rules = lab_server::logic::Rules { budgets, ..rules(users, Notices::Push, 1) };
+    server_of(shards, Rules { budgets, ..rules(users, Notices::Push, 1) })
+}
+
+fn server_of(shards: usize, rules: Rules) -> (Cluster, Vec<Address>) {
+    let users = rules.users;
     let mut cluster = Cluster::new(shards, 8, None, rules);
     let peers = (0..users).map(|user| {
         let at = cluster.connect(user as usize % shards);
@@ -238,6 +243,57 @@ fn messages_of_a_shard_to_itself_have_a_bound() {
     assert_eq!(counters.local_overflow, 32_000 - 16_384);
     assert_eq!(counters.notices_overflow, counters.local_overflow);
     assert!(cluster.ledger().is_balanced());
+}
+
+/// One packet names a thousand users; those who ask something meanwhile do not wait until all of
+/// them are told.
+#[test]
+fn notices_are_told_in_parts_and_nobody_waits_for_them() {
+    let rules = Rules { packets_bound: 1_000, ..rules(1_018, Notices::Push, 1) };
+    let (mut cluster, peers) = server_of(1, rules);
+    let mut packets = Vec::new();
+    for _ in 0..50 {
+        create(&mut cluster, peers[7], 1, &[8]);
+        read(&mut cluster, |_, frame| {
+            if let Frame::PacketNotice { packet, .. } = frame {
+                packets.push(*packet);
+            }
+        });
+    }
+    cluster.settles = false;
+    let to: Vec<u32> = (0..1_000).collect();
+    create(&mut cluster, peers[0], 250, &to);
+    (0..9).for_each(|_| create(&mut cluster, peers[1], 250, &to));
+    let mut told = Vec::new();
+    let mut heard = |cluster: &mut Cluster| {
+        let (mut notices, mut shares) = (0u32, 0);
+        read(cluster, |at, frame| match frame {
+            Frame::PacketNotice { .. } => notices += 1,
+            Frame::ClaimResponse { amount, .. } if at == peers[8] => {
+                shares += u32::from(*amount > 0);
+            }
+            _ => {}
+        });
+        told.push(notices);
+        (notices, shares)
+    };
+    heard(&mut cluster);
+    for packet in packets {
+        cluster.frame(peers[8], &Frame::ClaimRequest { user: 8, packet });
+        assert_eq!(heard(&mut cluster).1, 1, "answered at once");
+        cluster.pass(0);
+        heard(&mut cluster);
+    }
+    loop {
+        cluster.pass(0);
+        if heard(&mut cluster).0 == 0 {
+            break;
+        }
+    }
+    assert!(told.iter().all(|told| *told <= 32), "{told:?}");
+    // Four packets are what the budget of a user allows, and another has made one.
+    assert_eq!(told.iter().sum::<u32>(), 5 * 1_000);
+    assert_eq!(cluster.counters().notices_overflow, 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod sim;
 use std::collections::{HashMap, HashSet};
 
 use accounting::Ledger;
-use journal::{Failure, Record, SimulatedDisk, audit, recover};
+use journal::{Failure, Limits, Record, SimulatedDisk, State, audit, begin, recover};
 use lab_server::directory::Address;
 use lab_server::generator::{GeneratorSpec, PacketKind};
 use lab_server::message::Message;
@@ -315,4 +315,105 @@ fn what_users_were_told_survives_whatever_ends_the_server() {
     // The seeds do reach all of it.
     assert!(granted > 2_000 && claimed > 200, "{granted} granted, {claimed} claimed");
     assert!(refunded > 100 && refused > 100, "{refunded} refunded, {refused} refused");
+}
+
+/// A disk on which a ledger has begun with this.
+fn begun_with(state: State) -> SimulatedDisk {
+    let disk = SimulatedDisk::default();
+    let limits = Limits { keep_history: true, ..Limits::default() };
+    begin(&disk, 0, vec![state], limits).expect("new");
+    disk
+}
+
+fn frames(cluster: &mut Cluster, mut each: impl FnMut(&Frame<'_>)) {
+    while let Some(out) = cluster.take_out() {
+        let Out::Frame(_, bytes) = out else { continue };
+        let Decoded::Frame { frame, .. } = decode(&bytes) else { panic!("{bytes:?}") };
+        each(&frame);
+    }
+}
+
+#[test]
+fn a_claim_after_the_deadline_brings_nothing_although_the_disk_held_the_refund_back() {
+    let disk = begun_with(State::default());
+    let rules = rules(USERS, Notices::Push, 1);
+    let life_ns = rules.packet_life_ns;
+    let mut cluster = Cluster::restarted(&disk, (1, 1), rules, START_NS).expect("it begins");
+    let at = cluster.connect(0);
+    cluster.frame(at, &Frame::LoginRequest { user: 1 });
+    let bytes: Vec<u8> = [1_u32, 2].iter().flat_map(|user| user.to_be_bytes()).collect();
+    let recipients = UserList::from_be_bytes(&bytes).expect("whole users");
+    let create = Frame::CreatePacket { request: 1, amount: 100, count: 2, recipients };
+    cluster.frame(at, &create);
+    assert!(cluster.commit(0));
+    let mut packet = 0;
+    frames(&mut cluster, |frame| {
+        if let Frame::CreatePacketResponse { packet: made, result: 0, .. } = frame {
+            packet = *made;
+        }
+    });
+    // The disk fails until the packet's time is over.
+    cluster.frame(at, &create);
+    disk.set_full(true);
+    assert!(!cluster.commit(0));
+    cluster.pass(2 * life_ns);
+    assert_eq!(cluster.shards[0].gauges().packets_open, 2, "nothing expires meanwhile");
+    disk.set_full(false);
+    assert!(cluster.commit(0));
+    frames(&mut cluster, |_| {});
+    cluster.frame(at, &Frame::ClaimRequest { user: 1, packet });
+    let mut claimed = None;
+    frames(&mut cluster, |frame| {
+        if let Frame::ClaimResponse { amount, .. } = frame {
+            claimed = Some(*amount);
+        }
+    });
+    assert_eq!(claimed, Some(0));
+    cluster.pass(0);
+    assert!(cluster.commit(0));
+    assert_eq!(cluster.ledger().refunded.amount, 200);
+    let audit = audit(&disk, |_| {}).expect("readable");
+    assert_eq!((audit.faults.len(), audit.ledger), (0, cluster.ledger()));
+}
+
+#[test]
+fn ids_go_round_and_one_that_waits_is_not_given_out_again() {
+    const FIRST: u32 = 0x0010_0000;
+    let mut state = State::default();
+    let waiting = Record::Created { set: 0, packet: FIRST + 1, amount: 5 };
+    state.apply(&waiting).expect("possible");
+    // Almost a round ago; in a SET whose users are gone.
+    state.next_shaken = u32::MAX - 3;
+    let disk = begun_with(state);
+    let mut made = HashSet::new();
+    for life in 0..2 {
+        let rules = rules(USERS, Notices::Push, 1);
+        let mut cluster = Cluster::restarted(&disk, (2, 2), rules, START_NS).expect("it begins");
+        let at = cluster.connect(1);
+        cluster.frame(at, &Frame::LoginRequest { user: 1 });
+        while cluster.deliver() {}
+        let (from_ns, until_ns) = (None, None);
+        let (kind, rate, total) = (PacketKind::Shaken, 20, Some(10));
+        let order = GeneratorSpec { id: 1, kind, rate, total, seed: 1, from_ns, until_ns };
+        cluster.tell(0, Message::Start(order));
+        for _ in 0..20 {
+            while cluster.deliver() {}
+            cluster.pass(NANOS_PER_SECOND / 20);
+            cluster.frame(at, &Frame::ShakeRequest { user: 1 });
+            assert!(cluster.commit(0) && cluster.commit(1));
+        }
+        frames(&mut cluster, |frame| {
+            if let Frame::ShakeResponse { packet, amount: 1.., .. } = frame {
+                assert!(made.insert(*packet), "packet {packet} was granted twice");
+            }
+        });
+        assert_eq!(made.len(), 10 * (life + 1));
+    }
+    // Those before the end, and then those of a part of the ids in which none waits.
+    let (before, after): (Vec<u32>, Vec<u32>) = made.iter().partition(|id| **id > u32::MAX / 2);
+    assert_eq!((before.len(), after.len()), (4, 16));
+    assert!(after.iter().all(|id| *id >= 1 << 26), "{after:?}");
+    let audit = audit(&disk, |_| {}).expect("readable");
+    assert_eq!((audit.faults, audit.grants.count), (Vec::<String>::new(), 20));
+    assert_eq!(audit.queued, 1);
 }

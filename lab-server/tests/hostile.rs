@@ -175,8 +175,7 @@ fn a_flood_keeps_nobody_from_health_from_logging_in_or_from_stopping_the_server(
     let took = start.elapsed();
     flood.end();
     assert_eq!(code, Some(0));
-    // A second is promised; this machine may be late by another.
-    assert!(took < Duration::from_secs(2), "it took {took:?} to end");
+    assert!(took < Duration::from_secs(1), "it took {took:?} to end");
 }
 
 /// Peers that ask without end and never read are not read on; those who behave do not notice.

@@ -6,11 +6,10 @@
 mod common;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,10 +17,10 @@ use std::thread::JoinHandle;
 use journal::{Directory, Record, audit, recover};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use rustix::process::{Pid, Signal, kill_process};
-use service::{Line, Ready};
+use service::Line;
 use wire::{CreateResult, Frame, ShakeResult, UserList};
 
+use common::program::Program;
 use common::{PATIENCE, Peer, frame_of};
 use needs::test;
 
@@ -60,87 +59,6 @@ impl Receipts {
         if self.claimed.insert((packet, user), amount).is_some() {
             self.twice.push(format!("user {user} got two shares of packet {packet}"));
         }
-    }
-}
-
-/// A running server, killed with the test.
-struct Program {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-    ready: Ready,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It is gone already, mostly.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Program {
-    fn start(ledger: &Path, shards: u32, more: &[&str]) -> Self {
-        let command = Command::new(env!("CARGO_BIN_EXE_lab-server"));
-        Self::start_by(command, ledger, shards, more)
-    }
-
-    /// On a small disk of its own, which only it sees.
-    fn start_on_disk(of_kib: u32, disk: &Path) -> Self {
-        let mount = format!(r#"mount -t tmpfs -o size={of_kib}k none "$0" && exec "$@""#);
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", &mount]).arg(disk);
-        command.arg(env!("CARGO_BIN_EXE_lab-server"));
-        let ledger = disk.join("ledger");
-        Self::start_by(command, &ledger, 2, &["--packets-per-second", "20000"])
-    }
-
-    fn start_by(mut command: Command, ledger: &Path, shards: u32, more: &[&str]) -> Self {
-        let shards = shards.to_string();
-        let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--pipe"])
-            .args(["--shards", &shards, "--sets", "8", "--users", "100", "--steering", "hash"])
-            .args(["--ledger-history", "--ledger"])
-            .arg(ledger)
-            .args(more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut text = String::new();
-        lines.read_line(&mut text).expect("a line");
-        let Ok(Line::Ready(ready)) = serde_json::from_str(&text) else { panic!("{text}") };
-        Self { child, lines, ready }
-    }
-
-    fn address(&self) -> SocketAddrV4 {
-        self.ready.listen.parse().expect("an address")
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Reads its lines until one is as wanted.
-    fn wait_for(&mut self, wanted: impl Fn(&Line) -> bool) {
-        let lines = self.lines.by_ref().lines();
-        let mut lines =
-            lines.map(|line| serde_json::from_str(&line.expect("text")).expect("a line"));
-        assert!(lines.any(|line| wanted(&line)), "it ended");
-    }
-
-    /// Waits for its end after SIGTERM: the code, and the books that it closed.
-    fn end(&mut self) -> (Option<i32>, accounting::Ledger) {
-        kill_process(self.pid(), Signal::TERM).expect("it runs");
-        let mut books = None;
-        for line in self.lines.by_ref().lines() {
-            match serde_json::from_str(&line.expect("text")).expect("a line") {
-                Line::Ended(ledger) => books = Some(ledger),
-                Line::Error(error) => panic!("{error}"),
-                _ => {}
-            }
-        }
-        (self.child.wait().expect("it ends").code(), books.expect("closed books"))
     }
 }
 
@@ -258,7 +176,9 @@ fn nothing_that_a_user_was_told_is_lost_however_often_the_server_is_killed() {
     let mut random = Pcg64Mcg::seed_from_u64(kills);
     for kill in 0..kills {
         let shards = random.random_range(1..=3);
-        let mut program = Program::start(&ledger, shards, &["--packets-per-second", "20000"]);
+        // Few wait in queues, so that a thousand snapshots of them have room.
+        let options = ["--packets-per-second", "20000", "--queue", "64"];
+        let mut program = Program::start(&ledger, shards, &options);
         let found = program.ready.ledger.clone().expect("a ledger");
         assert_eq!(found.epoch, kill);
         let (users, seen) = work(program.address(), &receipts, true);
@@ -266,8 +186,7 @@ fn nothing_that_a_user_was_told_is_lost_however_often_the_server_is_killed() {
         for _ in 0..random.random_range(1..400) {
             seen.recv().expect("users are told of money");
         }
-        program.child.kill().expect("it runs");
-        program.child.wait().expect("it is gone");
+        program.kill();
         users.into_iter().for_each(|user| user.join().expect("no answer was wrong"));
         if kills < 50 || kill % 50 == 0 {
             check(&ledger, &receipts.lock().expect("no panic"));
@@ -304,8 +223,7 @@ fn open_packets_keep_their_ids_and_deadlines_and_queues_their_packets() {
         }
     }
     let packet = packet.expect("made");
-    program.child.kill().expect("it runs");
-    program.child.wait().expect("it is gone");
+    program.kill();
     let storage = Directory::open(&ledger).expect("a directory");
     let before = recover(&storage).expect("readable").state;
     let program = Program::start(&ledger, 3, &["--packet-life", "600"]);
@@ -380,8 +298,7 @@ fn a_full_disk_stops_the_money_and_nothing_else_until_there_is_room() {
     for _ in 0..100 {
         seen.recv_timeout(PATIENCE).expect("money moves again");
     }
-    program.child.kill().expect("it runs");
-    program.child.wait().expect("it is gone");
+    program.kill();
     users.into_iter().for_each(|user| user.join().expect("no answer was wrong"));
     let receipts = receipts.lock().expect("no panic");
     check(Path::new(&ledger), &receipts);

@@ -81,7 +81,7 @@ fn check_spread(seed: u64) {
             }
         }
         let weights: Vec<f64> =
-            cluster.online.iter().map(|users| f64::from(users.load(Ordering::Relaxed))).collect();
+            cluster.online.iter().map(|set| f64::from(set.users.load(Ordering::Relaxed))).collect();
         let all: f64 = weights.iter().sum();
         let passing = random.random_range(1..40 * MILLISECOND);
         cluster.pass(passing);
@@ -106,7 +106,7 @@ fn check_spread(seed: u64) {
         assert_eq!(u128::from(made), due + 1, "rate {rate}, seed {seed}");
     }
     let uneven: Vec<u32> =
-        cluster.online.iter().map(|users| users.load(Ordering::Relaxed)).collect();
+        cluster.online.iter().map(|set| set.users.load(Ordering::Relaxed)).collect();
     assert!(uneven.iter().max() > uneven.iter().min(), "{uneven:?}");
 }
 

@@ -136,6 +136,10 @@ pub struct ClientBooks {
     pub in_flight_lost: Option<u64>,
     /// Requests under way when clients were told to end.
     pub in_flight_at_end: Option<u64>,
+    /// Requests under way on lost connections that another shake of their users followed.
+    pub overtaken: Option<u64>,
+    /// Money of the last answers that came over connections.
+    pub last_answers: Option<Money>,
 }
 
 impl ClientBooks {

@@ -39,6 +39,7 @@ impl LoadGenerator {
             Frame::SendPacket { packet, .. } => {
                 self.noticed(net, user, conn, packet);
                 if self.rules.notices == Notices::Answer {
+                    self.users[user as usize].tail.shake();
                     self.answer(net, user, Answer::Noticed);
                 }
             }
@@ -83,9 +84,13 @@ impl LoadGenerator {
         packet: u32,
         amount: u32,
     ) {
+        let tail = &mut self.users[user as usize].tail;
+        tail.shake();
         let answer = match ShakeResult::from_code(result) {
             Some(ShakeResult::Granted) => {
                 self.receipts.grant(packet, amount);
+                // Without room for it, more may be missing than was lost.
+                let _ = tail.grant(amount);
                 Answer::Granted
             }
             Some(ShakeResult::Overloaded) => Answer::Overloaded,

@@ -169,6 +169,8 @@ impl LoadGenerator {
         self.online -= 1;
         let at = &mut self.users[user as usize];
         self.receipts.in_flight_lost += at.unanswered();
+        self.receipts.overtaken += at.overtaken();
+        self.receipts.last_answers += at.take_last_answers();
         (at.owed, at.tries_or_claims) = (0, 0);
         if at.due_ns != 0 {
             at.due_ns = 0;

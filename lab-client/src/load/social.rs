@@ -141,6 +141,8 @@ impl LoadGenerator {
         } else {
             self.tally.claims_granted += 1;
             self.receipts.claimed += accounting::Money::share(amount);
+            // Without room for it, more may be missing than was lost.
+            let _ = at.tail.claim(amount);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use accounting::{Money, Tail};
 use attribution::{CauseRecorder, Sampled, SegmentRecorder, SlowRequest, Slowest, Tally};
 use platform::{Clock, SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
@@ -60,7 +61,7 @@ pub(super) enum UserState {
     Out,
 }
 
-/// A user: 32 bytes.
+/// A user: 40 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct User {
     pub(super) conn: ConnId,
@@ -68,6 +69,8 @@ pub(super) struct User {
     pub(super) due_ns: u64,
     /// How late it left, in microseconds.
     pub(super) lag_us: u32,
+    /// Money of the last answers that came over the connection.
+    pub(super) tail: Tail,
     /// The last push that came, plus one.
     pub(super) pushes: u32,
     /// The phase of the shake under way.
@@ -76,7 +79,7 @@ pub(super) struct User {
     /// Shakes that timed out and whose answers may still come, before that of the one under way.
     pub(super) owed: u8,
     /// Until the user is logged in: attempts to connect without success. From then on: claims
-    /// without an answer. Never both, so that a user stays at 32 bytes.
+    /// without an answer. Never both, so that a user stays at 40 bytes.
     pub(super) tries_or_claims: u8,
     /// Source ports found taken.
     pub(super) ports: u8,
@@ -92,6 +95,7 @@ impl Default for User {
             conn: NO_CONN,
             due_ns: 0,
             lag_us: 0,
+            tail: Tail::default(),
             pushes: 0,
             phase: 0,
             state: UserState::Idle,
@@ -109,9 +113,25 @@ impl User {
         if self.state == UserState::Online { self.tries_or_claims } else { 0 }
     }
 
+    /// Shakes whose answers may still come over the connection.
+    fn unanswered_shakes(&self) -> u64 {
+        u64::from(self.due_ns != 0) + u64::from(self.owed)
+    }
+
     /// Shakes and claims whose answers may still come over the connection.
     pub(super) fn unanswered(&self) -> u64 {
-        u64::from(self.due_ns != 0) + u64::from(self.owed) + u64::from(self.claims())
+        self.unanswered_shakes() + u64::from(self.claims())
+    }
+
+    /// Of those, what another shake followed: it had timed out.
+    pub(super) fn overtaken(&self) -> u64 {
+        let overtaken = self.unanswered_shakes() > 1;
+        if overtaken { self.unanswered() - 1 } else { 0 }
+    }
+
+    /// The connection is over: money of the last answers that came over it.
+    pub(super) fn take_last_answers(&mut self) -> Money {
+        std::mem::take(&mut self.tail).read(self.unanswered_shakes())
     }
 }
 
@@ -282,6 +302,9 @@ impl LoadGenerator {
         let claims = |user: &User| if settled { 0 } else { u64::from(user.claims()) };
         let under_way = |user: &User| u64::from(user.due_ns != 0) + claims(user);
         self.receipts.in_flight_at_end = self.users.iter().map(under_way).sum();
+        for user in &mut self.users {
+            self.receipts.last_answers += user.take_last_answers();
+        }
     }
 
     /// The histograms of the second under way.

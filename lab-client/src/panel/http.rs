@@ -104,5 +104,5 @@ async fn scrape(State(hub): State<Hub>) -> Response {
         counter: false,
         values: totals.iter().map(|(_, last)| last.map_or(0, |it| u64::from(it.online))).collect(),
     });
-    control::http::metrics(control::metrics::encode("lab_client", families))
+    control::http::metrics(control::metrics::encode("lab_client", families, Vec::new()))
 }

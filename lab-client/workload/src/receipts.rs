@@ -31,6 +31,13 @@ pub struct Receipts {
     /// The same when the client was told to end.
     #[serde(default)]
     pub in_flight_at_end: u64,
+    /// Of those lost, what another shake of its user followed: it had timed out.
+    #[serde(default)]
+    pub overtaken: u64,
+    /// Money of the last answers that came over connections that are over, as [`accounting::Tail`]
+    /// has it.
+    #[serde(default)]
+    pub last_answers: Money,
     /// A bit for each packet granted, from the first id on, 64 to a word.
     #[serde(skip)]
     seen: Vec<u64>,
@@ -69,6 +76,8 @@ impl Receipts {
         self.unaudited += other.unaudited;
         self.in_flight_lost += other.in_flight_lost;
         self.in_flight_at_end += other.in_flight_at_end;
+        self.overtaken += other.overtaken;
+        self.last_answers += other.last_answers;
         self.add_seen(&other.seen);
     }
 

@@ -8,7 +8,9 @@ mod ledger;
 mod losses;
 mod money;
 pub mod server;
+mod tail;
 
 pub use ledger::Ledger;
-pub use losses::{Losses, Unexplained};
+pub use losses::{LastAnswers, Losses, Unexplained};
 pub use money::Money;
+pub use tail::Tail;

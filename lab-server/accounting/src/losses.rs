@@ -19,6 +19,46 @@ pub struct Losses {
     pub overflows: u64,
     /// The largest share given to anybody, in cents.
     pub largest_share: u64,
+    /// What both sides kept of the last answers of connections; `None` in the records of versions
+    /// that kept none.
+    pub last_answers: Option<LastAnswers>,
+}
+
+/// What both sides kept of the last answers of all connections, as [`crate::Tail`] has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastAnswers {
+    /// What the server wrote.
+    pub written: Money,
+    /// What of it clients read.
+    pub read: Money,
+    /// Requests on lost connections that another shake followed before they were answered: they had
+    /// timed out. Answers to them may be missing without being among those written last.
+    pub overtaken: u64,
+}
+
+impl LastAnswers {
+    /// Whether so much can be missing of them.
+    fn explain(&self, missing: Money, largest: u64) -> Result<(), Unexplained> {
+        let Self { written, read, overtaken } = *self;
+        let (Some(count), Some(amount)) =
+            (written.count.checked_sub(read.count), written.amount.checked_sub(read.amount))
+        else {
+            return Err(Unexplained::Read { written, read });
+        };
+        let most = Money {
+            count: count.saturating_add(overtaken),
+            amount: amount.saturating_add(overtaken.saturating_mul(largest)),
+        };
+        let unexplained = Err(Unexplained::Written { missing, most });
+        if missing.count > most.count || missing.amount > most.amount {
+            return unexplained;
+        }
+        // What is not missing of them are shares as well: none is worth nothing.
+        let rest = most - missing;
+        let possible =
+            rest.count <= rest.amount && rest.amount <= rest.count.saturating_mul(largest);
+        if possible || overtaken > 0 { Ok(()) } else { unexplained }
+    }
 }
 
 /// Why missing money cannot have been lost on the way.
@@ -45,6 +85,20 @@ pub enum Unexplained {
         /// The largest share, in cents.
         largest: u64,
     },
+    /// The server wrote something else to those who can have missed it.
+    Written {
+        /// What is missing, beyond what the server could not deliver.
+        missing: Money,
+        /// What it wrote, and clients cannot have read.
+        most: Money,
+    },
+    /// Clients read more of the last answers than the server wrote.
+    Read {
+        /// What it wrote.
+        written: Money,
+        /// What they read.
+        read: Money,
+    },
 }
 
 impl fmt::Display for Unexplained {
@@ -67,6 +121,18 @@ impl fmt::Display for Unexplained {
                  more than {largest}",
                 missing.count, missing.amount
             ),
+            Self::Written { missing, most } => write!(
+                f,
+                "missing shares: {} of {} cents; what the server wrote to connections that did not \
+                 read it: {} of {}",
+                missing.count, missing.amount, most.count, most.amount
+            ),
+            Self::Read { written, read } => write!(
+                f,
+                "last answers of connections: {} shares of {} cents that clients read, and {} of \
+                 {} that the server wrote",
+                read.count, read.amount, written.count, written.amount
+            ),
         }
     }
 }
@@ -79,7 +145,8 @@ impl Losses {
     /// # Errors
     /// [`Unexplained`] when it cannot.
     pub fn explain(&self, missing: Money) -> Result<(), Unexplained> {
-        let Self { unanswered, undelivered, overflows, largest_share: largest } = *self;
+        let Self { unanswered, undelivered, overflows, largest_share: largest, last_answers } =
+            *self;
         let count = missing.count.checked_sub(undelivered.count);
         let amount = missing.amount.checked_sub(undelivered.amount);
         let (Some(count), Some(amount)) = (count, amount) else {
@@ -95,7 +162,7 @@ impl Losses {
         if amount < count || amount > count.saturating_mul(largest) {
             return Err(Unexplained::Cents { missing: Money { count, amount }, largest });
         }
-        Ok(())
+        last_answers.map_or(Ok(()), |last| last.explain(Money { count, amount }, largest))
     }
 }
 
@@ -111,6 +178,7 @@ mod tests {
             undelivered,
             overflows,
             largest_share: 300,
+            last_answers: None,
         };
         let none = money(0, 0);
         for (case, missing, losses, right) in [
@@ -127,6 +195,36 @@ mod tests {
             ("no room, and one lost", money(2, 9), losses(1, money(1, 5), 1), true),
             ("no room, other cents", money(1, 6), losses(0, money(1, 5), 1), false),
         ] {
+            assert_eq!(losses.explain(missing).is_ok(), right, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_what_the_server_wrote_to_those_who_missed_it() {
+        let money = |count, amount| Money { count, amount };
+        let last = |written, read, overtaken| LastAnswers { written, read, overtaken };
+        let all = last(money(9, 900), money(9, 900), 0);
+        let one = last(money(9, 900), money(8, 700), 0);
+        let two = last(money(9, 900), money(7, 695), 0);
+        for (case, unanswered, missing, last_answers, right) in [
+            ("nothing", 0, money(0, 0), all, true),
+            ("nothing of what may be", 1, money(0, 0), one, true),
+            ("exactly that", 1, money(1, 200), one, true),
+            ("a cent less", 1, money(1, 199), one, false),
+            ("a cent more", 1, money(1, 201), one, false),
+            ("another's share", 1, money(1, 200), all, false),
+            ("one of the two", 1, money(1, 5), two, true),
+            ("the other", 1, money(1, 200), two, true),
+            ("none of the two", 1, money(1, 205), two, false),
+            ("both", 2, money(2, 205), two, true),
+            ("one that had timed out", 2, money(2, 400), last(one.written, one.read, 1), true),
+            ("two that had", 3, money(3, 900), last(one.written, one.read, 1), false),
+            ("read and not written", 1, money(0, 0), last(money(1, 5), money(2, 6), 0), false),
+            ("nothing, and cents", 1, money(0, 0), last(money(1, 9), money(1, 5), 0), false),
+        ] {
+            let largest_share = 300;
+            let last_answers = Some(last_answers);
+            let losses = Losses { unanswered, largest_share, last_answers, ..Losses::default() };
             assert_eq!(losses.explain(missing).is_ok(), right, "{case}");
         }
     }

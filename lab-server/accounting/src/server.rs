@@ -66,6 +66,11 @@ crate::counters! {
     undelivered_shares,
     /// What those shares are worth, in cents.
     undelivered_cents,
+    /// Shares that were written to connections and that no later shake of their users can have
+    /// confirmed when the connections were over.
+    unconfirmed_shares,
+    /// What those shares are worth, in cents.
+    unconfirmed_cents,
     /// Chat texts received.
     chats,
     /// Chat texts written to their recipients' connections.

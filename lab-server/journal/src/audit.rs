@@ -1,11 +1,10 @@
 //! The audit of a ledger: every record that is there, in order, and what must hold of all of them.
 
-use std::collections::BTreeMap;
-
 use accounting::{Ledger, Money};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Header, Kind};
+use crate::lives::{Lives, ShardLives};
 use crate::names::name_of;
 use crate::record::Record;
 use crate::recovery::{Files, JournalError, read_segment, read_snapshot, recover};
@@ -52,39 +51,17 @@ impl Audit {
 #[derive(Default)]
 struct Look {
     audit: Audit,
-    granted: Ids,
-}
-
-/// Bits of a page of [`Ids`].
-const PAGE: u32 = 1 << 16;
-
-/// A set of ids, most of them in a row: a bit each.
-#[derive(Default)]
-struct Ids(BTreeMap<u32, Vec<u64>>);
-
-impl Ids {
-    /// Adds an id; false when it was there.
-    fn insert(&mut self, id: u32) -> bool {
-        let page = self.0.entry(id / PAGE).or_insert_with(|| vec![0; PAGE as usize / 64]);
-        let (word, bit) = ((id % PAGE / 64) as usize, id % 64);
-        let new = page[word] >> bit & 1 == 0;
-        page[word] |= 1 << bit;
-        new
-    }
+    lives: Lives,
 }
 
 impl Look {
-    fn record(&mut self, record: &Record, each: &mut impl FnMut(&Record)) {
+    fn record(&mut self, lives: &mut ShardLives, record: &Record, each: &mut impl FnMut(&Record)) {
         match record {
-            Record::Granted { packet, amount, .. } => {
-                self.audit.grants += Money::share(*amount);
-                if !self.granted.insert(*packet) {
-                    self.audit.faults.push(format!("packet {packet} was granted twice"));
-                }
-            }
+            Record::Granted { amount, .. } => self.audit.grants += Money::share(*amount),
             Record::Claimed { amount, .. } => self.audit.claims += Money::share(*amount),
             _ => {}
         }
+        self.audit.faults.extend(self.lives.record(lives, record));
         each(record);
     }
 }
@@ -120,6 +97,7 @@ pub fn audit(storage: &impl Storage, mut each: impl FnMut(&Record)) -> Result<Au
             }
         };
         look.audit.epochs += 1;
+        look.lives.end_epoch();
         before = Some(state);
     }
     // A restart must come to the same, by its own way through the files.
@@ -205,30 +183,29 @@ fn audit_shard(
     };
     look.audit.complete &= first.number == 0;
     let begun = read_snapshot(storage, first)?;
-    let mut state = begun.clone();
+    let mut lives = look.lives.begin(&begun);
+    let (mut state, mut here) = (begun.clone(), begun.clone());
     for (at, snapshot) in snapshots.iter().enumerate() {
-        let here = read_snapshot(storage, snapshot)?;
         look.audit.snapshots += 1;
         if here != state {
             let name = name_of(snapshot);
             look.audit.faults.push(format!("{name} has not what the records before it come to"));
             state = here;
         }
-        let next = snapshots.get(at + 1);
-        let until = match next {
-            Some(next) => read_snapshot(storage, next)?.seq,
-            None => u64::MAX,
-        };
+        let next = snapshots.get(at + 1).map(|next| read_snapshot(storage, next)).transpose()?;
+        let until = next.as_ref().map_or(u64::MAX, |next| next.seq);
+        here = next.unwrap_or_default();
         let Some(segment) = segments.iter().find(|one| one.number == snapshot.number) else {
             continue;
         };
         let read = read_segment(storage, segment, until, &mut state, |record| {
-            look.record(record, each);
+            look.record(&mut lives, record, each);
         })?;
         look.audit.segments += 1;
         look.audit.records += read.records;
         look.audit.torn_bytes += read.torn_bytes;
     }
+    look.audit.faults.extend(look.lives.end(lives));
     state.check().map_err(|source| {
         let name = format!("epoch {}, shard {}", place.epoch, place.shard);
         JournalError::Contradiction { name, source }

@@ -14,6 +14,7 @@
 mod audit;
 mod directory;
 mod frame;
+mod lives;
 mod names;
 mod record;
 mod recovery;

@@ -7,7 +7,7 @@ use accounting::{Ledger, Money};
 
 /// The most users that one record names: more than a frame can, and so many that a wrong length
 /// costs no memory.
-const MOST_USERS: usize = 4096;
+pub(crate) const MOST_USERS: usize = 4096;
 
 /// Something that happened to money. Ids, users and SETs are those of the server, cents are cents,
 /// instants are Unix time in nanoseconds.
@@ -90,7 +90,8 @@ pub enum Record {
         /// What is left of it.
         open: Open,
     },
-    /// In a snapshot: the ids that come after all that were given out; 0 when none was.
+    /// The ids that come after all that were given out; 0 when none was. In a snapshot, and in a
+    /// segment now and then: ids go round, and a shard that gets none for long must know how far.
     Next {
         /// Of packets to be shaken.
         shaken: u32,

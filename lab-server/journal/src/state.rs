@@ -4,11 +4,11 @@
 //! shard nothing, and a record that contradicts those before it is seen when it is written, not at
 //! the next restart.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use accounting::{Ledger, Money};
 
-use crate::record::{Open, Record};
+use crate::record::{MOST_USERS, Open, Record};
 
 /// A sent packet that is open.
 pub type OpenPacket = Open;
@@ -76,6 +76,12 @@ pub enum Contradiction {
     Misplaced,
 }
 
+/// The id after this one. Never 0, which says that there was none: behind the last id the server
+/// begins with the first one again, and 1 is before that.
+fn after(packet: u32) -> u32 {
+    packet.wrapping_add(1).max(1)
+}
+
 /// The later of two ids that are given out in order and may wrap; 0 is none.
 fn later(one: u32, other: u32) -> u32 {
     let ahead = one.wrapping_sub(other).cast_signed() > 0;
@@ -87,6 +93,7 @@ impl Open {
         self.shares >= 1
             && self.left >= self.shares
             && self.shares as usize <= self.waiting.len()
+            && self.waiting.len() <= MOST_USERS
             && self.waiting.is_sorted_by(|one, next| one < next)
     }
 
@@ -106,7 +113,7 @@ impl State {
                 let of = self.sets.entry(*set).or_default();
                 of.ledger.create(Money::share(*amount));
                 of.queue.push_back((*packet, *amount));
-                self.next_shaken = later(packet.wrapping_add(1), self.next_shaken);
+                self.next_shaken = later(after(*packet), self.next_shaken);
             }
             Record::Granted { set, packet, amount, .. } => {
                 let not_next = Contradiction::NotNext { packet: *packet, set: *set };
@@ -139,14 +146,59 @@ impl State {
                 self.open.remove(packet);
                 self.sets.entry(set).or_default().ledger.refund(back);
             }
-            Record::Books { .. }
-            | Record::Waiting { .. }
-            | Record::Held { .. }
-            | Record::Next { .. }
-            | Record::End => return Err(Contradiction::Misplaced),
+            Record::Next { shaken, sent } => {
+                self.next_shaken = later(*shaken, self.next_shaken);
+                self.next_sent = later(*sent, self.next_sent);
+            }
+            Record::Books { .. } | Record::Waiting { .. } | Record::Held { .. } | Record::End => {
+                return Err(Contradiction::Misplaced);
+            }
         }
         self.seq += 1;
         Ok(())
+    }
+
+    /// Whether all of these records can be applied, one after the other.
+    ///
+    /// # Errors
+    /// The first [`Contradiction`].
+    pub(crate) fn check_batch(&self, records: &[Record]) -> Result<(), Contradiction> {
+        let mut part = self.part_for(records);
+        records.iter().try_for_each(|record| part.apply(record))
+    }
+
+    /// As much of the state as decides about these records: the packets that they name, and of each
+    /// queue the packets that they can take.
+    fn part_for(&self, records: &[Record]) -> State {
+        let (mut taken, mut packets) = (BTreeMap::<u32, usize>::new(), BTreeSet::new());
+        for record in records {
+            match record {
+                Record::Granted { set, .. } => *taken.entry(*set).or_default() += 1,
+                Record::Opened { packet, .. }
+                | Record::Claimed { packet, .. }
+                | Record::Entitled { packet, .. }
+                | Record::Refunded { packet, .. } => drop(packets.insert(*packet)),
+                _ => {}
+            }
+        }
+        let of_packet = |packet: &u32| Some((*packet, self.open.get(packet)?.clone()));
+        let open: BTreeMap<_, _> = packets.iter().filter_map(of_packet).collect();
+        let named = records.iter().filter_map(|record| match record {
+            Record::Created { set, .. } | Record::Granted { set, .. } => Some(*set),
+            Record::Opened { open, .. } => Some(open.set),
+            _ => None,
+        });
+        let mut sets = BTreeMap::new();
+        for set in named.chain(open.values().map(|open| open.set)) {
+            let Some(of) = self.sets.get(&set) else { continue };
+            sets.entry(set).or_insert_with(|| {
+                let taken = taken.get(&set).copied().unwrap_or_default();
+                let queue = of.queue.iter().take(taken).copied().collect();
+                SetState { ledger: of.ledger, queue }
+            });
+        }
+        let State { seq, next_shaken, next_sent, .. } = *self;
+        State { seq, sets, open, next_shaken, next_sent }
     }
 
     fn open_packet(&mut self, packet: u32, open: &Open) -> Result<(), Contradiction> {
@@ -158,7 +210,7 @@ impl State {
         }
         self.sets.entry(open.set).or_default().ledger.create(open.money());
         self.open.insert(packet, open.clone());
-        self.next_sent = later(packet.wrapping_add(1), self.next_sent);
+        self.next_sent = later(after(packet), self.next_sent);
         Ok(())
     }
 
@@ -337,6 +389,8 @@ mod tests {
     #[test]
     fn what_contradicts_is_refused_and_changes_nothing() {
         let state = busy();
+        // A record names fewer users: the rest would be lost on the way.
+        let many: Vec<u32> = (0..=MOST_USERS as u32).collect();
         for (record, expected) in [
             (
                 Record::Granted { set: 2, packet: 100, amount: 30, user: 9 },
@@ -372,6 +426,10 @@ mod tests {
                 Record::Opened { packet: 7, open: open(2, 2, 1, &[2, 1]) },
                 Contradiction::Impossible(7),
             ),
+            (
+                Record::Opened { packet: 7, open: open(2, 9999, 1, &many) },
+                Contradiction::Impossible(7),
+            ),
             (Record::End, Contradiction::Misplaced),
         ] {
             let mut after = state.clone();
@@ -381,6 +439,33 @@ mod tests {
         let mut after = state.clone();
         after.apply(&Record::Refunded { packet: 500, shares: 1, amount: 60 }).expect("left");
         after.check().expect("balanced");
+    }
+
+    #[test]
+    fn a_batch_is_checked_as_it_would_be_applied() {
+        let state = busy();
+        let granted = |packet, amount| Record::Granted { set: 2, packet, amount, user: 9 };
+        let created = |packet| Record::Created { set: 2, packet, amount: 7 };
+        let claimed = |user, amount| Record::Claimed { packet: 500, user, amount };
+        let opened = |packet| Record::Opened { packet, open: open(8, 9, 1, &[3]) };
+        let refunded = |packet, amount| Record::Refunded { packet, shares: 1, amount };
+        for batch in [
+            vec![granted(101, 31), created(102), granted(102, 7)],
+            vec![created(102), granted(101, 31), granted(102, 7), granted(102, 7)],
+            vec![created(102), granted(102, 7)],
+            vec![claimed(4, 59), claimed(5, 1)],
+            vec![claimed(4, 60), claimed(5, 1)],
+            vec![claimed(4, 10), refunded(500, 50)],
+            vec![opened(501), refunded(501, 9), opened(501)],
+            vec![opened(501), opened(501)],
+            vec![Record::Entitled { packet: 500, named: 4, user: 6 }, claimed(6, 60)],
+            vec![Record::Next { shaken: 7, sent: 8 }, Record::End],
+            vec![Record::Granted { set: 5, packet: 1, amount: 1, user: 1 }],
+        ] {
+            let mut applied = state.clone();
+            let expected = batch.iter().try_for_each(|record| applied.apply(record));
+            assert_eq!(state.check_batch(&batch), expected, "{batch:?}");
+        }
     }
 
     #[test]

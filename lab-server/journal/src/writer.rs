@@ -40,12 +40,22 @@ pub struct Writer<S: Storage> {
     limits: Limits,
     /// The segment, or the last one that was begun.
     place: Header,
-    /// `None` when it was given up.
-    file: Option<S::File>,
+    file: Segment<S::File>,
     /// What is durable.
     state: State,
     segment_bytes: u64,
     snapshot_bytes: u64,
+}
+
+/// A writer's segment.
+#[derive(Debug)]
+enum Segment<F> {
+    /// Its snapshot is there, and there was no record to be written behind it: no file is open
+    /// until there is one.
+    Ahead,
+    Open(F),
+    /// The disk has failed with it.
+    GivenUp,
 }
 
 /// Why records are not durable.
@@ -55,14 +65,15 @@ pub enum CommitError {
     #[error("the disk failed: {0}")]
     Disk(#[from] io::Error),
     /// The records contradict those before: the shard has made a mistake, and nothing that it says
-    /// from here on can be written.
+    /// from here on can be written. None of them was.
     #[error("the shard's records contradict each other: {0}")]
     Contradiction(#[from] Contradiction),
 }
 
 impl<S: Storage> Writer<S> {
-    /// A writer for a new epoch, with its first snapshot and an empty segment, both durable once
-    /// the directory is synced.
+    /// A writer for a new epoch, with its first snapshot. Its first segment comes with its first
+    /// record: an open file would be copied into the tables of descriptors of all threads that part
+    /// from this one's.
     pub(crate) fn begin(
         storage: S,
         limits: Limits,
@@ -71,9 +82,10 @@ impl<S: Storage> Writer<S> {
     ) -> io::Result<Self> {
         let state = State { seq: 0, ..state };
         let place = Header { kind: Kind::Segment, epoch, shard, shards, number: 0, seq: 0 };
+        let (file, segment_bytes) = (Segment::Ahead, 0);
         let mut writer =
-            Self { storage, limits, place, file: None, state, segment_bytes: 0, snapshot_bytes: 0 };
-        writer.new_segment()?;
+            Self { storage, limits, place, file, state, segment_bytes, snapshot_bytes: 0 };
+        writer.write_snapshot()?;
         Ok(writer)
     }
 
@@ -84,7 +96,7 @@ impl<S: Storage> Writer<S> {
 
     /// Whether the segment was given up.
     pub fn has_failed(&self) -> bool {
-        self.file.is_none()
+        matches!(self.file, Segment::GivenUp)
     }
 
     /// Makes records durable, all or none, and returns how many the epoch has then.
@@ -95,31 +107,37 @@ impl<S: Storage> Writer<S> {
         if records.is_empty() {
             return Ok(self.state.seq);
         }
-        if self.file.is_none() || self.segment_bytes >= self.most_bytes() {
-            self.next_segment()?;
-        }
+        // Before a byte is written: a restart could not read what contradicts.
+        self.state.check_batch(records)?;
+        self.open_segment()?;
         let (mut bytes, mut payload) = (Vec::new(), Vec::new());
         records.iter().for_each(|record| record.encode(&mut payload));
         if payload.len() > MOST_BATCH {
             return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
         }
         self.place.batch(self.state.seq, records.len() as u32, &payload, &mut bytes);
-        let Some(file) = &mut self.file else {
+        let Segment::Open(file) = &mut self.file else {
             return Err(io::Error::other("the segment was given up").into());
         };
         let written = self.storage.append(file, &bytes).and_then(|()| self.storage.sync(file));
         if let Err(error) = written {
-            self.file = None;
+            self.file = Segment::GivenUp;
             return Err(error.into());
         }
         self.segment_bytes += bytes.len() as u64;
         for record in records {
-            if let Err(contradiction) = self.state.apply(record) {
-                self.file = None;
-                return Err(contradiction.into());
-            }
+            self.state.apply(record)?;
         }
         Ok(self.state.seq)
+    }
+
+    /// Sees to it that there is a segment with room.
+    fn open_segment(&mut self) -> io::Result<()> {
+        match self.file {
+            Segment::Open(_) if self.segment_bytes < self.most_bytes() => Ok(()),
+            Segment::Ahead => self.begin_segment(),
+            _ => self.next_segment(),
+        }
     }
 
     /// So long a segment may become: with a long snapshot longer, so that a byte of records costs
@@ -130,20 +148,27 @@ impl<S: Storage> Writer<S> {
 
     /// Goes on in a new segment behind a snapshot of what is durable.
     fn next_segment(&mut self) -> io::Result<()> {
-        self.file = None;
+        self.file = Segment::GivenUp;
         // A number of its own for each try: whatever an earlier one left is not built upon.
         self.place.number += 1;
-        self.new_segment()?;
+        self.write_snapshot()?;
+        self.begin_segment()?;
         if !self.limits.keep_history {
             self.remove_older();
         }
         Ok(())
     }
 
-    fn new_segment(&mut self) -> io::Result<()> {
+    fn write_snapshot(&mut self) -> io::Result<()> {
         self.place.seq = self.state.seq;
         let snapshot = Header { kind: Kind::Snapshot, ..self.place };
         self.snapshot_bytes = write_whole(&self.storage, &snapshot, self.state.records())?;
+        Ok(())
+    }
+
+    /// Makes the segment behind the present snapshot.
+    fn begin_segment(&mut self) -> io::Result<()> {
+        self.file = Segment::GivenUp;
         let name = name_of(&self.place);
         let mut file = self.storage.create(&name)?;
         let begun = self
@@ -157,7 +182,7 @@ impl<S: Storage> Writer<S> {
             return Err(error);
         }
         self.segment_bytes = 0;
-        self.file = Some(file);
+        self.file = Segment::Open(file);
         Ok(())
     }
 

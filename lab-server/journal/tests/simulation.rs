@@ -335,3 +335,66 @@ fn a_disk_that_is_full_for_long_loses_nothing_and_leaves_no_litter() {
     names.retain(|name| !name.ends_with("epoch"));
     assert_eq!(names.len(), 2, "a snapshot and a segment: {names:?}");
 }
+
+/// Names and bytes of all files.
+fn contents(disk: &SimulatedDisk) -> Vec<(String, Vec<u8>)> {
+    let names = disk.list().expect("listed");
+    names.into_iter().map(|name| (name.clone(), disk.read(&name).expect("there"))).collect()
+}
+
+#[test]
+fn a_batch_that_contradicts_is_not_written_and_a_restart_goes_on_without_it() {
+    let disk = SimulatedDisk::default();
+    let mut writers = begin(&disk, 0, vec![State::default()], Limits::default()).expect("new");
+    let created = |packet| Record::Created { set: 0, packet, amount: 5 };
+    writers[0].commit(&[created(1)]).expect("room");
+    let before = contents(&disk);
+    let wrong = [created(2), Record::Granted { set: 0, packet: 2, amount: 5, user: 1 }];
+    assert!(matches!(writers[0].commit(&wrong), Err(CommitError::Contradiction(_))));
+    assert_eq!(contents(&disk), before);
+    let recovered = recover(&disk).expect("readable");
+    assert_eq!((recovered.state.queued(), recovered.state.next_shaken), (1, 2));
+    assert_eq!(audit(&disk, |_| {}).expect("readable").faults, Vec::<String>::new());
+    begin(&disk, 1, vec![recovered.state], Limits::default()).expect("it goes on");
+}
+
+#[test]
+fn a_shard_without_records_has_no_segment() {
+    let disk = SimulatedDisk::default();
+    let shares = vec![State::default(); 3];
+    let limits = Limits { keep_history: true, ..Limits::default() };
+    let mut writers = begin(&disk, 0, shares, limits).expect("new");
+    let segments = || {
+        let mut names = disk.list().expect("listed");
+        names.retain(|name| name.ends_with(".segment"));
+        names
+    };
+    assert_eq!(segments(), Vec::<String>::new());
+    writers[1].commit(&[Record::Created { set: 0, packet: 1, amount: 5 }]).expect("room");
+    assert_eq!(segments(), ["00000001-0001-00000000.segment"]);
+    assert_eq!(recover(&disk).expect("readable").state.queued(), 1);
+    let audit = audit(&disk, |_| {}).expect("readable");
+    assert_eq!((audit.faults.len(), audit.complete, audit.records), (0, true, 1));
+}
+
+#[test]
+fn the_audit_knows_lives_of_ids_that_have_gone_round() {
+    let created = Record::Created { set: 0, packet: 5, amount: 5 };
+    let granted = Record::Granted { set: 0, packet: 5, amount: 5, user: 1 };
+    let part = |part: u32| Record::Next { shaken: part << 30, sent: 0 };
+    for (between, faults) in [(vec![part(1), part(2), part(3)], 0), (vec![], 1)] {
+        let disk = SimulatedDisk::default();
+        let mut state = State::default();
+        for epoch in 0..2 {
+            let limits = Limits { keep_history: true, ..Limits::default() };
+            let mut writers = begin(&disk, epoch, vec![state], limits).expect("new");
+            let life = [created.clone(), granted.clone()];
+            writers[0].commit(&life).expect("room");
+            writers[0].commit(&between).expect("room");
+            state = recover(&disk).expect("readable").state;
+        }
+        let audit = audit(&disk, |_| {}).expect("readable");
+        assert_eq!(audit.faults.len(), faults, "{:?}", audit.faults);
+        assert_eq!((audit.grants.count, audit.complete), (2, true));
+    }
+}

@@ -15,6 +15,7 @@ use crate::ready_queues::{Queue, ReadyQueues};
 use crate::registered::RegisteredSockets;
 use crate::slots::{Backlog, ConnId, NONE, Slots, Stash, State};
 use crate::timer::Timer;
+use crate::timing::Timing;
 use crate::wheel::Wheel;
 use platform::monotonic_ns;
 
@@ -24,7 +25,7 @@ pub(crate) const BATCH: usize = 256;
 
 /// Events asked for in one poll. More than are served, so that thousands of peers that drip or
 /// pipeline do not keep the others out of sight; one that waits already costs a look at its slot.
-const EVENTS: usize = 4 * BATCH;
+pub(crate) const EVENTS: usize = 4 * BATCH;
 
 /// The most bytes received from one connection at a time; what fills them is read on after every
 /// other connection was read.
@@ -36,12 +37,12 @@ const FINISH_NS: u64 = 1_000_000_000;
 /// How exactly a peer that does not read is timed.
 const STALL_TICK_NS: u64 = 10_000_000;
 
-/// Connections closed in one poll because their time is up: at 5 µs each 0.3 ms.
-const EXPIRIES_PER_POLL: usize = 64;
+/// Connections closed in one poll because their time is up: at 5 µs each 0.1 ms.
+const EXPIRIES_PER_POLL: usize = 16;
 
 /// Finished connections shut down in one poll. The kernel has other threads do it, which are waited
 /// for: 20 µs each.
-const SHUTDOWNS_PER_POLL: usize = 16;
+const SHUTDOWNS_PER_POLL: usize = 4;
 
 /// Epoll data of the things that are no connections; no slot has this number.
 const SPECIAL: u32 = NONE;
@@ -87,7 +88,10 @@ pub struct Net {
     slept_ns: (u64, u64),
     /// The last poll found something.
     pub(crate) busy: bool,
+    /// The last look at readiness brought as many events as it had room for.
+    pub(crate) filled: bool,
     pub(crate) counters: NetCounters,
+    pub(crate) timing: Timing,
 }
 
 impl Net {
@@ -129,7 +133,9 @@ impl Net {
             now_ns,
             slept_ns: (0, 0),
             busy: true,
+            filled: false,
             counters: NetCounters::default(),
+            timing: Timing::default(),
         })
     }
 
@@ -163,6 +169,11 @@ impl Net {
     /// What happened so far.
     pub fn counters(&self) -> NetCounters {
         self.counters
+    }
+
+    /// How long polls and answers took so far.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
     }
 
     /// Connections that have not gone, those being opened included.
@@ -245,6 +256,11 @@ impl Net {
             self.outgoing.clear();
         }
         Ok(())
+    }
+
+    /// Connections that are sent something at the next [`Self::flush`].
+    pub(crate) fn to_send(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// Ends the sending direction of finished connections, at most [`SHUTDOWNS_PER_POLL`].

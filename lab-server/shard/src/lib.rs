@@ -8,6 +8,7 @@
 mod connections;
 mod descriptors;
 mod drive;
+mod durations;
 mod executor;
 #[cfg(test)]
 mod faults;
@@ -21,16 +22,19 @@ mod ready_queues;
 mod registered;
 mod slots;
 mod timer;
+mod timing;
 mod watched;
 mod wheel;
 
 pub use connections::Net;
 pub use drive::drive;
+pub use durations::Durations;
 pub use executor::{ShardContext, ShardThreads, SpawnError, spawn};
 pub use handler::{Handler, Next};
 pub use inbox::Inboxes;
 pub use limits::{Closed, ConnectOptions, Limits, NetCounters};
 pub use listener::{ListenOptions, bind_listener};
 pub use slots::ConnId;
+pub use timing::Timing;
 pub use watched::watched;
 pub use wheel::Wheel;

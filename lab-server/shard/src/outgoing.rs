@@ -36,6 +36,11 @@ impl Outgoing {
         self.ops.is_empty()
     }
 
+    /// How many connections something is for.
+    pub(crate) fn len(&self) -> usize {
+        self.ops.len()
+    }
+
     /// Whether `len` more bytes for this connection fit, with those it may have to carry along.
     pub(crate) fn has_room(&self, slot: &Slot, len: usize) -> bool {
         let carried = self.ops.get(slot.link as usize).map_or(0, |op| op.len as usize);

@@ -4,7 +4,8 @@
 //! A poll asks for readiness, whatever is left from the one before, and does a bounded piece of
 //! each kind of work, so that no number of peers keeps a shard from its other peers, its inbox, its
 //! listener or its timer. In this order: peers that were quiet, each with a small share; their
-//! answers leave; newcomers; then those that want more than a share, for [`BUSY_NS`].
+//! answers leave; the inbox; newcomers; then those that want more than a share, for [`BUSY_NS`] and
+//! [`BUSY_BYTES`]. So whoever was quiet waits for one poll at most, and for nobody in the next.
 
 use std::io;
 use std::mem;
@@ -13,7 +14,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventFlags};
 
-use crate::connections::{BATCH, CHUNK, LISTENER, NOTIFICATION, Net, TIMER};
+use crate::connections::{BATCH, CHUNK, EVENTS, LISTENER, NOTIFICATION, Net, TIMER};
 use crate::handler::Handler;
 use crate::limits::Closed;
 use crate::listener::{Accepted, reset};
@@ -22,8 +23,8 @@ use crate::slots::{ConnId, State};
 use platform::monotonic_ns;
 
 /// Connections accepted in one poll, so that a rush of newcomers does not starve the others: at
-/// 15 µs each half a millisecond.
-const ACCEPTS_PER_POLL: usize = 32;
+/// 15 µs each 0.12 ms.
+const ACCEPTS_PER_POLL: usize = 8;
 
 /// Bytes of a quiet connection's share: 16 requests. Who fills it has more, and waits for a turn
 /// among those. So 256 peers that pipeline cost the others a poll of about twice the usual length.
@@ -31,13 +32,18 @@ const SHARE: usize = 256;
 
 const _: () = assert!(SHARE <= CHUNK);
 
-/// How long a poll serves connections that want more than a share, in nanoseconds. Whoever becomes
-/// ready meanwhile waits for that, so it is of the order of what an answer takes anyway.
-const BUSY_NS: u64 = 150_000;
+/// How long a poll serves connections that want more than a share, in nanoseconds, their answers
+/// included. Whoever becomes ready meanwhile waits for that, so it is of the order of what an
+/// answer takes anyway.
+const BUSY_NS: u64 = 100_000;
 
-/// The first of these connections are received from together. One chunk can hold 64 requests, and
-/// then 4 are 200 µs; where they hold little, each receive after that takes twice as many.
-const FIRST_BUSY: usize = 4;
+/// Bytes that a poll takes from them, wherever the clock stands: 1,024 requests, for none is
+/// shorter than 16 bytes.
+const BUSY_BYTES: u64 = 16 << 10;
+
+/// So many of them are received from together, and answered, before the clock is looked at: chunks
+/// of 64 requests each are 130 µs with their sends.
+const TOGETHER: usize = 4;
 
 /// Connections told to the handler as gone in one poll.
 const GOODBYES_PER_POLL: usize = 256;
@@ -45,6 +51,17 @@ const GOODBYES_PER_POLL: usize = 256;
 /// Boxes of half frames that are kept for the next half frame, so that peers that drip cost no
 /// allocation for each drop.
 const SPARE_STASHES: usize = 64;
+
+/// What a look at readiness found.
+#[derive(Default)]
+struct Asked {
+    /// How many events, the timer's not counted.
+    happened: usize,
+    /// Somebody wants to connect.
+    newcomers: bool,
+    /// Something is in the inbox.
+    notified: bool,
+}
 
 impl Net {
     /// Handles what has happened; with `block` waits for something first. Returns how many events
@@ -55,13 +72,12 @@ impl Net {
     pub fn poll<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<usize> {
         self.sockets.usable()?;
         let left = self.queues.waiting(Queue::Quiet) + self.queues.waiting(Queue::Busy);
-        let (happened, newcomers) = self.ask(handler, block && !self.has_work())?;
+        let asked = self.ask(handler, block && !self.has_work())?;
         self.serve_quiet(handler)?;
-        if newcomers || self.queues.waiting(Queue::Busy) > 0 {
-            // Who was quick to ask does not wait for what follows.
-            self.flush()?;
+        if asked.notified {
+            handler.notified(self);
         }
-        if newcomers {
+        if asked.newcomers {
             self.accept(handler)?;
         }
         self.serve_busy(handler)?;
@@ -69,15 +85,14 @@ impl Net {
         self.shut_down()?;
         self.expire();
         self.report_closed(handler);
-        let happened = left + happened;
+        let happened = left + asked.happened;
         self.busy = happened > 0;
         self.counters.polls += u64::from(self.busy);
         Ok(happened)
     }
 
-    /// Asks what is ready, and notes whose turn it is. Returns how many events there were, the
-    /// timer not counted, and whether somebody wants to connect.
-    fn ask<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<(usize, bool)> {
+    /// Asks what is ready, and notes whose turn it is.
+    fn ask<H: Handler>(&mut self, handler: &mut H, block: bool) -> io::Result<Asked> {
         let mut events = mem::take(&mut self.events);
         events.clear();
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -89,24 +104,27 @@ impl Net {
         }
         if block {
             self.record_sleep(began_ns);
+        } else {
+            self.read_clock();
         }
-        self.read_clock();
-        let mut newcomers = false;
-        let mut happened = events.len();
+        let all_seen = !self.filled && self.queues.waiting(Queue::Quiet) == 0;
+        self.timing.looked(self.last_sleep_ns(), self.now_ns(), self.busy, all_seen);
+        self.filled = events.len() == EVENTS;
+        let mut asked = Asked { happened: events.len(), ..Asked::default() };
         for event in &events {
             let id = ConnId::from_u64(event.data.u64());
             match id {
-                LISTENER => newcomers = true,
+                LISTENER => asked.newcomers = true,
                 TIMER => {
                     self.timer.expired();
-                    happened -= 1;
+                    asked.happened -= 1;
                 }
-                NOTIFICATION => handler.notified(self),
+                NOTIFICATION => asked.notified = true,
                 _ => self.ready(handler, id, event.flags),
             }
         }
         self.events = events;
-        Ok((happened, newcomers))
+        Ok(asked)
     }
 
     fn ready<H: Handler>(&mut self, handler: &mut H, id: ConnId, flags: EventFlags) {
@@ -132,30 +150,39 @@ impl Net {
         }
     }
 
-    /// Gives a share to each connection that was quiet, at most [`BATCH`] of them.
+    /// Gives a share to each connection that was quiet, at most [`BATCH`] of them. Their answers
+    /// leave: who was quick to ask does not wait for what follows.
     fn serve_quiet<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
         self.take(handler, Queue::Quiet, BATCH);
-        self.receive(handler, SHARE)
+        self.receive(handler, SHARE)?;
+        let answers = self.to_send();
+        if answers > 0 {
+            self.flush()?;
+            let now_ns = self.read_clock();
+            self.timing.answered(now_ns, answers);
+        }
+        Ok(())
     }
 
     /// Gives a chunk to each connection that has more, and its backlog to each that made room,
-    /// until [`BUSY_NS`] have passed; who then waits is the first to be served the next time.
+    /// until [`BUSY_NS`] have passed or [`BUSY_BYTES`] are read; who then waits is the first to be
+    /// served the next time.
     fn serve_busy<H: Handler>(&mut self, handler: &mut H) -> io::Result<()> {
         let mut waiting = self.queues.waiting(Queue::Busy);
         if waiting == 0 {
             return Ok(());
         }
         let until_ns = self.read_clock() + BUSY_NS;
-        let mut together = FIRST_BUSY;
+        let until_bytes = self.counters.bytes_in + BUSY_BYTES;
         while waiting > 0 {
-            let most = together.min(waiting);
+            let most = TOGETHER.min(waiting);
             self.take(handler, Queue::Busy, most);
             self.receive(handler, CHUNK)?;
-            if self.read_clock() >= until_ns {
+            self.flush()?;
+            if self.counters.bytes_in >= until_bytes || self.read_clock() >= until_ns {
                 break;
             }
             waiting -= most;
-            together = (2 * together).min(BATCH);
         }
         Ok(())
     }

@@ -18,6 +18,10 @@ const REQUEST: usize = 16;
 /// The most bytes that one connection may be served in one poll: a share, and a chunk.
 const MOST: usize = 256 + 1024;
 
+/// The most bytes that those who want more than a share are served in one poll, all together: the
+/// bound, and the few that are served together beyond it.
+const MOST_OF_ALL: usize = (16 << 10) + 4 * 1024;
+
 /// Answers each request with itself, and notes who was served.
 #[derive(Default)]
 struct Requests {
@@ -27,6 +31,36 @@ struct Requests {
     /// Bytes of this poll's requests by connection, and who was served, in order.
     served: BTreeMap<u32, usize>,
     order: Vec<u32>,
+    /// When the inbox had its turn: after so many.
+    notified_after: usize,
+    /// It costs next to nothing to be served, so that no clock ends a poll.
+    cheap: bool,
+    /// Asks something the next time that another is served.
+    asks: Option<TcpStream>,
+    /// Has asked, and bytes of others that were served since.
+    asked: Option<(TcpStream, usize)>,
+    /// Has its answer.
+    answered: Option<TcpStream>,
+    /// What others had before the answers to those that asked were there to be read.
+    before_answers: Vec<usize>,
+}
+
+impl Requests {
+    /// Another is served: notes what who asked in the middle of a poll waits for.
+    fn watch(&mut self, bytes: usize) {
+        if let Some((mut peer, before)) = self.asked.take() {
+            if answered(&mut peer) {
+                self.before_answers.push(before);
+                self.answered = Some(peer);
+            } else {
+                self.asked = Some((peer, before + bytes));
+            }
+        }
+        if let Some(mut peer) = self.asks.take() {
+            peer.write_all(&[b'q'; REQUEST]).expect("room");
+            self.asked = Some((peer, 0));
+        }
+    }
 }
 
 impl Handler for Requests {
@@ -38,7 +72,11 @@ impl Handler for Requests {
 
     fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
         let whole = bytes.len() / REQUEST * REQUEST;
-        for request in bytes[..whole].chunks(REQUEST) {
+        if bytes[0] == b'f' {
+            self.watch(whole);
+        }
+        let answers = if self.cheap { REQUEST } else { whole };
+        for request in bytes[..answers].chunks(REQUEST) {
             net.send_with(id, REQUEST, |space| space.copy_from_slice(request));
         }
         *self.served.entry(id.slot).or_default() += whole;
@@ -52,6 +90,7 @@ impl Handler for Requests {
 
     fn notified(&mut self, _: &mut Net) {
         self.notified += 1;
+        self.notified_after = self.order.len();
     }
 
     fn polled(&mut self, _: &mut Net) -> Next {
@@ -169,17 +208,50 @@ fn whoever_was_quiet_is_answered_within_the_poll() {
     assert!(shard.requests.closed.is_empty());
 }
 
+/// Whoever asks in the middle of a poll waits for the rest of that, and for nobody in the next.
+#[test]
+fn who_was_quiet_waits_for_one_poll_of_a_bounded_size() {
+    let mut shard = Shard::new();
+    let asks = shard.connect();
+    let mut flood = shard.flooded(300);
+    shard.requests.cheap = true;
+    shard.requests.asks = Some(asks);
+    let mut busiest = 0;
+    for _ in 0..400 {
+        fill(&mut flood);
+        shard.poll();
+        busiest = busiest.max(shard.requests.served.range(1..).map(|(_, bytes)| bytes).sum());
+        if shard.requests.asked.is_none() {
+            continue;
+        }
+        // Its turn is the first of the next poll, and others come after it has its answer.
+        shard.poll();
+        assert_eq!(shard.requests.order.first(), Some(&0));
+        assert!(shard.requests.order.len() > 1 && shard.requests.asked.is_none(), "no answer");
+        let last = shard.requests.before_answers.last().copied();
+        assert!(last.is_some_and(|before| before <= MOST_OF_ALL), "{last:?} bytes of others");
+        shard.requests.asks = shard.requests.answered.take();
+    }
+    assert!(shard.requests.before_answers.len() > 100);
+    assert!(busiest <= MOST_OF_ALL, "{busiest} bytes in one poll");
+}
+
 #[test]
 fn inbox_and_listener_have_their_turn_in_every_poll() {
     let mut shard = Shard::new();
+    let mut quiet = shard.connect();
     let mut flood = shard.flooded(400);
     for round in 0..20 {
         fill(&mut flood);
         shard.inboxes.post(0, round).expect("room");
+        quiet.write_all(&[b'q'; REQUEST]).expect("room");
         let (notified, accepted) = (shard.requests.notified, shard.requests.accepted.len());
         let _newcomer = TcpStream::connect(shard.address).expect("connects");
         shard.poll();
         assert_eq!(shard.requests.notified, notified + 1, "round {round}");
+        // Messages may be many: who was quiet does not wait for them, and those who pipeline do.
+        assert_eq!((shard.requests.order[0], shard.requests.notified_after), (0, 1));
+        assert!(answered(&mut quiet));
         assert_eq!(shard.requests.accepted.len(), accepted + 1, "round {round}");
         shard.inboxes.drain(0, 8, |message| assert_eq!(message, round));
     }

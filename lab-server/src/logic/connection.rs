@@ -1,5 +1,6 @@
 //! A connection as the logic knows it.
 
+use accounting::Tail;
 use platform::NANOS_PER_SECOND;
 use service::Budgets;
 use shard::ConnId;
@@ -18,13 +19,15 @@ pub(super) enum LoginState {
     Online,
 }
 
-/// A connection as the logic knows it: 24 bytes.
+/// A connection as the logic knows it: 32 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Session {
     generation: u32,
     pub(super) user: u32,
     /// When the frame that is half there was begun, in milliseconds that wrap; 0 when none is.
     half_since_ms: u32,
+    /// Money of the last answers.
+    pub(super) tail: Tail,
     /// The second, its low bits, in which what follows was counted.
     second: u16,
     /// Messages of the user that are on their way: a claim's until it is answered, and all at most
@@ -41,7 +44,7 @@ pub(super) struct Session {
     pub(super) timed: bool,
 }
 
-const _: () = assert!(std::mem::size_of::<Session>() == 24);
+const _: () = assert!(std::mem::size_of::<Session>() == 32);
 
 fn milliseconds(now_ns: u64) -> u32 {
     // 0 says that no frame is half there: a millisecond in 49 days is one late.

@@ -33,14 +33,14 @@ impl Logic {
             while room > 0 {
                 let Some(amount) = generator.make(now_ns) else { break };
                 room -= 1;
-                let (shard, message) = match generator.spec().kind {
-                    PacketKind::Shaken => self.generators.shaken_packet(amount),
+                let made = match generator.spec().kind {
+                    PacketKind::Shaken => self.shaken_packet(io, amount),
                     PacketKind::Sent { first_user, end_user } => {
                         let users = generator.recipients(first_user, end_user);
-                        self.generators.sent_packet(amount, users)
+                        Some(self.generators.sent_packet(amount, users))
                     }
                 };
-                if !self.post(io, shard, message) {
+                if !made.is_some_and(|(shard, message)| self.post(io, shard, message)) {
                     self.counters.queue_overflow += 1;
                 }
             }
@@ -56,6 +56,17 @@ impl Logic {
             self.supply(io, true);
         }
         self.generators.running = running;
+    }
+
+    /// A packet for a SET. Where it begins a part of the ids, all shards are told how far they are.
+    fn shaken_packet(&mut self, io: &mut impl Io, amount: u32) -> Option<(usize, Message)> {
+        let (packet, reached) = self.generators.shaken_packet(amount)?;
+        if let Some(reached) = reached {
+            for shard in 0..self.shards {
+                self.post(io, shard, reached.clone());
+            }
+        }
+        Some(packet)
     }
 
     /// Tells every shard whether packets to be shaken will come.

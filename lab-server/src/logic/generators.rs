@@ -6,16 +6,14 @@ use crate::generator::{Generator, Spread};
 use crate::message::Message;
 use crate::packets::{Draft, NO_CREATOR};
 use crate::sets::{Online, sets_of, shard_of};
+use crate::shaken_ids::ShakenIds;
 
-/// Ids of shaken packets begin where those of the prototype do.
-const FIRST_SHAKEN: u32 = 0x0010_0000;
-
-/// Packets of one tick at most, so that requests are answered in between: a millisecond's work, for
-/// which each looks at every SET ...
-const PACKETS_PER_TICK: usize = 1024;
+/// Packets of one tick at most, so that requests are answered in between: a tenth of a millisecond's
+/// work, for which each looks at every SET ...
+const PACKETS_PER_TICK: usize = 128;
 
 /// ... so that with many SETs there are fewer.
-const SETS_PER_TICK: usize = 1 << 18;
+const SETS_PER_TICK: usize = 1 << 15;
 
 /// The generators of the server.
 #[derive(Debug)]
@@ -26,8 +24,7 @@ pub(super) struct Generators {
     shards: usize,
     /// Generators that were ever started, those among them that had nothing to make.
     pub(super) begun: u64,
-    /// Shaken packets made so far: the id of the next one.
-    shaken: u32,
+    shaken: ShakenIds,
     /// Sent packets made so far: they go round the shards, and round the SETs of each.
     sent: u64,
 }
@@ -35,15 +32,14 @@ pub(super) struct Generators {
 impl Generators {
     pub(super) fn new(online: Online, shards: usize) -> Self {
         let spread = Spread::new(online.len());
-        Self { running: Vec::new(), spread, online, shards, begun: 0, shaken: 0, sent: 0 }
+        let (running, shaken) = (Vec::new(), ShakenIds::new());
+        Self { running, spread, online, shards, begun: 0, shaken, sent: 0 }
     }
 
     /// Goes on after the shaken packets that were made before the server was started again; `next`
     /// is the id after the last one, 0 when there was none.
     pub(super) fn go_on_from(&mut self, next: u32) {
-        if next != 0 {
-            self.shaken = next.wrapping_sub(FIRST_SHAKEN);
-        }
+        self.shaken.go_on_from(next);
     }
 
     pub(super) fn count(&self) -> usize {
@@ -51,7 +47,7 @@ impl Generators {
     }
 
     pub(super) fn made(&self) -> u64 {
-        u64::from(self.shaken) + self.sent
+        self.shaken.given() + self.sent
     }
 
     /// Packets a second of all that run.
@@ -72,16 +68,22 @@ impl Generators {
     }
 
     pub(super) fn weigh(&mut self) {
-        self.spread.weigh(self.online.iter().map(|users| users.load(Ordering::Relaxed)));
+        self.spread.weigh(self.online.iter().map(|set| set.users.load(Ordering::Relaxed)));
     }
 
-    /// A packet for the next SET, and the shard of that SET.
-    pub(super) fn shaken_packet(&mut self, amount: u32) -> (usize, Message) {
+    /// A packet for the next SET, and the shard of that SET; `None` when no id is free. With it,
+    /// where it begins a part of the ids, what all shards should know.
+    pub(super) fn shaken_packet(
+        &mut self,
+        amount: u32,
+    ) -> Option<((usize, Message), Option<Message>)> {
+        let parts = || self.online.iter().map(|set| set.parts.load(Ordering::Relaxed));
+        let taken = self.shaken.take(|| parts().fold(0, |all, one| all | one))?;
         let set = self.spread.pick();
-        let packet = FIRST_SHAKEN.wrapping_add(self.shaken);
-        self.shaken = self.shaken.wrapping_add(1);
         let shard = shard_of(set, self.shards, self.online.len());
-        (shard, Message::Packet { set: set as u32, packet, amount })
+        let packet = Message::Packet { set: set as u32, packet: taken.id, amount };
+        let reached = taken.begins.then_some(Message::Reached { next: taken.id });
+        Some(((shard, packet), reached))
     }
 
     /// A packet for three users, and the shard that is to make it.

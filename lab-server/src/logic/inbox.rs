@@ -16,17 +16,27 @@ use crate::packets::{Draft, Expired, NO_CREATOR, Refused};
 use crate::sets::Queued;
 
 impl Logic {
-    /// A message for the shard; what it brings about is done when this returns.
+    /// A message for the shard; what it brings about is done when this returns, but for notices
+    /// to more users than one poll tells.
     pub fn handle(&mut self, io: &mut impl Io, message: Message) {
         self.dispatch(io, message);
         self.handle_local(io);
     }
 
-    /// Handles this shard's messages to itself, and what they bring about, until there are none.
+    /// Handles this shard's messages to itself, and what they bring about, as far as the bound of a
+    /// poll allows.
     pub(super) fn handle_local(&mut self, io: &mut impl Io) {
-        while let Some(message) = self.local.pop_front() {
+        while let Some(message) = self.local.next() {
             self.dispatch(io, message);
         }
+    }
+
+    /// A poll is over, and another bound begins: goes on with the notices that the one before left
+    /// waiting. Returns whether some still wait.
+    pub fn go_on(&mut self, io: &mut impl Io) -> bool {
+        self.local.begin_poll();
+        self.handle_local(io);
+        !self.local.is_empty()
     }
 
     fn dispatch(&mut self, io: &mut impl Io, message: Message) {
@@ -55,6 +65,7 @@ impl Logic {
             Message::Claimed { at, packet, amount } => self.claimed(io, at.conn, packet, amount),
             Message::Entitle { packet, named, user } => self.entitle(io, packet, named, user),
             Message::Packet { set, packet, amount } => self.put_packet(io, set, packet, amount),
+            Message::Reached { next } => io.record(|| Record::Next { shaken: next, sent: 0 }),
             Message::Send(draft) => {
                 if self.make_packet(io, &draft).is_err() {
                     self.counters.packets_refused += 1;
@@ -246,7 +257,7 @@ impl Logic {
             self.counters.ledger_refused += 1;
             None
         } else {
-            self.packets.claim(packet, user, &mut self.random)
+            self.packets.claim(packet, user, io.now_ns(), &mut self.random)
         };
         if let Some(claimed) = claimed {
             self.sets.get(claimed.set).ledger.claim(Money::share(claimed.amount));
@@ -268,10 +279,14 @@ impl Logic {
     fn claimed(&mut self, io: &mut impl Io, conn: ConnId, packet: u32, amount: u32) {
         let Some(session) = self.session(conn) else { return self.undelivered(amount) };
         session.mail_answered(1);
+        let noted = amount == 0 || session.tail.claim(amount);
         if amount == 0 {
             self.counters.claims_refused += 1;
         } else {
             self.counters.claims_granted += 1;
+        }
+        if !noted {
+            self.unconfirmed(Money::share(amount));
         }
         io.send(conn, &Frame::ClaimResponse { packet, amount });
     }

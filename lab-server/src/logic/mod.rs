@@ -8,6 +8,7 @@ mod connection;
 mod generating;
 mod generators;
 mod inbox;
+mod local;
 mod pushes;
 mod pushing;
 mod rules;

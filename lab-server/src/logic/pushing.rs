@@ -7,8 +7,8 @@ use crate::logic::pushes::Pushes;
 use crate::logic::state::Logic;
 use crate::message::PushSpec;
 
-/// Pushes in one tick at most, so that requests are answered in between: at 6 µs each 1.5 ms.
-const PUSHES_PER_TICK: usize = 256;
+/// Pushes in one tick at most, so that requests are answered in between: at 6 µs each 0.2 ms.
+const PUSHES_PER_TICK: usize = 32;
 
 /// What is pushed: the payload has no meaning.
 static PAYLOAD: [u8; MAX_PUSH_PAYLOAD] = [b'.'; MAX_PUSH_PAYLOAD];

@@ -1,5 +1,6 @@
 //! Frames from clients, and what each is answered with.
 
+use accounting::Money;
 use journal::Record;
 use shard::ConnId;
 use wire::{
@@ -63,7 +64,10 @@ impl Logic {
                 self.refuse(io, conn, ErrorCode::AlreadyLoggedIn, id);
             }
             _ if !online => self.refuse(io, conn, ErrorCode::NotLoggedIn, id),
-            Frame::ShakeRequest { .. } => self.shake(io, conn, user, set),
+            Frame::ShakeRequest { .. } => {
+                session.tail.shake();
+                self.shake(io, conn, user, set);
+            }
             Frame::ClaimRequest { packet, .. } => self.claim(io, conn, user, packet),
             Frame::Ping { client_ns } => {
                 self.counters.pings += 1;
@@ -165,6 +169,10 @@ impl Logic {
         amount: u32,
     ) {
         self.counters.granted += 1;
+        let noted = self.session(conn).is_some_and(|session| session.tail.grant(amount));
+        if !noted {
+            self.unconfirmed(Money::share(amount));
+        }
         let set = self.sets.number_of(set);
         io.record(|| Record::Granted { set, packet, amount, user });
         let result = ShakeResult::Granted.code();

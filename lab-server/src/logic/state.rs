@@ -1,11 +1,10 @@
 //! The state of a shard, and what every part of its logic does with it: sessions, refusals,
 //! messages to other shards.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use accounting::Ledger;
 use accounting::server::{Counters, Gauges};
+use accounting::{Ledger, Money};
 use journal::State;
 use platform::{SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
@@ -18,6 +17,7 @@ use crate::directory::{Address, Directory, home_of};
 use crate::io::Io;
 use crate::logic::connection::Session;
 use crate::logic::generators::Generators;
+use crate::logic::local::Local;
 use crate::logic::pushes::Pushes;
 use crate::logic::rules::Rules;
 use crate::message::Message;
@@ -31,10 +31,6 @@ pub(super) const PATIENCE_NS: u64 = 9_000_000_000;
 
 /// Granularity of deadlines. Nothing a shard waits for needs to be closer than that.
 pub(super) const TICK_NS: u64 = 50_000_000;
-
-/// Messages of a shard to itself that may wait: four times what a user's budget of mail allows in
-/// one go. Beyond that they are dropped and counted, like those to other shards.
-const LOCAL: usize = 16_384;
 
 /// Things that fall due.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +57,7 @@ pub struct Logic {
     pub(super) pushes: Vec<Pushes>,
     pub(super) wheel: Wheel<Timer>,
     /// Messages of this shard to itself.
-    pub(super) local: VecDeque<Message>,
+    pub(super) local: Local,
     /// All packets to be shaken are taken, and no more will come.
     pub(super) supply_finished: bool,
     pub(super) random: Pcg64Mcg,
@@ -100,7 +96,7 @@ impl Logic {
             sets: Sets::new(me, shards, online, queue_bound),
             pushes: Vec::new(),
             wheel: Wheel::new(TICK_NS, now_ns),
-            local: VecDeque::new(),
+            local: Local::default(),
             supply_finished: false,
             random: Pcg64Mcg::seed_from_u64(rules.seed ^ (me as u64).rotate_right(16)),
             counters: Counters::default(),
@@ -149,6 +145,11 @@ impl Logic {
         &self.sets
     }
 
+    /// Whether notices wait for the next poll.
+    pub(crate) fn has_notices(&self) -> bool {
+        !self.local.is_empty()
+    }
+
     /// Where the users are whose home this shard is.
     pub fn directory(&self) -> &Directory {
         &self.directory
@@ -166,12 +167,26 @@ impl Logic {
     pub(super) fn end_session(&mut self, io: &mut impl Io, conn: ConnId) {
         let Some(session) = self.session(conn) else { return };
         let ended = std::mem::take(session);
+        self.unconfirmed(ended.tail.written());
         if ended.is_online() {
             self.online -= 1;
             self.sets.leave(ended.set);
             let leave = Message::Leave { user: ended.user, at: self.address(conn) };
             self.post(io, home_of(ended.user, self.shards), leave);
         }
+    }
+
+    /// Money that was written, and that no later shake can have confirmed.
+    pub(super) fn unconfirmed(&mut self, money: Money) {
+        self.counters.unconfirmed_shares += money.count;
+        self.counters.unconfirmed_cents += money.amount;
+    }
+
+    /// The shard ends: no shake of those who are still connected will confirm anything.
+    pub fn end(&mut self) {
+        let tails = self.sessions.iter_mut().map(|session| std::mem::take(&mut session.tail));
+        let written = tails.fold(Money::default(), |sum, tail| sum + tail.written());
+        self.unconfirmed(written);
     }
 
     /// Closes a connection for cause: with an error frame when the peer can read one.
@@ -225,12 +240,8 @@ impl Logic {
     /// Puts a message on its way, to this shard itself too. Returns false when it was dropped.
     pub(super) fn post(&mut self, io: &mut impl Io, to: usize, message: Message) -> bool {
         if to == self.me {
-            let room = self.local.len() < LOCAL;
-            if room {
-                self.local.push_back(message);
-            } else {
-                self.counters.local_overflow += 1;
-            }
+            let room = self.local.put(message);
+            self.counters.local_overflow += u64::from(!room);
             return room;
         }
         io.post(to, message)

@@ -9,13 +9,13 @@ use crate::logic::connection::Session;
 use crate::logic::pushes::Pushes;
 use crate::logic::state::{Logic, PATIENCE_NS, TICK_NS, Timer};
 
-/// Packets that expire in one tick at most, so that requests are answered in between: at 1 µs each
-/// a millisecond.
-const EXPIRED_PER_TICK: usize = 1024;
+/// Packets that expire in one tick at most, so that requests are answered in between: at 1 µs each,
+/// and 5 for the message to the creator.
+const EXPIRED_PER_TICK: usize = 32;
 
-/// Things that fall due and are done in one tick: at 5 µs each 0.3 ms, for thousands of peers can
+/// Things that fall due and are done in one tick: at 5 µs each 0.1 ms, for thousands of peers can
 /// have begun a frame at the same time.
-const DUE_PER_TICK: usize = 64;
+const DUE_PER_TICK: usize = 16;
 
 impl Logic {
     /// A peer connected.
@@ -55,8 +55,9 @@ impl Logic {
         }
         self.generate(io);
         self.push_due(io);
-        self.handle_local(io);
+        let now = self.go_on(io).then_some(now_ns);
         let times = [
+            now,
             self.wheel.next_ns(),
             self.next_expiry_ns(io, now_ns),
             self.generators.next_ns(),

@@ -98,7 +98,8 @@ async fn ledger(State(hub): State<Hub>) -> Result<Json<Value>, Response> {
 
 async fn scrape(State(hub): State<Hub>) -> Result<Response, Response> {
     let snapshots = ask(&hub).await?;
-    Ok(control::http::metrics(control::metrics::encode("lab", metrics::families(&snapshots))))
+    let (families, took) = (metrics::families(&snapshots), metrics::distributions(&snapshots));
+    Ok(control::http::metrics(control::metrics::encode("lab", families, took)))
 }
 
 fn carry_out(hub: &Hub, command: Command) -> Response {

@@ -1,7 +1,9 @@
-//! Counters, gauges and books as metrics.
+//! Counters, gauges, books and durations as metrics.
 
 use accounting::Money;
-use control::metrics::Family;
+use control::metrics::{Distribution, Family};
+
+use shard::Durations;
 
 use crate::report::Snapshot;
 
@@ -44,4 +46,21 @@ pub(super) fn families(snapshots: &[Snapshot]) -> Vec<Family> {
         family(format!("ledger_{name}_cents"), &help, false, &|it| book(it).amount);
     }
     families
+}
+
+/// How long polls and answers took.
+pub(super) fn distributions(snapshots: &[Snapshot]) -> Vec<Distribution> {
+    let distribution = |name: &str, help: &str, of: fn(&Snapshot) -> &Durations| Distribution {
+        name: name.to_owned(),
+        help: help.to_owned(),
+        durations: snapshots.iter().map(|it| of(it).clone()).collect(),
+    };
+    vec![
+        distribution("poll_seconds", "Polls in which something happened", |it| &it.timing.polls),
+        distribution(
+            "answer_seconds",
+            "Answers to peers that were quiet, at most, from when their requests were ready",
+            |it| &it.timing.answers,
+        ),
+    ]
 }

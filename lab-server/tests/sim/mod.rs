@@ -172,6 +172,8 @@ pub(crate) struct Cluster {
     writers: Vec<Writer<SimulatedDisk>>,
     /// For each shard, records whose commit has failed.
     stuck: Vec<Vec<Record>>,
+    /// Polls follow each step until no notice waits. Else [`Self::pass`] is the next poll.
+    pub(crate) settles: bool,
 }
 
 /// Rules for a small server.
@@ -216,6 +218,7 @@ impl Cluster {
             generations: vec![Vec::new(); shards],
             writers: Vec::new(),
             stuck: vec![Vec::new(); shards],
+            settles: true,
         }
     }
 
@@ -276,7 +279,11 @@ impl Cluster {
 
     fn at<T>(&mut self, shard: usize, act: impl FnOnce(&mut Logic, &mut Port<'_>) -> T) -> T {
         let mut port = Port { wires: &mut self.wires, me: shard };
-        act(&mut self.shards[shard], &mut port)
+        let done = act(&mut self.shards[shard], &mut port);
+        if self.settles {
+            while self.shards[shard].go_on(&mut port) {}
+        }
+        done
     }
 
     /// A peer connects to a shard.

@@ -47,7 +47,7 @@ impl Model {
         assert_eq!(ledger.created.count, shares + made - sent_made - packets - overflow);
         let online = self.peers.values().filter(|peer| peer.user.is_some()).count() as u64;
         assert_eq!(self.cluster.users_online(), online);
-        let in_sets = self.cluster.online.iter().map(|users| users.load(Ordering::Relaxed));
+        let in_sets = self.cluster.online.iter().map(|set| set.users.load(Ordering::Relaxed));
         assert_eq!(in_sets.map(u64::from).sum::<u64>(), online);
         for peer in self.peers.values() {
             assert_eq!(peer.shakes, peer.shakes_answered, "every shake is answered at once");

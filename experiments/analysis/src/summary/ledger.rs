@@ -1,6 +1,6 @@
 //! Where the money of a run is: the server's and the clients' accounts side by side.
 
-use accounting::{Ledger, Losses, Money};
+use accounting::{LastAnswers, Ledger, Losses, Money};
 use record::{ClosingBooks, Raw};
 use serde::{Deserialize, Serialize};
 
@@ -97,13 +97,24 @@ fn losses(raw: &Raw, books: &ClosingBooks) -> Option<Losses> {
         count: sum(|row| row.counters.undelivered_shares),
         amount: sum(|row| row.counters.undelivered_cents),
     };
+    let clients = books.clients?;
+    let written = Money {
+        count: sum(|row| row.counters.unconfirmed_shares),
+        amount: sum(|row| row.counters.unconfirmed_cents),
+    };
+    let last_answers = clients.last_answers.zip(clients.overtaken);
     Some(Losses {
-        unanswered: books.clients?.unanswered()?,
+        unanswered: clients.unanswered()?,
         undelivered,
         overflows: sum(|row| {
             row.counters.mail_overflow.saturating_add(row.counters.local_overflow)
         }),
         largest_share: books.server?.largest_share.unwrap_or(0),
+        last_answers: last_answers.map(|(read, overtaken)| LastAnswers {
+            written,
+            read,
+            overtaken,
+        }),
     })
 }
 
