@@ -4,8 +4,8 @@
 //! takes a CPU away need not say so in the kernel's steal time.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use platform::monotonic_ns;
@@ -28,15 +28,20 @@ impl StallWatch {
     /// Watches these CPUs.
     pub(super) fn start(cpus: &[usize]) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let (ready, watching) = mpsc::channel::<()>();
         let threads = cpus.iter().map(|&cpu| {
-            let stop = Arc::clone(&stop);
+            let (stop, ready) = (Arc::clone(&stop), ready.clone());
             std::thread::Builder::new().name("stalls".to_owned()).spawn(move || {
                 pin(cpu)?;
                 take_priority(PRIORITY)?;
+                drop(ready);
                 watch(&stop)
             })
         });
         let threads = threads.collect::<io::Result<_>>()?;
+        drop(ready);
+        // Ends when no thread has its end any more: each watches, or was not allowed to.
+        let _ = watching.recv();
         Ok(Self { stop, threads })
     }
 

@@ -86,6 +86,16 @@ fn slowest<'a>(raw: &'a Raw, name: &'a str) -> impl Iterator<Item = &'a SlowRow>
     raw.slow.iter().filter(move |line| line.phase.as_deref() == Some(name))
 }
 
+/// The end of this run that a holder is: by its process, or by its name where that is all that is
+/// known of it.
+fn whose(name: &str, pids: &BTreeSet<u32>, programs: &HashMap<u64, End>) -> Option<End> {
+    let by_name = [("lab-server", End::Server), ("lab-client", End::Client)];
+    if pids.is_empty() {
+        return by_name.into_iter().find(|(own, _)| name.starts_with(own)).map(|it| it.1);
+    }
+    pids.iter().find_map(|pid| programs.get(&u64::from(*pid))).copied()
+}
+
 /// Of one name: its processes, and how long requests waited behind them.
 type Held<'a> = (BTreeSet<u32>, u64, &'a str);
 
@@ -109,7 +119,7 @@ fn holders(raw: &Raw, name: &str) -> BTreeMap<Cause, Vec<Holder>> {
     }
     let sorted = |held: HashMap<&str, Held<'_>>| {
         let holder = |(pids, us, name): Held<'_>| Holder {
-            of: pids.iter().find_map(|pid| programs.get(&u64::from(*pid))).copied(),
+            of: whose(name, &pids, &programs),
             pid: pids.first().copied(),
             processes: pids.len(),
             name: name.to_owned(),
