@@ -38,6 +38,9 @@ pub(super) fn apart(work: impl FnOnce() -> Made + Send) -> Made {
     })
 }
 
+/// Programs of a storm at a time: behind one alone nobody waits for long.
+const AT_A_TIME: usize = 8;
+
 /// Bursts of so many slices with as long a rest after each.
 fn slices(slice: Duration, over: &AtomicBool) -> Account {
     let mut account = Account::default();
@@ -87,28 +90,42 @@ pub(super) fn both(cpus: [usize; 2], over: &AtomicBool) -> Made {
     })
 }
 
-/// Programs that end as soon as they begin, one after another, on the CPU: none of them holds it
+/// Programs that end as soon as they begin, several at a time, on the CPU: none of them holds it
 /// long, and together they do.
 pub(super) fn storm(cpu: usize, over: &AtomicBool) -> Made {
-    apart(|| {
-        pin(cpu)?;
-        // SAFETY: of the calling thread alone; its children inherit it.
-        let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-        anyhow::ensure!(set == 0, "no priority: {}", std::io::Error::last_os_error());
-        let mut account = Account::default();
-        for _ in 0..BURSTS {
-            let began = Instant::now();
-            while began.elapsed() < BURST && !over.load(Ordering::Relaxed) {
-                let mut program = Command::new("true");
-                program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                program.status().context("the program \"true\" cannot be started")?;
-            }
-            account.bursts += u32::from(!over.load(Ordering::Relaxed));
-            account.held_ms += began.elapsed().as_millis() as u64;
-            std::thread::sleep(PAUSE);
-        }
-        Ok(account)
+    let one = || {
+        apart(|| {
+            pin(cpu)?;
+            // SAFETY: of the calling thread alone; its children inherit it.
+            let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            anyhow::ensure!(set == 0, "no priority: {}", std::io::Error::last_os_error());
+            begin_and_end(over)
+        })
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(one)).collect();
+        let panicked = |_| Err(anyhow::anyhow!("a thread that makes a fault panicked"));
+        // All do the same at the same time: the account of one is that of all.
+        let accounts = all.into_iter().map(|one| one.join().unwrap_or_else(panicked));
+        accounts.collect::<anyhow::Result<Vec<_>>>()?.pop().context("no program was begun")
     })
+}
+
+/// Begins programs that end at once, one after another, burst by burst.
+fn begin_and_end(over: &AtomicBool) -> Made {
+    let mut account = Account::default();
+    for _ in 0..BURSTS {
+        let began = Instant::now();
+        while began.elapsed() < BURST && !over.load(Ordering::Relaxed) {
+            let mut program = Command::new("true");
+            program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            program.status().context("the program \"true\" cannot be started")?;
+        }
+        account.bursts += u32::from(!over.load(Ordering::Relaxed));
+        account.held_ms += began.elapsed().as_millis() as u64;
+        std::thread::sleep(PAUSE);
+    }
+    Ok(account)
 }
 
 #[cfg(test)]
