@@ -29,6 +29,7 @@ use crate::{
     kernel,
     listening::ListenQueue,
     mapping::{SharedArray, cpu_count},
+    namespaces::{self, NamespaceError},
     offsets::{self, Resolved},
     options::Options,
     proc,
@@ -49,6 +50,9 @@ pub enum AttachError {
     /// The kernel does not describe its types.
     #[error("the probes need the kernel's own description of its types: {0}")]
     NoBtf(#[from] BtfError),
+    /// The kernel's numbers or instants are not those of this process.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// Not allowed.
     #[error(
         "not allowed to load probes: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
@@ -137,6 +141,7 @@ impl Probes {
     /// # Errors
     /// When none can be: no BTF, no permission, a kernel before 5.8.
     pub fn attach(options: &Options) -> Result<Self, AttachError> {
+        namespaces::check()?;
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
         let reasons = DropReasons::of_kernel(&btf);

@@ -125,6 +125,12 @@ pub struct Trace {
     /// Who had the CPUs during its waits, the longest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
+    /// The process of `client_held_by`.
+    #[serde(default)]
+    pub client_holder_pid: Option<u32>,
+    /// The process of `server_held_by`.
+    #[serde(default)]
+    pub server_holder_pid: Option<u32>,
 }
 
 impl Trace {
@@ -143,6 +149,7 @@ impl Trace {
         let server = thread(request.server_slot, ready_ns, done_ns);
         let held_by =
             |thread: &Option<TracedThread>| Some(thread.as_ref()?.turns.first()?.name.clone());
+        let holder_pid = |thread: &Option<TracedThread>| Some(thread.as_ref()?.turns.first()?.pid);
         let mut trace = Self {
             instants_us: [None; 6],
             segments_us: None,
@@ -153,6 +160,8 @@ impl Trace {
             client_held_by: held_by(&client),
             server_held_by: held_by(&server),
             holders: holders([(End::Client, &client), (End::Server, &server)]),
+            client_holder_pid: holder_pid(&client),
+            server_holder_pid: holder_pid(&server),
             client_thread: client.map(|thread| thread.tid),
             server_thread: server.map(|thread| thread.tid),
         };

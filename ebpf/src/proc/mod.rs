@@ -10,11 +10,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod cgroup;
 mod figures;
 mod text;
 
 use crate::kernel::{self, monotonic_ns};
 
+pub use cgroup::{CgroupReading, CpuQuota};
 pub use figures::{
     CpuTimes, Interrupt, MachineReading, NetworkReading, Pressure, PressureLine, Protocols,
     SoftnetCpu, ThreadTimes, ThreadsReading,

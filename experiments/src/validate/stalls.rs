@@ -4,9 +4,8 @@
 //! takes a CPU away need not say so in the kernel's steal time.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use platform::monotonic_ns;

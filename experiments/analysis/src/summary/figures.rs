@@ -7,7 +7,7 @@ use attribution::Percentile;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::blame::Attribution;
+use super::blamed::Attribution;
 use super::latency::Bounded;
 
 /// Connections of a phase.

@@ -6,7 +6,7 @@ use accounting::server::Counters;
 use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
 
-use super::blame::Attribution;
+use super::blamed::Attribution;
 use super::counts;
 use super::evidence;
 use super::figures::{
@@ -19,6 +19,7 @@ use super::seconds::{SecondTotals, by_clock};
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
+use text::thousands;
 
 /// With fewer connections than this, memory that grew is lost in the noise.
 const ENOUGH_CONNECTIONS: u64 = 1_000;
@@ -146,6 +147,7 @@ pub(super) fn summarize(
         let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, seconds);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
+    tell_others(raw, spec, (start, end), (&tally, &totals.tally), &mut phase);
     judge(raw, spec, &mut phase, (&tally, settled_tally.as_ref()), &online);
     phase
 }
@@ -237,6 +239,24 @@ fn p99_in_words(phase: &PhaseSummary) -> String {
         LATE_US / 1000,
         LATE_FOR_P99 * 100.0
     )
+}
+
+/// What there is to tell beside the causes. `seconds` counts what its seconds did, `tally` what
+/// became of its shakes.
+fn tell_others(
+    raw: &Raw,
+    spec: &PhaseSpec,
+    time: (u64, u64),
+    (tally, seconds): (&Tally, &Tally),
+    phase: &mut PhaseSummary,
+) {
+    phase.attribution.unanswered = evidence::of_unanswered(tally);
+    if spec.connect.is_some() {
+        phase.attribution.connecting = evidence::of_connecting(raw, time, seconds);
+    }
+    let Push { sent, missed, .. } = phase.push;
+    let said = format!("{} of {} pushes are missing", thousands(missed), thousands(sent));
+    phase.attribution.pushes = (missed > 0).then_some(said);
 }
 
 /// Where the requests of a phase spent their time.

@@ -101,8 +101,10 @@ pub fn table(summary: &Summary) -> String {
         }
     }
     for phase in &summary.phases {
-        if let Some(verdict) = &phase.attribution.verdict {
-            let _ = writeln!(out, "{}: {verdict}", phase.name);
+        let it = &phase.attribution;
+        for said in [&it.verdict, &it.connecting, &it.unanswered, &it.pushes].into_iter().flatten()
+        {
+            let _ = writeln!(out, "{}: {said}", phase.name);
         }
     }
     if !summary.validity.because.is_empty() {
