@@ -114,6 +114,7 @@ mod tests {
         read_ns: Some(DUE + 210_000),
         losses: 0,
         mixed: false,
+        unread_ns: None,
         client_slot: 1,
         server_slot: 2,
     };

@@ -119,6 +119,7 @@ mod tests {
             read_ns: Some(2_000),
             losses: 0,
             mixed: false,
+            unread_ns: None,
             client_slot: 1,
             server_slot: 0,
         };

@@ -32,6 +32,10 @@ pub struct Request {
     /// The request shared its stretch of the stream with something else, as far as the kernel can
     /// tell; two frames in one send, it cannot.
     pub mixed: bool,
+    /// When data that came before the request was ready at the server, if it has not been read yet:
+    /// until then the request cannot be, wherever it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread_ns: Option<u64>,
     /// The slot of the client's thread among the watched threads; 0 for none.
     pub client_slot: u16,
     /// The same of the server's thread.
@@ -48,19 +52,22 @@ impl Request {
         }
         let same = theirs.sequence == mine.sequence;
         let at_server = |bit: u16, ns: u64| (same && has(theirs.flags, bit)).then_some(ns);
+        let unread_ns = unread_before(entry).then_some(theirs.ready_ns);
+        let behind_ns = unread_ns.map(|unread_ns| unread_ns.max(mine.sent_ns));
         let at_client = |bit: u16, ns: u64| has(mine.flags, bit).then_some(ns);
         Some(Self {
             sequence: mine.sequence,
             end: mine.sequence.wrapping_add(mine.length),
             answer: mine.answer,
             sent_ns: mine.sent_ns,
-            server_ready_ns: at_server(server::READY, theirs.ready_ns),
+            server_ready_ns: at_server(server::READY, theirs.ready_ns).or(behind_ns),
             server_read_ns: at_server(server::READ, theirs.read_ns),
             answered_ns: at_server(server::ANSWERED, theirs.answered_ns),
             ready_ns: at_client(client::READY, mine.ready_ns),
             read_ns: at_client(client::READ, mine.read_ns),
             losses: losses(mine),
             mixed: has(mine.flags, client::SHARED) || shares_its_stretch(entry, same),
+            unread_ns,
             client_slot: mine.slot,
             server_slot: theirs.slot,
         })
@@ -71,6 +78,21 @@ impl Request {
     pub fn read_at(&mut self, now_ns: u64) {
         if self.ready_ns.is_some() {
             self.read_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// What is left of it from an instant on: for a shake that waits for its end.
+    #[must_use]
+    pub fn since(self, due_ns: u64) -> Self {
+        let later = |ns: Option<u64>| ns.map(|ns| ns.max(due_ns));
+        Self {
+            sent_ns: if self.unread_ns.is_some() { due_ns } else { self.sent_ns.max(due_ns) },
+            server_ready_ns: later(self.unread_ns.or(self.server_ready_ns)),
+            server_read_ns: later(self.server_read_ns),
+            answered_ns: later(self.answered_ns),
+            ready_ns: later(self.ready_ns),
+            read_ns: later(self.read_ns),
+            ..self
         }
     }
 
@@ -116,6 +138,13 @@ fn losses(mine: &ClientPart) -> u32 {
     let needless = resent && !request_lost && !answer_lost;
     let resends = if needless { 0 } else { resends.wrapping_sub(mine.resends_at_send) };
     u32::from(losses.wrapping_sub(mine.losses_at_send)) + u32::from(resends)
+}
+
+/// Whether the server has data of this connection that came before the request and is unread.
+fn unread_before(entry: &FlowEntry) -> bool {
+    let FlowEntry { client: mine, server: theirs } = entry;
+    let unread = theirs.flags & (server::READY | server::READ) == server::READY;
+    unread && mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0
 }
 
 /// Whether the two ends' stretches of the stream say that another frame was there too.
@@ -185,6 +214,35 @@ mod tests {
         check(|entry| entry.client.flags |= client::SHARED, true, true);
         check(|entry| entry.server.flags = 0, false, false);
         assert_eq!(Request::of(&FlowEntry::default()), None);
+    }
+
+    #[test]
+    fn behind_unread_data_a_request_waits_for_the_server() {
+        let mut entry = answered();
+        entry.client.flags = client::SENT;
+        (entry.server.sequence, entry.server.flags) = (u32::MAX - 23, server::READY);
+        let behind = Request::of(&entry).expect("sent");
+        assert_eq!(
+            (behind.sent_ns, behind.server_ready_ns, behind.unread_ns),
+            (10, Some(20), Some(20))
+        );
+        entry.server.ready_ns = 4;
+        let behind = Request::of(&entry).expect("sent");
+        assert_eq!((behind.server_ready_ns, behind.unread_ns), (Some(10), Some(4)));
+        // A shake that was due before it was sent waits for the server, too.
+        let rest = behind.since(2);
+        assert_eq!((rest.sent_ns, rest.server_ready_ns), (2, Some(4)));
+        entry.server.flags |= server::READ;
+        assert_eq!(Request::of(&entry).expect("sent").unread_ns, None);
+    }
+
+    #[test]
+    fn the_rest_of_a_request_begins_when_it_is_asked_for() {
+        let request = Request::of(&answered()).expect("sent");
+        assert_eq!(request.since(3), request);
+        let rest = request.since(40);
+        let [t1, t2, t3, t4, t5, t6] = rest.instants_ns().map(|ns| ns.expect("all are known"));
+        assert_eq!([t1, t2, t3, t4, t5, t6], [40, 40, 40, 45, 60, 70]);
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl From<SampledRow> for Sampled {
             read_ns: row.after_due.read_ns.map(at),
             losses: row.losses,
             mixed: false,
+            unread_ns: None,
             client_slot: 0,
             server_slot: 0,
         };

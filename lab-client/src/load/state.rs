@@ -305,7 +305,7 @@ impl LoadGenerator {
     /// has settled nothing is: an answer that is still missing then was due long ago.
     pub fn end(&mut self, now_ns: u64) {
         let recorder = &mut self.recorder;
-        self.unsent.expire(u64::MAX, |phase, due_ns| {
+        self.unsent.expire(u64::MAX, |phase, _, due_ns| {
             recorder.record_at_least(phase, now_ns.saturating_sub(due_ns));
         });
         for user in self.users.iter().filter(|user| user.due_ns != 0) {
