@@ -43,7 +43,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("needs-macros", &[], Outside::Only(&[])),
     row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
-    row("platform", &[], Outside::Only(&["rustix", "serde"])),
+    row("platform", &[], Outside::Only(&["libc", "rustix", "serde"])),
     row("interrupts", &["platform"], Outside::Only(&["libc", "tokio"])),
     row(
         "journal",

@@ -9,6 +9,7 @@ mod counts;
 mod evidence;
 mod figures;
 mod ledger;
+mod machine;
 mod off;
 mod phase;
 mod run;
@@ -22,6 +23,7 @@ pub use figures::{
     Sends, Shakes, TwoPercentiles,
 };
 pub use ledger::{LedgerSummary, losses};
+pub use machine::{LabShare, LongestStall, MachineStalls};
 pub use off::SecondsOff;
 pub use run::{Summary, SummaryError, write};
 pub use table::table;

@@ -13,6 +13,7 @@ use super::figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PhaseSummary, Push, Segments, Sends,
     Shakes, TwoPercentiles,
 };
+use super::machine;
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
@@ -89,7 +90,7 @@ pub(super) fn summarize(
 ) -> PhaseSummary {
     let name = spec.name.to_string();
     let time = raw.phase_time(&name);
-    let (start, end) = time.unwrap_or((0, 0));
+    let span @ (start, end) = time.unwrap_or((0, 0));
     let totals = PhaseTotals::of(raw, start, end);
     let settled_tally = settled(raw, &name);
     let tally = settled_tally.unwrap_or(totals.tally);
@@ -126,12 +127,9 @@ pub(super) fn summarize(
         mixed_requests: causes.as_ref().map(|causes| causes.mixed),
         incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
         unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
-        push: Push {
-            sent: totals.server.pushes,
-            received: totals.tally.pushes,
-            missed: totals.tally.pushes_missed,
-            lateness_us: Latency::of(histogram(Segment::Push)),
-        },
+        stalls: machine::stalls(raw, &name, span),
+        lab: machine::lab_share(raw, &name, span),
+        push: pushes(&totals, histogram(Segment::Push)),
         settled: settled_tally.is_some(),
         valid: true,
         invalid_because: Vec::new(),
@@ -139,7 +137,7 @@ pub(super) fn summarize(
     };
     if let Some(causes) = causes {
         let measured = (phase.latency_us.p99, late);
-        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, &phase.shake);
+        let evidence = evidence::of_phase(raw, &phase.name, span, measured, &phase.shake);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
     phase.invalid_because = invalid_because(raw, spec, &phase, &tally, &online, time.is_some());
@@ -149,6 +147,15 @@ pub(super) fn summarize(
     }
     phase.valid = phase.invalid_because.is_empty();
     phase
+}
+
+fn pushes(totals: &PhaseTotals, lateness: Option<&Histogram<u64>>) -> Push {
+    Push {
+        sent: totals.server.pushes,
+        received: totals.tally.pushes,
+        missed: totals.tally.pushes_missed,
+        lateness_us: Latency::of(lateness),
+    }
 }
 
 /// Where the requests of a phase spent their time.
