@@ -20,6 +20,7 @@ mod row;
 mod sampled;
 mod segments;
 mod slow;
+mod stalls;
 mod sums;
 mod tally;
 
@@ -35,6 +36,7 @@ pub use request::{CpuWait, Request, WaitedBetween};
 pub use sampled::{ClientSide, Sampled, record_joined};
 pub use segments::{PerSegment, Segment, Segments};
 pub use slow::{End, Holder, SlowRequest, Slowest, Trace, TracedThread};
+pub use stalls::Stalls;
 pub use sums::{
     BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, LeftOut, MovedCount, Seconds,
     bucket, bucket_floor,

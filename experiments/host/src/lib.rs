@@ -4,6 +4,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod background;
 pub mod ended;
 pub mod hog;
 pub mod leftover;
@@ -17,6 +18,7 @@ pub mod probing;
 pub mod profile;
 pub mod program;
 pub mod sock_diag;
+pub mod stalls;
 pub mod surroundings;
 pub mod usage;
 mod user;

@@ -9,7 +9,6 @@ mod cases;
 mod counts;
 mod expected;
 mod files;
-mod stalls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,13 +20,13 @@ use serde::Serialize;
 
 use crate::children::Children;
 use analysis::summary::{Shares, Summary, dominant};
+use host::stalls::StallWatch;
 use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
 
 use cases::{Case, PLACES, cases, measuring};
 use counts::{Counts, without_evidence};
 use expected::{SlowRequest, Told};
 use files::rows;
-use stalls::StallWatch;
 
 /// Runs with the right dominant cause, of all runs with faults.
 const RIGHT: f64 = 0.95;
@@ -199,7 +198,7 @@ fn prove(
     loop {
         let directory = tempfile::tempdir()?;
         let name = format!("{number}-{}-{tries}", case.name);
-        let stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
+        let mut stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
         let out = carry_out(children, case, &place(directory.path(), keep, &name))?;
         let stalled_us = stalls.longest_us();
         let counts = if case.only_loses() { Some(Counts::read(&out)?) } else { None };

@@ -6,6 +6,7 @@ mod clock;
 mod descriptors;
 mod placement;
 mod ports;
+mod priority;
 mod schedstat;
 mod signals;
 mod slowness;
@@ -16,6 +17,7 @@ pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns,
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
+pub use priority::{Priority, may_return, set_priority};
 pub use schedstat::{SchedStat, ThreadTimes};
 pub use signals::is_signal_ignored;
 pub use slowness::{

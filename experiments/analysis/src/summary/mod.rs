@@ -10,6 +10,7 @@ mod evidence;
 mod figures;
 pub(crate) mod latency;
 mod ledger;
+mod machine;
 mod off;
 mod phase;
 mod run;
@@ -24,6 +25,7 @@ pub use figures::{
     RunQueue, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
 pub use ledger::{LedgerSummary, losses};
+pub use machine::{LabShare, LongestStall, MachineStalls};
 pub use run::{Summary, SummaryError, write};
 pub use table::table;
 
