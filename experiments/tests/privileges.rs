@@ -375,6 +375,27 @@ fn began() -> String {
 /// What one test leaves another one must not remove.
 static LEFTOVERS: Mutex<()> = Mutex::new(());
 
+/// A state directory whose agent runs is left alone, also what the agent has not opened.
+#[test]
+fn clean_leaves_the_state_of_an_agent_that_runs() {
+    let _alone = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let state = tempfile::tempdir().expect("a directory");
+    let kept = ["run-1.spool", "run-1.leader"].map(|name| state.path().join(name));
+    kept.iter().for_each(|file| std::fs::write(file, "kept").expect("written"));
+    let journals = state.path().join("journals");
+    let clean = || {
+        let places = ["--journals", path(&journals), "--state", path(state.path())];
+        said(&lab(&[&["clean", "--remove"], &places[..]].concat()))
+    };
+    let agent = fleet::StateLock::take(state.path(), "lab agent a, process 7").expect("made");
+    let text = clean();
+    assert!(text.contains(": lab agent a, process 7 has it, and keeps what is there"), "{text}");
+    assert!(kept.iter().all(|file| file.exists()), "{text}");
+    drop(agent);
+    let text = clean();
+    assert!(text.contains("removed  ") && kept.iter().all(|file| !file.exists()), "{text}");
+}
+
 #[test]
 fn clean_shows_and_removes_what_is_left() {
     let _alone = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
