@@ -128,10 +128,10 @@ impl Drop for StallWatch {
 
 fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
-/// Wakes again and again on a CPU, and notes how late. Lets go of `beginning` when the instant of the
-/// first wake-up stands fast.
-/// Wakes again and again on a CPU, and notes how late. Lets go of `beginning` when the first wake-up
-/// is due at an instant that stands fast.
+}
+
+/// Wakes again and again on a CPU, and notes how late. Lets go of `beginning` when the instant of
+/// the first wake-up stands fast.
 fn observe(
     cpu: usize,
     stop: &AtomicBool,

@@ -95,7 +95,7 @@ pub(crate) const TABLE: &[Row] = &[
         &["platform", "service", "text", "tuning", "workload"],
         never(&["arrow", "parquet"], RUNNING),
     ),
-    row("record", &["accounting", "attribution", "spec"], never(&[], RUNNING)),
+    row("record", &["accounting", "attribution", "platform", "spec"], never(&[], RUNNING)),
     row(
         "host",
         &["attribution", "ebpf", "interrupts", "platform", "spec", "text", "tuning"],

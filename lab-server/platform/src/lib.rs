@@ -4,6 +4,7 @@
 
 mod clock;
 mod descriptors;
+mod lockfile;
 mod placement;
 mod ports;
 mod priority;
@@ -15,6 +16,7 @@ mod suspend;
 
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
+pub use lockfile::LockFile;
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
 pub use priority::{Priority, may_return, set_priority};

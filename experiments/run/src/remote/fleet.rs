@@ -146,6 +146,10 @@ impl Fleet {
                 known["by_host"][host] = probes;
                 records.write_manifest();
             }
+            HostReport::Privileges { privileges } => {
+                records.manifest.privileges["by_host"][host] = privileges;
+                records.write_manifest();
+            }
             HostReport::Kernel { by_address, wanted } => {
                 records.connections(&by_address, wanted, Some(host))?;
             }
