@@ -180,7 +180,7 @@ impl Probes {
         let probes = Self {
             regulator: regulator.transpose().map_err(unmapped("SAMPLING"))?,
             reasons,
-            symbols: Symbols::default(),
+            symbols: Symbols::read(),
             layout: options.flows,
             flow_table: FlowTable::map(flows, options.flows).map_err(unmapped("FLOWS"))?,
             answers: answers.map_err(unmapped("ANSWERS"))?,

@@ -21,6 +21,7 @@ mod sampled;
 mod segments;
 mod slow;
 mod spent;
+mod stalls;
 mod sums;
 mod tally;
 mod timeline;
@@ -38,6 +39,7 @@ pub use sampled::{ClientSide, Sampled, record_joined};
 pub use segments::{PerSegment, Segment, Segments};
 pub use slow::{End, Holder, SlowRequest, Slowest, Trace, TracedThread, Turn};
 pub use spent::{Doing, Spent};
+pub use stalls::Stalls;
 pub use sums::{
     BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, LeftOut, MovedCount, Seconds,
     bucket, bucket_floor,

@@ -4,6 +4,8 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod background;
+pub mod congestion;
 pub mod ended;
 pub mod hog;
 pub mod leftover;
@@ -17,6 +19,7 @@ pub mod probing;
 pub mod profile;
 pub mod program;
 pub mod sock_diag;
+pub mod stalls;
 pub mod surroundings;
 pub mod usage;
 mod user;

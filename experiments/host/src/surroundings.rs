@@ -122,21 +122,43 @@ impl Surroundings {
 
     /// What happened in the second `t`, which has just ended.
     pub fn second(&mut self, t: u64) -> Vec<SampleRow> {
+        let mut rows = self.networks(t);
+        rows.extend((0..self.processes()).flat_map(|place| self.process(t, place)));
+        rows.extend(self.machine(t));
+        rows
+    }
+
+    /// The part of it about networks, whose counters are compared with what was done to them.
+    pub fn networks(&mut self, t: u64) -> Vec<SampleRow> {
         let mut rows = Vec::new();
-        for process in &mut self.processes {
-            process.second(t, &self.reader, &mut rows);
-        }
         for network in &mut self.networks {
             network.second(t, &self.reader, &mut rows);
         }
-        if let Some(before) = &mut self.machine {
-            let now = self.reader.machine();
-            let grown = now.since(before);
-            let of = vec![("of", json!("machine"))];
-            rows.push(SampleRow { source: "proc", of, values: machine_values(t, &grown) });
-            *before = now;
+        rows
+    }
+
+    /// How many processes are looked at.
+    pub fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// The part of a second about one of the processes.
+    pub fn process(&mut self, t: u64, place: usize) -> Vec<SampleRow> {
+        let mut rows = Vec::new();
+        if let Some(process) = self.processes.get_mut(place) {
+            process.second(t, &self.reader, &mut rows);
         }
         rows
+    }
+
+    /// The part of a second about the machine.
+    pub fn machine(&mut self, t: u64) -> Option<SampleRow> {
+        let before = self.machine.as_mut()?;
+        let now = self.reader.machine();
+        let grown = now.since(before);
+        *before = now;
+        let of = vec![("of", json!("machine"))];
+        Some(SampleRow { source: "proc", of, values: machine_values(t, &grown) })
     }
 }
 

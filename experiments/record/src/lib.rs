@@ -39,6 +39,6 @@ pub use problems::Problems;
 pub use raw::{Raw, RawError, total};
 pub use rows::{
     CausesRow, CgroupRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject,
-    SampleSource, ServerRow, ShardBooks, ShardRow, SlowRow, TruthRow, parse,
+    SampleSource, ServerRow, ShardBooks, ShardRow, SlowRow, StallRow, TruthRow, parse,
 };
 pub use seconds::{OpenSecond, Second, Seconds};

@@ -67,6 +67,8 @@ pub enum SampleSource {
     Nic,
     /// What the probes saw: [`ProbeRow`].
     Probe,
+    /// When a CPU stood still: [`StallRow`].
+    Stalls,
     /// Anything else; nothing reads it back.
     #[serde(other)]
     Other,
@@ -178,7 +180,9 @@ pub enum ProcSubject {
     Tcp,
     /// The machine.
     Machine,
-    /// Something else: a hog, the coordinator of a fleet.
+    /// The process that records.
+    Coordinator,
+    /// Something else, such as a hog.
     #[default]
     #[serde(other)]
     Other,
@@ -248,6 +252,30 @@ pub struct CgroupRow {
     pub throttled_us: Option<u64>,
     /// Whether the process was frozen when the second ended.
     pub frozen: Option<bool>,
+}
+
+/// When a CPU stood still in a second.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct StallRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Of which host.
+    pub host: Option<String>,
+    /// The CPU.
+    pub cpu: u32,
+    /// How often; `None` when that was not seen.
+    pub stalls: Option<u64>,
+    /// For how long in all.
+    #[serde(default)]
+    pub stalled_us: u64,
+    /// The longest time.
+    #[serde(default)]
+    pub longest_us: u64,
+    /// What the hypervisor took by the kernel's account.
+    pub steal_us: Option<u64>,
+    /// From when until when, on the monotonic clock.
+    #[serde(default)]
+    pub intervals_ns: Vec<(u64, u64)>,
 }
 
 /// What an interface counted in a second.
@@ -448,7 +476,8 @@ mod tests {
 
         let row: ProcRow =
             parse(br#"{"t":7,"of":"coordinator","cpu_us":12,"more":[{}]}"#).expect("a row");
-        assert_eq!((row.of, row.cpu_us, row.slab_bytes), (ProcSubject::Other, Some(12), None));
+        assert_eq!((row.of, row.cpu_us), (ProcSubject::Coordinator, Some(12)));
+        assert_eq!(row.slab_bytes, None);
         let row: ProcRow =
             parse(br#"{"t":7,"of":"tcp","retrans_segs":2,"grown":{"A":-1}}"#).expect("a row");
         assert_eq!((row.of, row.retrans_segs), (ProcSubject::Tcp, Some(2)));

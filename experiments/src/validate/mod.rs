@@ -16,7 +16,6 @@ mod expected;
 mod files;
 mod outside;
 mod outside_cases;
-mod stalls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +28,7 @@ use serde::Serialize;
 
 use crate::children::Children;
 use analysis::summary::{Shares, Summary, dominant};
+use host::stalls::StallWatch;
 use record::{SLOW_FILE, SUMMARY_FILE, SlowRow, TRUTH, TruthRow};
 
 use cases::{Case, PLACES, cases, measuring};
@@ -37,7 +37,6 @@ use expected::{SlowRequest, Told};
 use files::rows;
 use outside::bursts::Account;
 use outside_cases::{OutsideCase, make_beside, outside_cases};
-use stalls::StallWatch;
 
 /// The share of first tries with the right dominant cause that must be reached, as the lower bound
 /// of a confidence of 95%. 59 of 59 reach it.
@@ -261,7 +260,7 @@ fn prove(
         let attempt = tries.len() + 1;
         let directory = tempfile::tempdir()?;
         let name = format!("{number}-{}-{attempt}", case.name);
-        let stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
+        let mut stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
         let out = carry_out(children, &case.text, &place(directory.path(), keep, &name))?;
         let stalled_us = stalls.longest_us();
         let counts = if case.only_loses() { Some(Counts::read(&out)?) } else { None };
@@ -297,7 +296,7 @@ fn prove_outside(
 ) -> anyhow::Result<Vec<Outcome>> {
     let directory = tempfile::tempdir()?;
     let place = place(directory.path(), keep, &format!("{number}-{}-1", case.name));
-    let stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
+    let mut stalls = StallWatch::start(&[PLACES.server_cpu, PLACES.client_cpu])?;
     let over = AtomicBool::new(false);
     let (out, made) = std::thread::scope(|scope| {
         let run = place.join("run");

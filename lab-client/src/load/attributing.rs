@@ -326,7 +326,7 @@ mod tests {
             request,
             40,
             Served::Not,
-            &[(Cause::NetworkDelay, 100), (stopped, 840), (Cause::Unexplained, 60)],
+            &[(Cause::NetworkDelay, 100), (Cause::Unexplained, 60), (stopped, 840)],
         );
         let behind = Request { unread_ns: Some(30), ..request };
         check(behind, 40, Served::Not, &[(stopped, 1_000)]);

@@ -11,6 +11,7 @@ mod evidence;
 mod figures;
 pub(crate) mod latency;
 mod ledger;
+mod machine;
 mod off;
 mod phase;
 mod run;
@@ -25,6 +26,7 @@ pub use figures::{
     RunQueue, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
 pub use ledger::{LedgerSummary, losses};
+pub use machine::{LabShare, LongestStall, MachineStalls};
 pub use run::{Summary, SummaryError, write};
 pub use table::table;
 

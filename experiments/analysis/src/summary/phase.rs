@@ -14,6 +14,7 @@ use super::figures::{
     PhaseSummary, Push, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
 use super::latency::{self, Bounded};
+use super::machine;
 use super::off::seconds_off;
 use super::seconds::{SecondTotals, by_clock};
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
@@ -91,7 +92,7 @@ pub(super) fn summarize(
 ) -> PhaseSummary {
     let name = spec.name.to_string();
     let time = raw.phase_time(&name);
-    let (start, end) = time.unwrap_or((0, 0));
+    let span @ (start, end) = time.unwrap_or((0, 0));
     let totals = PhaseTotals::of(raw, spec, start, end);
     let settled_tally = settled(raw, &name);
     let tally = settled_tally.unwrap_or(totals.tally);
@@ -133,6 +134,8 @@ pub(super) fn summarize(
         mixed_requests: causes.as_ref().map(|causes| causes.mixed),
         incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
         unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
+        stalls: machine::stalls(raw, &name, span),
+        lab: machine::lab_share(raw, &name, span),
         push: push(&totals, histogram(Segment::Push)),
         settled: settled_tally.is_some(),
         valid: true,
@@ -144,7 +147,7 @@ pub(super) fn summarize(
         let measured = (phase.latency_us.p99.or(phase.latency_at_least_us.p99), late);
         // What is offered without a schedule is never off it.
         let seconds = if is_open { totals.seconds.as_slice() } else { &[] };
-        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, seconds);
+        let evidence = evidence::of_phase(raw, &phase.name, span, measured, seconds);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
     tell_others(raw, spec, (start, end), (&tally, &totals.tally), &mut phase);

@@ -328,6 +328,9 @@ impl Work {
             self.outbox.warn(warning);
         }
         self.programs.start(who, &config, keep)?;
+        if let Some(privileges) = self.programs.new_privileges() {
+            self.outbox.push(HostReport::Privileges { privileges });
+        }
         self.leave_shards();
         Ok(())
     }
