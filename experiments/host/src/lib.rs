@@ -4,6 +4,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod backlog;
 pub mod congestion;
 pub mod ended;
 pub mod hog;
@@ -23,6 +24,7 @@ pub mod usage;
 mod user;
 mod version;
 
+pub use backlog::{Backlog, Room};
 pub use orphans::{Orphan, orphans};
 pub use user::User;
 pub use version::VERSION;

@@ -27,6 +27,7 @@ mod remote;
 mod run_control;
 mod schedule;
 mod tuned;
+mod unreadable;
 mod waiting;
 mod watch;
 
