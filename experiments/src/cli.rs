@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -85,6 +86,9 @@ enum Command {
         /// Do it so many times, and write a directory of runs
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         repeat: Option<u32>,
+        /// How many seconds the ending of an interrupted run may take [default: 120]
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        end_within: Option<u32>,
         /// Serve a live page there meanwhile, such as 127.0.0.1:8080
         #[arg(long, value_name = "ADDRESS")]
         live: Option<SocketAddr>,
@@ -244,6 +248,7 @@ impl Command {
                 user,
                 tune_host,
                 journals,
+                end_within,
                 live,
                 live_host: live_hosts,
                 access,
@@ -261,6 +266,7 @@ impl Command {
                     journals,
                     user,
                     sampling: None,
+                    ends_within: end_within.map(|most| Duration::from_secs(most.into())),
                     live,
                     live_hosts,
                     fleet,

@@ -5,6 +5,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod background;
+mod backlog;
 pub mod congestion;
 pub mod ended;
 pub mod hog;
@@ -25,6 +26,7 @@ pub mod usage;
 mod user;
 mod version;
 
+pub use backlog::{Backlog, Room};
 pub use orphans::{Orphan, orphans};
 pub use user::User;
 pub use version::VERSION;

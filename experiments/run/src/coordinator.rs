@@ -16,23 +16,20 @@ use record::Second;
 use report::live::{CommandResult, PendingCommand, RunCommand};
 use service::Line as ServerLine;
 use spec::Shake;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use workload::{Command as ClientCommand, Line as ClientLine};
 
 use crate::books::Books;
 use crate::events::PhaseEvent;
-use crate::messages::Message;
+use crate::messages::{Inbox, Message};
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
+use crate::unreadable::Unreadable;
 use crate::waiting::{Missed, Patience, Stalls};
 
 /// So much time is between the pieces of what a tick leaves.
 const PIECE: Duration = Duration::from_millis(20);
-
-/// So much is shown of a line that cannot be read, in characters.
-const SHOWN: usize = 500;
 
 /// Carries out a run whose programs are at a place.
 pub(crate) struct Coordinator<P: Place> {
@@ -40,7 +37,9 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) run: Run,
     pub(crate) control: RunControl,
     pub(crate) interrupts: Interrupts,
-    pub(crate) messages: UnboundedReceiver<Message<P::News>>,
+    pub(crate) messages: Inbox<P::News>,
+    /// Lines of programs that cannot be read.
+    pub(crate) unreadable: Unreadable,
     /// What the phases have not waited for yet.
     pub(crate) pending: VecDeque<PhaseEvent>,
     /// How long this process has stood still.
@@ -71,18 +70,21 @@ impl<P: Place> Coordinator<P> {
         run: Run,
         control: RunControl,
         interrupts: Interrupts,
-        messages: UnboundedReceiver<Message<P::News>>,
+        messages: Inbox<P::News>,
         next_tick: u64,
     ) -> Self {
+        let (pending, stalls, ends) = (VecDeque::new(), Stalls::start(), None);
+        let unreadable = Unreadable::default();
         Self {
             place,
             run,
             control,
             interrupts,
             messages,
-            pending: VecDeque::new(),
-            stalls: Stalls::start(),
-            ends: None,
+            unreadable,
+            pending,
+            stalls,
+            ends,
             next_tick,
             next_piece: None,
         }
@@ -177,9 +179,8 @@ impl<P: Place> Coordinator<P> {
             Message::Server(line) => self.on_server(line),
             Message::Client(client, line) => self.on_client(client, line),
             Message::Unreadable(who, line) => {
-                let line: String = line.chars().take(SHOWN).collect();
-                let what = format!("said what cannot be read: {line}");
-                self.run.records.warn(&who.to_string(), &what)
+                let warning = self.unreadable.said(who, &line);
+                warning.map_or(Ok(()), |what| self.run.records.warn(&who.to_string(), &what))
             }
             // One of an agent, or one that never got ready: how it ended is not asked.
             Message::Ended(who) => self.program_ended(who, None),

@@ -16,7 +16,6 @@ use host::usage::own_cpu_us;
 use platform::{Priority, Spins, monotonic_ns, set_priority};
 use serde_json::{Value, json};
 use spec::PhaseSpec;
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::news::LocalNews;
 use super::profiles::Profiles;
@@ -25,7 +24,7 @@ use crate::events::PhaseEvent;
 use crate::faults::inject::{begin, end};
 use crate::faults::state::Faults;
 use crate::links::Namespaces;
-use crate::messages::Message;
+use crate::messages::{Message, Outlet};
 use crate::outcome::Ending;
 use crate::place::{Place, Position, Run, StartsAt};
 use crate::programs::Programs;
@@ -44,7 +43,7 @@ pub(crate) struct Local {
     pub(crate) profiles: Profiles,
     pub(crate) faults: Faults,
     /// For programs yet to be started.
-    pub(crate) messages: UnboundedSender<Message<LocalNews>>,
+    pub(crate) messages: Outlet<LocalNews>,
     /// The kernel was asked for connections and has not answered.
     pub(crate) awaits_connections: bool,
     /// Programs that have ended.
@@ -325,7 +324,7 @@ impl Place for Local {
         tokio::spawn(async move {
             let connections = asked.await.unwrap_or_else(|error| Err(io::Error::other(error)));
             // Nothing listens any more when the run is over.
-            let _ = messages.send(Message::Place(LocalNews::Connections(connections, wanted)));
+            messages.send(Message::Place(LocalNews::Connections(connections, wanted)));
         });
     }
 

@@ -24,7 +24,6 @@ use spec::machine::{Machine, sysctls};
 use spec::places::group_of;
 use spec::preflight::own_namespace;
 use spec::{Experiment, Hosts, Source, UsageError};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use workload::Line as ClientLine;
 
@@ -37,7 +36,7 @@ use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::faults::state::Faults;
 use crate::leadership::this_process;
-use crate::messages::Message;
+use crate::messages::{Message, Outlet, inbox};
 use crate::options::Options;
 use crate::place::Run;
 use crate::programs::{Program, Programs};
@@ -57,12 +56,9 @@ fn start_program(
     who: Who,
     config: &impl Serialize,
     given: Given<'_>,
-    messages: UnboundedSender<LocalMessage>,
+    messages: Outlet<LocalNews>,
 ) -> std::io::Result<Program> {
-    // Nothing listens any more when the run is over.
-    let on_line = move |line: Option<String>| {
-        let _ = messages.send(Message::of_program(who, line.as_deref()));
-    };
+    let on_line = move |line| messages.send_line(line, |line| Message::of_program(who, line));
     program::Program::start(who, config, given, on_line).map(Program::Here)
 }
 
@@ -110,10 +106,11 @@ pub(crate) async fn start(
     manifest.privileges = rights.privileges.to_json();
     let files = Files::create(lock, &host, started, &manifest)?;
     let notices = control.open(&directory)?;
-    let (messages, received) = unbounded_channel();
+    let (messages, received) = inbox();
     let hog_messages = messages.clone();
-    // Nothing listens any more when the run is over.
-    let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
+    let hog_lines = move |fault, line| {
+        hog_messages.send_line(line, |line| LocalNews::of_hog(fault, line));
+    };
     let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
     let config = config_of_server(experiment, &rights)?;
     let limits = tuned.limits();

@@ -307,7 +307,7 @@ impl Place for Fleet {
                 self.stream.in_batch = true;
                 Ok(None)
             }
-            HostNews::Merged { host, number, place, open } => {
+            HostNews::Merged { host, number, place, open, room: _ } => {
                 self.stream = Stream { place, in_batch: false };
                 if let Some(state) = self.hosts.get_mut(&host) {
                     (state.merged, state.open) = (number, open);

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use platform::{Priority, set_priority};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::bursts::{Account, BURST, BURSTS, Made, PAUSE};
 
 /// Above every ordinary program.
-const PRIORITY: libc::c_int = 10;
+const PRIORITY: u8 = 10;
 
 /// Real-time threads leave some of each period to others, or the kernel takes it: 95% of a second.
 const REAL_TIME_SLICE: Duration = Duration::from_millis(30);
@@ -61,10 +62,8 @@ fn slices(slice: Duration, over: &AtomicBool) -> Account {
 pub(super) fn real_time(cpu: usize, over: &AtomicBool) -> Made {
     apart(|| {
         pin(cpu)?;
-        let parameter = libc::sched_param { sched_priority: PRIORITY };
-        // SAFETY: of the calling thread, and the kernel only reads the parameter.
-        let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
-        anyhow::ensure!(set == 0, "no real-time priority: {}", std::io::Error::last_os_error());
+        let refused = || "no real-time priority";
+        set_priority(None, Priority::RealTime(PRIORITY)).with_context(refused)?;
         Ok(slices(REAL_TIME_SLICE, over))
     })
 }
