@@ -57,7 +57,7 @@ pub struct Args {
     /// Packets that wait in one SET at most
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub queue: usize,
-    /// Sent packets that one user may have open, on the shard of the user's connection
+    /// Sent packets that one user may have open
     #[arg(long, default_value_t = Budgets::default().packets, value_name = "N")]
     pub user_packets: u32,
     /// Claims and notices that one user may have on their way

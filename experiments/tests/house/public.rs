@@ -47,6 +47,7 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("lab-server::Server::budget", "tests change the limit of a server that runs"),
     ("lab-server::Set", "the simulation looks into queues"),
     ("lab-server::Sets", "the simulation looks into queues"),
+    ("lab-server::UnderWay::count_open", "the simulation starts shards again from a ledger"),
     ("lab-server::divide", "the simulation restarts with other shards"),
     ("lab-server::home_of", "the simulation asks where a user or a packet lives"),
     ("lab-server::new_online", "the simulation makes SETs without a shard"),
