@@ -137,7 +137,18 @@ fn put_back(directory: &Directory, lock: &Lock) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What an agent that is gone has kept. One that runs keeps it for coordinators, though it need not
+/// have opened it yet.
 fn spools(state: &Path, remove: bool, tally: &mut Tally) -> anyhow::Result<()> {
+    let by = format!("lab clean, process {}", std::process::id());
+    let taken = fleet::StateLock::take_again(state, &by);
+    let _lock = match taken.with_context(|| state.display().to_string())? {
+        Ok(lock) => lock,
+        Err(by) => {
+            text::tell!("in use   {}: {by} has it, and keeps what is there", state.display());
+            return Ok(());
+        }
+    };
     let open = open_files();
     let entries = std::fs::read_dir(state).with_context(|| state.display().to_string())?;
     for entry in entries {
@@ -146,12 +157,13 @@ fn spools(state: &Path, remove: bool, tally: &mut Tally) -> anyhow::Result<()> {
             continue;
         }
         let file = std::fs::symlink_metadata(&path)?;
-        // An agent that runs has it.
+        // An agent that runs has it, where nothing can be locked.
         if open.contains(&(file.dev(), file.ino())) {
             continue;
         }
-        let what =
-            format!("{}: {} bytes that no coordinator has", path.display(), file.blocks() * 512);
+        // What is merged of it is a hole.
+        let bytes = file.len().min(file.blocks() * 512);
+        let what = format!("{}: {bytes} bytes that no coordinator has", path.display());
         tally.found(&what, remove.then_some(|| Ok(fleet::remove_spool(&path)?)));
     }
     Ok(())

@@ -329,6 +329,37 @@ fn a_second_interrupt_ends_the_whole_ending() {
     assert_eq!(json(&out, "summary.json")["outcome"], "interrupted");
 }
 
+/// The waits of an ending have a bound together. Clients and a server that stand still are given a
+/// minute each without it.
+#[test]
+fn the_ending_of_an_interrupted_run_has_a_bound() {
+    const BOUND: Duration = Duration::from_secs(3);
+    const MINUTE: Duration = Duration::from_secs(60);
+    let place = Place::new();
+    let (file, out) = (place.file(LONG), place.out());
+    let run = Running::start(&["run", path(&file), "--out", path(&out), "--end-within", "3"]);
+    run.wait_for("load 1/");
+    let all: Vec<Pid> =
+        ["server", "client"].iter().flat_map(|what| children(run.id(), what)).collect();
+    assert_eq!(all.len(), 3);
+    all.iter().for_each(|pid| kill_process(*pid, Signal::STOP).expect("it is there"));
+    let began = Instant::now();
+    run.signal(Signal::INT);
+    assert_eq!(run.exit_code(), Some(5));
+    let took = began.elapsed();
+    assert!(took >= BOUND && took < MINUTE / 2, "{took:?}");
+    for pid in all {
+        wait_until("no program is left", || rustix::process::test_kill_process(pid).is_err());
+    }
+    let says = |what: &str| {
+        let events = lines(&out, "events.jsonl");
+        events.iter().filter(|row| row["what"].as_str().is_some_and(|it| it.contains(what))).count()
+    };
+    assert!(says("a program does not end: the books are not complete") > 0);
+    assert_eq!(says("interrupted again"), 0, "it was interrupted once");
+    assert_eq!(json(&out, "summary.json")["outcome"], "interrupted");
+}
+
 /// A command that has nothing to put right ends by the signal itself, and loses nothing.
 #[test]
 fn every_signal_ends_a_report_that_is_being_made() {

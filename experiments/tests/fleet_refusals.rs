@@ -147,6 +147,32 @@ fn assert_near_70_ms(said: &str) {
     assert!((ms - 70.0).abs() <= within_ms + 0.001, "{ms} ± {within_ms}");
 }
 
+/// An agent that was started again has opened nothing of what it keeps yet.
+#[test]
+fn the_state_of_an_agent_that_runs_is_nobody_elses() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = Lan::new(1);
+    let state = lan.path("state-s");
+    let kept = state.join("run-1.spool");
+    std::fs::create_dir(&state).expect("made");
+    std::fs::write(&kept, "{\"number\":1,\"said\":[]}\n").expect("written");
+    let mut agent = lan.agent(0, "s", &[]);
+    lan.wait_for_agents(1);
+    let has_it = format!("{}: lab agent s, process {} has it", state.display(), agent.id());
+    let journals = lan.path("journals");
+    let clean = ["clean", "--remove", "--journals", path(&journals), "--state", path(&state)];
+    let cleaned = common::output(&mut lan.lab(None, &clean));
+    assert!(said(&cleaned).contains(&has_it), "{}", said(&cleaned));
+    assert!(kept.exists(), "{}", said(&cleaned));
+    let other = ["agent", "--nats", URL, "--name", "other", "--state", path(&state)];
+    assert_refused(&lan, &common::output(&mut lan.lab(Some(0), &other)), &has_it);
+    agent.kill();
+    let cleaned = common::output(&mut lan.lab(None, &clean));
+    assert!(!kept.exists(), "{}", said(&cleaned));
+}
+
 #[test]
 fn a_fleet_that_does_not_fit_together_is_refused_in_words() {
     if !lan::can_be() {

@@ -315,6 +315,43 @@ fn programs_of_agents_are_ordinary_ones() {
     }
 }
 
+/// What an agent's programs keep is named for its host, and an unknown congestion control is no
+/// reason to keep anything.
+#[test]
+fn what_programs_of_agents_keep_is_named() {
+    if !lan::can_be() {
+        return;
+    }
+    let lan = lan::Lan::new(2);
+    // What this machine allows is not changed: the agents are told something else.
+    let allowed = lan.path("allowed");
+    std::fs::write(&allowed, "none\n").expect("written");
+    let _agents = [(0, "s", "server"), (1, "c1", "client")].map(|(host, name, role)| {
+        lan.agent_told_that_allowed_is(&allowed, host, name, &["--role", role])
+    });
+    lan.wait_for_agents(2);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = experiment(directory.path(), 1, "");
+    let out = lan.path("out");
+    lan.run(&[&file, "--out", path(&out)]).assert_completed();
+    let rights = json(&out, "manifest.json")["privileges"]["by_host"].clone();
+    for host in ["s", "c1"] {
+        let kept = rights[host]["capabilities"].as_array().expect("a list");
+        let kept = kept.iter().find(|it| it["name"] == "CAP_NET_ADMIN").expect("it is named");
+        let because = kept["because"].as_str().expect("text");
+        assert!(because.contains("reno is for root alone"), "{rights}");
+    }
+    let out = lan.path("unknown");
+    let unknown = ["--set", "network.congestion=unheard_of"];
+    let mut run = lan.run(&[&[&file, "--out", path(&out)], &unknown[..]].concat());
+    assert_ne!(run.exit_code(), Some(0));
+    let said = lan.said("run.log");
+    let why = "network.congestion: unheard_of: the kernel has no such congestion control, but ";
+    assert!(said.contains("server cannot be started") && said.contains(why), "{said}");
+    let kept = json(&out, "manifest.json")["privileges"]["by_host"]["s"]["capabilities"].clone();
+    assert_eq!(kept, json!([]));
+}
+
 /// Without root programs run as the caller.
 #[test]
 fn without_root_programs_run_as_the_caller() {
@@ -374,6 +411,27 @@ fn began() -> String {
 
 /// What one test leaves another one must not remove.
 static LEFTOVERS: Mutex<()> = Mutex::new(());
+
+/// A state directory whose agent runs is left alone, also what the agent has not opened.
+#[test]
+fn clean_leaves_the_state_of_an_agent_that_runs() {
+    let _alone = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let state = tempfile::tempdir().expect("a directory");
+    let kept = ["run-1.spool", "run-1.leader"].map(|name| state.path().join(name));
+    kept.iter().for_each(|file| std::fs::write(file, "kept").expect("written"));
+    let journals = state.path().join("journals");
+    let clean = || {
+        let places = ["--journals", path(&journals), "--state", path(state.path())];
+        said(&lab(&[&["clean", "--remove"], &places[..]].concat()))
+    };
+    let agent = fleet::StateLock::take(state.path(), "lab agent a, process 7").expect("made");
+    let text = clean();
+    assert!(text.contains(": lab agent a, process 7 has it, and keeps what is there"), "{text}");
+    assert!(kept.iter().all(|file| file.exists()), "{text}");
+    drop(agent);
+    let text = clean();
+    assert!(text.contains("removed  ") && kept.iter().all(|file| !file.exists()), "{text}");
+}
 
 #[test]
 fn clean_shows_and_removes_what_is_left() {

@@ -21,9 +21,11 @@ mod orders;
 mod presence;
 pub mod protocol;
 mod spool;
+mod state;
 mod target;
 
 pub use access::{Access, Options};
 pub use epoch::{Epoch, Leader};
 pub use names::RunName;
 pub use spool::{SPOOL_ENDING, remove_spool};
+pub use state::StateLock;

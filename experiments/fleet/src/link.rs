@@ -23,6 +23,7 @@ pub use crate::orders::{Orders, Queue, question};
 use crate::orders::{RETRY, Sender, lock, send_orders};
 use crate::presence::watch;
 use crate::protocol::{Pulse, from, pulse, stream};
+use host::Backlog;
 use host::program::Who;
 
 /// What is in the stream of a run goes by itself after this, whatever becomes of the run.
@@ -31,6 +32,10 @@ const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Results that a stream holds at most, in bytes: half a day of 18 hosts at 1 KiB/s is 0.8 GiB. The
 /// oldest go first, which are merged and on the agents' disks until they are.
 const STREAM_BYTES: i64 = 1 << 30;
+
+/// What waits for the coordinator of all hosts, in bytes of batches: a few hundred of them. The rest
+/// waits in the stream.
+const WAITING: u32 = 64 << 20;
 
 /// Makes the stream of a run, or finds it.
 pub async fn open_stream(
@@ -58,7 +63,7 @@ pub async fn drop_stream(context: &jetstream::Context, run: &RunName) {
 async fn read_from(
     context: &jetstream::Context,
     run: &RunName,
-    merger: &mut Merger,
+    (merger, waiting): (&mut Merger, &Backlog),
     place: &mut u64,
 ) -> Result<(), async_nats::Error> {
     let stream = open_stream(context, run).await?;
@@ -83,16 +88,18 @@ async fn read_from(
         let host = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
         // What is no batch does not come from an agent.
         if let Ok(batch) = serde_json::from_slice(&message.payload) {
-            merger.merge(&host, batch, *place);
+            let room = waiting.room(message.payload.len()).await;
+            merger.merge(&host, batch, *place, room);
         }
     }
     Ok(())
 }
 
 async fn read_all(context: jetstream::Context, run: RunName, mut place: u64, mut merger: Merger) {
+    let waiting = Backlog::new(WAITING);
     loop {
         // A server that was started again, or a consumer that is gone: once more from there.
-        let _ = read_from(&context, &run, &mut merger, &mut place).await;
+        let _ = read_from(&context, &run, (&mut merger, &waiting), &mut place).await;
         tokio::time::sleep(RETRY).await;
     }
 }

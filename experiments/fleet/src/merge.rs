@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::news::{FromFleet, HostNews, Listener};
 use crate::protocol::{Batch, HostReport, Said};
+use host::Room;
 use host::program::Who;
 
 /// A line that comes in pieces may be this long, in bytes: a second of a shard's figures and slow
@@ -135,7 +136,7 @@ impl Merger {
 
     /// Merges a batch at a place of the stream. One that was merged is left out, and so is one that
     /// comes before its predecessor: the agent sends both again.
-    pub(crate) fn merge(&mut self, host: &str, batch: Batch, place: u64) {
+    pub(crate) fn merge(&mut self, host: &str, batch: Batch, place: u64, room: Option<Room>) {
         let Some(known) = self.hosts.get_mut(host) else { return };
         if known.last.checked_add(1) != Some(batch.number) {
             return;
@@ -147,7 +148,7 @@ impl Merger {
         }
         let open = !known.pieces.is_empty();
         let (host, number) = (host.to_owned(), batch.number);
-        (self.heard)(FromFleet::Host(HostNews::Merged { host, number, place, open }));
+        (self.heard)(FromFleet::Host(HostNews::Merged { host, number, place, open, room }));
     }
 }
 
@@ -199,14 +200,14 @@ mod tests {
         let who = Who::Client(0);
         let (mut merger, mut told) = merger(&[("a", &[who])]);
         let warning = |what: &str| vec![Said::Host(HostReport::Warning { what: what.to_owned() })];
-        merger.merge("a", batch(1, warning("1")), 1);
-        merger.merge("a", batch(1, warning("1 again")), 2);
-        merger.merge("a", batch(3, warning("3 too early")), 3);
-        merger.merge("stranger", batch(1, warning("of another run")), 4);
-        merger.merge("a", batch(2, warning("2")), 5);
-        merger.merge("a", batch(3, warning("3")), 6);
-        merger.merge("a", batch(4, vec![piece(who, "not ", 0, false)]), 7);
-        merger.merge("a", batch(5, vec![piece(who, "JSON", 1, true)]), 8);
+        merger.merge("a", batch(1, warning("1")), 1, None);
+        merger.merge("a", batch(1, warning("1 again")), 2, None);
+        merger.merge("a", batch(3, warning("3 too early")), 3, None);
+        merger.merge("stranger", batch(1, warning("of another run")), 4, None);
+        merger.merge("a", batch(2, warning("2")), 5, None);
+        merger.merge("a", batch(3, warning("3")), 6, None);
+        merger.merge("a", batch(4, vec![piece(who, "not ", 0, false)]), 7, None);
+        merger.merge("a", batch(5, vec![piece(who, "JSON", 1, true)]), 8, None);
         let expected = [
             "1",
             "1 at 1",
@@ -232,7 +233,7 @@ mod tests {
             piece(Who::Server, "x", 0, false),
             line(Who::Client(0)),
         ];
-        merger.merge("a", batch(1, others), 1);
+        merger.merge("a", batch(1, others), 1, None);
         let expected = ["it speaks for server, which is not its own", "client 0: x", "1 at 1"];
         assert_eq!(seen(&mut told), expected);
     }
@@ -243,7 +244,7 @@ mod tests {
         let (mut merger, mut told) = merger(&[("a", &[who])]);
         let half = "x".repeat(LONGEST / 2 + 1);
         let said = (0..4).map(|place| piece(who, &half, place, place == 3)).collect();
-        merger.merge("a", batch(1, said), 1);
+        merger.merge("a", batch(1, said), 1, None);
         assert_eq!(seen(&mut told), ["a line of client 0 is too long", "1 at 1"]);
     }
 
@@ -255,7 +256,7 @@ mod tests {
         let mut number = 0;
         let mut after = |said: Vec<Said>| {
             number += 1;
-            merger.merge("a", batch(number, said), number);
+            merger.merge("a", batch(number, said), number, None);
             seen(&mut told)
         };
         let open = |number: u64| format!("{number} at {number}, open");

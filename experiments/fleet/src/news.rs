@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::epoch::Leader;
 use crate::protocol::HostReport;
+use host::Room;
 use host::program::Who;
 
 /// Something that a fleet says.
@@ -32,6 +33,8 @@ pub enum HostNews {
         place: u64,
         /// Whether something is open that later batches of this host will close.
         open: bool,
+        /// What the batch has of the backlog of the coordinator, as long as it waits.
+        room: Option<Room>,
     },
     /// A host reports something.
     Reported(String, HostReport),

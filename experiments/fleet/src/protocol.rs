@@ -25,7 +25,7 @@ use host::program::Who;
 use spec::machine::Machine;
 
 /// Version of what is said here: both ends must have the same.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Where agents are asked for their cards.
 pub const WHO: &str = "lab.who";
@@ -387,6 +387,11 @@ pub enum HostReport {
     Probes {
         /// As the manifest has them.
         probes: Value,
+    },
+    /// As whom the host runs programs, and what those that were started have kept.
+    Privileges {
+        /// As the manifest has them.
+        privileges: Value,
     },
     /// The connections that the kernel has.
     Kernel {

@@ -4,6 +4,9 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod background;
+mod backlog;
+pub mod congestion;
 pub mod ended;
 pub mod hog;
 pub mod leftover;
@@ -17,11 +20,13 @@ pub mod probing;
 pub mod profile;
 pub mod program;
 pub mod sock_diag;
+pub mod stalls;
 pub mod surroundings;
 pub mod usage;
 mod user;
 mod version;
 
+pub use backlog::{Backlog, Room};
 pub use orphans::{Orphan, orphans};
 pub use user::User;
 pub use version::VERSION;

@@ -14,6 +14,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde_json::{Value, json};
 use spec::UsageError;
 
+use crate::congestion;
 use crate::user::{User, is_mapped};
 
 /// Who said as whom programs run.
@@ -148,15 +149,19 @@ impl Privileges {
     }
 
     /// Has programs keep CAP_NET_ADMIN when they cannot choose a congestion control without it.
-    pub fn keep_for_congestion(&mut self, name: &str) {
-        let allowed = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
-        if !allowed.unwrap_or_default().split_whitespace().any(|it| it == name) {
+    ///
+    /// # Errors
+    /// [`UsageError`]: one that no program can choose here, whatever it keeps.
+    pub fn keep_for_congestion(&mut self, name: &str) -> anyhow::Result<()> {
+        congestion::check(name)?;
+        if !congestion::is_for_everybody(name) {
             let because = format!(
                 "congestion control {name} is for root alone here: \
                  net.ipv4.tcp_allowed_congestion_control, or a namespace of the run's own"
             );
             self.keep(CapabilitySet::NET_ADMIN, because);
         }
+        Ok(())
     }
 
     /// Has programs keep CAP_IPC_LOCK when their rings lock more memory than their limit, which
@@ -180,6 +185,13 @@ impl Privileges {
     /// The same without what is kept: for a program that does not need it.
     pub fn with_nothing(&self) -> Self {
         Self { kept: Vec::new(), ..self.clone() }
+    }
+
+    /// Keeps, too, what another program does: for the manifest of both.
+    pub fn add_kept(&mut self, other: &Self) {
+        for (capability, because) in &other.kept {
+            self.keep(*capability, because.clone());
+        }
     }
 
     fn keep(&mut self, capability: CapabilitySet, because: String) {
@@ -382,14 +394,20 @@ mod tests {
         some.drops = true;
         some.keep_sys_admin("files".to_owned());
         some.keep_sys_admin("more files".to_owned());
-        some.keep_for_congestion("none such");
+        let name = "none such";
+        let error = some.keep_for_congestion(name).expect_err("unknown").to_string();
+        assert!(error.contains("none such: the kernel has no such congestion control"), "{error}");
+        some.keep(CapabilitySet::NET_ADMIN, "links".to_owned());
         let kept = some.to_json()["capabilities"].clone();
         assert_eq!(kept[0], json!({ "name": "CAP_SYS_ADMIN", "because": "files" }));
         assert_eq!(kept[1]["name"], "CAP_NET_ADMIN");
         assert_eq!(kept.as_array().map(Vec::len), Some(2));
         let descent = some.descent();
         assert_eq!(descent.kept, CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN);
-        assert_eq!(some.with_nothing().descent().kept, CapabilitySet::empty());
+        let mut both = some.with_nothing();
+        assert_eq!(both.descent().kept, CapabilitySet::empty());
+        both.add_kept(&some);
+        assert_eq!(both.to_json(), some.to_json());
         // Memory of no rings is within every limit.
         some.keep_for_rings(Some(0));
         assert_eq!(some.descent().kept, descent.kept);

@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tuning::Limit;
 use tuning::profile::Resource;
 
+use crate::backlog::{Backlog, Room};
 use crate::namespace::{Netns, enter};
 use crate::orphans::{STARTED_BY, started_by};
 use crate::privileges::Privileges;
@@ -65,6 +66,36 @@ async fn next_line(
     Ok(Some(text.unwrap_or_else(lossy)))
 }
 
+/// What a program has said and nobody has taken in, in bytes: a minute of a shard with probes, and
+/// more than the books of a million users. Beyond it the program's output is not read, which its own
+/// bounded queue then counts and says.
+const WAITING: u32 = 64 << 20;
+
+/// What a line takes in memory beside its text.
+const BESIDE: usize = 128;
+
+/// A line of a program.
+#[derive(Debug)]
+pub struct Line {
+    /// The line, without its end.
+    pub text: String,
+    /// What it has of the program's backlog, as long as it waits.
+    pub room: Option<Room>,
+}
+
+/// Hands on each line of an output, as fast as lines are taken in, and then that it has ended.
+async fn hand_on(
+    mut output: impl AsyncBufRead + Unpin,
+    waiting: Backlog,
+    mut on_line: impl FnMut(Option<Line>),
+) {
+    while let Ok(Some(text)) = next_line(&mut output, LONGEST_LINE).await {
+        let room = waiting.room(text.len() + BESIDE).await;
+        on_line(Some(Line { text, room }));
+    }
+    on_line(None);
+}
+
 /// Which program says something.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -109,6 +140,8 @@ pub struct Given<'a> {
     pub limits: &'a [Limit],
     /// The nice level that it begins with, if it is to have one below that of this process.
     pub nice: Option<i8>,
+    /// Whether it is an ordinary program, though this process keeps in the background.
+    pub leaves_background: bool,
     /// As whom it runs.
     pub privileges: &'a Privileges,
 }
@@ -117,7 +150,8 @@ impl<'a> Given<'a> {
     /// The place and the limits of this process, as somebody.
     pub fn as_here(privileges: &'a Privileges) -> Self {
         let descriptors = Vec::new();
-        Self { namespace: None, descriptors, limits: &[], nice: None, privileges }
+        let (namespace, limits, nice) = (None, &[][..], None);
+        Self { namespace, descriptors, limits, nice, leaves_background: false, privileges }
     }
 }
 
@@ -141,7 +175,7 @@ impl Program {
         who: Who,
         config: &impl Serialize,
         given: Given<'_>,
-        mut on_line: impl FnMut(Option<String>) + Send + 'static,
+        mut on_line: impl FnMut(Option<Line>) + Send + 'static,
     ) -> io::Result<Self> {
         let config = serde_json::to_string(config)?;
         let arguments: &[&str] = match who {
@@ -167,7 +201,7 @@ impl Program {
         if descent.changes_user() {
             limits.extend(FREE);
         }
-        let (nice, keep) = (given.nice, given.descriptors);
+        let (nice, keep, leaves) = (given.nice, given.descriptors, given.leaves_background);
         let namespace = given.namespace.map(|namespace| namespace.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
         let parent = rustix::process::getpid();
@@ -176,6 +210,9 @@ impl Program {
             command.pre_exec(move || {
                 // A limit that may not be raised is no reason not to run.
                 let _ = tuning::raise_limits(&limits);
+                if leaves {
+                    platform::set_priority(None, platform::Priority::Normal)?;
+                }
                 nice.map_or(Ok(()), renice)?;
                 keep.iter().try_for_each(|fd| ebpf::keep_on_exec(fd.as_fd()))?;
                 namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))?;
@@ -189,13 +226,12 @@ impl Program {
         let input = child.stdin.take();
         let output = child.stdout.take();
         tokio::spawn(async move {
-            if let Some(output) = output {
-                let mut output = BufReader::new(output);
-                while let Ok(Some(line)) = next_line(&mut output, LONGEST_LINE).await {
-                    on_line(Some(line));
+            match output {
+                Some(output) => {
+                    hand_on(BufReader::new(output), Backlog::new(WAITING), on_line).await;
                 }
+                None => on_line(None),
             }
-            on_line(None);
         });
         Ok(Self { who, child: Box::new(child), input })
     }
@@ -313,6 +349,45 @@ mod tests {
         assert!(!program.wait().await.expect("it has ended").success());
         let error = program.tell_line(line).await.expect_err("it is told nothing more");
         assert_eq!(error.to_string(), "client 3 was told to end");
+    }
+
+    /// An output without an end is read as far as there is room, and further as lines are taken in.
+    #[tokio::test]
+    async fn what_a_program_says_waits_within_a_bound() {
+        const LINES: usize = 10;
+        let waiting = Backlog::new(u32::try_from(LINES * BESIDE).expect("small"));
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let endless = BufReader::new(tokio::io::repeat(b'\n'));
+        let handing = tokio::spawn(hand_on(endless, waiting, move |line| drop(tell.send(line))));
+        // The other task has the same thread, and goes on until it waits.
+        let everything = async || {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        for _ in 0..3 {
+            everything().await;
+            assert_eq!(told.len(), LINES, "no more is read");
+            let taken: Vec<_> = (0..4).filter_map(|_| told.try_recv().ok()).collect();
+            everything().await;
+            assert_eq!(told.len(), LINES - 4, "they are still held");
+            drop(taken);
+        }
+        handing.abort();
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_longer_than_the_backlog_waits_alone() {
+        let said = [&[b'x'; 1000][..], b"\nlast"].concat();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let said = std::io::Cursor::new(said);
+        tokio::spawn(hand_on(said, Backlog::new(300), move |line| drop(tell.send(line))));
+        let mut next = async || told.recv().await.expect("it goes on");
+        let first = next().await.expect("a line");
+        assert_eq!(first.text.len(), 1000);
+        drop(first);
+        assert_eq!(next().await.expect("a line").text, "last");
+        assert!(next().await.is_none());
     }
 
     #[tokio::test]

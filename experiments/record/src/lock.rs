@@ -1,21 +1,14 @@
 //! One directory, one writer: a file in the directory of a run that its recorder holds locked as
 //! long as it lives. The system lets it go when the recorder ends, however it ends.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use platform::LockFile;
 
 use crate::error::FileError;
 
 /// The name of the file. It stays when the run is over: who removed it might remove another's.
 const LOCK: &str = "run.lock";
-
-/// What is read of who holds a lock.
-const LONGEST: u64 = 500;
 
 /// Why a directory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +30,7 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct DirectoryLock {
     directory: PathBuf,
-    /// Locked as long as it is open; programs do not inherit it.
-    _file: File,
+    _file: LockFile,
 }
 
 impl DirectoryLock {
@@ -51,28 +43,10 @@ impl DirectoryLock {
         std::fs::create_dir_all(directory)
             .map_err(|source| FileError::new(directory, "create", source))?;
         let path = directory.join(LOCK);
-        let failed = |source| FileError::new(&path, "lock", source);
-        let mut options = File::options();
-        // Another user may have made the directory: root follows no link out of it.
-        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        let opened = options.read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = opened.map_err(failed)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // A file system that knows no locks protects nothing, and is no reason not to run.
-            Ok(()) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let mut by = String::new();
-                // What cannot be read is not named.
-                let _ = file.take(LONGEST).read_to_string(&mut by);
-                let by = by.trim();
-                let by = if by.is_empty() { "another process" } else { by }.to_owned();
-                return Err(LockError::Held { directory: directory.to_owned(), by });
-            }
-            Err(error) => return Err(failed(error.into()).into()),
+        match LockFile::take(&path, by).map_err(|source| FileError::new(&path, "lock", source))? {
+            Ok(file) => Ok(Self { directory: directory.to_owned(), _file: file }),
+            Err(by) => Err(LockError::Held { directory: directory.to_owned(), by }),
         }
-        // Who holds it is for people: without room for that it is held all the same.
-        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{by}"));
-        Ok(Self { directory: directory.to_owned(), _file: file })
     }
 
     /// The same for a directory of which nothing is made anew but what is made from its files:

@@ -16,20 +16,20 @@ use record::Second;
 use report::live::{CommandResult, PendingCommand, RunCommand};
 use service::Line as ServerLine;
 use spec::Shake;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use workload::{Command as ClientCommand, Line as ClientLine};
 
 use crate::books::Books;
 use crate::events::PhaseEvent;
-use crate::messages::Message;
+use crate::messages::{Inbox, Message};
 use crate::place::{Place, Run};
 use crate::records::CausesOf;
 use crate::run_control::RunControl;
+use crate::unreadable::Unreadable;
 use crate::waiting::{Missed, Patience, Stalls};
 
-/// So much is shown of a line that cannot be read, in characters.
-const SHOWN: usize = 500;
+/// So much time is between the pieces of what a tick leaves.
+const PIECE: Duration = Duration::from_millis(20);
 
 /// Carries out a run whose programs are at a place.
 pub(crate) struct Coordinator<P: Place> {
@@ -37,7 +37,9 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) run: Run,
     pub(crate) control: RunControl,
     pub(crate) interrupts: Interrupts,
-    pub(crate) messages: UnboundedReceiver<Message<P::News>>,
+    pub(crate) messages: Inbox<P::News>,
+    /// Lines of programs that cannot be read.
+    pub(crate) unreadable: Unreadable,
     /// What the phases have not waited for yet.
     pub(crate) pending: VecDeque<PhaseEvent>,
     /// How long this process has stood still.
@@ -46,6 +48,8 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) ends: Option<Patience>,
     /// The second at whose start the one before it is recorded.
     next_tick: u64,
+    /// When the next piece of what the last tick has left is due, if there is one.
+    next_piece: Option<Instant>,
 }
 
 /// What a wait is over for.
@@ -54,6 +58,7 @@ enum Woke<News> {
     Command(PendingCommand),
     Interrupt,
     Tick,
+    Piece,
     Deadline,
 }
 
@@ -65,11 +70,24 @@ impl<P: Place> Coordinator<P> {
         run: Run,
         control: RunControl,
         interrupts: Interrupts,
-        messages: UnboundedReceiver<Message<P::News>>,
+        messages: Inbox<P::News>,
         next_tick: u64,
     ) -> Self {
         let (pending, stalls, ends) = (VecDeque::new(), Stalls::start(), None);
-        Self { place, run, control, interrupts, messages, pending, stalls, ends, next_tick }
+        let unreadable = Unreadable::default();
+        Self {
+            place,
+            run,
+            control,
+            interrupts,
+            messages,
+            unreadable,
+            pending,
+            stalls,
+            ends,
+            next_tick,
+            next_piece: None,
+        }
     }
 
     /// Whether something is so of all clients that are expected to speak. When none is, nothing is
@@ -101,6 +119,7 @@ impl<P: Place> Coordinator<P> {
                 return Ok(event);
             }
             let next_tick = self.run.schedule.instant_of(self.next_tick);
+            let piece = self.next_piece;
             let slept_ns = self.stalls.sleep();
             let woke = tokio::select! {
                 message = self.messages.recv() => {
@@ -109,6 +128,9 @@ impl<P: Place> Coordinator<P> {
                 Some(command) = self.control.pending.recv() => Woke::Command(command),
                 () = self.interrupts.next() => Woke::Interrupt,
                 () = tokio::time::sleep_until(next_tick) => Woke::Tick,
+                () = tokio::time::sleep_until(piece.unwrap_or(next_tick)), if piece.is_some() => {
+                    Woke::Piece
+                }
                 () = tokio::time::sleep_until(deadline) => Woke::Deadline,
             };
             let due_ns = self.run.schedule.start_ns(self.next_tick);
@@ -129,6 +151,7 @@ impl<P: Place> Coordinator<P> {
                 }
                 Woke::Interrupt => return Ok(PhaseEvent::Interrupt),
                 Woke::Tick => self.tick()?,
+                Woke::Piece => self.piece()?,
                 Woke::Deadline => return Ok(PhaseEvent::Deadline),
             }
         }
@@ -156,9 +179,8 @@ impl<P: Place> Coordinator<P> {
             Message::Server(line) => self.on_server(line),
             Message::Client(client, line) => self.on_client(client, line),
             Message::Unreadable(who, line) => {
-                let line: String = line.chars().take(SHOWN).collect();
-                let what = format!("said what cannot be read: {line}");
-                self.run.records.warn(&who.to_string(), &what)
+                let warning = self.unreadable.said(who, &line);
+                warning.map_or(Ok(()), |what| self.run.records.warn(&who.to_string(), &what))
             }
             // One of an agent, or one that never got ready: how it ended is not asked.
             Message::Ended(who) => self.program_ended(who, None),
@@ -255,7 +277,28 @@ impl<P: Place> Coordinator<P> {
             return Ok(());
         }
         self.next_tick = now + 1;
-        self.place.tick(t, now, &mut self.run)
+        self.finish_pieces()?;
+        self.place.tick(t, now, &mut self.run)?;
+        self.next_piece = Some(Instant::now() + PIECE);
+        Ok(())
+    }
+
+    /// Does a piece of what the last tick has left.
+    fn piece(&mut self) -> anyhow::Result<()> {
+        let more = self.place.piece(&mut self.run)?;
+        self.next_piece = more.then(|| Instant::now() + PIECE);
+        Ok(())
+    }
+
+    /// Does all that the last tick has left.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn finish_pieces(&mut self) -> anyhow::Result<()> {
+        while self.next_piece.is_some() {
+            self.piece()?;
+        }
+        Ok(())
     }
 
     /// A second is complete: it is recorded, shown, and compared with what aborts its phase.
@@ -267,11 +310,12 @@ impl<P: Place> Coordinator<P> {
         Ok(schedule.watch(&phase, second))
     }
 
-    /// Completes all seconds that are left.
+    /// Completes all that is left of seconds.
     ///
     /// # Errors
     /// When they cannot be written.
     pub(crate) fn complete_rest(&mut self) -> anyhow::Result<()> {
+        self.finish_pieces()?;
         while let Some(second) = self.run.records.seconds.next(true) {
             self.complete(&second)?;
         }

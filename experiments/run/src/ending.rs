@@ -82,6 +82,9 @@ impl<P: Place> Coordinator<P> {
         .await?;
         self.wait_until(|it| it.place.faults_are_over()).await?;
         self.place.record_last_faults(&mut self.run)?;
+        for (who, what) in self.unreadable.rest() {
+            self.run.records.warn(&who.to_string(), &what)?;
+        }
         self.complete_rest()?;
         self.record_profiles().await?;
         let records = &mut self.run.records;

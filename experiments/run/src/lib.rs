@@ -27,6 +27,7 @@ mod remote;
 mod run_control;
 mod schedule;
 mod tuned;
+mod unreadable;
 mod waiting;
 mod watch;
 
@@ -48,12 +49,16 @@ pub use remote::pipe::PIPE_PROTOCOL;
 /// What keeps it from being carried out: files, programs, the machine. What happens to the load is
 /// no error, but in the record.
 pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
+    let ends_within = options.ends_within;
     match options.fleet.clone() {
         Some(fleet) => {
             let coordinator = remote::start::start(source, options, &fleet).await?;
-            coordinator.carry_out_to_the_end().await
+            coordinator.carry_out_to_the_end(ends_within).await
         }
-        None => local::start::start(source, options).await?.carry_out_to_the_end().await,
+        None => {
+            let coordinator = local::start::start(source, options).await?;
+            coordinator.carry_out_to_the_end(ends_within).await
+        }
     }
 }
 
@@ -62,5 +67,6 @@ pub async fn run(source: Source, options: Options) -> anyhow::Result<Ended> {
 /// # Errors
 /// As [`run`].
 pub async fn resume(directory: PathBuf, options: Options) -> anyhow::Result<Ended> {
-    remote::resume::resume(directory, options).await?.carry_out_to_the_end().await
+    let ends_within = options.ends_within;
+    remote::resume::resume(directory, options).await?.carry_out_to_the_end(ends_within).await
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How to sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Options {
     pub user: Option<String>,
     /// How to sample what the programs do; not at all when `None`.
     pub sampling: Option<Sampling>,
+    /// All that the ending of an interrupted run waits for, together; two minutes when `None`.
+    pub ends_within: Option<Duration>,
     /// Where to serve the live page; nowhere when `None`.
     pub live: Option<SocketAddr>,
     /// Further names of this machine by which the live page may be asked for.

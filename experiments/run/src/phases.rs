@@ -19,7 +19,7 @@ use crate::schedule::{LEAD, PhaseUnderWay};
 /// How long after its end a phase may take to settle beyond the timeout of its last shake.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// All that the ending of an interrupted run waits for, together: a million sockets are closed by
+/// All that the ending of an interrupted run waits for, together, unless its options say less: a million sockets are closed by
 /// clients and server within it. `lab validate` waits a minute longer for a run.
 const INTERRUPTED: Duration = Duration::from_secs(120);
 
@@ -35,12 +35,17 @@ enum PhaseOver {
 }
 
 impl<P: Place> Coordinator<P> {
-    /// Carries the run out until everything of it is written.
-    pub(crate) async fn carry_out_to_the_end(mut self) -> anyhow::Result<Ended> {
+    /// Carries the run out until everything of it is written. When it is interrupted, its ending
+    /// waits for `ends_within` at most.
+    pub(crate) async fn carry_out_to_the_end(
+        mut self,
+        ends_within: Option<Duration>,
+    ) -> anyhow::Result<Ended> {
         match self.carry_out_phases().await {
             Ok(ending) => {
                 if ending == Ending::Interrupted {
-                    self.ends = Some(self.stalls.patience(Instant::now() + INTERRUPTED));
+                    let most = ends_within.unwrap_or(INTERRUPTED);
+                    self.ends = Some(self.stalls.patience(Instant::now() + most));
                 }
                 self.finish(ending).await
             }

@@ -211,6 +211,22 @@ impl Lan {
         self.start_agent(command, name, more)
     }
 
+    /// The same as [`Self::agent`] where a file says which congestion controls everybody may choose.
+    pub(crate) fn agent_told_that_allowed_is(
+        &self,
+        allowed: &Path,
+        host: u32,
+        name: &str,
+        more: &[&str],
+    ) -> Process {
+        let over = "mount --bind \"$0\" /proc/sys/net/ipv4/tcp_allowed_congestion_control && \
+                    exec \"$@\"";
+        let mut command = self.inside(&self.host(host), "sh");
+        command.args(["-c", over]).arg(allowed).arg(env!("CARGO_BIN_EXE_lab"));
+        command.current_dir(self.directory.path());
+        self.start_agent(command, name, more)
+    }
+
     /// The same as [`Self::agent`] without the right to load probes.
     pub(crate) fn agent_without_rights(&self, host: u32, name: &str, more: &[&str]) -> Process {
         let mut command = self.inside(&self.host(host), "setpriv");

@@ -4,8 +4,10 @@
 
 mod clock;
 mod descriptors;
+mod lockfile;
 mod placement;
 mod ports;
+mod priority;
 mod schedstat;
 mod signals;
 mod slowness;
@@ -14,8 +16,10 @@ mod suspend;
 
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
+pub use lockfile::LockFile;
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
+pub use priority::{Priority, may_return, set_priority};
 pub use schedstat::{SchedStat, ThreadTimes};
 pub use signals::is_signal_ignored;
 pub use slowness::{

@@ -17,7 +17,7 @@ mod sender;
 mod work;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -33,6 +33,7 @@ use crate::protocol::{
     Answer, Ask, Beat, Card, Lease, Order, PROTOCOL, Pulse, WHO, ask, beat, pulse,
 };
 use crate::spool::Spool;
+use crate::state::StateLock;
 use crate::target::Targets;
 pub use args::AgentArgs;
 use args::check_name;
@@ -94,7 +95,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     }
     let state = args.state.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(Into::into));
     let state = state.unwrap_or_else(|| PathBuf::from(format!("lab-agent-{}", args.name)));
-    std::fs::create_dir_all(&state).with_context(|| format!("--state {}", state.display()))?;
+    let _lock = take(&state, &args.name)?;
     let mut card = card::card(args, &client)?;
     card.privileges = privileges.to_json();
     let subscriptions = Subscriptions {
@@ -128,6 +129,18 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     beating.abort();
     // Children die with this process.
     done
+}
+
+/// Makes the directory of an agent's state, and takes the right to it.
+fn take(state: &Path, name: &str) -> anyhow::Result<StateLock> {
+    let place = || format!("--state {}", state.display());
+    std::fs::create_dir_all(state).with_context(place)?;
+    let by = format!("lab agent {name}, process {}", std::process::id());
+    let taken = StateLock::take(state, &by).with_context(place)?;
+    taken.map_err(|by| {
+        let place = place();
+        UsageError::error(format!("{place}: {by} has it: give each agent a --state of its own"))
+    })
 }
 
 /// Whether another agent has this name: its beat would be heard.

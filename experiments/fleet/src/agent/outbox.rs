@@ -78,6 +78,11 @@ impl Outbox {
         self.flush_at
     }
 
+    /// Whether a batch is full.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > BATCH
+    }
+
     /// Nothing comes any more that is worth waiting for.
     pub(super) fn flush_now(&mut self) {
         self.flush_at = Some(Instant::now());

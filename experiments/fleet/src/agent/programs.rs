@@ -19,8 +19,12 @@ const HANGS: Duration = Duration::from_secs(4);
 /// The programs of a run on this host.
 pub(super) struct Programs {
     protocol: PipeProtocol,
-    /// As whom they run.
+    /// As whom they run, with nothing.
     privileges: Privileges,
+    /// The same with what those that were started have kept.
+    kept: Privileges,
+    /// What was told of that.
+    told: Value,
     events: UnboundedSender<LocalEvent>,
     /// All that were started.
     started: BTreeMap<Who, Program>,
@@ -38,7 +42,8 @@ impl Programs {
         events: UnboundedSender<LocalEvent>,
     ) -> Self {
         let (started, latest) = (BTreeMap::new(), BTreeMap::new());
-        Self { protocol, privileges, events, started, alive: 0, latest }
+        let (kept, told) = (privileges.clone(), privileges.to_json());
+        Self { protocol, privileges, kept, told, events, started, alive: 0, latest }
     }
 
     /// Whether none was started.
@@ -54,26 +59,46 @@ impl Programs {
     /// Starts one, with descriptors that it inherits.
     ///
     /// # Errors
-    /// What the system says.
+    /// A congestion control that it cannot have, or what the system says.
     pub(super) fn start(
         &mut self,
         who: Who,
         config: &Value,
         keep: Vec<OwnedFd>,
-    ) -> std::io::Result<()> {
+    ) -> anyhow::Result<()> {
         let events = self.events.clone();
         // Nothing receives it any more when this process ends.
         let on_line = move |line| drop(events.send(LocalEvent::Line(who, line)));
-        let mut privileges = self.privileges.clone();
-        if let Some(name) = config["congestion"].as_str() {
-            privileges.keep_for_congestion(name);
-        }
-        privileges.keep_for_rings(None);
+        let privileges = self.rights(who, config)?;
         let given = Given { descriptors: keep, ..Given::as_here(&privileges) };
         let program = Program::start(who, config, given, on_line)?;
         self.started.insert(who, program);
         self.alive += 1;
+        self.kept.add_kept(&privileges);
         Ok(())
+    }
+
+    /// As whom one runs, and what it keeps. A hog has neither sockets nor rings.
+    fn rights(&self, who: Who, config: &Value) -> anyhow::Result<Privileges> {
+        let mut privileges = self.privileges.clone();
+        if let Who::Hog(_) = who {
+            return Ok(privileges);
+        }
+        if let Some(name) = config["congestion"].as_str() {
+            privileges.keep_for_congestion(name)?;
+        }
+        privileges.keep_for_rings(None);
+        Ok(privileges)
+    }
+
+    /// As whom programs run, with what those that were started have kept, for the manifest; `None`
+    /// when the agent's card or an earlier call has said the same.
+    pub(super) fn new_privileges(&mut self) -> Option<Value> {
+        let now = self.kept.to_json();
+        (now != self.told).then(|| {
+            self.told = now.clone();
+            now
+        })
     }
 
     /// One is ready: from here on its silence counts. Returns its process.

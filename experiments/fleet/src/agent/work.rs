@@ -205,7 +205,7 @@ impl Work {
     /// A program says something or has ended, or the kernel has answered.
     pub(super) async fn heard(&mut self, event: LocalEvent, sending: Option<&Sending>) {
         match event {
-            LocalEvent::Line(who, Some(line)) => self.line(who, line).await,
+            LocalEvent::Line(who, Some(line)) => self.line(who, line.text).await,
             LocalEvent::Line(who, None) => {
                 self.programs.ended(who);
                 self.outbox.push(Said::Silence { who });
@@ -213,7 +213,8 @@ impl Work {
             }
             LocalEvent::Kernel(counts, wanted) => self.outbox.push(kernel(counts, wanted)),
         }
-        if self.over {
+        // A program that never pauses leaves no time for a tick.
+        if self.over || self.outbox.is_full() {
             self.outbox.flush(sending);
         }
     }
@@ -328,6 +329,9 @@ impl Work {
             self.outbox.warn(warning);
         }
         self.programs.start(who, &config, keep)?;
+        if let Some(privileges) = self.programs.new_privileges() {
+            self.outbox.push(HostReport::Privileges { privileges });
+        }
         self.leave_shards();
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ebpf::DroppedPacket;
 use host::hog;
 use host::privileges::Privileges;
-use host::program::Program;
+use host::program::{Line, Program};
 use platform::Spins;
 use serde_json::{Value, json};
 use spec::{FaultSpec, PhaseSpec};
@@ -21,7 +21,7 @@ use crate::records::Records;
 const GRACE_NS: u64 = 10_000_000;
 
 /// Takes the lines of the hog of a fault, by its number; `None` at their end.
-pub(crate) type HogLines = Arc<dyn Fn(u32, Option<String>) + Send + Sync>;
+pub(crate) type HogLines = Arc<dyn Fn(u32, Option<Line>) + Send + Sync>;
 
 /// A fault that has begun, or is about to.
 pub(super) struct Fault {

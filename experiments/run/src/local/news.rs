@@ -23,11 +23,11 @@ pub(crate) enum LocalNews {
 
 impl LocalNews {
     /// A line of the hog of a fault, or the end of its output.
-    pub(crate) fn of_hog(fault: u32, line: Option<String>) -> Message<Self> {
+    pub(crate) fn of_hog(fault: u32, line: Option<&str>) -> Message<Self> {
         let Some(line) = line else { return Message::Place(Self::HogEnded(fault)) };
-        match parsed(&line) {
+        match parsed(line) {
             Some(line) => Message::Place(Self::Hog(fault, line)),
-            None => Message::Unreadable(Who::Hog(fault), line),
+            None => Message::Unreadable(Who::Hog(fault), line.to_owned()),
         }
     }
 }

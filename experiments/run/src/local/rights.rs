@@ -46,12 +46,14 @@ impl Rights {
     /// so. The machine is tuned, and the namespaces are there.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// A congestion control that the kernel does not have, or what else it says.
     pub(crate) fn prepare(
         &mut self,
         experiment: &Experiment,
         namespaces: &Namespaces,
     ) -> anyhow::Result<()> {
+        let congestion = experiment.network.congestion.as_deref();
+        congestion.map_or(Ok(()), host::congestion::check)?;
         if !self.privileges.are_dropped() {
             return Ok(());
         }
@@ -66,8 +68,8 @@ impl Rights {
             ));
         }
         self.privileges.keep_for_rings(Some(locked_bytes(experiment, &machine)));
-        let Some(name) = &experiment.network.congestion else { return Ok(()) };
-        if machine.congestion.1.contains(name) {
+        let Some(name) = congestion else { return Ok(()) };
+        if machine.congestion.1.iter().any(|it| it == name) {
             return Ok(());
         }
         let own = namespaces.server.iter().chain(&namespaces.clients);
@@ -76,7 +78,7 @@ impl Rights {
             self.by_routes = true;
         }
         if !self.by_routes {
-            self.privileges.keep_for_congestion(name);
+            self.privileges.keep_for_congestion(name)?;
         }
         Ok(())
     }

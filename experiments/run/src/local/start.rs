@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use host::background::Background;
 use host::ended::OomWatch;
 use host::namespace::Netns;
 use host::probing::Probing;
 use host::program::{self, Given, Who};
+use host::stalls::StallWatch;
 use host::surroundings::Surroundings;
 use interrupts::{Interrupted, Interrupts};
 use record::{DirectoryLock, Files};
@@ -22,12 +24,11 @@ use spec::machine::{Machine, sysctls};
 use spec::places::group_of;
 use spec::preflight::own_namespace;
 use spec::{Experiment, Hosts, Source, UsageError};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use workload::Line as ClientLine;
 
 use super::news::LocalNews;
-use super::place::Local;
+use super::place::{Local, Own};
 use super::profiles::Profiles;
 use super::rights::Rights;
 use crate::books::assert_new;
@@ -35,7 +36,7 @@ use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
 use crate::faults::state::Faults;
 use crate::leadership::this_process;
-use crate::messages::Message;
+use crate::messages::{Message, Outlet, inbox};
 use crate::options::Options;
 use crate::place::Run;
 use crate::programs::{Program, Programs};
@@ -55,12 +56,9 @@ fn start_program(
     who: Who,
     config: &impl Serialize,
     given: Given<'_>,
-    messages: UnboundedSender<LocalMessage>,
+    messages: Outlet<LocalNews>,
 ) -> std::io::Result<Program> {
-    // Nothing listens any more when the run is over.
-    let on_line = move |line: Option<String>| {
-        let _ = messages.send(Message::of_program(who, line.as_deref()));
-    };
+    let on_line = move |line| messages.send_line(line, |line| Message::of_program(who, line));
     program::Program::start(who, config, given, on_line).map(Program::Here)
 }
 
@@ -101,20 +99,18 @@ pub(crate) async fn start(
     let directory = options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
     let lock = DirectoryLock::take(&directory, &this_process()).map_err(UsageError::of)?;
     let namespace = namespaces.server.as_deref();
-    let settings = match namespace {
-        Some(namespace) => namespace.run(sysctls)?,
-        None => sysctls(),
-    };
+    let settings = namespace.map_or_else(|| Ok(sysctls()), |namespace| namespace.run(sysctls))?;
     let host = machine.host.clone();
     let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
     manifest.tuning = tuned.to_json(&namespaces)?;
     manifest.privileges = rights.privileges.to_json();
     let files = Files::create(lock, &host, started, &manifest)?;
     let notices = control.open(&directory)?;
-    let (messages, received) = unbounded_channel();
+    let (messages, received) = inbox();
     let hog_messages = messages.clone();
-    // Nothing listens any more when the run is over.
-    let hog_lines = move |fault, line| drop(hog_messages.send(LocalNews::of_hog(fault, line)));
+    let hog_lines = move |fault, line| {
+        hog_messages.send_line(line, |line| LocalNews::of_hog(fault, line));
+    };
     let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
     let config = config_of_server(experiment, &rights)?;
     let limits = tuned.limits();
@@ -133,6 +129,7 @@ pub(crate) async fn start(
         awaits_connections: false,
         ended: BTreeSet::new(),
         oom: OomWatch::start(),
+        own: Own::new(),
     };
     let run = Run {
         records: Records::new(files, manifest, &phases),
@@ -189,6 +186,9 @@ impl Coordinator<Local> {
             }
         }
         self.run.records.write_manifest();
+        self.watch_stalls()?;
+        // Programs and threads that must not have this were started before.
+        self.place.own.background = Background::enter();
         Ok(())
     }
 
@@ -228,6 +228,26 @@ impl Coordinator<Local> {
         let loopback = namespace.map(Netns::number).transpose()?;
         self.place.probing = Probing::attach(experiment, port, server_pid, ports, loopback)?;
         self.run.records.manifest.probes = self.place.probing.to_json();
+        Ok(())
+    }
+
+    /// Watches the CPUs of the shards from now on. The run goes on without, after a warning.
+    fn watch_stalls(&mut self) -> anyhow::Result<()> {
+        let experiment = &self.run.schedule.experiment;
+        let cpus = match (&experiment.server.cpus, &experiment.client.cpus) {
+            (Some(servers), Some(clients)) => {
+                let cpus: BTreeSet<usize> = servers.iter().chain(clients).copied().collect();
+                Ok(cpus.into_iter().collect())
+            }
+            _ => platform::cpus_allowed(),
+        };
+        match cpus.and_then(|cpus| StallWatch::start(&cpus)) {
+            Ok(stalls) => self.place.own.stalls = Some(stalls),
+            Err(error) => {
+                let what = format!("stalls of the CPUs are not seen: {error}");
+                self.run.records.warn("lab", &what)?;
+            }
+        }
         Ok(())
     }
 

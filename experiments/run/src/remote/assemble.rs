@@ -13,14 +13,13 @@ use host::usage::own_cpu_us;
 use interrupts::Interrupts;
 use record::{Files, Manifest, Seconds};
 use spec::{PhaseSpec, Source};
-use tokio::sync::mpsc::unbounded_channel;
 
 use super::fleet::{Fleet, Stream};
 use super::lookups::Lookups;
 use super::roster::Roster;
 use super::state::HostState;
 use crate::coordinator::Coordinator;
-use crate::messages::Message;
+use crate::messages::{Message, inbox};
 use crate::place::Run;
 use crate::programs::{Program, Programs};
 use crate::records::Records;
@@ -63,9 +62,8 @@ fn message(said: FromFleet) -> Message<HostNews> {
 pub(super) fn assemble(parts: Parts) -> anyhow::Result<Coordinator<Fleet>> {
     let Parts { source, phases, files, manifest, control, interrupts, .. } = parts;
     let Parts { nats, epoch, roster, hosts, orders, place, .. } = parts;
-    let (messages, received) = unbounded_channel();
-    // Nothing listens any more when the run is over.
-    let listener: Listener = Arc::new(move |said| drop(messages.send(message(said))));
+    let (messages, received) = inbox();
+    let listener: Listener = Arc::new(move |said| messages.send(message(said)));
     let linked = roster.hosts.iter().map(|(name, host)| {
         let linked = LinkedHost {
             session: host.session.clone(),

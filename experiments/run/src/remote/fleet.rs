@@ -146,6 +146,10 @@ impl Fleet {
                 known["by_host"][host] = probes;
                 records.write_manifest();
             }
+            HostReport::Privileges { privileges } => {
+                records.manifest.privileges["by_host"][host] = privileges;
+                records.write_manifest();
+            }
             HostReport::Kernel { by_address, wanted } => {
                 records.connections(&by_address, wanted, Some(host))?;
             }
@@ -303,7 +307,7 @@ impl Place for Fleet {
                 self.stream.in_batch = true;
                 Ok(None)
             }
-            HostNews::Merged { host, number, place, open } => {
+            HostNews::Merged { host, number, place, open, room: _ } => {
                 self.stream = Stream { place, in_batch: false };
                 if let Some(state) = self.hosts.get_mut(&host) {
                     (state.merged, state.open) = (number, open);
@@ -384,6 +388,11 @@ impl Place for Fleet {
             lookup.record(None, host, &mut run.records)?;
         }
         self.checkpoint(run)
+    }
+
+    /// A tick leaves nothing: hosts have read everything.
+    fn piece(&mut self, _: &mut Run) -> anyhow::Result<bool> {
+        Ok(false)
     }
 
     /// A run whose coordinator is silent may be taken over: before anything is written, hosts say
