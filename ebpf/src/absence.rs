@@ -59,6 +59,9 @@ pub enum Absence {
     /// The compiled object has a program of another kind under its name.
     #[error("{0}")]
     WrongProgram(String),
+    /// There is no clock on each CPU that could be looked at.
+    #[error("cannot look at the clock of each CPU: {0}")]
+    NoClock(String),
     /// The kernel did not take it.
     #[error("cannot attach to tracepoint {tracepoint}: {error}")]
     Refused {

@@ -14,7 +14,10 @@ use aya::{
     maps::Map,
     programs::{BtfTracePoint, ProgramError},
 };
-use events::{Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, TaskRef, kept_entries};
+use events::{
+    Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, PROGRAM_INTERRUPTS, StopLog, TaskRef,
+    kept_entries,
+};
 use serde::Serialize;
 
 use crate::{
@@ -25,13 +28,17 @@ use crate::{
     join::{AnswerTable, KEPT_ANSWERS},
     kernel,
     listening::ListenQueue,
-    mapping::SharedArray,
+    mapping::{SharedArray, cpu_count},
+    namespaces::{self, NamespaceError},
     offsets::{self, Resolved},
     options::Options,
+    proc,
     reasons::DropReasons,
     sampling::Regulator,
     symbols::Symbols,
     threads::{Program, ThreadTable},
+    ticks::{self, TICK},
+    timelines::Timelines,
 };
 
 /// The compiled probes.
@@ -43,6 +50,9 @@ pub enum AttachError {
     /// The kernel does not describe its types.
     #[error("the probes need the kernel's own description of its types: {0}")]
     NoBtf(#[from] BtfError),
+    /// The kernel's numbers or instants are not those of this process.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// Not allowed.
     #[error(
         "not allowed to load probes: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
@@ -106,17 +116,19 @@ pub struct Probes {
     pub(crate) reasons: DropReasons,
     pub(crate) symbols: Symbols,
     pub(crate) layout: FlowLayout,
-    flows: OwnedFd,
+    arrays: [OwnedFd; 6],
     pub(crate) flow_table: FlowTable,
     answers: Option<AnswerTable>,
-    threads: OwnedFd,
-    sampling: OwnedFd,
     /// Ends before the arrays that it maps.
     regulator: Option<Regulator>,
-    pub(crate) thread_table: ThreadTable,
+    pub(crate) timelines: Timelines,
+    pub(crate) stop_log: SharedArray<StopLog>,
+    /// Whether stalls are seen, or why not.
+    ticks: Result<(), Absence>,
     pub(crate) cpus: SharedArray<CpuEntry>,
     processes: SharedArray<TaskRef>,
     pub(crate) counts_server: bool,
+    pub(crate) counts_softirqs: bool,
     pub(crate) retransmit_tells_error: bool,
     /// The server, once it is known.
     server_pid: OnceLock<u32>,
@@ -129,6 +141,7 @@ impl Probes {
     /// # Errors
     /// When none can be: no BTF, no permission, a kernel before 5.8.
     pub fn attach(options: &Options) -> Result<Self, AttachError> {
+        namespaces::check()?;
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
         let reasons = DropReasons::of_kernel(&btf);
@@ -144,13 +157,20 @@ impl Probes {
         if attached.values().all(Result::is_err) {
             return Err(none_attached(&attached));
         }
-        let flows = array(&ebpf, "FLOWS")?;
-        let threads = array(&ebpf, "THREADS")?;
+        let ticks = attach_ticks(&mut ebpf, options);
         let unmapped = |name| move |source| AttachError::Unmapped { name, source };
-        let cpus = array(&ebpf, "CPUS")?;
+        let arrays = [
+            array(&ebpf, "FLOWS")?,
+            array(&ebpf, "THREADS")?,
+            array(&ebpf, "TIMELINES")?,
+            array(&ebpf, "CPUS")?,
+            array(&ebpf, "CPU_LOGS")?,
+            array(&ebpf, "SAMPLING")?,
+        ];
+        let [flows, threads, timelines, cpus, logs, sampling] = &arrays;
         let processes = array(&ebpf, "PROCESSES")?;
-        let sampling = array(&ebpf, "SAMPLING")?;
         let answers = array(&ebpf, "ANSWERS")?;
+        let stops = array(&ebpf, "STOP_LOG")?;
         let answers = options.keep_answers.then(|| AnswerTable::map(&answers)).transpose();
         let map_cpus = || SharedArray::map(cpus.as_fd(), cpu_count(), false);
         let regulator = options.sample_beyond.map(|beyond| {
@@ -160,24 +180,27 @@ impl Probes {
         let probes = Self {
             regulator: regulator.transpose().map_err(unmapped("SAMPLING"))?,
             reasons,
-            symbols: Symbols::default(),
+            symbols: Symbols::read(),
             layout: options.flows,
-            flow_table: FlowTable::map(&flows, options.flows).map_err(unmapped("FLOWS"))?,
+            flow_table: FlowTable::map(flows, options.flows).map_err(unmapped("FLOWS"))?,
             answers: answers.map_err(unmapped("ANSWERS"))?,
-            thread_table: ThreadTable::map(&threads).map_err(unmapped("THREADS"))?,
+            timelines: Timelines::map(threads, timelines, cpus, logs)
+                .map_err(unmapped("TIMELINES"))?,
+            stop_log: SharedArray::map(stops.as_fd(), 1, false).map_err(unmapped("STOP_LOG"))?,
+            ticks,
             cpus: map_cpus().map_err(unmapped("CPUS"))?,
             processes: SharedArray::map(processes.as_fd(), pid_max(), true)
                 .map_err(unmapped("PROCESSES"))?,
-            flows,
-            threads,
-            sampling,
+            arrays,
             attached,
             ebpf,
             counts_server: options.server_histograms,
+            counts_softirqs: options.softirqs,
             retransmit_tells_error,
             server_pid: OnceLock::new(),
             listening: ListenQueue::default(),
         };
+        probes.watch_interrupts();
         if let Some(pid) = options.server_pid {
             probes.watch(pid, Program::Server);
         }
@@ -197,17 +220,42 @@ impl Probes {
         }
     }
 
+    /// Tells the kernel side which of the kernel's threads do the work of interrupts.
+    fn watch_interrupts(&self) {
+        for pid in proc::interrupt_threads() {
+            let program = PROGRAM_INTERRUPTS;
+            let process = TaskRef { slot: 0, program, padding: 0, tgid: pid };
+            self.processes.write(pid as usize, process);
+        }
+    }
+
     /// The server's process, as far as it is known by now.
     pub(crate) fn server_pid(&self) -> Option<u32> {
         self.server_pid.get().copied().or_else(|| {
-            let threads = self.thread_table.threads(0);
+            let threads = self.threads().threads(0);
             threads.iter().find(|thread| thread.program == Program::Server).map(|thread| thread.pid)
         })
     }
 
     /// What became of each probe.
     pub fn report(&self) -> Vec<ProbeState> {
-        PROBES.iter().map(|spec| self.state(spec)).collect()
+        PROBES.iter().map(|spec| self.state(spec)).chain([self.state_of_ticks()]).collect()
+    }
+
+    /// The clock on each CPU is no tracepoint.
+    fn state_of_ticks(&self) -> ProbeState {
+        let reason = self.ticks.as_ref().err().cloned();
+        let runs = self.runs(TICK);
+        ProbeState {
+            name: TICK,
+            tracepoint: "perf:cpu_clock".to_owned(),
+            attached: reason.is_none(),
+            reason,
+            since_kernel: "4.9",
+            runs: runs.map(|runs| runs.count),
+            run_time_ns: runs.map(|runs| runs.time_ns),
+            missed: runs.map(|runs| runs.missed),
+        }
     }
 
     fn state(&self, spec: &Spec) -> ProbeState {
@@ -240,20 +288,10 @@ impl Probes {
         matches!(self.attached.get(name), Some(Ok(())))
     }
 
-    /// The descriptor of the flow array, for [`FlowTable::map`] in a child that inherits it. It is
-    /// closed on exec like every other: duplicate it for the child.
-    pub(crate) fn flows_fd(&self) -> BorrowedFd<'_> {
-        self.flows.as_fd()
-    }
-
-    /// The descriptor of the thread array, for [`ThreadTable::map`].
-    pub(crate) fn threads_fd(&self) -> BorrowedFd<'_> {
-        self.threads.as_fd()
-    }
-
-    /// The descriptor of the sampling, for [`crate::SampleTable::map`].
-    pub(crate) fn sampling_fd(&self) -> BorrowedFd<'_> {
-        self.sampling.as_fd()
+    /// The arrays that clients map: flows, threads, timelines, CPUs, what happened on these, and
+    /// the sampling. Closed on exec like every other descriptor: duplicate them for a child.
+    pub(crate) fn arrays(&self) -> [BorrowedFd<'_>; 6] {
+        self.arrays.each_ref().map(AsFd::as_fd)
     }
 
     /// Of how many connections one is stamped at present: 1 for all.
@@ -275,13 +313,19 @@ impl Probes {
     /// request's first byte: of requests in the sample that is kept, and of the latest of each
     /// connection. `None` when it was not seen, or a later request has taken its place.
     pub fn server_side(&self, client: SocketAddrV4, sequence: u32) -> Option<ServerSide> {
-        let kept = self.answers.as_ref().and_then(|it| it.server_side(client, sequence));
-        kept.or_else(|| self.flow_table.server_side(client, sequence))
+        let timelines = &self.timelines;
+        let kept = self.answers.as_ref().and_then(|it| it.server_side(client, sequence, timelines));
+        kept.or_else(|| self.flow_table.server_side(client, sequence, timelines))
     }
 
     /// The watched threads, mapped into this process.
     pub const fn threads(&self) -> &ThreadTable {
-        &self.thread_table
+        self.timelines.threads()
+    }
+
+    /// What each thread did and when, mapped into this process.
+    pub const fn timelines(&self) -> &Timelines {
+        &self.timelines
     }
 }
 
@@ -293,6 +337,7 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
         server_histograms: u32::from(options.server_histograms),
         stamp_reads: u32::from(options.stamp_reads),
         server_end: u32::from(options.server_end),
+        softirqs: u32::from(options.softirqs),
         kept_answers: if options.keep_answers { KEPT_ANSWERS } else { 0 },
         harmless_reasons: reasons.harmless(),
         offsets: resolved.offsets,
@@ -335,6 +380,7 @@ fn load(
             if options.keep_answers { kept_entries(KEPT_ANSWERS) } else { 1 },
         )
         .map_max_entries("CPUS", u32::try_from(cpu_count()).unwrap_or(1))
+        .map_max_entries("CPU_LOGS", u32::try_from(cpu_count()).unwrap_or(1))
         .load(OBJECT)
         .map_err(|error| {
             if not_permitted(&error) {
@@ -408,6 +454,14 @@ fn attach_one(
     })
 }
 
+/// Attaches the clock on each CPU.
+fn attach_ticks(ebpf: &mut Ebpf, options: &Options) -> Result<(), Absence> {
+    if options.absent.iter().any(|name| name == TICK) {
+        return Err(Absence::OnRequest);
+    }
+    ticks::attach(ebpf).map_err(|error| Absence::NoClock(brief(&chain(&error))))
+}
+
 /// The verifier explains itself at length; its complaint is the last line but its statistics.
 fn brief(text: &str) -> String {
     let Some((summary, log)) = text.split_once(" Verifier output:") else { return text.to_owned() };
@@ -447,11 +501,6 @@ pub(crate) fn array(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, AttachEr
         _ => Err(io::Error::other("the object has no such array: run ebpf/probes/build")),
     };
     fd.map_err(|source| AttachError::Unmapped { name, source })
-}
-
-/// CPUs that may come online: what per-CPU maps are sized by.
-pub(crate) fn cpu_count() -> usize {
-    aya::util::nr_cpus().unwrap_or(1)
 }
 
 /// One more than the highest thread number.

@@ -35,7 +35,13 @@ const PORTS: &[&str] = &[
 ];
 const STREAM: &[&str] = &["tcp_sock.write_seq", "tcp_sock.rcv_nxt", "tcp_sock.copied_seq"];
 const MESSAGE: &[&str] = &["msghdr.msg_iter.count"];
-const TASK: &[&str] = &["task_struct.pid", "task_struct.tgid", "task_struct.comm"];
+const TASK: &[&str] = &[
+    "task_struct.pid",
+    "task_struct.tgid",
+    "task_struct.comm",
+    "task_struct.nvcsw",
+    "task_struct.nivcsw",
+];
 const HEADERS: &[&str] = &["sk_buff.head", "sk_buff.network_header", "sk_buff.protocol"];
 const PACKET: &[&str] = &["sk_buff.len", "sk_buff.data", "sk_buff.dev", "sk_buff.sk"];
 const DEVICE: &[&str] =
@@ -63,6 +69,7 @@ const fn probe(
 pub(crate) const PROBES: &[Spec] = &[
     probe("switched", ("sched", "sched_switch"), "5.18", 4, &[TASK]),
     probe("woken", ("sched", "sched_wakeup"), "5.5", 1, &[TASK]),
+    probe("waking", ("sched", "sched_waking"), "5.5", 1, &[TASK]),
     probe("migrated", ("sched", "sched_migrate_task"), "5.5", 2, &[TASK]),
     probe("send_begins", ("tcp", "tcp_sendmsg_locked"), "6.16", 2, &[PORTS, STREAM, MESSAGE]),
     Spec {
@@ -92,13 +99,14 @@ pub(crate) const PROBES: &[Spec] = &[
     probe("reset_received", ("tcp", "tcp_receive_reset"), "5.5", 1, &[PORTS]),
     probe("receive_queue_full", ("sock", "sock_rcvqueue_full"), "5.5", 1, &[]),
     probe("buffer_limit", ("sock", "sock_exceed_buf_limit"), "5.5", 1, &[PORTS]),
+    probe("signalled", ("signal", "signal_generate"), "5.5", 3, &[TASK]),
     probe("softirq_begins", ("irq", "softirq_entry"), "5.5", 1, &[]),
     probe("softirq_ends", ("irq", "softirq_exit"), "5.5", 1, &[]),
     probe("napi_polled", ("napi", "napi_poll"), "5.5", 3, &[]),
 ];
 
 /// Those that [`crate::Options::softirqs`] asks for.
-pub(crate) const SOFTIRQ_PROBES: &[&str] = &["softirq_begins", "softirq_ends", "napi_polled"];
+pub(crate) const SOFTIRQ_PROBES: &[&str] = &["napi_polled"];
 
 /// Those that [`crate::Options::packets`] asks for.
 pub(crate) const PACKET_PROBES: &[&str] = &["packet_received", "packet_sent"];

@@ -118,6 +118,8 @@ pub struct Lost {
     pub records: u64,
     /// Threads without a slot.
     pub threads: u64,
+    /// Threads that serve requests, without room for a timeline.
+    pub timelines: u64,
     /// Instants of hashed flows whose entry belongs to another.
     pub flows_collided: u64,
     /// Instants of connections outside the dense range.
@@ -128,6 +130,21 @@ pub struct Lost {
     pub peers: u64,
     /// Runs of a probe left out because it was running on the same CPU already.
     pub probe_runs: u64,
+}
+
+/// A signal that stopped a watched process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// When, CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// The signal's number.
+    pub signal: u32,
+    /// Who sent it.
+    pub sender: String,
+    /// Its process.
+    pub sender_pid: u32,
 }
 
 /// A reading.
@@ -177,6 +194,8 @@ pub struct Counters {
     /// T3 to T4 of them.
     #[serde(rename = "server_service_us")]
     pub server_service: Option<Durations>,
+    /// Signals that stopped a watched process, of the last ones.
+    pub stops: Option<Vec<Stopped>>,
     /// What the probes could not keep.
     pub lost: Lost,
 }
@@ -212,6 +231,9 @@ impl Counters {
             threads: rows(self.threads.as_ref(), before.threads.as_ref(), |row| row.tid),
             server_wait: self.server_wait.minus(&before.server_wait),
             server_service: self.server_service.minus(&before.server_service),
+            stops: self.stops.as_ref().map(|stops| {
+                stops.iter().filter(|stop| stop.at_ns > before.at_ns).cloned().collect()
+            }),
             lost: self.lost.minus(&before.lost),
         }
     }
@@ -286,7 +308,7 @@ minus!(DropPlace: all, port; keeps reason, place);
 minus!(PeerCounters: retransmits, drops);
 minus!(SoftirqCounters: time_ns, runs; keeps cpu);
 minus!(NapiCounters: polls, packets, exhausted; keeps cpu);
-minus!(Lost: records, threads, flows_collided, flows_outside, drop_places, peers,
+minus!(Lost: records, threads, timelines, flows_collided, flows_outside, drop_places, peers,
     probe_runs);
 
 impl<T: Minus> Minus for BySide<T> {

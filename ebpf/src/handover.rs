@@ -8,22 +8,19 @@ use attribution::Handover;
 use crate::attach::Probes;
 use crate::flows::FlowTable;
 use crate::sampling::SampleTable;
-use crate::threads::ThreadTable;
+use crate::timelines::Timelines;
 
 impl Probes {
     /// The numbers for a child that gets the descriptors of [`Self::inherited`] under them.
     pub fn handover(&self) -> Handover {
-        Handover {
-            flows: self.flows_fd().as_raw_fd(),
-            threads: self.threads_fd().as_raw_fd(),
-            sampling: self.sampling_fd().as_raw_fd(),
-            layout: self.layout(),
-        }
+        let [flows, threads, timelines, cpus, logs, sampling] =
+            self.inherited().map(|fd| fd.as_raw_fd());
+        Handover { flows, threads, timelines, cpus, logs, sampling, layout: self.layout() }
     }
 
-    /// The descriptors that a child must inherit.
-    pub fn inherited(&self) -> [BorrowedFd<'_>; 3] {
-        [self.flows_fd(), self.threads_fd(), self.sampling_fd()]
+    /// The descriptors that a child must inherit, in the order of [`Handover`].
+    pub fn inherited(&self) -> [BorrowedFd<'_>; 6] {
+        self.arrays()
     }
 }
 
@@ -39,10 +36,12 @@ pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// When a descriptor is none, or none of such an array.
-pub fn map_inherited(handover: &Handover) -> io::Result<(FlowTable, ThreadTable, SampleTable)> {
+pub fn map_inherited(handover: &Handover) -> io::Result<(FlowTable, Timelines, SampleTable)> {
     let (flows, threads) = (owned(handover.flows)?, owned(handover.threads)?);
+    let (timelines, cpus) = (owned(handover.timelines)?, owned(handover.cpus)?);
+    let timelines = Timelines::map(threads, timelines, cpus, owned(handover.logs)?)?;
     let sampling = SampleTable::map(owned(handover.sampling)?)?;
-    Ok((FlowTable::map(flows, handover.layout)?, ThreadTable::map(threads)?, sampling))
+    Ok((FlowTable::map(flows, handover.layout)?, timelines, sampling))
 }
 
 fn owned(fd: RawFd) -> io::Result<OwnedFd> {

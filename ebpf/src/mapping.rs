@@ -12,6 +12,11 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+/// CPUs that may come online: what per-CPU maps are sized by.
+pub(crate) fn cpu_count() -> usize {
+    aya::util::nr_cpus().unwrap_or(1)
+}
+
 /// Types that may be read from memory that the kernel writes: any bytes are a value of them.
 ///
 /// # Safety
@@ -25,11 +30,19 @@ unsafe impl Plain for events::ServerPart {}
 // SAFETY: as above.
 unsafe impl Plain for events::ThreadEntry {}
 // SAFETY: as above.
+unsafe impl Plain for events::ThreadHead {}
+// SAFETY: as above.
 unsafe impl Plain for events::CpuEntry {}
 // SAFETY: as above.
 unsafe impl Plain for events::TaskRef {}
 // SAFETY: as above.
 unsafe impl Plain for events::Sampling {}
+// SAFETY: as above.
+unsafe impl Plain for events::TimelineEntry {}
+// SAFETY: as above.
+unsafe impl Plain for events::CpuLog {}
+// SAFETY: as above.
+unsafe impl Plain for events::StopLog {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 

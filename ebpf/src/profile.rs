@@ -17,9 +17,10 @@ use events::{CounterBlock, StackKey, TaskRef};
 use serde::Serialize;
 
 use crate::{
-    attach::{AttachError, KernelData, OBJECT, array, chain, cpu_count, not_permitted, pid_max},
+    attach::{AttachError, KernelData, OBJECT, array, chain, not_permitted, pid_max},
     catalog::PROFILE,
-    mapping::SharedArray,
+    mapping::{SharedArray, cpu_count},
+    namespaces,
     threads::Program,
 };
 
@@ -110,6 +111,7 @@ impl Profiler {
     /// # Errors
     /// When it is not allowed, or the kernel cannot.
     pub fn start(samples_per_second: u64) -> Result<Self, AttachError> {
+        namespaces::check_numbers()?;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("PROCESSES", u32::try_from(pid_max()).unwrap_or(u32::MAX))
             .map_max_entries("CPUS", u32::try_from(cpu_count()).unwrap_or(1))

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use aya::maps::{HashMap, Map, PerCpuArray};
 use events::{
     CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS,
-    PeerLosses, RETRANSMIT_KINDS, Retransmit, ServerBlock, Side, SoftirqBlock,
+    PeerLosses, RETRANSMIT_KINDS, Retransmit, STOPS, ServerBlock, Side, SoftirqBlock,
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     catalog::PROBES,
     counters::{
         BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets,
-        RetransmitKinds, SoftirqCounters,
+        RetransmitKinds, SoftirqCounters, Stopped,
     },
     histogram::Durations,
     kernel::monotonic_ns,
@@ -54,18 +54,37 @@ impl Probes {
             lost: Lost {
                 records: sum(|block| block.records_lost),
                 threads: sum(|block| block.threads_unwatched),
+                timelines: sum(|block| block.timelines_lacking),
                 flows_collided: sum(|block| block.flows_collided),
                 flows_outside: sum(|block| block.flows_outside),
                 drop_places: sum(|block| block.drop_places_lost),
                 peers: sum(|block| block.peers_lost),
                 probe_runs: self.missed_runs(),
             },
+            stops: self.is_attached("signalled").then(|| self.stops()),
             ..Counters::default()
         };
         self.add_softirqs(&mut counters);
         self.add_scheduling(&mut counters);
         self.add_server(&mut counters);
         counters
+    }
+
+    /// The latest signals that stopped a watched process, oldest first.
+    fn stops(&self) -> Vec<Stopped> {
+        let Some(log) = self.stop_log.read(0) else { return Vec::new() };
+        let kept = log.written.saturating_sub(STOPS as u64)..log.written;
+        let stop = |number: u64| {
+            let stop = log.stops[number as usize % STOPS];
+            Stopped {
+                at_ns: stop.at_ns,
+                pid: stop.tgid,
+                signal: stop.signal,
+                sender: name(&stop.sender_name),
+                sender_pid: stop.sender_tgid,
+            }
+        };
+        kept.map(stop).collect()
     }
 
     /// A value of a per-CPU array, one per CPU.
@@ -204,7 +223,10 @@ impl Probes {
     }
 
     fn add_softirqs(&self, counters: &mut Counters) {
-        let timed = self.is_attached("softirq_begins") && self.is_attached("softirq_ends");
+        // What is not counted by vector shows whose time it took all the same.
+        let timed = self.counts_softirqs
+            && self.is_attached("softirq_begins")
+            && self.is_attached("softirq_ends");
         let polled = self.is_attached("napi_polled");
         let blocks = self.per_cpu::<SoftirqBlock>("SOFTIRQ", 0);
         let numbered = || (0_u32..).zip(&blocks);
@@ -245,7 +267,7 @@ impl Probes {
         });
         counters.cpus = Some(cpus.collect());
         if self.is_attached("woken") && self.is_attached("migrated") {
-            counters.threads = Some(self.thread_table.threads(now));
+            counters.threads = Some(self.threads().threads(now));
         }
     }
 

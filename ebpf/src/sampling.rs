@@ -80,9 +80,10 @@ impl Regulator {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let mask = Arc::new(AtomicU32::new(0));
         let (stopped, published) = (Arc::clone(&stop), Arc::clone(&mask));
-        let thread = std::thread::Builder::new().name("sampling".to_owned()).spawn(move || {
-            regulate(&cpus, &entry, f64::from(beyond), &stopped, &published);
-        })?;
+        let thread =
+            std::thread::Builder::new().name("lab-sampling".to_owned()).spawn(move || {
+                regulate(&cpus, &entry, f64::from(beyond), &stopped, &published);
+            })?;
         Ok(Self { stop, mask, thread: Some(thread) })
     }
 

@@ -2,13 +2,18 @@
 
 use std::{fs, sync::OnceLock};
 
-/// The kernel's symbols, read when the first one is asked for.
+/// The kernel's symbols, read at the latest when the first one is asked for.
 #[derive(Default)]
 pub struct Symbols {
     sorted: OnceLock<Vec<(u64, String)>>,
 }
 
 impl Symbols {
+    /// Reads them now, which takes a tenth of a second: not while something is measured.
+    pub(crate) fn read() -> Self {
+        Self { sorted: OnceLock::from(read()) }
+    }
+
     /// The function at an address; the address itself where the kernel hides addresses.
     pub fn name(&self, address: u64) -> String {
         self.find(address).map_or_else(|| format!("{address:#x}"), str::to_owned)

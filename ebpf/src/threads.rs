@@ -1,14 +1,12 @@
 //! The times of the watched threads, and the holders of the CPUs.
 //!
-//! Owns: consistent copies of the kernel's entries, and how long a thread waited between two
-//! instants. A client maps the same array as the loader does.
+//! Owns: consistent copies of the kernel's entries. Must not know: timelines.
 
 use std::{io, os::fd::AsFd};
 
-use attribution::{CpuWait, WaitedBetween};
 use events::{
-    CpuEntry, PROGRAM_IDLE, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, ThreadEntry, ThreadState,
-    WAITS_KEPT, Wait,
+    CpuEntry, PROGRAM_IDLE, PROGRAM_INTERRUPTS, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS,
+    ThreadEntry, ThreadHead, ThreadState, kind,
 };
 use serde::Serialize;
 
@@ -26,7 +24,7 @@ const TRIES: usize = 1000;
 pub enum Program {
     /// The server.
     Server,
-    /// A client, by its number; from the 13th on they share a clock.
+    /// A client, by its number; from the 12th on they share a clock.
     Client(u8),
 }
 
@@ -83,24 +81,26 @@ pub struct Thread {
 
 impl Thread {
     fn of(entry: &ThreadEntry, now_ns: u64) -> Option<Self> {
+        let head = &entry.head;
+        let sum = |clocks: &[usize]| clocks.iter().map(|clock| head.clocks_ns[*clock]).sum();
         let mut thread = Self {
-            tid: entry.tid,
-            pid: entry.tgid,
-            program: Program::of_number(u8::try_from(entry.program).ok()?)?,
-            ended: entry.state == ThreadState::EXITED,
-            ran_ns: entry.ran_ns,
-            off_cpu_ns: entry.slept_ns,
-            wait_foreign_ns: entry.wait_foreign_ns,
-            wait_own_ns: entry.wait_own_ns,
-            switches_voluntary: entry.switches_voluntary,
-            switches_involuntary: entry.switches_involuntary,
-            migrations: entry.migrations,
+            tid: head.tid,
+            pid: head.tgid,
+            program: Program::of_number(u8::try_from(head.program).ok()?)?,
+            ended: head.state == ThreadState::EXITED,
+            ran_ns: sum(&[kind::RUN, kind::INTERRUPTED]),
+            off_cpu_ns: sum(&[kind::THROTTLED, kind::STOPPED, kind::BLOCKED, kind::ASLEEP]),
+            wait_foreign_ns: sum(&[kind::WAIT_OTHER, kind::WAIT_IDLE, kind::WAIT_INTERRUPTS]),
+            wait_own_ns: head.clocks_ns[kind::WAIT_OWN],
+            switches_voluntary: head.switches_voluntary,
+            switches_involuntary: head.switches_involuntary,
+            migrations: head.migrations,
             runqueue_delay: Durations::default(),
         };
         thread.runqueue_delay.add(&entry.delays);
         // What has not ended yet. A wait is split when it ends.
-        let lasting = now_ns.saturating_sub(entry.since_ns);
-        match entry.state {
+        let lasting = now_ns.saturating_sub(head.since_ns);
+        match head.state {
             ThreadState::RUNNING => thread.ran_ns += lasting,
             ThreadState::SLEEPING => thread.off_cpu_ns += lasting,
             _ => {}
@@ -127,22 +127,6 @@ impl Thread {
     }
 }
 
-/// A long wait of a thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LongWait {
-    /// When it became runnable, CLOCK_MONOTONIC.
-    pub start_ns: u64,
-    /// When it ran.
-    pub end_ns: u64,
-    /// How long of it others held the CPU.
-    pub foreign_ns: u64,
-    /// The thread that held the CPU: of other programs the one that held it longest at a stretch,
-    /// when those held it for most of the wait; else the last one.
-    pub holder_tid: u32,
-    /// Its name.
-    pub holder: String,
-}
-
 /// The watched threads, mapped.
 pub struct ThreadTable {
     entries: SharedArray<ThreadEntry>,
@@ -164,43 +148,33 @@ impl ThreadTable {
             // SAFETY: within the mapping, which lives as long as `self`.
             let (found, state) = unsafe {
                 (
-                    (&raw const (*entry).tid).read_volatile(),
-                    (&raw const (*entry).state).read_volatile(),
+                    (&raw const (*entry).head.tid).read_volatile(),
+                    (&raw const (*entry).head.state).read_volatile(),
                 )
             };
             (found == tid && state != ThreadState::EXITED).then_some(slot as u16)
         })
     }
 
-    /// The totals of the calling thread, by its slot: time it waited for a CPU that others held,
-    /// and that its own program held; lower 32 bits of nanoseconds. The kernel does not write them
-    /// while it runs.
-    pub fn own_totals(&self, slot: u16) -> Option<(u32, u32)> {
-        let entry = self.entries.pointer(usize::from(slot)).filter(|_| slot != 0)?;
-        // SAFETY: within the mapping, which lives as long as `self`.
-        unsafe {
-            let known = (&raw const (*entry).state).read_volatile() != ThreadState::UNKNOWN;
-            let foreign = (&raw const (*entry).wait_foreign_ns).read_volatile();
-            let own = (&raw const (*entry).wait_own_ns).read_volatile();
-            known.then_some((foreign as u32, own as u32))
-        }
-    }
-
     /// A copy of a thread's entry, taken while the kernel did not write it.
     fn entry(&self, slot: u16) -> Option<ThreadEntry> {
-        let pointer = self.entries.pointer(usize::from(slot))?;
-        for _ in 0..TRIES {
-            // SAFETY: within the mapping, which lives as long as `self`.
-            let (before, entry, after) = unsafe {
-                let version = &raw const (*pointer).version;
-                (version.read_volatile(), pointer.read_volatile(), version.read_volatile())
-            };
-            if before & 1 == 0 && before == after {
-                return (entry.tid != 0).then_some(entry);
-            }
-            std::hint::spin_loop();
-        }
-        None
+        let entry = self.entries.pointer(usize::from(slot))?;
+        // SAFETY: within the mapping, which lives as long as `self`.
+        let entry = unsafe { settled(entry, &raw const (*entry).head.version) }?;
+        (entry.head.tid != 0).then_some(entry)
+    }
+
+    /// A copy of what the thread of a slot does, likewise; `None` for slot 0.
+    pub(crate) fn head(&self, slot: u16) -> Option<ThreadHead> {
+        let entry = self.entries.pointer(usize::from(slot)).filter(|_| slot != 0)?;
+        // SAFETY: as above.
+        let head = unsafe { settled(&raw const (*entry).head, &raw const (*entry).head.version) }?;
+        (head.tid != 0).then_some(head)
+    }
+
+    /// The number of the thread of a slot.
+    pub fn tid_of(&self, slot: u16) -> Option<u32> {
+        self.head(slot).map(|head| head.tid)
     }
 
     /// What the thread of a slot has done, up to `now_ns`.
@@ -219,115 +193,26 @@ impl ThreadTable {
     fn taken(&self, slot: u16) -> bool {
         self.entries.pointer(usize::from(slot)).is_some_and(|pointer| {
             // SAFETY: within the mapping, which lives as long as `self`.
-            unsafe { (&raw const (*pointer).tid).read_volatile() != 0 }
+            unsafe { (&raw const (*pointer).head.tid).read_volatile() != 0 }
         })
-    }
-
-    /// Total waits of a thread until its latest run: what the kernel stores at T1, whole.
-    pub fn waited(&self, slot: u16) -> Option<CpuWait> {
-        let pointer = self.entries.pointer(usize::from(slot))?;
-        for _ in 0..TRIES {
-            // SAFETY: within the mapping, which lives as long as `self`.
-            let (before, wait, after) = unsafe {
-                let version = &raw const (*pointer).version;
-                let before = version.read_volatile();
-                let wait = CpuWait {
-                    foreign_ns: (&raw const (*pointer).wait_foreign_ns).read_volatile(),
-                    own_ns: (&raw const (*pointer).wait_own_ns).read_volatile(),
-                };
-                (before, wait, version.read_volatile())
-            };
-            if before & 1 == 0 && before == after {
-                return Some(wait);
-            }
-        }
-        None
-    }
-
-    /// The long waits of a thread that are still kept, oldest first.
-    pub fn long_waits(&self, slot: u16) -> Vec<LongWait> {
-        self.entry(slot).map_or_else(Vec::new, |entry| {
-            kept(&entry)
-                .map(|wait| LongWait {
-                    start_ns: wait.start_ns,
-                    end_ns: wait.end_ns,
-                    foreign_ns: wait.foreign_ns,
-                    holder_tid: wait.holder_tid,
-                    holder: name(&wait.holder_name),
-                })
-                .collect()
-        })
-    }
-
-    /// How long a thread waited for a CPU between two instants, for T0 to T1: a request that was
-    /// due while its thread waited. A wait that only overlaps counts in proportion.
-    ///
-    /// Asked for every late request, so it reads no more than it must: the newest waits, in place.
-    pub fn waited_between(&self, slot: u16, from_ns: u64, to_ns: u64) -> Option<WaitedBetween> {
-        let pointer = self.entries.pointer(usize::from(slot))?;
-        for _ in 0..TRIES {
-            // SAFETY: within the mapping, which lives as long as `self`.
-            let (before, kept, tid) = unsafe {
-                (
-                    (&raw const (*pointer).version).read_volatile(),
-                    (&raw const (*pointer).waits_kept).read_volatile(),
-                    (&raw const (*pointer).tid).read_volatile(),
-                )
-            };
-            let waited = waited_between(kept, from_ns, to_ns, |place| {
-                // SAFETY: as above, and the place is one of the array's.
-                unsafe { (&raw const (*pointer).waits[place]).read_volatile() }
-            });
-            // SAFETY: as above.
-            let after = unsafe { (&raw const (*pointer).version).read_volatile() };
-            if before & 1 == 0 && before == after {
-                return (tid != 0).then_some(waited);
-            }
-            std::hint::spin_loop();
-        }
-        None
     }
 }
 
-fn kept(entry: &ThreadEntry) -> impl Iterator<Item = &Wait> {
-    let total = entry.waits_kept as usize;
-    let first = total.saturating_sub(WAITS_KEPT);
-    (first..total).map(|number| &entry.waits[number % WAITS_KEPT])
-}
-
-/// Of `total` waits so far, of which the latest are kept in a ring.
-fn waited_between(
-    total: u64,
-    from_ns: u64,
-    to_ns: u64,
-    wait_at: impl Fn(usize) -> Wait,
-) -> WaitedBetween {
-    let mut wait = CpuWait::default();
-    let mut known_from_ns = to_ns;
-    let total = total as usize;
-    for number in (total.saturating_sub(WAITS_KEPT)..total).rev() {
-        let long = wait_at(number % WAITS_KEPT);
-        // They follow one another: those before ended earlier still.
-        if long.end_ns <= from_ns {
-            return WaitedBetween { wait, unknown_ns: 0 };
+/// A copy of what the kernel writes, taken while it did not: while the version held still.
+///
+/// # Safety
+/// Both pointers lie within a mapping.
+unsafe fn settled<T: Plain>(value: *const T, version: *const u32) -> Option<T> {
+    for _ in 0..TRIES {
+        // SAFETY: the caller vouches for the pointers.
+        let (before, value, after) =
+            unsafe { (version.read_volatile(), value.read_volatile(), version.read_volatile()) };
+        if before & 1 == 0 && before == after {
+            return Some(value);
         }
-        let overlap = long.end_ns.min(to_ns).saturating_sub(long.start_ns.max(from_ns));
-        if overlap > 0 {
-            let whole = long.end_ns.saturating_sub(long.start_ns).max(1);
-            // Both below 2^64 ns; the product needs more.
-            let foreign = u128::from(long.foreign_ns.min(whole)) * u128::from(overlap);
-            let foreign_ns = (foreign / u128::from(whole)) as u64;
-            wait.foreign_ns += foreign_ns;
-            wait.own_ns += overlap - foreign_ns;
-        }
-        if long.start_ns <= from_ns {
-            return WaitedBetween { wait, unknown_ns: 0 };
-        }
-        known_from_ns = long.start_ns.min(to_ns);
+        std::hint::spin_loop();
     }
-    let overwritten = total > WAITS_KEPT;
-    let unknown_ns = if overwritten { known_from_ns.saturating_sub(from_ns) } else { 0 };
-    WaitedBetween { wait, unknown_ns }
+    None
 }
 
 /// A kernel name.
@@ -345,7 +230,7 @@ pub struct CpuHeld {
     pub server_ns: u64,
     /// All clients.
     pub clients_ns: u64,
-    /// Any other program, the kernel's threads included.
+    /// Any other program, the kernel's threads and interrupts included.
     pub other_ns: u64,
     /// The idle task.
     pub idle_ns: u64,
@@ -360,11 +245,12 @@ impl CpuHeld {
             held[entry.holder_program as usize % PROGRAMS] += now_ns.saturating_sub(entry.since_ns);
         }
         let (server, idle) = (usize::from(PROGRAM_SERVER), usize::from(PROGRAM_IDLE));
+        let interrupts = usize::from(PROGRAM_INTERRUPTS);
         Self {
             cpu,
             server_ns: held[server],
-            clients_ns: held[server + 1..idle].iter().sum(),
-            other_ns: held[0],
+            clients_ns: held[server + 1..interrupts].iter().sum(),
+            other_ns: held[0] + held[interrupts],
             idle_ns: held[idle],
             switches: entry.switches,
         }
@@ -388,37 +274,3 @@ const _: fn() = || {
     fn plain<T: Plain>() {}
     plain::<ThreadEntry>();
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The wait with a number takes from 1,000 times it on 500 ns, the first 200 of them foreign.
-    fn wait(number: usize) -> Wait {
-        let start_ns = number as u64 * 1_000;
-        Wait { start_ns, end_ns: start_ns + 500, foreign_ns: 200, ..Wait::default() }
-    }
-
-    #[test]
-    fn waits_count_as_far_as_they_overlap() {
-        // Ten more than are kept: the first ten are overwritten.
-        let total = WAITS_KEPT + 10;
-        let at = |place: usize| wait(if place < 10 { place + WAITS_KEPT } else { place });
-        let waited = |from_ns, to_ns| {
-            let waited = waited_between(total as u64, from_ns, to_ns, at);
-            (waited.wait.foreign_ns, waited.wait.own_ns, waited.unknown_ns)
-        };
-        assert_eq!(waited(20_000, 22_000), (400, 600, 0));
-        assert_eq!(waited(20_250, 21_250), (200, 300, 0), "half of each");
-        assert_eq!(waited(20_500, 21_000), (0, 0, 0), "between two");
-        let newest = (total as u64 - 1) * 1_000;
-        assert_eq!(waited(newest + 600, newest + 900), (0, 0, 0), "after all");
-        assert_eq!(waited(9_000, 11_000), (200, 300, 1_000), "one is overwritten");
-        assert_eq!(waited(3_000, 7_000), (0, 0, 4_000), "all of that time is overwritten");
-        assert_eq!(
-            waited_between(0, 0, u64::MAX, at),
-            WaitedBetween::default(),
-            "nothing was overwritten"
-        );
-    }
-}

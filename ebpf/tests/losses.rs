@@ -231,3 +231,71 @@ fn a_full_accept_queue_is_counted_as_the_kernel_counts_it() {
         scope.spawn(own).join().expect("the server");
     });
 }
+
+/// Lets through what comes to the server at so many bits a second, and drops nothing of it.
+fn narrow(pair: &Pair, rate: &str) {
+    let netns = &pair.server;
+    run("ip", &format!("-n {netns} link add ifb0 type ifb"));
+    run("ip", &format!("-n {netns} link set ifb0 up"));
+    for rest in [
+        &format!("qdisc add dev ifb0 root tbf rate {rate} burst 2000 limit 1000000"),
+        "qdisc add dev veth0 ingress",
+        "filter add dev veth0 parent ffff: protocol ip u32 match u32 0 0 action mirred egress \
+         redirect dev ifb0",
+    ] {
+        run("ip", &format!("netns exec {netns} tc {rest}"));
+    }
+}
+
+#[test]
+fn what_is_sent_again_behind_a_long_queue_is_no_loss() {
+    let Some(_turn) = needs(&["root", "ip", "tc"]) else { return };
+    const CLIENTS: u16 = 40;
+    let pair = Pair::new("queue");
+    let layout = FlowLayout::all_ports(CLIENT_ADDRESS, 1);
+    let options = Options { stamp_reads: true, ..Options::of_flows(server_port(), layout) };
+    let probes = Probes::attach(&options).expect("probes");
+    let server_netns = pair.server.clone();
+    let (listening, listens) = std::sync::mpsc::channel();
+    let server = thread::spawn(move || {
+        Pair::enter(&server_netns);
+        let address = (SERVER_ADDRESS, server_port());
+        let listener = TcpListener::bind(address).expect("the server's port");
+        listening.send(()).expect("the test");
+        serve(&listener, usize::from(CLIENTS), SIZE);
+    });
+    listens.recv().expect("the server");
+    let all_connected = std::sync::Barrier::new(usize::from(CLIENTS) + 1);
+    let narrowed = std::sync::Barrier::new(usize::from(CLIENTS) + 1);
+    let losses: Vec<u32> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let (pair, probes) = (&pair, &probes);
+                let (all_connected, narrowed) = (&all_connected, &narrowed);
+                scope.spawn(move || {
+                    Pair::enter(&pair.client);
+                    let from = SocketAddrV4::new(CLIENT_ADDRESS, 22_000 + number);
+                    let mut stream =
+                        connect(from, SocketAddrV4::new(SERVER_ADDRESS, server_port()));
+                    // The first answer tells the kernel how soon to expect the next.
+                    ask(&mut stream, SIZE).expect("an answer");
+                    all_connected.wait();
+                    narrowed.wait();
+                    // Forty segments of 90 bytes take 900 ms at 32 kbit/s, less what may burst.
+                    ask(&mut stream, SIZE).expect("an answer");
+                    println!("{:?}", probes.flows().entry(from));
+                    probes.flows().request(from).expect("a request").losses
+                })
+            })
+            .collect();
+        all_connected.wait();
+        narrow(&pair, "32kbit");
+        narrowed.wait();
+        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+    });
+    server.join().expect("the server");
+    let resent = totals(probes.read().retransmits.expect("retransmissions")).client;
+    println!("{resent} were sent again, losses {losses:?}");
+    assert!(resent > 5, "the queue was too short: {resent}");
+    assert_eq!(losses.iter().sum::<u32>(), 0, "{losses:?}");
+}

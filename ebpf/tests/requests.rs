@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use attribution::FlowLayout;
+use attribution::{Doing, FlowLayout};
 use common::{ask, connect, listen, needs, port, serve};
 use ebpf::{Absence, Options, Probes, Program};
 use needs::test;
@@ -59,20 +59,13 @@ fn check_client(probes: &Probes, from: SocketAddrV4, to: SocketAddrV4, requests:
         assert!(instants.is_sorted(), "{context}");
         // The first request finds a server's thread that has read nothing yet.
         if number > 0 {
-            let parts = [
-                (request.server_wait, 1),
-                (request.server_service, 2),
-                (request.client_receive, 4),
-            ];
-            for (part, from) in parts {
-                let Some(wait) = part else {
-                    unsplit += 1;
-                    continue;
-                };
-                let length = instants[from + 1] - instants[from];
-                assert!(wait.foreign_ns + wait.own_ns <= length, "{context}");
+            let (client, server) = (request.client_slot, request.server_slot);
+            for (slot, from) in [(server, 1), (server, 2), (client, 4)] {
+                let (from_ns, to_ns) = (instants[from], instants[from + 1]);
+                let spent = probes.timelines().spent(slot, from_ns, to_ns);
+                assert_eq!(spent.total_ns(), to_ns - from_ns, "{context}");
+                unsplit += u32::from(spent[Doing::Unknown] > 0);
             }
-            assert!(request.sent_totals.is_some(), "{context}");
         }
     }
     unsplit
@@ -198,7 +191,7 @@ fn two_kernels_that_see_one_end_each_are_joined() {
         assert!(segments.server_wait_ns >= 0 && segments.server_service_ns >= 0, "{side:?}");
     }
     let split = |half: &attribution::Request| {
-        server_side.server_side(from, half.sequence).is_some_and(|it| it.wait.is_some())
+        server_side.server_side(from, half.sequence).is_some_and(|it| it.wait[Doing::Unknown] == 0)
     };
     let unsplit = halves.iter().filter(|half| !split(half)).count();
     assert!(unsplit * 10 <= halves.len(), "{unsplit} of {} without a thread", halves.len());

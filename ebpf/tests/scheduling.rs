@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Reaped, ask, connect, listen, needs, pin, port, serve};
-use ebpf::{LongWait, Options, Probes, Profiler, Program, Stack, Thread};
+use attribution::{Doing, Turn};
+use common::{Reaped, ask, connect, listen, needs, pin, port, serve, wait_until};
+use ebpf::{Options, Probes, Profiler, Program, Stack, Thread};
 use needs::test;
 
 needs::main!();
@@ -94,7 +95,7 @@ fn hog() -> Reaped {
 }
 
 /// Works and sleeps on CPU 0 for a while; returns the thread's two accounts of it.
-fn worked(probes: &Probes, milliseconds: u64) -> (Thread, SchedulerTimes, Vec<LongWait>) {
+fn worked(probes: &Probes, milliseconds: u64) -> (Thread, SchedulerTimes, Vec<Turn>) {
     pin(0);
     let tid = tid();
     // The first switches make the thread known.
@@ -119,7 +120,8 @@ fn worked(probes: &Probes, milliseconds: u64) -> (Thread, SchedulerTimes, Vec<Lo
         thread::sleep(Duration::from_micros(200));
     }
     let (after, kernel) = books();
-    (after.since(&before), kernel.since(kernel_before), probes.threads().long_waits(slot))
+    let turns = probes.timelines().turns(slot, end - milliseconds * 1_000_000, end);
+    (after.since(&before), kernel.since(kernel_before), turns)
 }
 
 /// What the hypervisor and interrupts took of all CPUs so far, to a tick of the clock.
@@ -147,7 +149,7 @@ fn a_hog_on_the_same_cpu_is_foreign_waiting() {
         thread::scope(|scope| scope.spawn(|| worked(probes, 2000)).join().expect("the worker"))
     };
     let before = taken_ns();
-    let (thread, books, long) = worker(&probes);
+    let (thread, books, turns) = worker(&probes);
     let taken_ns = taken_ns() - before;
     let ours = thread.wait_foreign_ns + thread.wait_own_ns;
     assert_close("waited", ours, books.waited_ns, 0.05);
@@ -162,10 +164,10 @@ fn a_hog_on_the_same_cpu_is_foreign_waiting() {
     assert!(books.switches_voluntary > 0 && books.switches_involuntary > 0, "{books:?}");
     assert_close("let go", thread.switches_voluntary, books.switches_voluntary, 0.05);
     assert_close("made to go", thread.switches_involuntary, books.switches_involuntary, 0.25);
-    let by_hog = long.iter().filter(|wait| wait.holder_tid == hog.0.id()).count();
-    println!("{by_hog} of the last {} long waits by the hog: {:?}", long.len(), long.last());
     // Others may hog the CPU too, when the machine has other work.
-    assert!(by_hog > 0, "{long:?}");
+    println!("turns: {turns:?}");
+    let by_hog = turns.iter().find(|turn| turn.pid == hog.0.id()).expect("the hog's turns");
+    assert!(by_hog.ns > 50_000_000 && by_hog.of.is_none(), "{turns:?}");
 }
 
 #[test]
@@ -220,10 +222,10 @@ fn a_request_that_waited_for_a_cpu_says_so() {
         let segments = request.segments().expect("all instants");
         if segments.server_wait_ns > 500_000 {
             slow += 1;
-            // Before the first read, it is not known whose socket it will be; and the entry of the
-            // thread cannot be read while a CPU that was interrupted is writing it.
-            let Some(wait) = request.server_wait else { continue };
-            let part = wait.foreign_ns as f64 / segments.server_wait_ns as f64;
+            let (ready, read) = (request.server_ready_ns, request.server_read_ns);
+            let (ready_ns, read_ns) = (ready.expect("T2"), read.expect("T3"));
+            let spent = probes.timelines().spent(request.server_slot, ready_ns, read_ns);
+            let part = spent[Doing::WaitOther] as f64 / segments.server_wait_ns as f64;
             explained += i32::from(part > 0.9);
         }
         thread::sleep(Duration::from_micros(300));
@@ -235,6 +237,58 @@ fn a_request_that_waited_for_a_cpu_says_so() {
     // Not all: a switch away from a task that the kernel hides from probes is not seen, and what
     // the hypervisor takes belongs to no thread.
     assert!(explained * 100 >= slow * 75, "{explained} of {slow}");
+}
+
+/// A process that asks `from` again and again, for as long as it lives.
+fn asking_child(from: SocketAddrV4, to: SocketAddrV4) -> Reaped {
+    let script = format!(
+        "import socket,time\ns=socket.socket()\ns.setsockopt(1,2,1)\ns.bind(('{}',{}))\n\
+         s.connect(('{}',{}))\nwhile 1:\n s.sendall(b'x'*{SIZE})\n n=0\n \
+         while n<{SIZE}: n+=len(s.recv({SIZE}-n))\n time.sleep(.001)",
+        from.ip(),
+        from.port(),
+        to.ip(),
+        to.port()
+    );
+    Reaped(Command::new("python3").args(["-c", &script]).spawn().expect("a client"))
+}
+
+#[test]
+fn a_stopped_thread_says_how_long_and_who_stopped_it() {
+    let Some(_turn) = needs(&["root", "python3"]) else { return };
+    let port = port(4);
+    let probes = Probes::attach(&options(port)).expect("probes");
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, port);
+    let server = thread::spawn(move || serve(&listener, 1, SIZE));
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 9), 20_400);
+    let child = asking_child(from, address);
+    let pid = child.0.id();
+    probes.watch(pid, Program::Client(0));
+    let slot = || probes.flows().request(from).map_or(0, |request| request.client_slot);
+    wait_until("the client's thread is known", || slot() != 0);
+    // A timeline begins with its first checkpoint.
+    let known = || probes.timelines().spent(slot(), monotonic_ns() - 1, monotonic_ns());
+    wait_until("its timeline has begun", || known()[Doing::Unknown] == 0);
+    thread::sleep(Duration::from_millis(20));
+    let process = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    let from_ns = monotonic_ns();
+    let kill = |signal| rustix::process::kill_process(process, signal).expect("a signal");
+    kill(rustix::process::Signal::STOP);
+    thread::sleep(Duration::from_millis(200));
+    kill(rustix::process::Signal::CONT);
+    let to_ns = monotonic_ns();
+    wait_until("it runs again", || {
+        probes.flows().request(from).is_some_and(|request| request.sent_ns > to_ns)
+    });
+    let spent = probes.timelines().spent(slot(), from_ns, to_ns);
+    println!("{spent:?}");
+    assert_eq!(spent.total_ns(), to_ns - from_ns);
+    assert!(spent[Doing::Stopped] * 10 > spent.total_ns() * 9, "{spent:?}");
+    let stops = probes.read().stops.expect("stops");
+    let stop = stops.iter().find(|stop| stop.pid == pid).expect("the signal");
+    assert_eq!((stop.sender_pid, stop.signal), (std::process::id(), 19));
+    drop(child);
+    server.join().expect("the server");
 }
 
 #[test]

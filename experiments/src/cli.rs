@@ -1,5 +1,6 @@
 //! The `lab` command line.
 
+use std::ffi::CStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ use run::{Ending, Options, Sampling, TakenOver};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
 use spec::{Hosts, Source, UsageError};
+use tokio::runtime::{Builder, Runtime};
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
 /// not.
@@ -196,8 +198,9 @@ impl From<tune::Ended> for Exit {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
-        // One that is started from an open file is named by the number of that.
-        let _ = rustix::thread::set_name(c"lab");
+        // What has a CPU is known by its name. One that is started from an open file is named by
+        // the number of that.
+        let _ = rustix::thread::set_name(self.command.program());
         // What these come to is on disk, whether anybody reads the rest or not.
         let records = matches!(
             self.command,
@@ -223,6 +226,17 @@ impl Cli {
 }
 
 impl Command {
+    /// The program that this is, as `ps`, the probes and verdicts name it.
+    fn program(&self) -> &'static CStr {
+        match self {
+            Command::Server(_) => c"lab-server",
+            Command::Client(_) => c"lab-client",
+            Command::Agent(_) => c"lab-agent",
+            Command::Hog(_) => c"lab-hog",
+            _ => c"lab",
+        }
+    }
+
     fn carry_out(self) -> anyhow::Result<Exit> {
         match self {
             Command::Check { file, settings } => check(&file, &settings),
@@ -264,8 +278,10 @@ impl Command {
                     (None, None) => carry_out(&file, options),
                 }
             }
-            Command::Agent(args) => block_on(fleet::agent::run(&args, run::PIPE_PROTOCOL)),
-            Command::Hosts(args) => block_on(fleet::hosts::run(&args)),
+            Command::Agent(args) => {
+                block_on("lab-agent-io", fleet::agent::run(&args, run::PIPE_PROTOCOL))
+            }
+            Command::Hosts(args) => block_on("lab-io", fleet::hosts::run(&args)),
             Command::Compare(args) => compare(&args),
             Command::Plan(args) => plan(&args),
             Command::Live { directory, listen, live_host } => {
@@ -339,9 +355,14 @@ fn carry_out_into(file: &Path, source: Source, options: Options) -> anyhow::Resu
     to_its_end(run::run(source, options))
 }
 
+/// One whose further threads have this name.
+fn runtime(threads: &str) -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().thread_name(threads).build()
+}
+
 /// Something that NATS is needed for.
-fn block_on(what: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn block_on(threads: &str, what: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Exit> {
+    let runtime = runtime(threads)?;
     let done = runtime.block_on(what);
     runtime.shutdown_background();
     done.map(|()| Exit::Fine)
@@ -352,7 +373,7 @@ fn resume_run(directory: PathBuf, options: Options) -> anyhow::Result<Exit> {
 }
 
 fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime("lab-io")?;
     let ended = runtime.block_on(run)?;
     runtime.shutdown_background();
     // Everything is recorded, and what was changed is put back. An interrupt from here on ends this
@@ -458,13 +479,13 @@ fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
 }
 
 fn watch(args: &probe::ProbeArgs) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime("lab-io")?;
     runtime.block_on(probe::run(args)).map(|()| Exit::Fine)
 }
 
 fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
     if let Some(pid) = args.pid {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime("lab-io")?;
         return runtime.block_on(profile::of_process(&args, pid)).map(|()| Exit::Fine);
     }
     let profile::ProfileArgs { file, out, settings, hertz, clients, .. } = args;
@@ -475,7 +496,7 @@ fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
 
 fn watch_live(directory: &Path, listen: SocketAddr, names: &[String]) -> anyhow::Result<Exit> {
     report::assert_run(directory).map_err(UsageError::of)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime("lab-io")?;
     runtime.block_on(live::watch(directory, listen, names))?;
     Ok(Exit::Fine)
 }

@@ -337,9 +337,9 @@ fn a_run_is_watched_and_steered_in_a_browser() {
     browser.wait_for(&format!("run.length >= {}", before[1]));
     assert_eq!(browser.evaluate("run.first"), before[0]);
     let length = browser.evaluate("run.length").as_u64().expect("seconds");
-    let (began, time) = (ran(running.id(), "live"), std::time::Instant::now());
+    let (began, time) = (ran(running.id(), "lab-live"), std::time::Instant::now());
     browser.wait_for(&format!("run.length >= {}", length + 5));
-    let used = ran(running.id(), "live").zip(began).map(|(now, began)| now - began);
+    let used = ran(running.id(), "lab-live").zip(began).map(|(now, began)| now - began);
     let share = used.expect("the thread is there") / time.elapsed().as_secs_f64();
     println!("the live page took {:.2}% of a core, with a test's build", share * 100.0);
     assert!(share < 0.1, "{share}");

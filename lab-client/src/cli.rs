@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use control::{AccessArgs, Interface, Output};
+use platform::{Priority, set_priority};
 use service::Notices;
 use workload::{
     Chat, Config, Connect, Creates, Line, Load, Pacing, Phase, Rate, Ready, SLOW_KEPT, check_rate,
@@ -208,15 +209,21 @@ impl Args {
 /// What keeps the client from starting, or a shard from going on.
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     let config = args.config()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("lab-client-io")
+        .build()?;
     // Before the shards exist: an address in use is known before a thread is started.
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind(args.control))
         .with_context(|| format!("the control interface cannot listen on {}", args.control))?;
     let (access, notice) = args.access.access(listener.local_addr()?, args.pipe)?;
-    let output = Output::start()?;
+    let output = Output::start("lab-client")?;
     output.take_panics();
     let client = Client::start(&config)?;
+    // The shards have their threads. This one is never to run in the place of theirs; its orders
+    // have their share of a CPU all the same.
+    let _ = set_priority(None, Priority::Batch);
     if let Some(notice) = notice.filter(|_| !args.pipe) {
         output.tell(&format!("lab-client: {notice}"));
     }
@@ -309,7 +316,7 @@ mod tests {
         let runtime = runtime.expect("a runtime");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
         let listener = listener.expect("a port");
-        let output = Output::start().expect("threads");
+        let output = Output::start("lab-client").expect("threads");
         let interface = Interface { listener, routes: axum::Router::new(), pipe: false, output };
         let endless = Phase { start: 1, seconds: Some(u64::MAX), ..Phase::default() };
         client.mail().post(1, Message::Phase(Box::new(endless))).expect("room");

@@ -50,10 +50,6 @@ impl Transport for Sockets<'_> {
         self.net.now_ns()
     }
 
-    fn last_sleep_ns(&self) -> (u64, u64) {
-        self.net.last_sleep_ns()
-    }
-
     fn read_clock(&mut self) -> u64 {
         self.net.read_clock()
     }

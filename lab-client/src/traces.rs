@@ -3,12 +3,8 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use attribution::{BeforeSend, CpuWait, Handover, Request, TracedThread, WaitedBetween};
-use ebpf::{FlowTable, SampleTable, ThreadTable};
-
-/// Waits for a CPU are looked up only for sends that are later than this, which few are. What an
-/// earlier one has of them (long ones, as all that are kept) counts as busy.
-const WORTH_A_LOOK_NS: u64 = 100_000;
+use attribution::{Evidence, Handover, Request, Spent, TracedThread};
+use ebpf::{FlowTable, SampleTable, Timelines};
 
 /// Reads traces of requests, on the request path: must not block.
 pub(crate) trait TraceReader: Send + Sync {
@@ -19,47 +15,45 @@ pub(crate) trait TraceReader: Send + Sync {
     /// An answer comes in: the request of that connection will be read next.
     fn prepare(&self, from: SocketAddrV4);
 
-    /// The latest request of a connection, by the client's end. The calling thread has read its
-    /// answer by `now_ns`, if it has one.
-    fn request(&self, from: SocketAddrV4, now_ns: u64) -> Option<Request>;
+    /// The latest request of a connection, by the client's end.
+    fn request(&self, from: SocketAddrV4) -> Option<Request>;
 
-    /// How long the client's thread that sent a request waited for a CPU between two instants.
-    fn waited(&self, request: &Request, from_ns: u64, to_ns: u64) -> WaitedBetween;
+    /// What the thread of a slot did between two instants.
+    fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent;
 
-    /// The thread behind a slot, and the one that held its CPU when it last waited long.
-    fn thread(&self, slot: u16) -> Option<TracedThread>;
+    /// The thread behind a slot, and who had its CPU between two instants.
+    fn thread(&self, slot: u16, from_ns: u64, to_ns: u64) -> Option<TracedThread>;
 }
 
-/// What a client's thread did between the instant at which a shake was due and its send; it slept
-/// for `slept_ns` of that, waiting for a CPU at the end of its sleep included.
-pub(crate) fn before_send(
+/// What the threads of a request did that was due at `due_ns` and over, or given up, at `end_ns`.
+/// `request` is the latest of its connection, which may be an earlier one.
+pub(crate) fn evidence(
     traces: &dyn TraceReader,
     request: &Request,
     due_ns: u64,
-    slept_ns: u64,
-) -> BeforeSend {
-    let lag_ns = request.sent_ns.saturating_sub(due_ns);
-    if lag_ns < WORTH_A_LOOK_NS {
-        return BeforeSend { asleep_ns: slept_ns, ..BeforeSend::default() };
+    end_ns: u64,
+) -> Evidence {
+    let (client, server) = (request.client_slot, request.server_slot);
+    let spent = |slot: u16, from: Option<u64>, to_ns: u64| {
+        from.map(|from_ns| traces.spent(slot, from_ns, to_ns)).unwrap_or_default()
+    };
+    if request.sent_ns < due_ns {
+        let send_lag = spent(client, Some(due_ns), end_ns);
+        return Evidence { send_lag, ..Evidence::default() };
     }
-    let woke_ns = due_ns + slept_ns;
-    let first = traces.waited(request, due_ns, woke_ns);
-    let then = traces.waited(request, woke_ns, request.sent_ns);
-    let of_sleep_ns = first.wait.foreign_ns + first.wait.own_ns + first.unknown_ns;
-    BeforeSend {
-        asleep_ns: slept_ns.saturating_sub(of_sleep_ns),
-        waited: CpuWait {
-            foreign_ns: first.wait.foreign_ns + then.wait.foreign_ns,
-            own_ns: first.wait.own_ns + then.wait.own_ns,
-        },
-        unknown_ns: first.unknown_ns + then.unknown_ns,
+    let (t2, t3) = (request.server_ready_ns, request.server_read_ns);
+    Evidence {
+        send_lag: spent(client, Some(due_ns), request.sent_ns),
+        server_wait: spent(server, t2, t3.unwrap_or(end_ns)),
+        server_service: spent(server, t3, request.answered_ns.unwrap_or(end_ns)),
+        client_receive: spent(client, request.ready_ns, request.read_ns.unwrap_or(end_ns)),
     }
 }
 
 /// The arrays of the probes, mapped into this process.
 pub(crate) struct KernelTraces {
     flows: FlowTable,
-    threads: ThreadTable,
+    timelines: Timelines,
     sample: SampleTable,
 }
 
@@ -69,8 +63,8 @@ impl KernelTraces {
     /// # Errors
     /// When they are no such arrays.
     pub(crate) fn map(handover: &Handover) -> std::io::Result<Arc<dyn TraceReader>> {
-        let (flows, threads, sample) = ebpf::map_inherited(handover)?;
-        Ok(Arc::new(Self { flows, threads, sample }))
+        let (flows, timelines, sample) = ebpf::map_inherited(handover)?;
+        Ok(Arc::new(Self { flows, timelines, sample }))
     }
 }
 
@@ -85,29 +79,23 @@ impl TraceReader for KernelTraces {
         }
     }
 
-    fn request(&self, from: SocketAddrV4, now_ns: u64) -> Option<Request> {
-        let mut request = self.flows.request(from)?;
-        request.read_at(now_ns, self.threads.own_totals(request.client_slot));
-        Some(request)
+    fn request(&self, from: SocketAddrV4) -> Option<Request> {
+        self.flows.request(from)
     }
 
-    fn waited(&self, request: &Request, from_ns: u64, to_ns: u64) -> WaitedBetween {
-        let waited = self.threads.waited_between(request.client_slot, from_ns, to_ns);
-        // Of a thread that is not watched, or whose entry is being written, nothing is known.
-        let unknown_ns = to_ns.saturating_sub(from_ns);
-        waited.unwrap_or(WaitedBetween { wait: CpuWait::default(), unknown_ns })
+    fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {
+        self.timelines.spent(slot, from_ns, to_ns)
     }
 
-    fn thread(&self, slot: u16) -> Option<TracedThread> {
-        let thread = self.threads.thread(slot, platform::monotonic_ns())?;
-        let held_by = self.threads.long_waits(slot).pop().map(|wait| wait.holder);
-        Some(TracedThread { tid: thread.tid, held_by })
+    fn thread(&self, slot: u16, from_ns: u64, to_ns: u64) -> Option<TracedThread> {
+        let tid = self.timelines.threads().tid_of(slot)?;
+        Some(TracedThread { tid, turns: self.timelines.turns(slot, from_ns, to_ns) })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use attribution::{Cause, attribute};
+    use attribution::{Cause, Doing, attribute};
 
     use super::*;
 
@@ -124,61 +112,57 @@ mod tests {
         answered_ns: Some(DUE + 160_000),
         ready_ns: Some(DUE + 170_000),
         read_ns: Some(DUE + 210_000),
-        server_wait: Some(NO_WAIT),
-        server_service: Some(NO_WAIT),
-        client_receive: Some(NO_WAIT),
         losses: 0,
         mixed: false,
+        unread_ns: None,
         client_slot: 1,
         server_slot: 2,
-        ready_totals: None,
-        sent_totals: None,
     };
 
-    const NO_WAIT: CpuWait = CpuWait { foreign_ns: 0, own_ns: 0 };
+    /// The client's thread runs, and the server's is stopped.
+    struct Stopped;
 
-    /// Traces of waits of a fixed length, in which others are overwritten.
-    struct Overwritten(WaitedBetween);
-
-    impl TraceReader for Overwritten {
+    impl TraceReader for Stopped {
         fn has(&self, _: SocketAddrV4, _: u64) -> bool {
             true
         }
 
         fn prepare(&self, _: SocketAddrV4) {}
 
-        fn request(&self, _: SocketAddrV4, _: u64) -> Option<Request> {
+        fn request(&self, _: SocketAddrV4) -> Option<Request> {
             None
         }
 
-        fn waited(&self, _: &Request, from_ns: u64, to_ns: u64) -> WaitedBetween {
-            if from_ns == to_ns { WaitedBetween::default() } else { self.0 }
+        fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {
+            let doing = if slot == REQUEST.client_slot { Doing::Run } else { Doing::Stopped };
+            Spent::all(doing, to_ns - from_ns)
         }
 
-        fn thread(&self, _: u16) -> Option<TracedThread> {
+        fn thread(&self, _: u16, _: u64, _: u64) -> Option<TracedThread> {
             None
         }
     }
 
+    /// Microseconds that the client was busy, the way took, and the server was stopped.
+    fn check(request: Request, latency_us: u64, expected: [u64; 3]) {
+        let latency_ns = latency_us * 1000;
+        let evidence = evidence(&Stopped, &request, DUE, DUE + latency_ns);
+        let attributed = attribute(DUE, latency_ns, Some(&request), &evidence);
+        let of = |cause: Cause| attributed.causes_ns[cause] / 1000;
+        let found = [Cause::ClientBusy, Cause::NetworkDelay, Cause::ServerStopped].map(of);
+        assert_eq!(found, expected, "{request:?}");
+        assert_eq!(found.iter().sum::<u64>(), latency_us, "{request:?}");
+    }
+
     #[test]
-    fn what_the_traces_do_not_have_is_unexplained() {
-        let wait = CpuWait { foreign_ns: 40_000, own_ns: 0 };
-        // Of the 100 µs before the send: busy, and unexplained.
-        for (unknown_ns, slept_ns, busy_us, unexplained_us) in [
-            (0, 0, 60, 0),
-            (30_000, 0, 30, 30),
-            (60_000, 0, 0, 60),
-            // All of 50 µs of sleep and all of the 50 after it are waits, or not known.
-            (10_000, 50_000, 0, 20),
-            (0, 50_000, 10, 10),
-        ] {
-            let traces = Overwritten(WaitedBetween { wait, unknown_ns });
-            let before = before_send(&traces, &REQUEST, DUE, slept_ns);
-            let attributed = attribute(DUE, 210_000, Some(&REQUEST), before);
-            let of = |cause: Cause| attributed.causes_ns[cause] / 1000;
-            // The 40 µs at the end are those of a busy client.
-            let found = (of(Cause::ClientBusy), of(Cause::Unexplained));
-            assert_eq!(found, (busy_us + 40, unexplained_us), "{unknown_ns} {slept_ns}");
-        }
+    fn each_thread_is_asked_for_the_time_in_which_it_had_to_act() {
+        check(REQUEST, 210, [140, 20, 50]);
+        let unanswered = Request { answered_ns: None, ready_ns: None, read_ns: None, ..REQUEST };
+        check(unanswered, 5_000, [100, 10, 4_890]);
+        let unread = Request { server_read_ns: None, ..unanswered };
+        check(unread, 5_000, [100, 10, 4_890]);
+        // The latest request that was seen is an earlier one: this one was not sent.
+        let earlier = Request { sent_ns: DUE - 1, ..REQUEST };
+        check(earlier, 5_000, [5_000, 0, 0]);
     }
 }

@@ -13,9 +13,6 @@ pub trait Transport {
     /// The monotonic clock as this poll read it, in nanoseconds.
     fn now_ns(&self) -> u64;
 
-    /// When the shard last went to sleep and when it woke, in nanoseconds.
-    fn last_sleep_ns(&self) -> (u64, u64);
-
     /// The monotonic clock now, in nanoseconds.
     fn read_clock(&mut self) -> u64;
 

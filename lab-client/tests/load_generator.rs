@@ -32,10 +32,6 @@ impl Transport for Network {
         self.now_ns
     }
 
-    fn last_sleep_ns(&self) -> (u64, u64) {
-        (0, self.now_ns)
-    }
-
     fn read_clock(&mut self) -> u64 {
         self.now_ns
     }

@@ -169,10 +169,6 @@ impl Transport for Port<'_> {
         self.links.now_ns
     }
 
-    fn last_sleep_ns(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
     fn read_clock(&mut self) -> u64 {
         self.links.now_ns
     }

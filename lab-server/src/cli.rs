@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use control::{AccessArgs, AccessError, CpuList, Interface, Output};
+use platform::{Priority, set_priority};
 use service::{Budgets, Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
 use crate::panel::{Hub, router};
@@ -56,7 +57,7 @@ pub struct Args {
     /// Packets that wait in one SET at most
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub queue: usize,
-    /// Sent packets that one user may have open, on the shard of the user's connection
+    /// Sent packets that one user may have open
     #[arg(long, default_value_t = Budgets::default().packets, value_name = "N")]
     pub user_packets: u32,
     /// Claims and notices that one user may have on their way
@@ -175,15 +176,21 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
 /// What keeps the server from starting, or a shard from going on.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("lab-server-io")
+        .build()?;
     // Before the shards exist: an address in use is known before a thread is started.
     let listener = runtime
         .block_on(tokio::net::TcpListener::bind(args.control))
         .with_context(|| format!("the control interface cannot listen on {}", args.control))?;
     let (access, notice) = args.access.access(listener.local_addr()?, args.pipe)?;
-    let output = Output::start()?;
+    let output = Output::start("lab-server")?;
     output.take_panics();
     let server = Server::start(&config)?;
+    // The shards have their threads. This one is never to run in the place of theirs; its orders
+    // have their share of a CPU all the same.
+    let _ = set_priority(None, Priority::Batch);
     let hub = Hub::new(&server, &config);
     if let Some(rate) = args.packets_per_second {
         hub.execute(Command::generator(rate)).context("--packets-per-second")?;
@@ -256,7 +263,7 @@ mod tests {
         let runtime = runtime.expect("a runtime");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
         let listener = listener.expect("a port");
-        let output = Output::start().expect("threads");
+        let output = Output::start("lab-server").expect("threads");
         let interface = Interface { listener, routes: axum::Router::new(), pipe: false, output };
         server.tell(1, Message::Packet { set: 9_999, packet: 1, amount: 1 });
         let (tell, told) = std::sync::mpsc::channel();

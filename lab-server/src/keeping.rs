@@ -103,7 +103,7 @@ impl Keepers {
         for (shard, (writer, desk)) in writers.into_iter().zip(&self.desks).enumerate() {
             let (inboxes, reports) = (inboxes.clone(), reports.clone());
             let keeper = Keeper { shard, writer, desk: Arc::clone(desk), inboxes, reports };
-            let thread = std::thread::Builder::new().name(format!("ledger-{shard}"));
+            let thread = std::thread::Builder::new().name(format!("lab-server-l{shard}"));
             self.threads.push(thread.spawn(move || keeper.keep())?);
         }
         Ok(())

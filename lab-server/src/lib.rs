@@ -1,8 +1,9 @@
 //! The server under test: users in SETs with queues of red packets, one glommio shard a core.
 //!
-//! Read it from the inside out: `split`, [`sets`], [`generator`], [`directory`], [`packets`] and
-//! [`overload`] are pure; [`logic`] makes a shard of them, still without a socket; `shard_loop`
-//! puts that on sockets; [`server`] runs the shards and [`panel`] is its control interface.
+//! Read it from the inside out: `split`, [`sets`], [`generator`], [`directory`], [`packets`],
+//! [`under_way`] and [`overload`] are pure; [`logic`] makes a shard of them, still without a
+//! socket; `shard_loop` puts that on sockets; [`server`] runs the shards and [`panel`] is its
+//! control interface.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -29,3 +30,4 @@ pub mod sets;
 mod shaken_ids;
 mod shard_loop;
 mod split;
+pub mod under_way;

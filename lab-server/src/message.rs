@@ -107,6 +107,8 @@ pub enum Message {
     Receipt {
         /// The sender's connection.
         at: Address,
+        /// The sender.
+        from: u32,
         /// The sender's number for the text.
         message: u32,
         /// Its recipient.
@@ -127,6 +129,8 @@ pub enum Message {
     Claimed {
         /// The claimer's connection.
         at: Address,
+        /// The claimer.
+        user: u32,
         /// The packet.
         packet: u32,
         /// Cents, 0 for none.

@@ -4,7 +4,7 @@
 //! kept of a packet, its deadline too, goes when its last share is claimed or it expires.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::sync::Arc;
 
 use journal::OpenPacket;
 use rand::Rng;
@@ -12,6 +12,7 @@ use service::MAX_AMOUNT;
 
 use crate::packet_ids::PacketIds;
 use crate::split::next_share;
+use crate::under_way::UnderWay;
 
 /// Packets expire together in steps of so many nanoseconds, so that a shard wakes 20 times a second
 /// for them at most.
@@ -74,7 +75,7 @@ pub enum Refused {
 pub(crate) struct PacketLimits {
     /// Packets at a time.
     pub all: usize,
-    /// Packets of one user at a time.
+    /// Packets of one user at a time, on all shards.
     pub of_user: u32,
     /// How long one can be claimed, in nanoseconds.
     pub life_ns: u64,
@@ -120,8 +121,8 @@ pub(crate) struct SentPackets {
     /// When each packet expires, and its id: as many as there are packets. No timer wheel, whose
     /// entries stay until their time has come.
     deadlines: BTreeSet<(u64, u32)>,
-    /// Open packets of the users who have any.
-    of_users: HashMap<u32, u32>,
+    /// Counts the open packets of each user, on all shards.
+    under_way: Arc<UnderWay>,
     ids: PacketIds,
     shard: u32,
     shards: u32,
@@ -130,12 +131,17 @@ pub(crate) struct SentPackets {
 
 impl SentPackets {
     /// No packets.
-    pub(crate) fn new(shard: usize, shards: usize, limits: PacketLimits) -> Self {
+    pub(crate) fn new(
+        shard: usize,
+        shards: usize,
+        limits: PacketLimits,
+        under_way: Arc<UnderWay>,
+    ) -> Self {
         let (shard, shards) = (shard as u32, shards as u32);
         Self {
             packets: HashMap::new(),
             deadlines: BTreeSet::new(),
-            of_users: HashMap::new(),
+            under_way,
             ids: PacketIds::new(ids_of(shard, shards), limits.life_ns),
             shard,
             shards,
@@ -177,17 +183,26 @@ impl SentPackets {
         if !possible {
             return Err(Refused::ImpossibleSplit);
         }
-        let of_user = self.of_users.get(&draft.creator).copied().unwrap_or_default();
-        if draft.creator != NO_CREATOR && of_user >= self.limits.of_user {
+        let of_user = draft.creator != NO_CREATOR;
+        if of_user && !self.under_way.opens(draft.creator, self.limits.of_user) {
             return Err(Refused::OverBudget);
         }
+        let opened = self.open(draft, waiting, now_ns);
+        if of_user && opened.is_none() {
+            self.under_way.closes(draft.creator);
+        }
+        opened.ok_or(Refused::NoRoom)
+    }
+
+    /// Puts a packet there, which is counted already; `None` when there is no room.
+    fn open(&mut self, draft: &Draft, waiting: Vec<u32>, now_ns: u64) -> Option<u32> {
         if self.packets.len() >= self.limits.all {
-            return Err(Refused::NoRoom);
+            return None;
         }
         let (packets, shard, shards) = (&self.packets, self.shard, self.shards);
         let id_of = |number: u32| FIRST_SENT + number * shards + shard;
         let number = self.ids.take(now_ns, |number| packets.contains_key(&id_of(number)));
-        let id = id_of(number.ok_or(Refused::NoRoom)?);
+        let id = id_of(number?);
         let over_ns = now_ns.saturating_add(self.limits.life_ns);
         let deadline_ns = over_ns.div_ceil(STEP_NS).saturating_mul(STEP_NS);
         let packet = Packet {
@@ -200,10 +215,7 @@ impl SentPackets {
         };
         self.packets.insert(id, packet);
         self.deadlines.insert((deadline_ns, id));
-        if draft.creator != NO_CREATOR {
-            self.of_users.insert(draft.creator, of_user + 1);
-        }
-        Ok(id)
+        Some(id)
     }
 
     /// A share for a user, if the user was named, has not claimed before, one is left, and the
@@ -235,14 +247,12 @@ impl SentPackets {
     }
 
     /// Puts back a packet that was open before the server was started again; `set` is its place
-    /// among those of this shard, the deadline on the clock of now.
+    /// among those of this shard, the deadline on the clock of now. It is counted already
+    /// ([`UnderWay::count_open`]).
     pub(crate) fn restore(&mut self, id: u32, open: OpenPacket, set: u16) {
         let OpenPacket { creator, left, shares, deadline_ns, waiting, .. } = open;
         self.packets.insert(id, Packet { left, shares, waiting, creator, set, deadline_ns });
         self.deadlines.insert((deadline_ns, id));
-        if creator != NO_CREATOR {
-            *self.of_users.entry(creator).or_default() += 1;
-        }
     }
 
     /// Goes on with ids from this one on, which may be of another shard; 0 for the first.
@@ -280,14 +290,8 @@ impl SentPackets {
     fn remove(&mut self, id: u32) -> Option<Packet> {
         let packet = self.packets.remove(&id)?;
         self.deadlines.remove(&(packet.deadline_ns, id));
-        if let Some(of_user) = self.of_users.get_mut(&packet.creator) {
-            *of_user -= 1;
-            if *of_user == 0 {
-                self.of_users.remove(&packet.creator);
-            }
-        }
+        self.under_way.closes(packet.creator);
         give_back(&mut self.packets);
-        give_back(&mut self.of_users);
         Some(packet)
     }
 }
@@ -297,7 +301,7 @@ const ROOM_KEPT: usize = 1024;
 
 /// Gives the room of a map back of which less than an eighth is used. What is left is moved once,
 /// and the map must lose half of it before that happens again.
-fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+fn give_back(map: &mut HashMap<u32, Packet>) {
     if map.capacity() > 2 * ROOM_KEPT && map.len() < map.capacity() / 8 {
         map.shrink_to((2 * map.len()).max(ROOM_KEPT));
     }
@@ -311,7 +315,8 @@ mod tests {
     use super::*;
 
     fn packets(shard: usize, shards: usize, all: usize) -> SentPackets {
-        SentPackets::new(shard, shards, PacketLimits { all, of_user: 3, life_ns: 1_000 })
+        let limits = PacketLimits { all, of_user: 3, life_ns: 1_000 };
+        SentPackets::new(shard, shards, limits, UnderWay::new(10))
     }
 
     fn draft(amount: u32, count: u32, recipients: &[u32]) -> Draft {
@@ -336,7 +341,7 @@ mod tests {
         assert_eq!(first + second + third, 100);
         assert_eq!(claim(&mut packets, 20), 0, "used up");
         assert_eq!(packets.expire(id), None);
-        assert!(packets.packets.is_empty() && packets.of_users.is_empty());
+        assert_eq!((packets.packets.len(), packets.under_way.open(7)), (0, 0));
         assert_eq!((packets.deadlines(), packets.next_ns()), (0, None));
     }
 
@@ -394,7 +399,7 @@ mod tests {
             again += u64::from(last.insert(id, number).is_some());
             assert!(packets.claim(id, 5, now_ns, &mut random).is_some());
             assert_eq!(packets.claim(id, 5, now_ns, &mut random), None);
-            assert_eq!((packets.len(), packets.deadlines(), packets.of_users.len()), (0, 0, 0));
+            assert_eq!((packets.len(), packets.deadlines(), packets.under_way.open(7)), (0, 0, 0));
         }
         assert_eq!(last.len() as u32, ids_of(7, SHARDS as u32));
         assert_eq!(again, PACKETS - last.len() as u64);
@@ -434,12 +439,31 @@ mod tests {
         assert!(packets.expire(made[1]).is_some() && packets.make(&of(7), 0).is_ok());
     }
 
+    /// The same user on two shards, one after the other.
+    #[test]
+    fn packets_of_a_user_on_all_shards_are_counted_together() {
+        let mut random = Pcg64Mcg::seed_from_u64(1);
+        let limits = PacketLimits { all: 100, of_user: 3, life_ns: 1_000 };
+        let users = UnderWay::new(10);
+        let mut shards = [0, 1].map(|me| SentPackets::new(me, 2, limits, Arc::clone(&users)));
+        let one = draft(1, 1, &[1]);
+        let first = shards[0].make(&one, 0).expect("within");
+        let second = shards[0].make(&one, 0).expect("within");
+        shards[1].make(&one, 0).expect("within");
+        assert_eq!(shards.each_mut().map(|it| it.make(&one, 0)), [Err(Refused::OverBudget); 2]);
+        assert!(shards[0].claim(first, 1, 0, &mut random).is_some());
+        assert!(shards[1].make(&one, 0).is_ok() && shards[0].make(&one, 0).is_err());
+        assert!(shards[0].expire(second).is_some() && shards[1].make(&one, 0).is_ok());
+        assert_eq!((users.open(7), shards[0].len(), shards[1].len()), (3, 0, 3));
+    }
+
     #[test]
     fn packets_expire_when_their_time_is_over_and_room_is_given_back() {
         const MANY: u32 = 100_000;
         let life_ns = 60 * STEP_NS;
         let limits = PacketLimits { all: MANY as usize, of_user: 1, life_ns };
-        let mut packets = SentPackets::new(0, 1, limits);
+        let users = UnderWay::new(MANY);
+        let mut packets = SentPackets::new(0, 1, limits, Arc::clone(&users));
         for creator in 0..MANY {
             let made = packets.make(&Draft { creator, ..draft(1, 1, &[1]) }, u64::from(creator));
             assert!(made.is_ok());
@@ -456,7 +480,7 @@ mod tests {
         }
         assert_eq!((expired, packets.len(), packets.deadlines()), (MANY, 0, 0));
         assert!(packets.packets.capacity() <= 2 * ROOM_KEPT, "{}", packets.packets.capacity());
-        assert!(packets.of_users.capacity() <= 2 * ROOM_KEPT);
+        assert!((0..MANY).all(|creator| users.open(creator) == 0));
     }
 
     #[test]
@@ -479,7 +503,10 @@ mod tests {
         }
         assert_eq!(packets.make(&draft(1, 1, &[1]), 0), Ok(FIRST_SENT));
         assert_eq!(packets.make(&draft(1, 1, &[1]), 0), Ok(FIRST_SENT + 1));
-        assert_eq!(packets.make(&draft(1, 1, &[1]), 0), Err(Refused::NoRoom));
+        for _ in 0..3 {
+            assert_eq!(packets.make(&draft(1, 1, &[1]), 0), Err(Refused::NoRoom));
+            assert_eq!(packets.under_way.open(7), 2, "what found no room is not open");
+        }
         assert_eq!(home_of(FIRST_SENT - 1, 4), None);
     }
 }

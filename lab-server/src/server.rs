@@ -26,6 +26,7 @@ use crate::report::{Report, Snapshot};
 use crate::seats::{Hall, Seats};
 use crate::sets::new_online;
 use crate::shard_loop::ShardLoop;
+use crate::under_way::UnderWay;
 
 /// Connections that wait to be accepted by one shard; the kernel caps it at `net.core.somaxconn`.
 const ACCEPT_BACKLOG: i32 = 16_384;
@@ -95,6 +96,7 @@ struct ShardSetup {
     rules: Arc<Rules>,
     online: crate::sets::Online,
     budget: Arc<Budget>,
+    under_way: Arc<UnderWay>,
     clock: Clock,
     quiescence: Arc<Quiescence>,
     hall: Arc<Hall>,
@@ -120,10 +122,12 @@ impl Server {
         let reports = Inboxes::new(1, shards * REPORTS_PER_SHARD).map_err(eventfd)?;
         let budget = Budget::new(config.overload);
         let clock = Clock::read_ahead(config.clock_ahead_ns);
+        let under_way = UnderWay::new(config.users);
         let (mut keepers, mut writers, mut shares, mut ledger) = (None, Vec::new(), None, None);
         if let Some(path) = &config.ledger {
             let opened = open(path, config.ledger_history, (shards, config.sets), clock)?;
             let new = Keepers::new(shards);
+            opened.shares.iter().for_each(|share| under_way.count_open(share));
             shares = Some(Arc::new(hand_out(&new, opened.shares, clock)));
             (keepers, writers, ledger) = (Some(new), opened.writers, Some(opened.found));
         }
@@ -145,6 +149,7 @@ impl Server {
             rules: Arc::new(rules),
             online: new_online(config.sets),
             budget: Arc::clone(&budget),
+            under_way,
             clock,
             quiescence: Arc::default(),
             hall: Hall::new(resolved.connections),
@@ -380,8 +385,15 @@ impl ShardSetup {
             congestion: self.config.congestion.clone(),
         })?)?;
         let now_ns = net.read_clock();
-        let mut logic =
-            Logic::new(context.shard, context.shards, self.rules, self.online, self.budget, now_ns);
+        let mut logic = Logic::new(
+            context.shard,
+            context.shards,
+            self.rules,
+            self.online,
+            self.budget,
+            self.under_way,
+            now_ns,
+        );
         let taken = self.shares.as_ref().and_then(|shares| {
             shares[context.shard].lock().unwrap_or_else(PoisonError::into_inner).take()
         });

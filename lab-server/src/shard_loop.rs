@@ -474,6 +474,7 @@ mod tests {
     use crate::overload::Budget;
     use crate::seats::Hall;
     use crate::sets::new_online;
+    use crate::under_way::UnderWay;
     use service::{Budgets, Notices};
 
     /// A shard of its own with one SET, and its sockets.
@@ -488,8 +489,8 @@ mod tests {
             budgets: Budgets::default(),
             seed: 1,
         };
-        let (budget, now_ns) = (Budget::new(None), net.read_clock());
-        let logic = Logic::new(0, 1, Arc::new(rules), new_online(1), budget, now_ns);
+        let (budget, users, now_ns) = (Budget::new(None), UnderWay::new(1), net.read_clock());
+        let logic = Logic::new(0, 1, Arc::new(rules), new_online(1), budget, users, now_ns);
         let inboxes = Inboxes::new(1, 4).expect("eventfd");
         let (quiescence, seats) = (Arc::default(), Seats::new(Hall::new(1)));
         let reports = reports.clone();

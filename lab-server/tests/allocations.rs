@@ -16,6 +16,7 @@ use lab_server::logic::{Logic, Rules};
 use lab_server::message::Message;
 use lab_server::overload::Budget;
 use lab_server::sets::new_online;
+use lab_server::under_way::UnderWay;
 use platform::NANOS_PER_SECOND;
 use service::{Budgets, Config, Notices};
 
@@ -146,7 +147,8 @@ fn check_logic() {
         seed: 1,
     };
     let (online, budget) = (new_online(4), Budget::new(Some(u64::from(USERS) * 9 / 10)));
-    let mut logic = Logic::new(0, 1, Arc::new(rules), online, budget, NANOS_PER_SECOND);
+    let users = UnderWay::new(USERS);
+    let mut logic = Logic::new(0, 1, Arc::new(rules), online, budget, users, NANOS_PER_SECOND);
     let mut io = Buffer { bytes: [0; MAX_FRAME], used: 0, now_ns: NANOS_PER_SECOND };
     for user in 0..USERS {
         let conn = ConnId { slot: user, generation: 0 };

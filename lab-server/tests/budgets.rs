@@ -6,6 +6,8 @@ mod sim;
 use accounting::server::Gauges;
 use lab_server::directory::Address;
 use lab_server::logic::Rules;
+use lab_server::message::{Message, Parcel};
+use lab_server::packets::FIRST_SENT;
 use platform::NANOS_PER_SECOND;
 use service::{Budgets, Notices};
 use wire::{ChatOutcome, CreateResult, Decoded, Frame, UserList, decode};
@@ -22,15 +24,17 @@ fn server(shards: usize, users: u32, budgets: Budgets) -> (Cluster, Vec<Address>
 fn server_of(shards: usize, rules: Rules) -> (Cluster, Vec<Address>) {
     let users = rules.users;
     let mut cluster = Cluster::new(shards, 8, None, rules);
-    let peers = (0..users).map(|user| {
-        let at = cluster.connect(user as usize % shards);
-        cluster.frame(at, &Frame::LoginRequest { user });
-        cluster.frame(at, &Frame::Ping { client_ns: 0 });
-        at
-    });
+    let peers = (0..users).map(|user| login(&mut cluster, user, user as usize % shards));
     let peers = peers.collect();
     read(&mut cluster, |_, _| {});
     (cluster, peers)
+}
+
+fn login(cluster: &mut Cluster, user: u32, shard: usize) -> Address {
+    let at = cluster.connect(shard);
+    cluster.frame(at, &Frame::LoginRequest { user });
+    cluster.frame(at, &Frame::Ping { client_ns: 0 });
+    at
 }
 
 /// Delivers all messages, and reads what the server sent.
@@ -144,6 +148,88 @@ fn open_packets_have_a_budget() {
 }
 
 #[test]
+fn open_packets_of_a_user_are_counted_on_all_shards_together() {
+    let (mut cluster, peers) = server(2, 4, BUDGETS);
+    let mut packets = Vec::new();
+    for _ in 0..3 {
+        create(&mut cluster, peers[0], 1, &[1]);
+        read(&mut cluster, |_, frame| {
+            if let Frame::CreatePacketResponse { packet, .. } = *frame {
+                packets.push(packet);
+            }
+        });
+    }
+    cluster.disconnect(peers[0]);
+    let again = login(&mut cluster, 0, 1);
+    assert_eq!(create_until_refused(&mut cluster, again, 3).0.len(), 2);
+    // One on the other shard is over: claimed there, by somebody else.
+    assert_eq!(claim(&mut cluster, peers[1], &packets[..1]), (1, 0));
+    assert_eq!(create_until_refused(&mut cluster, again, 3).0.len(), 1);
+    assert_eq!(cluster.under_way.open(0), 5);
+    // Each shard looks at all of them.
+    cluster.disconnect(again);
+    let again = login(&mut cluster, 0, 0);
+    assert_eq!(create_until_refused(&mut cluster, again, 1), (vec![], CreateResult::Busy));
+    assert_eq!(create_until_refused(&mut cluster, peers[2], 1).0.len(), 5, "another user's");
+    cluster.pass(6 * NANOS_PER_SECOND);
+    read(&mut cluster, |_, _| {});
+    assert_eq!((cluster.counters().packets_expired, cluster.under_way.open(0)), (10, 0));
+    assert_eq!(create_until_refused(&mut cluster, again, 1).0.len(), 5);
+    assert_eq!(cluster.counters().packets_over_budget, 5);
+}
+
+/// Claims of what the other shard would know, and texts for somebody whose home that is.
+fn ask(cluster: &mut Cluster, at: Address, times: u32) {
+    let other = 1 - u32::from(at.shard);
+    for number in 0..times {
+        cluster.frame(at, &Frame::ClaimRequest { user: 0, packet: FIRST_SENT + other });
+        let text = b"hello";
+        cluster.frame(at, &Frame::ChatRequest { message: number, to: 2 + other, text });
+    }
+}
+
+/// Claims and texts that are on their way.
+fn asked(cluster: &Cluster) -> (usize, usize) {
+    let chat = |message: &&Message| match message {
+        Message::Forward { parcel, .. } => matches!(parcel, Parcel::Chat { .. }),
+        _ => false,
+    };
+    let claims = cluster.messages().filter(|it| matches!(it, Message::Claim { .. })).count();
+    (claims, cluster.messages().filter(chat).count())
+}
+
+/// On the same shard, or another; while the connection before is still there, or after.
+#[test]
+fn who_connects_again_has_what_is_left_of_a_second_and_no_new_budget() {
+    for (shard, replaces) in [(0, true), (0, false), (1, true), (1, false)] {
+        let (mut cluster, peers) = server(2, 4, BUDGETS);
+        ask(&mut cluster, peers[0], 8);
+        assert_eq!(asked(&cluster), (8, 8));
+        if !replaces {
+            cluster.disconnect(peers[0]);
+        }
+        let again = login(&mut cluster, 0, shard);
+        ask(&mut cluster, again, 15);
+        let what = format!("again on shard {shard}, replacing: {replaces}");
+        assert_eq!(asked(&cluster), (20, 10), "{what}");
+        let counters = cluster.counters();
+        assert_eq!((counters.claims_over_budget, counters.chats_over_budget), (3, 13), "{what}");
+        create(&mut cluster, again, 1, &[2]);
+        assert_eq!(cluster.counters().packets_over_budget, 1, "{what}: its notice");
+        // Answers count for the user, whether or not their connection is still there.
+        while cluster.deliver() {}
+        while cluster.take_out().is_some() {}
+        ask(&mut cluster, again, 21);
+        assert_eq!(asked(&cluster), (20, 10), "{what}");
+        cluster.disconnect(again);
+        cluster.pass(NANOS_PER_SECOND);
+        let again = login(&mut cluster, 0, shard);
+        ask(&mut cluster, again, 21);
+        assert_eq!(asked(&cluster), (40, 20), "{what}: a new second");
+    }
+}
+
+#[test]
 fn claims_under_way_have_a_budget_and_others_their_own() {
     let (mut cluster, peers) = server(2, 4, BUDGETS);
     // Packets that live on the other shard: each claim waits for its answer.
@@ -172,7 +258,7 @@ fn claims_under_way_have_a_budget_and_others_their_own() {
 #[test]
 fn lost_answers_are_forgotten_when_their_second_is_over() {
     let (mut cluster, peers) = server(2, 2, BUDGETS);
-    let far = lab_server::packets::FIRST_SENT + 1;
+    let far = FIRST_SENT + 1;
     for second in 0..3 {
         for _ in 0..25 {
             cluster.frame(peers[0], &Frame::ClaimRequest { user: 0, packet: far });

@@ -17,14 +17,20 @@ use common::{PATIENCE, Peer, frame_of};
 
 /// A user sends a packet of three shares of 300 cents in all, and is told its id.
 fn create(peer: &mut Peer, users: [u32; 3]) -> u32 {
+    create_if_admitted(peer, users).expect("admitted")
+}
+
+/// The same; `None` when there is no room for it.
+fn create_if_admitted(peer: &mut Peer, users: [u32; 3]) -> Option<u32> {
     let bytes: Vec<u8> = users.iter().flat_map(|user| user.to_be_bytes()).collect();
     let recipients = UserList::from_be_bytes(&bytes).expect("whole users");
     peer.send(&Frame::CreatePacket { request: 7, amount: 300, count: 3, recipients });
     loop {
         let bytes = peer.next().expect("an answer");
         if let Frame::CreatePacketResponse { packet, result, .. } = frame_of(&bytes) {
-            assert_eq!(result, CreateResult::Ok.code());
-            return packet;
+            let admitted = result == CreateResult::Ok.code();
+            assert!(admitted || result == CreateResult::Busy.code(), "{result}");
+            return admitted.then_some(packet);
         }
     }
 }
@@ -74,6 +80,36 @@ fn a_user_who_is_no_more_keeps_the_money_until_the_packet_expires_and_may_come_b
     assert_eq!(code, Some(0));
     assert_audited(&ledger, &books);
     assert_eq!((books.claimed.count, books.claimed.amount), (3, 300));
+}
+
+/// On whichever shard each connection comes to be: of sixteen hardly all on the same.
+#[test]
+fn open_packets_have_one_budget_for_all_connections_of_a_user_and_a_restart_counts_them_again() {
+    const LOGINS: usize = 16;
+    let root = tempfile::tempdir().expect("a directory");
+    let ledger = root.path().join("ledger");
+    let options = ["--packet-life", "600", "--user-packets", "5"];
+    let create_each = |program: &Program, user| -> Vec<u32> {
+        let login = |_| Peer::login_extended(program.address(), user);
+        let created = (0..LOGINS).map(|at| create_if_admitted(&mut login(at), [1, 2, 3]));
+        created.collect::<Vec<_>>().into_iter().flatten().collect()
+    };
+    let mut program = Program::start(&ledger, 4, &options);
+    let packets = create_each(&program, 7);
+    assert_eq!(packets.len(), 5);
+    assert_eq!(create_each(&program, 8).len(), 5, "another user's");
+    program.kill();
+
+    let mut program = Program::start(&ledger, 3, &options);
+    assert_eq!(create_each(&program, 7).len(), 0);
+    for user in 1..=3 {
+        assert!(claim(&mut Peer::login(program.address(), user), user, packets[0]) > 0);
+    }
+    assert_eq!(create_each(&program, 7).len(), 1, "one of five is over");
+    let (code, books) = program.end();
+    assert_eq!(code, Some(0));
+    assert_eq!((books.created.count, books.claimed.count), (3 * 11, 3));
+    assert_audited(&ledger, &books);
 }
 
 #[test]

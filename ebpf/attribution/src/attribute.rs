@@ -1,23 +1,25 @@
 //! Splits the time of a request among the causes.
 //!
-//! Must not know: where the instants come from, or what a share is worth.
+//! Must not know: where instants and timelines come from, or what a share is worth.
 
 use serde::{Deserialize, Serialize};
 
 use crate::causes::{Cause, PerCause};
-use crate::request::{CpuWait, Request};
+use crate::request::Request;
 use crate::segments::PerSegment;
+use crate::spent::{Doing, Spent};
 
-/// What the client's thread did between the instant at which a shake was due and its send.
+/// What the threads of a request did while they had to act. What is missing is unexplained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BeforeSend {
-    /// Asleep: its timer had not fired yet.
-    pub asleep_ns: u64,
-    /// Waiting for a CPU.
-    pub waited: CpuWait,
-    /// Of the rest, how long it is not known whether it waited.
-    #[serde(default)]
-    pub unknown_ns: u64,
+pub struct Evidence {
+    /// The client's thread, from the instant at which the shake was due to its send.
+    pub send_lag: Spent,
+    /// The server's thread, from T2 to T3.
+    pub server_wait: Spent,
+    /// The same, from T3 to T4.
+    pub server_service: Spent,
+    /// The client's thread, from T5 to T6.
+    pub client_receive: Spent,
 }
 
 /// The time of a request, attributed.
@@ -50,6 +52,66 @@ impl Attributed {
     }
 }
 
+/// A part of a request's time in which one of its threads, or the network, had to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Until the send.
+    SendLag,
+    /// From ready to read, at the server.
+    ServerWait,
+    /// From read to answered.
+    ServerService,
+    /// From ready to read, at the client.
+    ClientReceive,
+}
+
+/// A thread that is woken when data is ready for it is still asleep for so long: the data's way
+/// ends when it is awake.
+const WAKE_UP_NS: u64 = 20_000;
+
+impl Part {
+    /// What to blame for something that the thread did meanwhile.
+    fn cause(self, doing: Doing, ns: u64) -> Cause {
+        let [busy, runqueue, throttled, stopped, blocked, interrupts, stalled] = match self {
+            Self::SendLag | Self::ClientReceive => [
+                Cause::ClientBusy,
+                Cause::ClientRunqueue,
+                Cause::ClientThrottled,
+                Cause::ClientStopped,
+                Cause::ClientBlocked,
+                Cause::ClientInterrupts,
+                Cause::ClientStalled,
+            ],
+            Self::ServerWait | Self::ServerService => [
+                Cause::ServerBusy,
+                Cause::ServerRunqueue,
+                Cause::ServerThrottled,
+                Cause::ServerStopped,
+                Cause::ServerBlocked,
+                Cause::ServerInterrupts,
+                Cause::ServerStalled,
+            ],
+        };
+        match doing {
+            Doing::Run | Doing::WaitOwn => busy,
+            Doing::WaitOther => runqueue,
+            Doing::WaitIdle | Doing::Stalled => stalled,
+            Doing::Throttled => throttled,
+            Doing::Stopped => stopped,
+            Doing::Blocked => blocked,
+            Doing::Interrupts => interrupts,
+            Doing::Asleep => match self {
+                Self::SendLag => Cause::ClientPacing,
+                Self::ServerService => blocked,
+                Self::ServerWait | Self::ClientReceive if ns < WAKE_UP_NS => Cause::NetworkDelay,
+                // Its data is ready, and it waits for something else.
+                Self::ServerWait | Self::ClientReceive => blocked,
+            },
+            Doing::Unknown => Cause::Unexplained,
+        }
+    }
+}
+
 /// The time of a request as far as it is attributed.
 #[derive(Default)]
 struct Split {
@@ -58,73 +120,125 @@ struct Split {
 }
 
 /// Splits the time of a request that was due at `due_ns` and took `latency_ns` by the client's own
-/// clock.
+/// clock, or has not been answered by then. Without an answer it is explained as far as its
+/// instants go: whoever had to act next had the rest of the time.
 #[inline]
 pub fn attribute(
     due_ns: u64,
     latency_ns: u64,
     request: Option<&Request>,
-    before: BeforeSend,
+    evidence: &Evidence,
 ) -> Attributed {
-    // An instant of an earlier request is none of this one.
-    let Some((request, segments)) = request
-        .filter(|request| request.sent_ns >= due_ns)
-        .and_then(|request| Some((request, request.segments()?)))
-    else {
-        return Attributed::unexplained(latency_ns);
-    };
     let mut split = Split::default();
-    split.add_send_lag(request.sent_ns - due_ns, before);
-    let way = if request.losses > 0 { Cause::NetworkLoss } else { Cause::NetworkDelay };
-    let server = [Cause::ServerRunqueue, Cause::ServerBusy];
-    let client = [Cause::ClientRunqueue, Cause::ClientBusy];
-    let segments_ns = PerSegment {
-        network: split.add(segments.network_ns, Some(CpuWait::default()), [way; 2]),
-        server_wait: split.add(segments.server_wait_ns, request.server_wait, server),
-        server_service: split.add(segments.server_service_ns, request.server_service, server),
-        client_receive_lag: split.add(
-            segments.client_receive_lag_ns,
-            request.client_receive,
-            client,
-        ),
+    let end_ns = due_ns + latency_ns;
+    // An instant of an earlier request is none of this one.
+    let segments_ns = match request.filter(|request| request.sent_ns >= due_ns) {
+        // It was not even sent.
+        None => {
+            split.add(Part::SendLag, latency_ns.cast_signed(), &evidence.send_lag);
+            None
+        }
+        Some(request) => {
+            let lag_ns = request.sent_ns - due_ns;
+            split.add(Part::SendLag, lag_ns.cast_signed(), &evidence.send_lag);
+            split.add_segments(request, end_ns, evidence)
+        }
     };
     let Split { mut causes_ns, total_ns } = split;
     causes_ns[Cause::Unexplained] += (latency_ns.cast_signed() - total_ns).unsigned_abs();
-    Attributed { causes_ns, segments_ns: Some(segments_ns) }
+    Attributed { causes_ns, segments_ns }
+}
+
+/// What to blame for a time on the way.
+fn way(request: &Request) -> Cause {
+    if request.losses > 0 { Cause::NetworkLoss } else { Cause::NetworkDelay }
+}
+
+/// From one instant to another; negative where they disagree.
+fn span(from_ns: u64, to_ns: u64) -> i64 {
+    to_ns.wrapping_sub(from_ns).cast_signed()
 }
 
 impl Split {
-    /// From T0 to T1.
+    /// From T1 on.
     #[inline]
-    fn add_send_lag(&mut self, send_lag_ns: u64, before: BeforeSend) {
-        let foreign_ns = before.waited.foreign_ns.min(send_lag_ns);
-        let own_ns = before.waited.own_ns.min(send_lag_ns - foreign_ns);
-        let asleep_ns = before.asleep_ns.min(send_lag_ns - foreign_ns - own_ns);
-        let unknown_ns = before.unknown_ns.min(send_lag_ns - foreign_ns - own_ns - asleep_ns);
-        self.causes_ns[Cause::ClientRunqueue] += foreign_ns;
-        self.causes_ns[Cause::ClientBusy] += send_lag_ns - foreign_ns - asleep_ns - unknown_ns;
-        self.causes_ns[Cause::Unexplained] += asleep_ns + unknown_ns;
-        self.total_ns += send_lag_ns.cast_signed();
+    fn add_segments(
+        &mut self,
+        request: &Request,
+        end_ns: u64,
+        evidence: &Evidence,
+    ) -> Option<PerSegment<u64>> {
+        let Evidence { server_wait, server_service, client_receive, .. } = evidence;
+        if let Some(segments) = request.segments() {
+            let (wait_ns, service_ns) = (segments.server_wait_ns, segments.server_service_ns);
+            let receive_ns = segments.client_receive_lag_ns;
+            return Some(PerSegment {
+                network: self.add_way(segments.network_ns, way(request)),
+                server_wait: self.add(Part::ServerWait, wait_ns, server_wait),
+                server_service: self.add(Part::ServerService, service_ns, server_service),
+                client_receive_lag: self.add(Part::ClientReceive, receive_ns, client_receive),
+            });
+        }
+        match request.ready_ns {
+            Some(ready_ns) => self.add_answered(request, ready_ns, end_ns, evidence),
+            None => self.add_unanswered(request, end_ns, evidence),
+        }
+        None
     }
 
-    /// A segment, of which waiting for a CPU that the program did not hold has one cause and the
-    /// rest another. Returns its length, 0 where instants disagree.
-    #[inline]
-    fn add(&mut self, length_ns: i64, wait: Option<CpuWait>, [waiting, rest]: [Cause; 2]) -> u64 {
-        self.total_ns += length_ns;
-        let Ok(length) = u64::try_from(length_ns) else {
-            self.causes_ns[Cause::Unexplained] += length_ns.unsigned_abs();
-            return 0;
-        };
-        match wait {
-            Some(wait) => {
-                let foreign_ns = wait.foreign_ns.min(length);
-                self.causes_ns[waiting] += foreign_ns;
-                self.causes_ns[rest] += length - foreign_ns;
-            }
-            // Whose thread it was is not known, so neither is what it did.
-            None => self.causes_ns[Cause::Unexplained] += length,
+    /// Answered, or nearly; where the server's instants are missing they are not known.
+    fn add_answered(&mut self, request: &Request, ready_ns: u64, end_ns: u64, found: &Evidence) {
+        let receive_ns = span(ready_ns, request.read_ns.unwrap_or(end_ns));
+        self.add(Part::ClientReceive, receive_ns, &found.client_receive);
+        let (t2, t3, t4) = (request.server_ready_ns, request.server_read_ns, request.answered_ns);
+        if let (Some(t2), Some(t3), Some(t4)) = (t2, t3, t4) {
+            self.add_way(span(request.sent_ns, ready_ns) - span(t2, t4), way(request));
+            self.add(Part::ServerWait, span(t2, t3), &found.server_wait);
+            self.add(Part::ServerService, span(t3, t4), &found.server_service);
         }
+    }
+
+    /// Whoever had to act next has the rest of the time.
+    fn add_unanswered(&mut self, request: &Request, end_ns: u64, found: &Evidence) {
+        let (t2, t3, t4) = (request.server_ready_ns, request.server_read_ns, request.answered_ns);
+        self.add_way(span(request.sent_ns, t2.unwrap_or(end_ns)), way(request));
+        if let Some(t2) = t2 {
+            self.add(Part::ServerWait, span(t2, t3.unwrap_or(end_ns)), &found.server_wait);
+        }
+        if let Some(t3) = t3 {
+            self.add(Part::ServerService, span(t3, t4.unwrap_or(end_ns)), &found.server_service);
+        }
+        if let Some(t4) = t4 {
+            self.add_way(span(t4, end_ns), way(request));
+        }
+    }
+
+    /// A time on the way. Returns its length, 0 where instants disagree.
+    #[inline]
+    fn add_way(&mut self, length_ns: i64, way: Cause) -> u64 {
+        self.total_ns += length_ns;
+        let length = u64::try_from(length_ns).ok();
+        let cause = if length.is_some() { way } else { Cause::Unexplained };
+        self.causes_ns[cause] += length_ns.unsigned_abs();
+        length.unwrap_or_default()
+    }
+
+    /// A time in which a thread had to act, and what it did. Returns its length, 0 where instants
+    /// disagree.
+    #[inline]
+    fn add(&mut self, part: Part, length_ns: i64, spent: &Spent) -> u64 {
+        self.total_ns += length_ns;
+        let known_ns = spent.total_ns();
+        let Some(length) = u64::try_from(length_ns).ok().filter(|length| known_ns <= *length)
+        else {
+            // Instants, or what the thread did, contradict themselves.
+            self.causes_ns[Cause::Unexplained] += length_ns.unsigned_abs();
+            return length_ns.max(0).unsigned_abs();
+        };
+        for (doing, ns) in spent.iter() {
+            self.causes_ns[part.cause(doing, ns)] += ns;
+        }
+        self.causes_ns[Cause::Unexplained] += length - known_ns;
         length
     }
 }
@@ -132,37 +246,82 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{DUE, request};
+    use crate::fixtures::{DUE, evidence, request};
 
-    /// `us` are of the first seven causes; the others take nothing.
-    fn check(request: Option<Request>, before: BeforeSend, latency_us: u64, us: [u64; 7]) {
-        let attributed = attribute(DUE, latency_us * 1000, request.as_ref(), before);
-        let mut expected = PerCause::default();
-        expected.iter_mut().zip(us).for_each(|((_, place), us)| *place = us);
-        assert_eq!(attributed.causes_ns.map(|ns| ns / 1000), expected, "{request:?}");
+    /// Causes in microseconds; the others took nothing.
+    fn check(
+        request: Option<Request>,
+        evidence: &Evidence,
+        latency_us: u64,
+        expected: &[(Cause, u64)],
+    ) {
+        let attributed = attribute(DUE, latency_us * 1000, request.as_ref(), evidence);
+        let found: Vec<(Cause, u64)> = attributed
+            .causes_ns
+            .iter()
+            .filter(|(_, ns)| **ns > 0)
+            .map(|(cause, ns)| (cause, ns / 1000))
+            .collect();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable_by_key(|(cause, _)| *cause as usize);
+        assert_eq!(found, expected, "{request:?} {evidence:?}");
     }
+
+    const BUSY: Cause = Cause::ClientBusy;
+    const WAY: Cause = Cause::NetworkDelay;
+    const SERVER: Cause = Cause::ServerBusy;
+    const WAITED: Cause = Cause::ServerRunqueue;
+    const UNKNOWN: Cause = Cause::Unexplained;
 
     #[test]
     fn every_nanosecond_has_a_cause() {
-        let nothing = BeforeSend::default();
         // Client busy: 100 before the send, 40 at the end. Server: 15 waiting, 5 + 30 busy.
-        check(Some(request()), nothing, 210, [0, 140, 0, 20, 15, 35, 0]);
+        let whole = [(BUSY, 140), (WAY, 20), (WAITED, 15), (SERVER, 35)];
+        check(Some(request()), &evidence(), 210, &whole);
         // What the client saw later than the kernel is unexplained.
-        check(Some(request()), nothing, 215, [0, 140, 0, 20, 15, 35, 5]);
-        let before = BeforeSend {
-            asleep_ns: 30_000,
-            waited: CpuWait { foreign_ns: 40_000, own_ns: 10_000 },
-            unknown_ns: 0,
-        };
-        check(Some(request()), before, 210, [40, 70, 0, 20, 15, 35, 30]);
-        // More waiting than there was time is cut to the time.
-        let waited = CpuWait { foreign_ns: 500_000, own_ns: 500_000 };
-        check(
-            Some(request()),
-            BeforeSend { asleep_ns: 9, waited, unknown_ns: 9 },
-            210,
-            [100, 40, 0, 20, 15, 35, 0],
-        );
+        let later = [(BUSY, 140), (WAY, 20), (WAITED, 15), (SERVER, 35), (UNKNOWN, 5)];
+        check(Some(request()), &evidence(), 215, &later);
+    }
+
+    #[test]
+    fn what_a_thread_did_has_its_own_cause_at_each_end() {
+        for (doing, client, server) in [
+            (Doing::Run, Cause::ClientBusy, Cause::ServerBusy),
+            (Doing::WaitOwn, Cause::ClientBusy, Cause::ServerBusy),
+            (Doing::WaitOther, Cause::ClientRunqueue, Cause::ServerRunqueue),
+            (Doing::WaitIdle, Cause::ClientStalled, Cause::ServerStalled),
+            (Doing::Stalled, Cause::ClientStalled, Cause::ServerStalled),
+            (Doing::Throttled, Cause::ClientThrottled, Cause::ServerThrottled),
+            (Doing::Stopped, Cause::ClientStopped, Cause::ServerStopped),
+            (Doing::Blocked, Cause::ClientBlocked, Cause::ServerBlocked),
+            (Doing::Interrupts, Cause::ClientInterrupts, Cause::ServerInterrupts),
+            (Doing::Asleep, Cause::ClientPacing, Cause::ServerBlocked),
+            (Doing::Unknown, Cause::Unexplained, Cause::Unexplained),
+        ] {
+            let mut found = Evidence { send_lag: Spent::all(doing, 100_000), ..evidence() };
+            let at_server = Spent::all(doing, 30_000);
+            found.server_service = at_server;
+            let mut expected = PerCause::default();
+            for (cause, us) in [(client, 100), (server, 30), (BUSY, 40), (WAY, 20), (WAITED, 15)] {
+                expected[cause] += us;
+            }
+            expected[SERVER] += 5;
+            let attributed = attribute(DUE, 210_000, Some(&request()), &found);
+            assert_eq!(attributed.causes_ns.map(|ns| ns / 1000), expected, "{doing:?}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_being_woken_is_the_ways_and_one_that_sleeps_on_is_blocked() {
+        let lag = |ns| Spent::all(Doing::Asleep, ns);
+        let mut found = evidence();
+        found.server_wait = lag(15_000);
+        let way = [(BUSY, 140), (WAY, 35), (SERVER, 30), (UNKNOWN, 5)];
+        check(Some(request()), &found, 210, &way);
+        found.client_receive = lag(40_000);
+        let blocked =
+            [(BUSY, 100), (Cause::ClientBlocked, 40), (WAY, 35), (SERVER, 30), (UNKNOWN, 5)];
+        check(Some(request()), &found, 210, &blocked);
     }
 
     #[test]
@@ -179,27 +338,68 @@ mod tests {
         ] {
             *instant = instant.map(|ns| ns + late);
         }
-        check(Some(lost), BeforeSend::default(), 200_210, [0, 140, 200_020, 0, 15, 35, 0]);
+        let causes = [(BUSY, 140), (Cause::NetworkLoss, 200_020), (WAITED, 15), (SERVER, 35)];
+        check(Some(lost), &evidence(), 200_210, &causes);
     }
 
     #[test]
-    fn what_is_not_known_is_unexplained() {
-        let nothing = BeforeSend::default();
-        let waited = CpuWait { foreign_ns: 25_000, own_ns: 0 };
-        let before = BeforeSend { waited, ..nothing };
-        check(None, nothing, 500, [0, 0, 0, 0, 0, 0, 500]);
-        check(Some(Request { read_ns: None, ..request() }), nothing, 210, [0, 0, 0, 0, 0, 0, 210]);
+    fn a_request_without_an_answer_is_explained_as_far_as_its_instants_go() {
+        let stopped = |ns| Spent::all(Doing::Stopped, ns);
+        let found = Evidence {
+            server_wait: stopped(890_000),
+            server_service: stopped(870_000),
+            client_receive: stopped(830_000),
+            ..evidence()
+        };
+        let whole = request();
+        let unanswered = Request { ready_ns: None, read_ns: None, ..whole };
+        // Ready at the server after 110 µs, and then never read.
+        let unread = Request { server_read_ns: None, answered_ns: None, ..unanswered };
+        let causes = [(BUSY, 100), (WAY, 10), (Cause::ServerStopped, 890)];
+        check(Some(unread), &found, 1000, &causes);
+        // Read, and not answered.
+        let read = Request { answered_ns: None, ..unanswered };
+        let while_read = Evidence { server_wait: evidence().server_wait, ..found };
+        let causes =
+            [(BUSY, 100), (WAY, 10), (WAITED, 15), (SERVER, 5), (Cause::ServerStopped, 870)];
+        check(Some(read), &while_read, 1000, &causes);
+        // Answered, and the answer never came.
+        let causes = [(BUSY, 100), (WAY, 850), (WAITED, 15), (SERVER, 35)];
+        check(Some(unanswered), &evidence(), 1000, &causes);
+        // It came, and was not read.
+        let came = Request { read_ns: None, ..whole };
+        let while_ready = Evidence { client_receive: stopped(830_000), ..evidence() };
+        let causes =
+            [(BUSY, 100), (WAY, 20), (WAITED, 15), (SERVER, 35), (Cause::ClientStopped, 830)];
+        check(Some(came), &while_ready, 1000, &causes);
+        // It never came to the server; or was never sent.
+        let sent = Request { server_ready_ns: None, ..unread };
+        check(Some(sent), &evidence(), 1000, &[(BUSY, 100), (WAY, 900)]);
+        let held = Evidence { send_lag: stopped(1_000_000), ..Evidence::default() };
+        check(None, &held, 1000, &[(Cause::ClientStopped, 1000)]);
         // The entry still has the request before this one.
-        let stale = Request { sent_ns: DUE - 1, ..request() };
-        check(Some(stale), nothing, 210, [0, 0, 0, 0, 0, 0, 210]);
-        // Before the send, whether the thread waited or was busy.
-        let unknown = BeforeSend { unknown_ns: 60_000, ..before };
-        check(Some(request()), unknown, 210, [25, 55, 0, 20, 15, 35, 60]);
-        let no_thread = Request { server_wait: None, ..request() };
-        check(Some(no_thread), nothing, 210, [0, 140, 0, 20, 0, 30, 20]);
+        let stale = Request { sent_ns: DUE - 1, ..whole };
+        check(Some(stale), &held, 1000, &[(Cause::ClientStopped, 1000)]);
+    }
+
+    #[test]
+    fn what_is_not_known_or_contradicts_itself_is_unexplained() {
+        let nothing = Evidence::default();
+        check(None, &nothing, 500, &[(UNKNOWN, 500)]);
+        check(Some(request()), &nothing, 210, &[(WAY, 20), (UNKNOWN, 190)]);
+        // More waiting than there was time.
+        let too_much = Evidence { send_lag: Spent::all(Doing::WaitOther, 500_000), ..evidence() };
+        let causes = [(BUSY, 40), (WAY, 20), (WAITED, 15), (SERVER, 35), (UNKNOWN, 100)];
+        check(Some(request()), &too_much, 210, &causes);
+        // The other end was not seen.
+        let half =
+            Request { server_ready_ns: None, server_read_ns: None, answered_ns: None, ..request() };
+        check(Some(half), &evidence(), 210, &[(BUSY, 140), (UNKNOWN, 70)]);
         // The server's clock went backwards by 5: negative time counts by its size, too.
         let odd = Request { server_read_ns: Some(DUE + 105_000), ..request() };
-        let attributed = attribute(DUE, 210_000, Some(&odd), nothing);
-        assert_eq!(attributed.causes_ns[Cause::Unexplained], 5_000);
+        let attributed = attribute(DUE, 210_000, Some(&odd), &evidence());
+        let unknown_ns = attributed.causes_ns[Cause::Unexplained];
+        // 5 by the wait, and the 25 by which the service is longer than what is known of it.
+        assert_eq!(unknown_ns, 30_000);
     }
 }

@@ -15,6 +15,12 @@ pub struct Handover {
     pub flows: RawFd,
     /// The number of the thread array's.
     pub threads: RawFd,
+    /// The number of that of their timelines.
+    pub timelines: RawFd,
+    /// The number of the CPUs'.
+    pub cpus: RawFd,
+    /// The number of that of what happened on them.
+    pub logs: RawFd,
     /// The number of the sampling's.
     pub sampling: RawFd,
     /// Where flows lie.

@@ -9,7 +9,9 @@ use std::net::SocketAddrV4;
 use events::{ServerPart, is_joined, key_v4, request_hash, server};
 use serde::{Deserialize, Serialize};
 
-use crate::request::{CpuWait, Request};
+use crate::attribute::Evidence;
+use crate::request::Request;
+use crate::spent::Spent;
 
 /// The server's end of a request, on the monotonic clock of the server's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,32 +26,45 @@ pub struct ServerSide {
     pub end: u32,
     /// The answer's first byte.
     pub answer: u32,
-    /// Waiting for a CPU from T2 to T3.
-    pub wait: Option<CpuWait>,
+    /// What its thread did from T2 to T3.
+    pub wait: Spent,
     /// The same from T3 to T4.
-    pub service: Option<CpuWait>,
+    pub service: Spent,
 }
 
 impl ServerSide {
     /// The end of the request whose first byte has this number; `None` when the server's kernel has
-    /// not seen that it was read.
-    pub fn of(part: &ServerPart, sequence: u32) -> Option<Self> {
+    /// not seen that it was read. `spent` says what the thread of a slot did between two instants.
+    pub fn of(
+        part: &ServerPart,
+        sequence: u32,
+        spent: impl Fn(u16, u64, u64) -> Spent,
+    ) -> Option<Self> {
         if part.sequence != sequence || part.flags & server::READ == 0 {
             return None;
         }
         let has = |bit: u16| part.flags & bit != 0;
-        let wait = |bit: u16, foreign: u32, own: u32| {
-            has(bit).then_some(CpuWait { foreign_ns: foreign.into(), own_ns: own.into() })
-        };
+        let from_ready = |ready_ns: u64| spent(part.slot, ready_ns, part.read_ns);
+        let to_answer = |answered_ns: u64| spent(part.slot, part.read_ns, answered_ns);
+        let ready_ns = has(server::READY).then_some(part.ready_ns);
+        let answered_ns = has(server::ANSWERED).then_some(part.answered_ns);
         Some(Self {
-            ready_ns: has(server::READY).then_some(part.ready_ns),
+            ready_ns,
             read_ns: Some(part.read_ns),
-            answered_ns: has(server::ANSWERED).then_some(part.answered_ns),
+            answered_ns,
             end: part.end,
             answer: part.answer,
-            wait: wait(server::WAIT_SPLIT, part.wait_foreign, part.wait_own),
-            service: wait(server::SERVICE_SPLIT, part.service_foreign, part.service_own),
+            wait: ready_ns.map(from_ready).unwrap_or_default(),
+            service: answered_ns.map(to_answer).unwrap_or_default(),
         })
+    }
+}
+
+impl Evidence {
+    /// With what the server's thread did.
+    #[must_use]
+    pub fn with_server_side(self, side: &ServerSide) -> Self {
+        Self { server_wait: side.wait, server_service: side.service, ..self }
     }
 }
 
@@ -80,8 +95,6 @@ impl Request {
             server_ready_ns: Some(ours),
             server_read_ns: side.read_ns.map(moved),
             answered_ns: Some(moved(t4)),
-            server_wait: side.wait,
-            server_service: side.service,
             mixed: self.mixed || side.end != self.end || side.answer != self.answer,
             ..self
         }
@@ -104,15 +117,11 @@ mod tests {
             answered_ns: None,
             ready_ns: Some(1_900),
             read_ns: Some(2_000),
-            server_wait: None,
-            server_service: None,
-            client_receive: None,
             losses: 0,
             mixed: false,
+            unread_ns: None,
             client_slot: 1,
             server_slot: 0,
-            sent_totals: None,
-            ready_totals: None,
         };
         assert!(half.is_half() && half.segments().is_none());
         for clock in [0, 5_000_000, u64::MAX - 200] {
@@ -144,8 +153,8 @@ mod tests {
         answered_ns: Some(3),
         end: 27,
         answer: 90,
-        wait: None,
-        service: None,
+        wait: Spent::NOTHING,
+        service: Spent::NOTHING,
     };
 
     #[test]

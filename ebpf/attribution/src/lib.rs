@@ -20,10 +20,13 @@ mod row;
 mod sampled;
 mod segments;
 mod slow;
+mod spent;
+mod stalls;
 mod sums;
 mod tally;
+mod timeline;
 
-pub use attribute::{Attributed, BeforeSend, attribute};
+pub use attribute::{Attributed, Evidence, attribute};
 pub use causes::{Cause, PerCause};
 pub use handover::{FlowLayout, Handover, port_span};
 pub use histograms::{
@@ -31,15 +34,18 @@ pub use histograms::{
 };
 pub use join::ServerSide;
 pub use percentile::Percentile;
-pub use request::{CpuWait, Request, WaitedBetween};
+pub use request::Request;
 pub use sampled::{ClientSide, Sampled, record_joined};
 pub use segments::{PerSegment, Segment, Segments};
-pub use slow::{End, Holder, SlowRequest, Slowest, Trace, TracedThread};
+pub use slow::{End, Holder, SlowRequest, Slowest, Trace, TracedThread, Turn};
+pub use spent::{Doing, Spent};
+pub use stalls::Stalls;
 pub use sums::{
     BUCKETS, CauseCount, CauseRecorder, CauseRows, LatencySum, LeftOut, MovedCount, Seconds,
     bucket, bucket_floor,
 };
 pub use tally::{Sample, Tally};
+pub use timeline::{Ring, Timeline, spent};
 
 #[cfg(test)]
 mod fixtures;

@@ -1,35 +1,9 @@
 //! What the kernel saw of one request, put together from both ends' stamps.
 
-use events::{FlowEntry, client, server};
+use events::{ClientPart, FlowEntry, client, server};
 use serde::{Deserialize, Serialize};
 
 use crate::segments::Segments;
-
-/// Time a thread waited for a CPU, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuWait {
-    /// While it was idle, or held by a thread of another program.
-    pub foreign_ns: u64,
-    /// While a thread of its own program held it.
-    pub own_ns: u64,
-}
-
-impl CpuWait {
-    #[inline]
-    const fn of(foreign: u32, own: u32) -> Self {
-        Self { foreign_ns: foreign as u64, own_ns: own as u64 }
-    }
-}
-
-/// Waiting between two instants, from a thread's long waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct WaitedBetween {
-    /// How long.
-    pub wait: CpuWait,
-    /// How much of that time lies before the oldest wait that is still kept: whether the thread
-    /// waited then is not known any more. Short waits (under 50 µs) are never kept.
-    pub unknown_ns: u64,
-}
 
 /// What the kernel saw of one request. Instants are CLOCK_MONOTONIC nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,25 +26,20 @@ pub struct Request {
     pub ready_ns: Option<u64>,
     /// T6: the answer was read.
     pub read_ns: Option<u64>,
-    /// Waiting for a CPU from T2 to T3, by the server's thread.
-    pub server_wait: Option<CpuWait>,
-    /// The same from T3 to T4.
-    pub server_service: Option<CpuWait>,
-    /// The same from T5 to T6, by the client's thread.
-    pub client_receive: Option<CpuWait>,
-    /// Retransmissions and drops of the connection, either way, from T1 to T5 (or till now).
+    /// Drops of the connection, and retransmissions that were needed, either way, from T1 to T5 (or
+    /// till now).
     pub losses: u32,
     /// The request shared its stretch of the stream with something else, as far as the kernel can
     /// tell; two frames in one send, it cannot.
     pub mixed: bool,
+    /// When data that came before the request was ready at the server, if it has not been read yet:
+    /// until then the request cannot be, wherever it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread_ns: Option<u64>,
     /// The slot of the client's thread among the watched threads; 0 for none.
     pub client_slot: u16,
     /// The same of the server's thread.
     pub server_slot: u16,
-    /// Totals of the client's thread at T5, while T6 is not there: as `sent_totals`.
-    pub ready_totals: Option<(u32, u32)>,
-    /// Totals of the client's thread at T1, lower 32 bits of nanoseconds: (foreign, own).
-    pub sent_totals: Option<(u32, u32)>,
 }
 
 impl Request {
@@ -83,49 +52,47 @@ impl Request {
         }
         let same = theirs.sequence == mine.sequence;
         let at_server = |bit: u16, ns: u64| (same && has(theirs.flags, bit)).then_some(ns);
+        let unread_ns = unread_before(entry).then_some(theirs.ready_ns);
+        let behind_ns = unread_ns.map(|unread_ns| unread_ns.max(mine.sent_ns));
         let at_client = |bit: u16, ns: u64| has(mine.flags, bit).then_some(ns);
-        let ready = has(mine.flags, client::READY);
-        let until = if ready { mine.losses_at_ready } else { mine.losses as u16 };
         Some(Self {
             sequence: mine.sequence,
             end: mine.sequence.wrapping_add(mine.length),
             answer: mine.answer,
             sent_ns: mine.sent_ns,
-            server_ready_ns: at_server(server::READY, theirs.ready_ns),
+            server_ready_ns: at_server(server::READY, theirs.ready_ns).or(behind_ns),
             server_read_ns: at_server(server::READ, theirs.read_ns),
             answered_ns: at_server(server::ANSWERED, theirs.answered_ns),
             ready_ns: at_client(client::READY, mine.ready_ns),
             read_ns: at_client(client::READ, mine.read_ns),
-            server_wait: at_server(server::WAIT_SPLIT, 0)
-                .map(|_| CpuWait::of(theirs.wait_foreign, theirs.wait_own)),
-            server_service: at_server(server::SERVICE_SPLIT, 0)
-                .map(|_| CpuWait::of(theirs.service_foreign, theirs.service_own)),
-            client_receive: at_client(client::RECEIVE_SPLIT, 0)
-                .map(|_| CpuWait::of(mine.receive_foreign, mine.receive_own)),
-            losses: u32::from(until.wrapping_sub(mine.losses_at_send)),
+            losses: losses(mine),
             mixed: has(mine.flags, client::SHARED) || shares_its_stretch(entry, same),
+            unread_ns,
             client_slot: mine.slot,
             server_slot: theirs.slot,
-            ready_totals: at_client(client::RECEIVE_BEGUN, 0)
-                .map(|_| (mine.receive_foreign, mine.receive_own)),
-            sent_totals: at_client(client::SENT_SPLIT, 0)
-                .map(|_| (mine.sent_foreign, mine.sent_own)),
         })
     }
 
-    /// Enters T6 as the client measured it: when its thread had read the answer, and the thread's
-    /// totals then, lower 32 bits of nanoseconds: (foreign, own).
+    /// Enters T6 as the client measured it: when its thread had read the answer.
     #[inline]
-    pub fn read_at(&mut self, now_ns: u64, totals: Option<(u32, u32)>) {
-        // Beyond this the lower 32 bits of two totals cannot be told apart.
-        const LIMIT_NS: u64 = 1 << 32;
-        let Some(ready_ns) = self.ready_ns.filter(|_| self.read_ns.is_none()) else { return };
-        self.read_ns = Some(now_ns);
-        let both = totals.zip(self.ready_totals.take());
-        if now_ns.saturating_sub(ready_ns) < LIMIT_NS {
-            self.client_receive = both.map(|(now, then)| {
-                CpuWait::of(now.0.wrapping_sub(then.0), now.1.wrapping_sub(then.1))
-            });
+    pub fn read_at(&mut self, now_ns: u64) {
+        if self.ready_ns.is_some() {
+            self.read_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// What is left of it from an instant on: for a shake that waits for its end.
+    #[must_use]
+    pub fn since(self, due_ns: u64) -> Self {
+        let later = |ns: Option<u64>| ns.map(|ns| ns.max(due_ns));
+        Self {
+            sent_ns: if self.unread_ns.is_some() { due_ns } else { self.sent_ns.max(due_ns) },
+            server_ready_ns: later(self.unread_ns.or(self.server_ready_ns)),
+            server_read_ns: later(self.server_read_ns),
+            answered_ns: later(self.answered_ns),
+            ready_ns: later(self.ready_ns),
+            read_ns: later(self.read_ns),
+            ..self
         }
     }
 
@@ -154,6 +121,30 @@ impl Request {
             client_receive_lag_ns: span(t5, t6),
         })
     }
+}
+
+/// Drops, and the retransmissions that were needed, as far as the timestamps of the segment that
+/// brought the answer tell.
+fn losses(mine: &ClientPart) -> u32 {
+    let has = |bit: u16| mine.flags & bit != 0;
+    let (losses, resends) = if has(client::READY) {
+        (mine.losses_at_ready, mine.resends_at_ready)
+    } else {
+        (mine.losses as u16, mine.resends as u16)
+    };
+    let request_lost = mine.resent_stamp != 0 && !has(client::REQUEST_IN_TIME);
+    let answer_lost = mine.answer_resent_stamp != 0 && !has(client::ANSWER_IN_TIME);
+    let resent = mine.resent_stamp | mine.answer_resent_stamp != 0;
+    let needless = resent && !request_lost && !answer_lost;
+    let resends = if needless { 0 } else { resends.wrapping_sub(mine.resends_at_send) };
+    u32::from(losses.wrapping_sub(mine.losses_at_send)) + u32::from(resends)
+}
+
+/// Whether the server has data of this connection that came before the request and is unread.
+fn unread_before(entry: &FlowEntry) -> bool {
+    let FlowEntry { client: mine, server: theirs } = entry;
+    let unread = theirs.flags & (server::READY | server::READ) == server::READY;
+    unread && mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0
 }
 
 /// Whether the two ends' stretches of the stream say that another frame was there too.
@@ -223,5 +214,80 @@ mod tests {
         check(|entry| entry.client.flags |= client::SHARED, true, true);
         check(|entry| entry.server.flags = 0, false, false);
         assert_eq!(Request::of(&FlowEntry::default()), None);
+    }
+
+    #[test]
+    fn behind_unread_data_a_request_waits_for_the_server() {
+        let mut entry = answered();
+        entry.client.flags = client::SENT;
+        (entry.server.sequence, entry.server.flags) = (u32::MAX - 23, server::READY);
+        let behind = Request::of(&entry).expect("sent");
+        assert_eq!(
+            (behind.sent_ns, behind.server_ready_ns, behind.unread_ns),
+            (10, Some(20), Some(20))
+        );
+        entry.server.ready_ns = 4;
+        let behind = Request::of(&entry).expect("sent");
+        assert_eq!((behind.server_ready_ns, behind.unread_ns), (Some(10), Some(4)));
+        // A shake that was due before it was sent waits for the server, too.
+        let rest = behind.since(2);
+        assert_eq!((rest.sent_ns, rest.server_ready_ns), (2, Some(4)));
+        entry.server.flags |= server::READ;
+        assert_eq!(Request::of(&entry).expect("sent").unread_ns, None);
+    }
+
+    #[test]
+    fn the_rest_of_a_request_begins_when_it_is_asked_for() {
+        let request = Request::of(&answered()).expect("sent");
+        assert_eq!(request.since(3), request);
+        let rest = request.since(40);
+        let [t1, t2, t3, t4, t5, t6] = rest.instants_ns().map(|ns| ns.expect("all are known"));
+        assert_eq!([t1, t2, t3, t4, t5, t6], [40, 40, 40, 45, 60, 70]);
+    }
+
+    #[test]
+    fn what_was_sent_again_is_a_loss_unless_the_first_transmission_came() {
+        let check = |change: fn(&mut ClientPart), losses: u32| {
+            let mut entry = answered();
+            change(&mut entry.client);
+            assert_eq!(Request::of(&entry).expect("sent").losses, losses, "{entry:?}");
+        };
+        check(|_| {}, 0);
+        check(|mine| mine.losses_at_ready = 1, 1);
+        // Sent again, and nothing is known of which one came.
+        check(|mine| (mine.resends_at_ready, mine.resent_stamp) = (2, 5), 2);
+        check(
+            |mine| {
+                (mine.resends_at_ready, mine.resent_stamp) = (2, 5);
+                mine.flags |= client::REQUEST_IN_TIME;
+            },
+            0,
+        );
+        // Both ends sent again, and only the request came at once.
+        check(
+            |mine| {
+                (mine.resends_at_ready, mine.resent_stamp, mine.answer_resent_stamp) = (3, 5, 6);
+                mine.flags |= client::REQUEST_IN_TIME;
+            },
+            3,
+        );
+        // A packet was dropped all the same.
+        check(
+            |mine| {
+                (mine.resends_at_ready, mine.answer_resent_stamp) = (1, 6);
+                mine.losses_at_ready = 1;
+                mine.flags |= client::ANSWER_IN_TIME;
+            },
+            1,
+        );
+        // Not answered yet: all that was sent again counts.
+        check(
+            |mine| {
+                mine.flags = client::SENT;
+                (mine.losses, mine.resends, mine.resends_at_send, mine.resent_stamp) = (7, 9, 8, 1);
+                mine.losses_at_send = 7;
+            },
+            1,
+        );
     }
 }

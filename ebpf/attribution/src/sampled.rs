@@ -5,11 +5,12 @@ use std::net::SocketAddrV4;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attribute::{Attributed, BeforeSend, attribute};
+use crate::attribute::{Attributed, Evidence, attribute};
 use crate::histograms::SegmentRecorder;
 use crate::join::ServerSide;
-use crate::request::{CpuWait, Request};
+use crate::request::Request;
 use crate::row::row;
+use crate::spent::Spent;
 use crate::sums::{CauseRecorder, Seconds};
 
 /// The client's end of a request.
@@ -17,8 +18,8 @@ use crate::sums::{CauseRecorder, Seconds};
 pub struct ClientSide {
     /// What the client's kernel saw.
     pub request: Request,
-    /// What the client's thread did before it sent it.
-    pub before: BeforeSend,
+    /// What the client's thread did.
+    pub evidence: Evidence,
 }
 
 /// A request of the sample, as the client's host saw it.
@@ -48,9 +49,9 @@ row! {
         seconds: SecondsRow,
         stretch: StretchRow,
         after_due: AfterDueRow,
-        client_receive: Option<WaitRow>,
         losses: u32,
-        before: BeforeRow,
+        send_lag: Spent,
+        client_receive: Spent,
     }
 }
 
@@ -86,27 +87,10 @@ row! {
     }
 }
 
-row! {
-    struct WaitRow {
-        foreign_ns: u64,
-        own_ns: u64,
-    }
-}
-
-row! {
-    /// Of [`BeforeSend`].
-    struct BeforeRow {
-        asleep_ns: u64,
-        foreign_ns: u64,
-        own_ns: u64,
-        unknown_ns: u64,
-    }
-}
-
 impl From<Sampled> for SampledRow {
     fn from(sampled: Sampled) -> Self {
         let Sampled { from, phase, due_ns, latency_ns, seconds, client_side } = sampled;
-        let ClientSide { request, before } = client_side;
+        let ClientSide { request, evidence } = client_side;
         let after = |ns: u64| ns.wrapping_sub(due_ns);
         Self {
             from,
@@ -123,16 +107,9 @@ impl From<Sampled> for SampledRow {
                 ready_ns: request.ready_ns.map(after),
                 read_ns: request.read_ns.map(after),
             },
-            client_receive: request
-                .client_receive
-                .map(|CpuWait { foreign_ns, own_ns }| WaitRow { foreign_ns, own_ns }),
             losses: request.losses,
-            before: BeforeRow {
-                asleep_ns: before.asleep_ns,
-                foreign_ns: before.waited.foreign_ns,
-                own_ns: before.waited.own_ns,
-                unknown_ns: before.unknown_ns,
-            },
+            send_lag: evidence.send_lag,
+            client_receive: evidence.client_receive,
         }
     }
 }
@@ -151,28 +128,21 @@ impl From<SampledRow> for Sampled {
             answered_ns: None,
             ready_ns: row.after_due.ready_ns.map(at),
             read_ns: row.after_due.read_ns.map(at),
-            server_wait: None,
-            server_service: None,
-            client_receive: row
-                .client_receive
-                .map(|WaitRow { foreign_ns, own_ns }| CpuWait { foreign_ns, own_ns }),
             losses: row.losses,
             mixed: false,
+            unread_ns: None,
             client_slot: 0,
             server_slot: 0,
-            ready_totals: None,
-            sent_totals: None,
         };
-        let BeforeRow { asleep_ns, foreign_ns, own_ns, unknown_ns } = row.before;
-        let waited = CpuWait { foreign_ns, own_ns };
-        let before = BeforeSend { asleep_ns, waited, unknown_ns };
+        let (send_lag, client_receive) = (row.send_lag, row.client_receive);
+        let evidence = Evidence { send_lag, client_receive, ..Evidence::default() };
         Self {
             from: row.from,
             phase: row.phase,
             due_ns,
             latency_ns,
             seconds: Seconds { due: row.seconds.due, over: row.seconds.over },
-            client_side: ClientSide { request, before },
+            client_side: ClientSide { request, evidence },
         }
     }
 }
@@ -191,15 +161,16 @@ pub fn record_joined(
             continue;
         };
         let (phase, latency_ns) = (sampled.phase, sampled.latency_ns);
-        let ClientSide { request, before } = sampled.client_side;
-        let whole = side.map(|side| request.with_server_side(&side));
-        if whole.is_some_and(|whole| whole.mixed) {
+        let ClientSide { request, evidence } = sampled.client_side;
+        let whole =
+            side.map(|side| (request.with_server_side(&side), evidence.with_server_side(&side)));
+        if whole.is_some_and(|(whole, _)| whole.mixed) {
             causes.enter_mixed(phase, latency_ns);
             continue;
         }
         let attributed = whole.map_or_else(
             || Attributed::unexplained(latency_ns),
-            |whole| attribute(sampled.due_ns, latency_ns, Some(&whole), before),
+            |(whole, evidence)| attribute(sampled.due_ns, latency_ns, Some(&whole), &evidence),
         );
         causes.enter(phase, latency_ns, &attributed, sampled.seconds);
         if let Some(segments_ns) = attributed.segments_ns {
@@ -214,6 +185,7 @@ mod tests {
 
     use super::*;
     use crate::causes::{Cause, PerCause};
+    use crate::spent::Doing;
 
     const DUE: u64 = 5_000_000_000;
 
@@ -226,23 +198,25 @@ mod tests {
             [7, 8],
             [sequence, sequence + 20, 90],
             [100_000, 500_000, 550_000],
-            [30_000, 0],
             0,
-            [0, 60_000, 0, 10_000],
+            [20_000, 0, 0, 60_000, 0, 0, 0, 0, 10_000, 0, 10_000],
+            [20_000, 0, 0, 30_000, 0, 0, 0, 0, 0, 0, 0],
         ]);
         serde_json::from_value(row).expect("a row")
     }
 
     /// 300 µs at the server, on a clock of its own.
     fn side(sequence: u32) -> ServerSide {
+        let mut wait = Spent::all(Doing::WaitOther, 80_000);
+        wait += Spent::all(Doing::Run, 20_000);
         ServerSide {
             ready_ns: Some(77),
             read_ns: Some(77 + 100_000),
             answered_ns: Some(77 + 300_000),
             end: sequence + 20,
             answer: 90,
-            wait: Some(CpuWait { foreign_ns: 80_000, own_ns: 0 }),
-            service: Some(CpuWait::default()),
+            wait,
+            service: Spent::all(Doing::Run, 200_000),
         }
     }
 
@@ -271,7 +245,8 @@ mod tests {
         let mut us = PerCause::default();
         for (cause, time) in [
             (Cause::ClientRunqueue, 60 + 30),
-            (Cause::ClientBusy, 30 + 20),
+            (Cause::ClientBusy, 20 + 20),
+            (Cause::ClientPacing, 10),
             (Cause::NetworkDelay, 100),
             (Cause::ServerRunqueue, 80),
             (Cause::ServerBusy, 20 + 200),

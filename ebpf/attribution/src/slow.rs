@@ -44,7 +44,8 @@ impl SlowRequest {
         let (Some(half), Some(trace)) = (self.client_side.take(), &mut self.trace) else { return };
         let request = half.request.with_server_side(side);
         let latency_ns = self.latency_us * 1000;
-        let attributed = attribute(self.due_ns, latency_ns, Some(&request), half.before);
+        let evidence = half.evidence.with_server_side(side);
+        let attributed = attribute(self.due_ns, latency_ns, Some(&request), &evidence);
         trace.set_times(self.due_ns, &request, &attributed);
     }
 }
@@ -54,8 +55,21 @@ impl SlowRequest {
 pub struct TracedThread {
     /// Its number.
     pub tid: u32,
-    /// The name of the thread that held the CPU during its last long wait.
-    pub held_by: Option<String>,
+    /// Who else had its CPU meanwhile, the longest first.
+    pub turns: Vec<Turn>,
+}
+
+/// How long a program had a CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The name of its thread.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// The end of the run that it belongs to; `None` for every other program.
+    pub of: Option<End>,
+    /// How long.
+    pub ns: u64,
 }
 
 /// One of the two ends of a connection.
@@ -104,25 +118,38 @@ pub struct Trace {
     pub client_thread: Option<u32>,
     /// The server's thread.
     pub server_thread: Option<u32>,
-    /// The thread that held the client's CPU during the client's last long wait.
+    /// Who had the client's CPU longest while the client had to act.
     pub client_held_by: Option<String>,
     /// The same at the server.
     pub server_held_by: Option<String>,
     /// Who had the CPUs during its waits, the longest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
+    /// The process of `client_held_by`.
+    #[serde(default)]
+    pub client_holder_pid: Option<u32>,
+    /// The process of `server_held_by`.
+    #[serde(default)]
+    pub server_holder_pid: Option<u32>,
 }
 
 impl Trace {
-    /// Puts a record together; `thread` knows the threads behind the slots of the request.
+    /// Puts a record together; `thread` knows the thread behind a slot of the request, and who else
+    /// had its CPU between two instants.
     pub fn new(
         due_ns: u64,
         request: &Request,
         attributed: &Attributed,
-        thread: impl Fn(u16) -> Option<TracedThread>,
+        thread: impl Fn(u16, u64, u64) -> Option<TracedThread>,
     ) -> Self {
-        let [client, server] = [request.client_slot, request.server_slot].map(thread);
-        let held_by = |thread: &Option<TracedThread>| thread.as_ref()?.held_by.clone();
+        let (from_ns, to_ns) = client_acts(due_ns, request);
+        let client = thread(request.client_slot, from_ns, to_ns);
+        let ready_ns = request.server_ready_ns.unwrap_or_default();
+        let done_ns = request.answered_ns.or(request.ready_ns).unwrap_or(u64::MAX);
+        let server = thread(request.server_slot, ready_ns, done_ns);
+        let held_by =
+            |thread: &Option<TracedThread>| Some(thread.as_ref()?.turns.first()?.name.clone());
+        let holder_pid = |thread: &Option<TracedThread>| Some(thread.as_ref()?.turns.first()?.pid);
         let mut trace = Self {
             instants_us: [None; 6],
             segments_us: None,
@@ -132,7 +159,9 @@ impl Trace {
             mixed: request.mixed,
             client_held_by: held_by(&client),
             server_held_by: held_by(&server),
-            holders: Vec::new(),
+            holders: holders([(End::Client, &client), (End::Server, &server)]),
+            client_holder_pid: holder_pid(&client),
+            server_holder_pid: holder_pid(&server),
             client_thread: client.map(|thread| thread.tid),
             server_thread: server.map(|thread| thread.tid),
         };
@@ -147,6 +176,37 @@ impl Trace {
         self.causes_us = attributed.causes_ns.map(|ns| ns / 1000).named().collect();
         self.blamed = attributed.dominant();
     }
+}
+
+/// When the client's thread had to act: before the send or at the end, whichever took longer.
+fn client_acts(due_ns: u64, request: &Request) -> (u64, u64) {
+    let lag = (due_ns, request.sent_ns.max(due_ns));
+    match (request.ready_ns, request.read_ns) {
+        (Some(ready_ns), Some(read_ns)) if read_ns.saturating_sub(ready_ns) > lag.1 - lag.0 => {
+            (ready_ns, read_ns)
+        }
+        _ => lag,
+    }
+}
+
+/// Holders of a record: those beyond had the CPU for less than any of these.
+const MOST_HOLDERS: usize = 4;
+
+/// Who had the CPUs of both threads, the longest first.
+fn holders(threads: [(End, &Option<TracedThread>); 2]) -> Vec<Holder> {
+    let turns = threads
+        .into_iter()
+        .filter_map(|(end, thread)| Some((end, thread.as_ref()?)))
+        .flat_map(|(end, thread)| thread.turns.iter().map(move |turn| (end, turn)));
+    let mut holders: Vec<Holder> = turns
+        .map(|(end, turn)| {
+            let Turn { name, pid, of, ns } = turn.clone();
+            Holder { end, name, pid, of, us: ns / 1000 }
+        })
+        .collect();
+    holders.sort_by_key(|holder| std::cmp::Reverse(holder.us));
+    holders.truncate(MOST_HOLDERS);
+    holders
 }
 
 fn instants_us(due_ns: u64, request: &Request) -> [Option<i64>; 6] {
@@ -194,7 +254,10 @@ impl Slowest {
 
     /// The requests kept; the next second begins with none. `thread` knows the threads behind
     /// slots.
-    pub fn take(&mut self, thread: impl Fn(u16) -> Option<TracedThread>) -> Vec<SlowRequest> {
+    pub fn take(
+        &mut self,
+        thread: impl Fn(u16, u64, u64) -> Option<TracedThread>,
+    ) -> Vec<SlowRequest> {
         self.least_ns = 0;
         let with_trace = |(request, seen): Kept| {
             let trace = seen.map(|(kernel, attributed)| {
@@ -229,7 +292,7 @@ mod tests {
             }
         }
         let mut kept: Vec<_> =
-            slow.take(|_| None).iter().map(|request| request.latency_us).collect();
+            slow.take(|_, _, _| None).iter().map(|request| request.latency_us).collect();
         kept.sort_unstable();
         assert_eq!(kept, (92..100).map(|n| 500 + n * 100).collect::<Vec<_>>());
         assert!(!slow.wants(999_999) && slow.wants(1_000_000));

@@ -257,8 +257,8 @@ impl CauseRecorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attribute::{BeforeSend, attribute};
-    use crate::fixtures::{DUE, request};
+    use crate::attribute::attribute;
+    use crate::fixtures::{DUE, evidence, request};
 
     const SAME: Seconds = Seconds { due: 7, over: 7 };
 
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_second_is_accounted_for_and_the_next_begins_empty() {
         let mut causes = CauseRecorder::default();
-        let attributed = attribute(DUE, 210_000, Some(&request()), BeforeSend::default());
+        let attributed = attribute(DUE, 210_000, Some(&request()), &evidence());
         causes.enter(1, 210_000, &attributed, SAME);
         causes.enter(1, 212_000, &attributed, Seconds { due: 7, over: 8 });
         causes.enter(2, 3_000_000, &Attributed::unexplained(3_000_000), SAME);

@@ -55,6 +55,8 @@ pub struct Config {
     /// How many of the server's ends of requests are kept for a join with the clients' (a power of
     /// two); 0 for none.
     pub kept_answers: u32,
+    /// Whether softirqs are counted by vector and timed.
+    pub softirqs: u32,
     /// Drop reasons that lose nothing (data received twice, for instance), one bit each.
     pub harmless_reasons: [u32; 8],
     /// Field offsets.
@@ -103,6 +105,24 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `task_struct.comm`
     pub task_comm: u32,
+    /// `task_struct.jobctl`, 64 bits
+    pub task_jobctl: u32,
+    /// `task_struct.nvcsw`, 64 bits
+    pub task_nvcsw: u32,
+    /// `task_struct.nivcsw`, 64 bits
+    pub task_nivcsw: u32,
+    /// `task_struct.throttled`, 8 bits: where tasks are throttled one by one (Linux 6.18)
+    pub task_throttled: u32,
+    /// `task_struct.se.cfs_rq`
+    pub task_cfs_rq: u32,
+    /// `cfs_rq.throttle_count`
+    pub throttle_count: u32,
+    /// `tcp_sock.rx_opt.rcv_tsval`
+    pub rcv_tsval: u32,
+    /// `tcp_sock.rx_opt.rcv_tsecr`
+    pub rcv_tsecr: u32,
+    /// `tcp_sock.tsoffset`
+    pub tsoffset: u32,
     /// `sk_buff.len`
     pub skb_len: u32,
     /// `sk_buff.head`
@@ -151,6 +171,15 @@ impl Offsets {
         task_pid: ABSENT,
         task_tgid: ABSENT,
         task_comm: ABSENT,
+        task_jobctl: ABSENT,
+        task_nvcsw: ABSENT,
+        task_nivcsw: ABSENT,
+        task_throttled: ABSENT,
+        task_cfs_rq: ABSENT,
+        throttle_count: ABSENT,
+        rcv_tsval: ABSENT,
+        rcv_tsecr: ABSENT,
+        tsoffset: ABSENT,
         skb_len: ABSENT,
         skb_head: ABSENT,
         skb_data: ABSENT,
@@ -182,6 +211,7 @@ impl Config {
         stamp_reads: 0,
         server_end: 1,
         kept_answers: 0,
+        softirqs: 0,
         harmless_reasons: [0; 8],
         offsets: Offsets::UNKNOWN,
     };
@@ -204,6 +234,6 @@ pub const fn dense_index(
     Some(host.wrapping_mul(port_span).wrapping_add(port))
 }
 
-layout!(Offsets, 124, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 76,
-    net_inum at 120);
-layout!(Config, 204, client_first at 4, learn at 24, harmless_reasons at 48, offsets at 80);
+layout!(Offsets, 160, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 112,
+    net_inum at 156);
+layout!(Config, 244, client_first at 4, learn at 24, harmless_reasons at 52, offsets at 84);

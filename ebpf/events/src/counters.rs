@@ -77,6 +77,8 @@ pub struct CounterBlock {
     pub records_lost: u64,
     /// Threads that found no slot.
     pub threads_unwatched: u64,
+    /// Threads that serve requests and found no room for a timeline.
+    pub timelines_lacking: u64,
     /// Instants of a hashed flow whose entry belongs to another.
     pub flows_collided: u64,
     /// Instants of a connection outside the dense range.
@@ -224,8 +226,8 @@ pub struct StackKey {
 /// Samples of one stack.
 pub type StackCount = u64;
 
-layout!(CounterBlock, 224, retransmits at 0, drops at 104, records_lost at 168,
-    samples_lost at 216);
+layout!(CounterBlock, 232, retransmits at 0, drops at 104, records_lost at 168,
+    samples_lost at 224);
 layout!(ServerBlock, 4096, wait at 0, service at 2048);
 layout!(SoftirqBlock, 408, entered_ns at 0, time_ns at 128, runs at 256, polls at 384);
 layout!(DeviceEntry, 64, device at 0, ifindex at 8, name at 16, rx_packets at 32, tx_bytes at 56);

@@ -15,12 +15,11 @@ pub mod client {
     pub const READ: u16 = 4;
     /// The request began while another one was unanswered, or with data still to be read.
     pub const SHARED: u16 = 8;
-    /// `sent_foreign` and `sent_own` are there.
-    pub const SENT_SPLIT: u16 = 16;
-    /// `receive_*` hold the thread's totals at T5.
-    pub const RECEIVE_BEGUN: u16 = 32;
-    /// `receive_*` hold what the thread waited from T5 to T6.
-    pub const RECEIVE_SPLIT: u16 = 64;
+    /// The answer acknowledges the first transmission of the request: what was sent again was not
+    /// needed.
+    pub const REQUEST_IN_TIME: u16 = 16;
+    /// The answer that came is the first transmission of it.
+    pub const ANSWER_IN_TIME: u16 = 32;
 }
 
 /// Bits of [`ServerPart::flags`].
@@ -31,14 +30,6 @@ pub mod server {
     pub const READ: u16 = 2;
     /// T4 is there.
     pub const ANSWERED: u16 = 4;
-    /// `wait_*` hold the thread's totals at T2.
-    pub const WAIT_BEGUN: u16 = 8;
-    /// `wait_*` hold what the thread waited from T2 to T3.
-    pub const WAIT_SPLIT: u16 = 16;
-    /// `service_*` hold the thread's totals at T3.
-    pub const SERVICE_BEGUN: u16 = 32;
-    /// `service_*` hold what the thread waited from T3 to T4.
-    pub const SERVICE_SPLIT: u16 = 64;
 }
 
 /// What the client's end saw of its latest request. Instants are CLOCK_MONOTONIC nanoseconds,
@@ -62,20 +53,22 @@ pub struct ClientPart {
     pub losses_at_send: u16,
     /// The same when the answer was ready.
     pub losses_at_ready: u16,
-    /// The thread's total wait for a CPU held by others at T1, lower 32 bits of nanoseconds.
-    pub sent_foreign: u32,
-    /// The same for a CPU held by threads of its own program.
-    pub sent_own: u32,
-    /// From T5 to T6: nanoseconds of waiting for a CPU held by others.
-    pub receive_foreign: u32,
-    /// From T5 to T6: nanoseconds of waiting for a CPU held by its own program.
-    pub receive_own: u32,
+    /// The counter `resends` (lower half of it) when the send began.
+    pub resends_at_send: u16,
+    /// The same when the answer was ready.
+    pub resends_at_ready: u16,
+    /// TCP's clock for timestamps when the request was sent again for the first time, 0 for never.
+    pub resent_stamp: u32,
+    /// The timestamp of the segment when its answer was sent again for the first time, 0 for never.
+    pub answer_resent_stamp: u32,
     /// The slot of the thread that last read or sent here, 0 for none.
     pub slot: u16,
     /// Bits of [`client`].
     pub flags: u16,
-    /// Retransmissions and drops of this connection, either way, ever.
+    /// Drops of this connection's packets, either way, ever.
     pub losses: u32,
+    /// Its retransmissions, likewise.
+    pub resends: u32,
 }
 
 /// What the server's end saw of the latest request.
@@ -97,18 +90,12 @@ pub struct ServerPart {
     pub end: u32,
     /// The answer's first byte.
     pub answer: u32,
-    /// From T2 to T3: nanoseconds of waiting for a CPU held by others.
-    pub wait_foreign: u32,
-    /// From T2 to T3: nanoseconds of waiting for a CPU held by its own program.
-    pub wait_own: u32,
-    /// From T3 to T4, as `wait_foreign`.
-    pub service_foreign: u32,
-    /// From T3 to T4, as `wait_own`.
-    pub service_own: u32,
     /// The slot of the thread that last read here, 0 for none.
     pub slot: u16,
     /// Bits of [`server`].
     pub flags: u16,
+    /// Unused.
+    pub padding: [u32; 4],
 }
 
 /// Both ends of a connection; on a host that has one end, the other part stays zero.
@@ -217,8 +204,8 @@ const fn mix(value: u64) -> u64 {
     value ^ value >> 33
 }
 
-layout!(ClientPart, 64, sent_ns at 0, sequence at 24, losses_at_send at 36, slot at 56,
-    losses at 60);
-layout!(ServerPart, 64, ready_ns at 0, key at 24, sequence at 32, wait_foreign at 44, flags at 62);
+layout!(ClientPart, 64, sent_ns at 0, sequence at 24, losses_at_send at 36, resent_stamp at 44,
+    slot at 52, losses at 56);
+layout!(ServerPart, 64, ready_ns at 0, key at 24, sequence at 32, slot at 44, padding at 48);
 layout!(Sampling, 16, strict_mask at 4, strict_until_ns at 8);
 layout!(FlowEntry, 128, client at 0, server at 64);

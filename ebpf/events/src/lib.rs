@@ -6,13 +6,17 @@
 
 #![no_std]
 
+mod clocks;
 mod config;
 mod counters;
 mod fault;
 mod flow;
 mod histogram;
+mod machine;
 mod thread;
+mod timeline;
 
+pub use clocks::{Held, KINDS, kind};
 pub use config::{ABSENT, Config, FLOW_DENSE, FLOW_HASHED, Learn, Offsets, dense_index};
 pub use counters::{
     CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, LossRecord, NAME_LENGTH,
@@ -25,9 +29,15 @@ pub use flow::{
     in_sample, is_joined, kept_entries, kept_slot, key_v4, key_v6, request_hash, server,
 };
 pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
+pub use machine::{Transition, wait_parts};
 pub use thread::{
-    CpuEntry, LONG_WAIT_NS, PROGRAM_CLIENT_FIRST, PROGRAM_CLIENT_LAST, PROGRAM_IDLE, PROGRAM_OTHER,
-    PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadState, WAITS_KEPT, Wait,
+    CpuEntry, PROGRAM_CLIENT_FIRST, PROGRAM_CLIENT_LAST, PROGRAM_IDLE, PROGRAM_INTERRUPTS,
+    PROGRAM_OTHER, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadHead,
+    ThreadState,
+};
+pub use timeline::{
+    COARSE, Checkpoint, CpuLog, FINE, HOLDERS, Holder, LONG_NS, Part, SPAN_NS, STALLS, STOPS,
+    Stall, Stop, StopLog, TICK_NS, TIMELINES, TimelineEntry,
 };
 
 /// Size and field offsets of a type, asserted when it is compiled.

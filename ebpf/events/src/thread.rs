@@ -1,17 +1,12 @@
 //! Threads of the watched programs, and who held each CPU.
 
-use crate::{Histogram, NAME_LENGTH, layout};
+#[cfg(doc)]
+use crate::kind;
+use crate::{Held, Histogram, KINDS, layout};
 
 /// Threads that can be watched at once; slot 0 means "none". 54 shards on each side with a few
 /// helpers each need about 250. Threads beyond are counted, not watched.
 pub const THREAD_SLOTS: usize = 1024;
-
-/// Waits kept per thread: a power of two. At a wait of 50 µs and more, 64 cover at least 3 ms of
-/// pure waiting, which is more than a request's T0 to T1 without it being a loss.
-pub const WAITS_KEPT: usize = 64;
-
-/// Only waits of at least this length are kept.
-pub const LONG_WAIT_NS: u64 = 50_000;
 
 /// Clocks per CPU: one per program.
 pub const PROGRAMS: usize = 16;
@@ -22,11 +17,13 @@ pub const PROGRAM_SERVER: u8 = 1;
 /// The first client process.
 pub const PROGRAM_CLIENT_FIRST: u8 = 2;
 /// The last client process with a clock of its own; those after it share this one.
-pub const PROGRAM_CLIENT_LAST: u8 = 14;
+pub const PROGRAM_CLIENT_LAST: u8 = 13;
+/// Interrupts and softirqs, in whoever's context, and the kernel's threads that do their work.
+pub const PROGRAM_INTERRUPTS: u8 = 14;
 /// The idle task.
 pub const PROGRAM_IDLE: u8 = 15;
 
-/// What a thread is doing, as [`ThreadEntry::state`].
+/// What a thread is doing, as [`ThreadHead::state`].
 pub struct ThreadState;
 
 impl ThreadState {
@@ -56,29 +53,10 @@ pub struct TaskRef {
     pub tgid: u32,
 }
 
-/// One wait for a CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wait {
-    /// When the thread became runnable.
-    pub start_ns: u64,
-    /// When it ran.
-    pub end_ns: u64,
-    /// For how long of it others held the CPU; the rest, its own program did.
-    pub foreign_ns: u64,
-    /// The thread that held it: of other programs the one with the longest hold, when those held
-    /// most of the wait; else the last one.
-    pub holder_tid: u32,
-    /// Unused.
-    pub padding: u32,
-    /// Its name.
-    pub holder_name: [u8; NAME_LENGTH],
-}
-
-/// A watched thread. Written under the run queue's lock, so by one CPU at a time.
+/// What a watched thread does. Written under the run queue's lock, so by one CPU at a time.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
-pub struct ThreadEntry {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadHead {
     /// Odd while the entry is being written.
     pub version: u32,
     /// The thread.
@@ -91,41 +69,41 @@ pub struct ThreadEntry {
     pub state: u32,
     /// The CPU it runs on or waits for.
     pub cpu: u32,
+    /// What being off the CPU is at present: [`kind::ASLEEP`] and the like.
+    pub off_kind: u32,
+    /// Its timeline's number, from 1 on; 0 for none.
+    pub timeline: u32,
     /// Since when it has been in its state, or has waited for this CPU.
     pub since_ns: u64,
-    /// Its program's clock on that CPU then.
-    pub held_at_ns: u64,
-    /// Total time runnable and not running while others held the CPU, or it was idle.
-    pub wait_foreign_ns: u64,
-    /// Total time runnable and not running while its own program held the CPU.
-    pub wait_own_ns: u64,
-    /// Total time on a CPU.
-    pub ran_ns: u64,
-    /// Total time neither running nor runnable.
-    pub slept_ns: u64,
+    /// What its CPU showed when it began to wait or to sleep.
+    pub held_at: Held,
+    /// How often it had left a CPU by the kernel's own count when it was last seen.
+    pub switches_seen: u64,
     /// When the current wait began, on whatever CPU.
     pub wait_began_ns: u64,
-    /// `wait_foreign_ns` when the current wait began.
-    pub wait_foreign_before_ns: u64,
     /// Switches away from it because it had nothing to do.
     pub switches_voluntary: u64,
     /// Switches away from it though it wanted to go on.
     pub switches_involuntary: u64,
     /// Moves from one CPU to another.
     pub migrations: u64,
-    /// Waits kept so far; the next one goes to `waits[waits_kept % WAITS_KEPT]`.
-    pub waits_kept: u64,
-    /// Unused.
-    pub padding: u64,
+    /// What its time went by with, up to `since_ns`.
+    pub clocks_ns: [u64; KINDS],
+}
+
+/// A watched thread.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadEntry {
+    /// What it does.
+    pub head: ThreadHead,
     /// How long it waited for a CPU, each time.
     pub delays: Histogram,
-    /// The latest long waits.
-    pub waits: [Wait; WAITS_KEPT],
 }
 
 /// Who holds a CPU. Written by that CPU alone, read by all.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct CpuEntry {
     /// Since when the present holder has held it, 0 before the first switch seen.
     pub since_ns: u64,
@@ -133,14 +111,15 @@ pub struct CpuEntry {
     pub holder_tid: u32,
     /// Its program.
     pub holder_program: u32,
-    /// Who of no watched program held it longest since a watched thread last ran here.
-    pub foreign_tid: u32,
-    /// Unused.
-    pub padding: u32,
-    /// For how long, 0 if none did.
-    pub foreign_longest_ns: u64,
-    /// Its name.
-    pub foreign_name: [u8; NAME_LENGTH],
+    /// When the send began that the thread on this CPU is in, 0 for none: the softirq that it ends
+    /// with is its own work.
+    pub own_send_ns: u64,
+    /// When the softirq that runs now began, 0 for none.
+    pub softirq_from_ns: u64,
+    /// Ticks so far.
+    pub ticks: u64,
+    /// `ticks` when the softirq began, if it is one of the thread's own send; else the largest.
+    pub own_ticks: u64,
     /// Switches.
     pub switches: u64,
     /// Times that data became ready for the server here: how many requests there are, or nearly.
@@ -150,8 +129,6 @@ pub struct CpuEntry {
 }
 
 layout!(TaskRef, 8, slot at 0, program at 2, tgid at 4);
-layout!(Wait, 48, start_ns at 0, foreign_ns at 16, holder_tid at 24, holder_name at 32);
-layout!(ThreadEntry, 5248, version at 0, since_ns at 24, wait_own_ns at 48, ran_ns at 56,
-    waits_kept at 112, delays at 128, waits at 2176);
-layout!(CpuEntry, 192, since_ns at 0, foreign_tid at 16, foreign_name at 32, requests at 56,
-    held_ns at 64);
+layout!(ThreadHead, 192, version at 0, since_ns at 32, held_at at 40, clocks_ns at 104);
+layout!(ThreadEntry, 2240, head at 0, delays at 192);
+layout!(CpuEntry, 192, since_ns at 0, own_send_ns at 16, switches at 48, held_ns at 64);

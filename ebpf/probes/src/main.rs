@@ -24,7 +24,9 @@ mod resets;
 mod retransmits;
 mod scheduling;
 mod softirq;
+mod stops;
 mod threads;
+mod ticks;
 
 /// The helpers for tracing demand a licence compatible with the GPL.
 #[unsafe(link_section = "license")]

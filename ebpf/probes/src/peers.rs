@@ -29,10 +29,12 @@ static LOSSES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 /// Notes a loss of a connection.
 #[inline(always)]
 pub(crate) fn lost(peer: Peer, mut record: LossRecord) {
+    if record.kind == loss::DROP
+        && let Some(entry) = peer.existing()
+    {
+        lost_on_flow(entry);
+    }
     if record.kind == loss::DROP || record.kind == loss::RETRANSMIT {
-        if let Some(entry) = peer.existing() {
-            lost_on_flow(entry);
-        }
         by_address(peer.address, record);
     }
     // SAFETY: no arguments.

@@ -12,14 +12,15 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use events::{
-    ClientPart, KEPT_FROM_NS, ServerBlock, ServerPart, Side, client, is_joined, kept_slot,
+    ABSENT, ClientPart, KEPT_FROM_NS, ServerBlock, ServerPart, Side, client, is_joined, kept_slot,
     request_hash, server,
 };
 
 use crate::{
+    count::atomic_add,
     flow::{MMAPABLE, Peer},
     kernel::{Object, Socket, after, config},
-    threads::{self, Waited},
+    threads,
 };
 
 /// Waits and services of the server's ends, for who watches a server alone.
@@ -38,9 +39,6 @@ static ANSWERS: Array<ServerPart> = Array::with_max_entries(1, MMAPABLE);
 
 /// `MSG_PEEK`: such a read takes nothing.
 const PEEK: i32 = 2;
-
-/// Beyond this the lower 32 bits of two totals cannot be told apart.
-const SPLIT_LIMIT_NS: u64 = 1 << 32;
 
 /// Says which instants there are. Volatile, so that "none" is stored too before they change, for a
 /// reader in user space that comes in between.
@@ -159,18 +157,9 @@ fn answer_begins(part: &mut ServerPart, write_seq: u32, now: u64) {
     part.answer = write_seq;
     part.answered_ns = now;
     let service_ns = now.wrapping_sub(part.read_ns);
-    let mut flags = part.flags | server::ANSWERED;
-    if flags & server::SERVICE_BEGUN != 0 {
-        if service_ns < SPLIT_LIMIT_NS
-            && let Some(waited) = own_wait(part.slot)
-        {
-            let delta = waited.since((part.service_foreign, part.service_own));
-            (part.service_foreign, part.service_own) = (delta.foreign, delta.own);
-            flags |= server::SERVICE_SPLIT;
-        }
-        flags &= !server::SERVICE_BEGUN;
-    }
+    let flags = part.flags | server::ANSWERED;
     publish(&mut part.flags, flags);
+    threads::begin_own_send(now);
     if config!(server_histograms) != 0
         && let Some(block) = SERVER.get_ptr_mut(0)
     {
@@ -196,15 +185,9 @@ fn keep(peer: Peer, part: &ServerPart) {
         // microsecond out of a minute's; key and sequence number tell most of such.
         let kept = unsafe { &mut *kept };
         publish(&mut kept.flags, 0);
-        *kept = ServerPart { key, flags: 0, ..*part };
+        *kept = ServerPart { key, flags: 0, padding: [0; 4], ..*part };
         publish(&mut kept.flags, part.flags);
     }
-}
-
-/// The totals of the thread of a slot, if that is the one running now.
-#[inline(always)]
-fn own_wait(slot: u16) -> Option<Waited> {
-    if slot == 0 || slot != threads::current() { None } else { threads::waited_by_current(slot) }
 }
 
 #[inline(always)]
@@ -241,15 +224,15 @@ fn request_stamped(
     part.length = length;
     part.answer = copied;
     part.losses_at_send = part.losses as u16;
+    part.resends_at_send = part.resends as u16;
+    part.resent_stamp = 0;
+    part.answer_resent_stamp = 0;
     part.sent_ns = now;
     part.ready_ns = 0;
     part.read_ns = 0;
     part.slot = slot;
-    if let Some(waited) = if slot == 0 { None } else { threads::waited_by_current(slot) } {
-        (part.sent_foreign, part.sent_own) = (waited.foreign, waited.own);
-        flags |= client::SENT_SPLIT;
-    }
     publish(&mut part.flags, flags);
+    threads::begin_own_send(now);
 }
 
 /// T2 and T5.
@@ -304,18 +287,12 @@ fn request_ready(part: &mut ServerPart, tcp: Object) {
         return;
     }
     let now = now_ns();
-    let slot = part.slot;
-    let mut flags = server::READY;
     publish(&mut part.flags, 0);
     part.sequence = copied;
     part.ready_ns = now;
     part.read_ns = 0;
     part.answered_ns = 0;
-    if let Some(waited) = if slot == 0 { None } else { threads::waited(slot, now) } {
-        (part.wait_foreign, part.wait_own) = (waited.foreign, waited.own);
-        flags |= server::WAIT_BEGUN;
-    }
-    publish(&mut part.flags, flags);
+    publish(&mut part.flags, server::READY);
 }
 
 #[inline(always)]
@@ -324,15 +301,75 @@ fn answer_ready(part: &mut ClientPart, tcp: Object) {
     if !after(received, part.answer) {
         return;
     }
-    let now = now_ns();
-    part.ready_ns = now;
+    part.ready_ns = now_ns();
     part.losses_at_ready = part.losses as u16;
-    let mut flags = part.flags | client::READY;
-    if let Some(waited) = if part.slot == 0 { None } else { threads::waited(part.slot, now) } {
-        (part.receive_foreign, part.receive_own) = (waited.foreign, waited.own);
-        flags |= client::RECEIVE_BEGUN;
-    }
+    part.resends_at_ready = part.resends as u16;
+    let in_time = if part.resent_stamp | part.answer_resent_stamp == 0 {
+        0
+    } else {
+        transmissions_in_time(part, tcp)
+    };
+    let flags = part.flags | client::READY | in_time;
     publish(&mut part.flags, flags);
+}
+
+/// Something was sent again before the answer came: what of it was not needed, by the timestamps of
+/// the segment that brought the answer. It echoes the stamp of the request's transmission that came
+/// first, and has that of the answer's own.
+#[inline(always)]
+fn transmissions_in_time(part: &ClientPart, tcp: Object) -> u16 {
+    if config!(offsets.rcv_tsecr) == ABSENT || config!(offsets.rcv_tsval) == ABSENT {
+        return 0;
+    }
+    let earlier = |stamp: u32, resent: u32| stamp != 0 && after(resent, stamp);
+    let mut flags = 0;
+    if earlier(tcp.field(config!(offsets.rcv_tsecr)), part.resent_stamp) {
+        flags |= client::REQUEST_IN_TIME;
+    }
+    if earlier(tcp.field(config!(offsets.rcv_tsval)), part.answer_resent_stamp) {
+        flags |= client::ANSWER_IN_TIME;
+    }
+    flags
+}
+
+/// TCP's clock for timestamps: milliseconds.
+#[inline(always)]
+fn stamp_now() -> u32 {
+    (now_ns() / 1_000_000) as u32
+}
+
+/// A segment of a connection is sent again: notes when that came first of the request under way, or
+/// of its answer, and counts it there. What the server sends again before it has answered is the
+/// answer to a request before, which has come: its acknowledgement is late.
+#[inline(always)]
+pub(crate) fn sent_again(socket: Socket, side: Side) -> Option<()> {
+    let entry = Peer::of_socket(socket, side)?.existing()?;
+    // SAFETY: the map's value; only what belongs to a request under way is written.
+    let (part, theirs) = unsafe { (&mut (*entry).client, &(*entry).server) };
+    if matches!(side, Side::Server) {
+        let answered = theirs.flags & server::ANSWERED != 0 && theirs.sequence == part.sequence;
+        if !answered {
+            return None;
+        }
+    }
+    // SAFETY: an aligned field of a map's value; both ends may add to it.
+    unsafe { atomic_add(&raw mut part.resends, 1) };
+    if part.flags & (client::SENT | client::READY) != client::SENT {
+        return None;
+    }
+    match side {
+        Side::Client if part.resent_stamp == 0 => part.resent_stamp = stamp_now().max(1),
+        Side::Server if part.answer_resent_stamp == 0 => {
+            let tcp = socket.tcp();
+            if tcp.is_null() || config!(offsets.tsoffset) == ABSENT {
+                return None;
+            }
+            let offset: u32 = tcp.field(config!(offsets.tsoffset));
+            part.answer_resent_stamp = stamp_now().wrapping_add(offset).max(1);
+        }
+        _ => {}
+    }
+    Some(())
 }
 
 /// T3 and T6.
@@ -390,22 +427,12 @@ fn request_read(part: &mut ServerPart, tcp: Object) {
         return;
     }
     let now = now_ns();
-    let slot = threads::current();
     part.end = copied;
     part.read_ns = now;
+    part.slot = threads::current();
     let wait_ns = now.wrapping_sub(part.ready_ns);
-    let mut flags = part.flags | server::READ;
-    if let Some(waited) = if slot == 0 { None } else { threads::waited_by_current(slot) } {
-        if flags & server::WAIT_BEGUN != 0 && slot == part.slot && wait_ns < SPLIT_LIMIT_NS {
-            let delta = waited.since((part.wait_foreign, part.wait_own));
-            (part.wait_foreign, part.wait_own) = (delta.foreign, delta.own);
-            flags |= server::WAIT_SPLIT;
-        }
-        (part.service_foreign, part.service_own) = (waited.foreign, waited.own);
-        flags |= server::SERVICE_BEGUN;
-    }
-    part.slot = slot;
-    publish(&mut part.flags, flags & !server::WAIT_BEGUN);
+    let flags = part.flags | server::READ;
+    publish(&mut part.flags, flags);
     if config!(server_histograms) != 0
         && let Some(block) = SERVER.get_ptr_mut(0)
     {
@@ -420,18 +447,7 @@ fn answer_read(part: &mut ClientPart, tcp: Object) {
     if !after(copied, part.answer) {
         return;
     }
-    let now = now_ns();
-    part.read_ns = now;
-    let mut flags = part.flags | client::READ;
-    if flags & client::RECEIVE_BEGUN != 0 {
-        if now.wrapping_sub(part.ready_ns) < SPLIT_LIMIT_NS
-            && let Some(waited) = own_wait(part.slot)
-        {
-            let delta = waited.since((part.receive_foreign, part.receive_own));
-            (part.receive_foreign, part.receive_own) = (delta.foreign, delta.own);
-            flags |= client::RECEIVE_SPLIT;
-        }
-        flags &= !client::RECEIVE_BEGUN;
-    }
+    part.read_ns = now_ns();
+    let flags = part.flags | client::READ;
     publish(&mut part.flags, flags);
 }

@@ -7,7 +7,7 @@ use crate::{
     count::{add, count},
     flow::Peer,
     kernel::{Object, Socket, config},
-    peers,
+    peers, requests,
 };
 
 /// `TCP_CA_Recovery`
@@ -44,6 +44,7 @@ fn try_retransmitted(socket: Socket, skb: Object, error: i32) -> Option<()> {
     // `RetransSegs` counts the segments of an aggregate one by one.
     let segments: u16 = skb.copy(config!(offsets.skb_tcp_segments))?;
     let segments = u32::from(segments.max(1));
+    requests::sent_again(socket, side);
     note(socket, side, kind_of(socket), segments)
 }
 

@@ -9,13 +9,13 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use events::{
-    CpuEntry, LONG_WAIT_NS, NAME_LENGTH, PROGRAM_IDLE, PROGRAM_OTHER, PROGRAMS, TaskRef,
-    ThreadEntry, ThreadState, WAITS_KEPT, Wait,
+    ABSENT, CpuEntry, Holder, LONG_NS, NAME_LENGTH, PROGRAM_IDLE, PROGRAM_OTHER, TaskRef,
+    ThreadHead, ThreadState, Transition, kind,
 };
 
 use crate::{
     kernel::{Object, config},
-    threads::{self, CPUS, THREADS},
+    threads::{self, CPU_LOGS, CPUS, close, open, timeline},
 };
 
 #[inline(always)]
@@ -29,6 +29,7 @@ fn now_ns() -> u64 {
 struct Task {
     object: Object,
     tid: u32,
+    tgid: u32,
     found: TaskRef,
 }
 
@@ -38,10 +39,10 @@ impl Task {
         let tid: u32 = object.field(config!(offsets.task_pid));
         if tid == 0 {
             let found = TaskRef { program: PROGRAM_IDLE, ..NOBODY };
-            return Self { object, tid, found };
+            return Self { object, tid, tgid: 0, found };
         }
         let tgid: u32 = object.field(config!(offsets.task_tgid));
-        Self { object, tid, found: threads::watched(tid, tgid) }
+        Self { object, tid, tgid, found: threads::watched(tid, tgid) }
     }
 
     #[inline(always)]
@@ -56,31 +57,71 @@ const NOBODY: TaskRef = TaskRef { slot: 0, program: PROGRAM_OTHER, padding: 0, t
 #[btf_tracepoint(function = "sched_switch")]
 pub(crate) fn switched(ctx: BtfTracePointContext) -> i32 {
     let preempted: u64 = ctx.arg(0);
-    let state: u32 = ctx.arg(3);
-    let leaves = if preempted as u8 != 0 || state == 0 {
-        Leaves::Runnable
-    } else if state & TASK_DEAD != 0 {
-        Leaves::Dead
-    } else {
-        Leaves::Asleep
-    };
-    try_switched(Object::new(ctx.arg(1)), Object::new(ctx.arg(2)), leaves);
+    let state: u32 = if preempted as u8 == 0 { ctx.arg(3) } else { 0 };
+    try_switched(Object::new(ctx.arg(1)), Object::new(ctx.arg(2)), state);
     0
 }
 
-/// The state of a task that runs no more.
-const TASK_DEAD: u32 = 0x80;
+/// `TASK_UNINTERRUPTIBLE`
+const UNINTERRUPTIBLE: u32 = 0x2;
+/// `__TASK_STOPPED`, `__TASK_TRACED` and `TASK_FROZEN`
+const STOPPED: u32 = 0x4 | 0x8 | 0x8000;
+/// `TASK_DEAD`
+const DEAD: u32 = 0x80;
+/// `TASK_NOLOAD`: uninterruptible, and idle.
+const NO_LOAD: u32 = 0x400;
+/// `JOBCTL_TRAP_FREEZE`: a frozen group of the second version sleeps.
+const TRAP_FREEZE: u64 = 1 << 23;
 
 /// How a task leaves the CPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaves {
     Runnable,
-    Asleep,
+    /// And what its time goes by with until it comes back.
+    Off(usize),
     Dead,
 }
 
+impl Leaves {
+    #[inline(always)]
+    fn of(task: Object, state: u32) -> Self {
+        if state == 0 {
+            return if is_throttled(task) { Self::Off(kind::THROTTLED) } else { Self::Runnable };
+        }
+        if state & DEAD != 0 {
+            return Self::Dead;
+        }
+        Self::Off(if state & STOPPED != 0 || is_frozen(task) {
+            kind::STOPPED
+        } else if state & UNINTERRUPTIBLE != 0 && state & NO_LOAD == 0 {
+            kind::BLOCKED
+        } else {
+            kind::ASLEEP
+        })
+    }
+}
+
+/// Whether the quota of a task's group is used up.
 #[inline(always)]
-fn try_switched(previous: Object, next: Object, leaves: Leaves) -> Option<()> {
+fn is_throttled(task: Object) -> bool {
+    if config!(offsets.task_throttled) != ABSENT {
+        return task.field::<u8>(config!(offsets.task_throttled)) != 0;
+    }
+    if config!(offsets.task_cfs_rq) != ABSENT && config!(offsets.throttle_count) != ABSENT {
+        let queue = task.object(config!(offsets.task_cfs_rq));
+        return queue.field::<u32>(config!(offsets.throttle_count)) != 0;
+    }
+    false
+}
+
+#[inline(always)]
+fn is_frozen(task: Object) -> bool {
+    config!(offsets.task_jobctl) != ABSENT
+        && task.field::<u64>(config!(offsets.task_jobctl)) & TRAP_FREEZE != 0
+}
+
+#[inline(always)]
+fn try_switched(previous: Object, next: Object, state: u32) -> Option<()> {
     // SAFETY: no arguments.
     let number = unsafe { bpf_get_smp_processor_id() };
     let now = now_ns();
@@ -88,175 +129,106 @@ fn try_switched(previous: Object, next: Object, leaves: Leaves) -> Option<()> {
     let cpu = CPUS.get_ptr_mut(number)?;
     // SAFETY: the map's value; only this CPU writes it.
     let cpu = unsafe { &mut *cpu };
-    cpu_switched(cpu, previous, next, now);
+    cpu_switched(cpu, number, previous, next, now);
     if previous.found.slot != 0
-        && let Some(entry) = THREADS.get_ptr_mut(u32::from(previous.found.slot))
+        && let Some(entry) = threads::head(previous.found.slot)
     {
+        let leaves = Leaves::of(previous.object, state);
         // SAFETY: the map's value, under the run queue's lock.
-        unsafe { switched_out(entry, cpu, number, now, leaves) };
+        unsafe { switched_out(entry, cpu, number, (now, previous.object), leaves) };
         if leaves == Leaves::Dead {
             threads::forget(previous.tid);
         }
     }
     if next.found.slot != 0
-        && let Some(entry) = THREADS.get_ptr_mut(u32::from(next.found.slot))
+        && let Some(entry) = threads::head(next.found.slot)
     {
         // SAFETY: as above.
-        unsafe { switched_in(entry, cpu, previous, number, now) };
-        cpu.foreign_longest_ns = 0;
+        let waited_ns = unsafe { switched_in(entry, number, (now, next.object)) };
+        if let Some(waited_ns) = waited_ns {
+            threads::record_delay(next.found.slot, waited_ns);
+        }
     }
     Some(())
 }
 
 /// Brings the CPU's clocks up to now and notes the new holder.
 #[inline(always)]
-fn cpu_switched(cpu: &mut CpuEntry, previous: Task, next: Task, now: u64) {
-    let clock = cpu.holder_program as usize & (PROGRAMS - 1);
-    if cpu.since_ns != 0 {
-        // SAFETY: the mask keeps the index within the array.
-        unsafe {
-            *(&raw mut cpu.held_ns).cast::<u64>().add(clock) += now.saturating_sub(cpu.since_ns);
-        }
-    }
-    let turn_ns = now.saturating_sub(cpu.since_ns);
-    if previous.found.program == PROGRAM_OTHER && turn_ns > cpu.foreign_longest_ns {
-        cpu.foreign_tid = previous.tid;
-        cpu.foreign_longest_ns = turn_ns;
-        cpu.foreign_name = previous.name();
-    }
-    cpu.holder_tid = next.tid;
-    cpu.holder_program = u32::from(next.found.program);
-    cpu.since_ns = now;
-    cpu.switches += 1;
-}
-
-/// The entry is being written.
-#[inline(always)]
-unsafe fn open(entry: *mut ThreadEntry) {
-    // SAFETY: the caller's entry is a map's value.
-    unsafe {
-        let version = &raw mut (*entry).version;
-        version.write_volatile(version.read_volatile() | 1);
+fn cpu_switched(cpu: &mut CpuEntry, number: u32, previous: Task, next: Task, now: u64) {
+    let from_ns = cpu.since_ns;
+    cpu.switch(next.tid, next.found.program, now);
+    if previous.tid != 0
+        && from_ns != 0
+        && now.wrapping_sub(from_ns) >= LONG_NS
+        && let Some(log) = CPU_LOGS.get_ptr_mut(number)
+    {
+        let (tid, tgid, name) = (previous.tid, previous.tgid, previous.name());
+        let program = u32::from(previous.found.program);
+        let turn = Holder { from_ns, until_ns: now, tid, tgid, program, padding: 0, name };
+        // SAFETY: the map's value; only this CPU writes it.
+        unsafe { (*log).held(turn) };
     }
 }
 
-/// The entry is whole again.
+/// What happens to a thread now.
 #[inline(always)]
-unsafe fn close(entry: *mut ThreadEntry) {
-    // SAFETY: the caller's entry is a map's value.
-    unsafe {
-        let version = &raw mut (*entry).version;
-        version.write_volatile((version.read_volatile() | 1).wrapping_add(1));
-    }
+unsafe fn transition<'a>(entry: *mut ThreadHead, task: Object, now_ns: u64) -> Transition<'a> {
+    // SAFETY: the caller's entry is a map's value, and nobody else writes it now.
+    let thread = unsafe { &mut *entry };
+    let timeline = timeline(thread.timeline);
+    Transition { thread, timeline, now_ns, switches: threads::switches(task) }
 }
 
 #[inline(always)]
 unsafe fn switched_out(
-    entry: *mut ThreadEntry,
+    entry: *mut ThreadHead,
     cpu: &CpuEntry,
     number: u32,
-    now: u64,
+    (now, task): (u64, Object),
     leaves: Leaves,
 ) {
     // SAFETY: the caller's entry is a map's value, and nobody else writes it now.
     unsafe {
         open(entry);
-        let thread = &mut *entry;
-        if thread.state == ThreadState::RUNNING {
-            thread.ran_ns += now.saturating_sub(thread.since_ns);
-        }
-        if leaves == Leaves::Runnable {
-            thread.switches_involuntary += 1;
-            begin_wait(thread, number, held_here(cpu, thread.program), now);
-        } else {
-            thread.switches_voluntary += 1;
-            thread.state =
-                if leaves == Leaves::Dead { ThreadState::EXITED } else { ThreadState::SLEEPING };
-            thread.cpu = number;
-            thread.since_ns = now;
+        let it = transition(entry, task, now);
+        match leaves {
+            Leaves::Runnable => {
+                let held = cpu.held(it.thread.program, now);
+                it.made_to_go(number, held);
+            }
+            Leaves::Off(kind) => it.goes(number, kind),
+            Leaves::Dead => it.ends(number),
         }
         close(entry);
     }
-}
-
-/// A program's clock on the CPU whose clocks have just been brought up to now.
-#[inline(always)]
-unsafe fn held_here(cpu: &CpuEntry, program: u32) -> u64 {
-    // SAFETY: the mask keeps the index within the array.
-    unsafe { *(&raw const cpu.held_ns).cast::<u64>().add(program as usize & (PROGRAMS - 1)) }
-}
-
-#[inline(always)]
-fn begin_wait(thread: &mut ThreadEntry, cpu: u32, held_ns: u64, now: u64) {
-    thread.state = ThreadState::WAITING;
-    thread.cpu = cpu;
-    thread.since_ns = now;
-    thread.held_at_ns = held_ns;
-    thread.wait_began_ns = now;
-    thread.wait_foreign_before_ns = thread.wait_foreign_ns;
 }
 
 #[inline(always)]
 unsafe fn switched_in(
-    entry: *mut ThreadEntry,
-    cpu: &CpuEntry,
-    previous: Task,
+    entry: *mut ThreadHead,
     number: u32,
-    now: u64,
-) {
+    (now, task): (u64, Object),
+) -> Option<u64> {
     // SAFETY: the caller's entry is a map's value, and nobody else writes it now.
     unsafe {
         open(entry);
-        if (*entry).state == ThreadState::WAITING {
-            settle(entry, now);
-            let waited = now.saturating_sub((*entry).wait_began_ns);
-            threads::record(&raw mut (*entry).delays, waited);
-            if waited >= LONG_WAIT_NS {
-                keep(entry, cpu, previous, now);
-            }
-        } else if (*entry).state == ThreadState::SLEEPING {
-            // Woken unseen.
-            (*entry).slept_ns += now.saturating_sub((*entry).since_ns);
-        }
-        (*entry).state = ThreadState::RUNNING;
-        (*entry).cpu = number;
-        (*entry).since_ns = now;
+        let it = transition(entry, task, now);
+        let held = threads::held(it.thread.cpu, it.thread.program, now);
+        let waited_ns = it.comes(number, held);
         close(entry);
+        waited_ns
     }
 }
 
-/// Adds what a waiting thread has waited for its present CPU to its totals.
-#[inline(always)]
-unsafe fn settle(entry: *mut ThreadEntry, now: u64) {
-    // SAFETY: the caller's entry is a map's value, and nobody else writes it now.
-    unsafe {
-        let (foreign, own) = threads::current_wait(entry, now);
-        (*entry).wait_foreign_ns += foreign;
-        (*entry).wait_own_ns += own;
-    }
+/// A thread is about to become runnable. On which CPU, a later move says.
+#[btf_tracepoint(function = "sched_waking")]
+pub(crate) fn waking(ctx: BtfTracePointContext) -> i32 {
+    try_woken(Object::new(ctx.arg(0)));
+    0
 }
 
-/// Keeps a long wait that has just ended.
-#[inline(always)]
-unsafe fn keep(entry: *mut ThreadEntry, cpu: &CpuEntry, previous: Task, now: u64) {
-    // SAFETY: the caller's entry is a map's value; the mask keeps the index within the array.
-    unsafe {
-        let start_ns = (*entry).wait_began_ns;
-        let foreign_ns = (*entry).wait_foreign_ns.wrapping_sub((*entry).wait_foreign_before_ns);
-        let mostly_foreign = foreign_ns * 2 >= now.saturating_sub(start_ns);
-        let (holder_tid, holder_name) = if mostly_foreign && cpu.foreign_longest_ns != 0 {
-            (cpu.foreign_tid, cpu.foreign_name)
-        } else {
-            (previous.tid, previous.name())
-        };
-        let kept = (*entry).waits_kept;
-        let place = (&raw mut (*entry).waits).cast::<Wait>().add(kept as usize & (WAITS_KEPT - 1));
-        *place = Wait { start_ns, end_ns: now, foreign_ns, holder_tid, padding: 0, holder_name };
-        (*entry).waits_kept = kept + 1;
-    }
-}
-
-/// A thread becomes runnable.
+/// A thread becomes runnable. It has been on its way since [`waking`], unless it had not left its
+/// CPU yet then.
 #[btf_tracepoint(function = "sched_wakeup")]
 pub(crate) fn woken(ctx: BtfTracePointContext) -> i32 {
     try_woken(Object::new(ctx.arg(0)));
@@ -270,19 +242,20 @@ fn try_woken(task: Object) -> Option<()> {
     if slot == 0 {
         return None;
     }
-    let entry = THREADS.get_ptr_mut(u32::from(slot))?;
-    // SAFETY: the map's value, under the run queue's lock.
+    let entry = threads::head(slot)?;
+    // SAFETY: the map's value. The thread sleeps, so no run queue's lock protects it, but the one
+    // that all who wake it take; while it is on its way to sleep its version is odd.
     unsafe {
-        if (*entry).state != ThreadState::SLEEPING {
+        if (*entry).state != ThreadState::SLEEPING || (*entry).version & 1 != 0 {
             // It had not left the CPU yet.
             return None;
         }
         let now = now_ns();
         open(entry);
-        (*entry).slept_ns += now.saturating_sub((*entry).since_ns);
+        let it = transition(entry, task, now);
         // The latest move of the thread says which CPU it will run on.
-        let (cpu, program) = ((*entry).cpu, (*entry).program);
-        begin_wait(&mut *entry, cpu, threads::held(cpu, program, now), now);
+        let held = threads::held(it.thread.cpu, it.thread.program, now);
+        it.wakes(held);
         close(entry);
     }
     Some(())
@@ -303,18 +276,15 @@ fn try_migrated(task: Object, cpu: u32) -> Option<()> {
     if slot == 0 {
         return None;
     }
-    let entry = THREADS.get_ptr_mut(u32::from(slot))?;
+    let entry = threads::head(slot)?;
     // SAFETY: the map's value, under the lock that moving the task demands.
     unsafe {
+        let now = now_ns();
         open(entry);
-        (*entry).migrations += 1;
-        if (*entry).state == ThreadState::WAITING {
-            let now = now_ns();
-            settle(entry, now);
-            (*entry).since_ns = now;
-            (*entry).held_at_ns = threads::held(cpu, (*entry).program, now);
-        }
-        (*entry).cpu = cpu;
+        let it = transition(entry, task, now);
+        let program = it.thread.program;
+        let from = threads::held(it.thread.cpu, program, now);
+        it.moves(cpu, from, threads::held(cpu, program, now));
         close(entry);
     }
     Some(())

@@ -8,14 +8,15 @@ use aya_ebpf::{
     maps::Array,
 };
 use events::{
-    CpuEntry, Histogram, Learn, PROGRAM_CLIENT_FIRST, PROGRAM_OTHER, PROGRAM_SERVER, PROGRAMS,
-    Side, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadState,
+    CpuEntry, CpuLog, Held, Histogram, Learn, PROGRAM_CLIENT_FIRST, PROGRAM_INTERRUPTS,
+    PROGRAM_OTHER, PROGRAM_SERVER, Side, THREAD_SLOTS, TaskRef, ThreadEntry, ThreadHead,
+    TimelineEntry,
 };
 
 use crate::{
     count::{count, fetch_add},
     flow::MMAPABLE,
-    kernel::config,
+    kernel::{Object, config},
 };
 
 /// The watched threads by slot.
@@ -23,8 +24,7 @@ use crate::{
 /// An array with a slot for each, because other CPUs and user space read it: task-local storage
 /// could be read by neither.
 #[map]
-pub(crate) static THREADS: Array<ThreadEntry> =
-    Array::with_max_entries(THREAD_SLOTS as u32, MMAPABLE);
+static THREADS: Array<ThreadEntry> = Array::with_max_entries(THREAD_SLOTS as u32, MMAPABLE);
 
 /// The slot of a thread by its number.
 ///
@@ -45,32 +45,47 @@ static PROCESSES: Array<TaskRef> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static SLOTS_TAKEN: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 
+/// The timelines of threads that serve requests, by number.
+///
+/// An array of its own: most watched threads serve none, and a timeline is large.
+#[map]
+static TIMELINES: Array<TimelineEntry> =
+    Array::with_max_entries(events::TIMELINES as u32, MMAPABLE);
+
+/// Timelines given out so far, in its only element.
+///
+/// An array of one, as [`SLOTS_TAKEN`].
+#[map]
+static TIMELINES_TAKEN: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
+/// What happened on each CPU.
+///
+/// A plain array and not a per-CPU one: clients map it.
+#[map]
+pub(crate) static CPU_LOGS: Array<CpuLog> = Array::with_max_entries(1, MMAPABLE);
+
+/// What the thread of a slot does.
+#[inline(always)]
+pub(crate) fn head(slot: u16) -> Option<*mut ThreadHead> {
+    // SAFETY: within a value of the map.
+    THREADS.get_ptr_mut(u32::from(slot)).map(|entry| unsafe { &raw mut (*entry).head })
+}
+
+/// Counts how long the thread of a slot has waited for a CPU.
+#[inline(always)]
+pub(crate) fn record_delay(slot: u16, ns: u64) {
+    if let Some(entry) = THREADS.get_ptr_mut(u32::from(slot)) {
+        // SAFETY: a value of the map, written by whoever writes the thread's head.
+        unsafe { record(&raw mut (*entry).delays, ns) };
+    }
+}
+
 /// Who holds each CPU.
 ///
 /// A plain array and not a per-CPU one: other CPUs read it when data becomes ready for a thread
 /// that waits there.
 #[map]
 pub(crate) static CPUS: Array<CpuEntry> = Array::with_max_entries(1, MMAPABLE);
-
-/// What a thread has waited in all.
-#[derive(Clone, Copy)]
-pub(crate) struct Waited {
-    /// While others held the CPU; lower 32 bits of nanoseconds.
-    pub(crate) foreign: u32,
-    /// While its own program held it.
-    pub(crate) own: u32,
-}
-
-impl Waited {
-    /// What was waited since `earlier`, given both are totals.
-    #[inline(always)]
-    pub(crate) fn since(self, earlier: (u32, u32)) -> Self {
-        Self {
-            foreign: self.foreign.wrapping_sub(earlier.0),
-            own: self.own.wrapping_sub(earlier.1),
-        }
-    }
-}
 
 /// The slot and program of a thread; slot 0 if it is not watched, assigned at first sight.
 #[inline(always)]
@@ -82,8 +97,8 @@ pub(crate) fn watched(tid: u32, tgid: u32) -> TaskRef {
         return known;
     }
     let program = program_of(tgid);
-    if program == PROGRAM_OTHER {
-        return TaskRef::default();
+    if program == PROGRAM_OTHER || program == PROGRAM_INTERRUPTS {
+        return TaskRef { program, ..TaskRef::default() };
     }
     let fresh = TaskRef { slot: assign(tid, tgid, program), program, padding: 0, tgid };
     // SAFETY: as above.
@@ -107,11 +122,48 @@ pub(crate) fn forget(tid: u32) {
     }
 }
 
-/// The slot of the thread that runs now.
+/// The slot of the thread that runs now. It serves requests, so from here on it has a timeline, as
+/// far as there is room.
 #[inline(always)]
 pub(crate) fn current() -> u16 {
     let both = bpf_get_current_pid_tgid();
-    watched(both as u32, (both >> 32) as u32).slot
+    let slot = watched(both as u32, (both >> 32) as u32).slot;
+    if slot != 0
+        && let Some(entry) = head(slot)
+    {
+        // SAFETY: the map's value; only the thread itself gives it a timeline.
+        unsafe {
+            if (*entry).timeline == 0 {
+                (*entry).timeline = new_timeline();
+            }
+        }
+    }
+    slot
+}
+
+/// What a thread has for a timeline when there was no room for one.
+const NO_ROOM: u32 = u32::MAX;
+
+#[inline(always)]
+fn new_timeline() -> u32 {
+    let Some(taken) = TIMELINES_TAKEN.get_ptr_mut(0) else { return NO_ROOM };
+    // SAFETY: an aligned value of a map.
+    let number = unsafe { fetch_add(taken) } + 1;
+    if number < events::TIMELINES as u64 {
+        return number as u32;
+    }
+    count(|block| &mut block.timelines_lacking);
+    NO_ROOM
+}
+
+/// A thread's timeline by its number.
+#[inline(always)]
+pub(crate) fn timeline<'a>(number: u32) -> Option<&'a mut TimelineEntry> {
+    if number == 0 {
+        return None;
+    }
+    // SAFETY: the map's value is a `TimelineEntry`, written by whoever writes the thread's entry.
+    TIMELINES.get_ptr_mut(number).map(|timeline| unsafe { &mut *timeline })
 }
 
 /// Learns that the current process is one end of the experiment, when asked to.
@@ -152,7 +204,7 @@ fn assign(tid: u32, tgid: u32, program: u8) -> u16 {
         count(|block| &mut block.threads_unwatched);
         return 0;
     }
-    let Some(entry) = THREADS.get_ptr_mut(slot as u32) else { return 0 };
+    let Some(entry) = head(slot as u16) else { return 0 };
     // SAFETY: the slot was just taken by this program alone.
     unsafe {
         (*entry).tid = tid;
@@ -162,21 +214,39 @@ fn assign(tid: u32, tgid: u32, program: u8) -> u16 {
     slot as u16
 }
 
-/// For how long a program has held a CPU, up to `now`.
+/// How often a task has left a CPU by the kernel's own count.
 #[inline(always)]
-pub(crate) fn held(cpu: u32, program: u32, now: u64) -> u64 {
-    let Some(entry) = CPUS.get_ptr(cpu) else { return 0 };
-    // SAFETY: the map's value is a `CpuEntry`; the index is bounded by the mask.
+pub(crate) fn switches(task: Object) -> u64 {
+    let voluntary: u64 = task.field(config!(offsets.task_nvcsw));
+    let involuntary: u64 = task.field(config!(offsets.task_nivcsw));
+    voluntary.wrapping_add(involuntary)
+}
+
+/// Who has held a CPU up to now.
+#[inline(always)]
+pub(crate) fn held(cpu: u32, program: u32, now: u64) -> Held {
+    // SAFETY: the map's value is a `CpuEntry`; what another CPU writes meanwhile is off by one
+    // switch.
+    CPUS.get_ptr(cpu).map_or(Held::default(), |entry| unsafe { (*entry).held(program, now) })
+}
+
+/// The entry is being written.
+#[inline(always)]
+pub(crate) unsafe fn open(entry: *mut ThreadHead) {
+    // SAFETY: the caller's entry is a map's value.
     unsafe {
-        let total = (&raw const (*entry).held_ns)
-            .cast::<u64>()
-            .add(program as usize & (PROGRAMS - 1))
-            .read_volatile();
-        if (&raw const (*entry).holder_program).read_volatile() == program {
-            let since = (&raw const (*entry).since_ns).read_volatile();
-            return total + now.saturating_sub(since);
-        }
-        total
+        let version = &raw mut (*entry).version;
+        version.write_volatile(version.read_volatile() | 1);
+    }
+}
+
+/// The entry is whole again.
+#[inline(always)]
+pub(crate) unsafe fn close(entry: *mut ThreadHead) {
+    // SAFETY: the caller's entry is a map's value.
+    unsafe {
+        let version = &raw mut (*entry).version;
+        version.write_volatile((version.read_volatile() | 1).wrapping_add(1));
     }
 }
 
@@ -191,80 +261,14 @@ pub(crate) fn count_request() {
     }
 }
 
-/// Times an entry is read again that was being written; a write takes some 100 ns.
-const TRIES: u32 = 8;
-
-/// The totals of a thread up to `now`, with what it is waiting for at this very moment.
-///
-/// Read from any CPU: `None` when the entry was being written all the time, or the thread has not
-/// been seen.
+/// The thread that runs now begins to send.
 #[inline(always)]
-pub(crate) fn waited(slot: u16, now: u64) -> Option<Waited> {
-    let entry = THREADS.get_ptr(u32::from(slot))?;
-    for _ in 0..TRIES {
-        // SAFETY: a value of the map.
-        if let Some(waited) = unsafe { waited_now(entry, now) } {
-            return Some(waited);
-        }
-    }
-    None
-}
-
-/// One try at what [`waited`] says.
-///
-/// # Safety
-/// `entry` is a value of [`THREADS`].
-#[inline(always)]
-unsafe fn waited_now(entry: *const ThreadEntry, now: u64) -> Option<Waited> {
-    // SAFETY: the map's value is a `ThreadEntry`; `version` tells whether it held still.
-    unsafe {
-        let version = (&raw const (*entry).version).read_volatile();
-        let state = (&raw const (*entry).state).read_volatile();
-        let mut foreign = (&raw const (*entry).wait_foreign_ns).read_volatile();
-        let mut own = (&raw const (*entry).wait_own_ns).read_volatile();
-        if state == ThreadState::WAITING {
-            let (more_foreign, more_own) = current_wait(entry, now);
-            foreign += more_foreign;
-            own += more_own;
-        }
-        if version & 1 != 0
-            || version != (&raw const (*entry).version).read_volatile()
-            || state == ThreadState::UNKNOWN
-        {
-            return None;
-        }
-        Some(Waited { foreign: foreign as u32, own: own as u32 })
-    }
-}
-
-/// The totals of the thread that runs now: nobody writes them meanwhile.
-#[inline(always)]
-pub(crate) fn waited_by_current(slot: u16) -> Option<Waited> {
-    let entry = THREADS.get_ptr(u32::from(slot))?;
-    // SAFETY: the map's value is a `ThreadEntry`.
-    unsafe {
-        if (*entry).state == ThreadState::UNKNOWN {
-            return None;
-        }
-        Some(Waited { foreign: (*entry).wait_foreign_ns as u32, own: (*entry).wait_own_ns as u32 })
-    }
-}
-
-/// How long a waiting thread has waited for the CPU it waits for now: (foreign, own).
-///
-/// # Safety
-/// `entry` is a value of [`THREADS`].
-#[inline(always)]
-pub(crate) unsafe fn current_wait(entry: *const ThreadEntry, now: u64) -> (u64, u64) {
-    // SAFETY: the caller vouches for the entry.
-    unsafe {
-        let since = (&raw const (*entry).since_ns).read_volatile();
-        let cpu = (&raw const (*entry).cpu).read_volatile();
-        let program = (&raw const (*entry).program).read_volatile();
-        let held_at = (&raw const (*entry).held_at_ns).read_volatile();
-        let elapsed = now.saturating_sub(since);
-        let own = held(cpu, program, now).saturating_sub(held_at).min(elapsed);
-        (elapsed - own, own)
+pub(crate) fn begin_own_send(now: u64) {
+    // SAFETY: no arguments.
+    let number = unsafe { bpf_get_smp_processor_id() };
+    if let Some(entry) = CPUS.get_ptr_mut(number) {
+        // SAFETY: the map's value; only this CPU writes it.
+        unsafe { (*entry).own_send_ns = now };
     }
 }
 

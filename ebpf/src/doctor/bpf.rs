@@ -39,7 +39,12 @@ pub(super) fn without(probe: &str) -> &'static str {
         "synack_retransmitted" => "retransmitted SYN-ACKs are null",
         "reset_sent" | "reset_received" => "resets are null",
         "receive_queue_full" | "buffer_limit" => "full socket buffers are null",
-        "softirq_begins" | "softirq_ends" => "softirq time is only as exact as /proc/stat",
+        "waking" => "a CPU that is slow to wake for a thread counts as that thread's sleep",
+        "signalled" => "who stopped a program is not known",
+        "softirq_begins" | "softirq_ends" => {
+            "what interrupts take from a thread counts as its own work"
+        }
+        "tick" => "a CPU that does not run (hypervisor, firmware) is not seen to stall",
         "napi_polled" => "NAPI polls are null",
         _ => UNKNOWN,
     }

@@ -10,11 +10,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod cgroup;
 mod figures;
 mod text;
 
 use crate::kernel::{self, monotonic_ns};
 
+pub use cgroup::{CgroupReading, CpuQuota};
 pub use figures::{
     CpuTimes, Interrupt, MachineReading, NetworkReading, Pressure, PressureLine, Protocols,
     SoftnetCpu, ThreadTimes, ThreadsReading,
@@ -46,6 +48,18 @@ fn read(path: &Path) -> Result<String, String> {
 
 fn understood<T>(path: &Path, found: Option<T>) -> Result<T, String> {
     found.ok_or_else(|| format!("{} is not as this kernel's should be", path.display()))
+}
+
+/// The kernel's threads that do the work of interrupts: softirqs that were too many, and handlers
+/// that have a thread of their own.
+pub(crate) fn interrupt_threads() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.starts_with("ksoftirqd/") || name.starts_with("irq/")
+    })
+    .collect()
 }
 
 impl ProcReader {

@@ -4,6 +4,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod background;
 mod backlog;
 pub mod congestion;
 pub mod ended;
@@ -19,6 +20,7 @@ pub mod probing;
 pub mod profile;
 pub mod program;
 pub mod sock_diag;
+pub mod stalls;
 pub mod surroundings;
 pub mod usage;
 mod user;

@@ -178,13 +178,15 @@ impl Probing {
     }
 
     /// The arrays for a client to read, and their descriptors.
-    pub fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 3])>> {
+    pub fn handover(&self) -> std::io::Result<Option<(Handover, [OwnedFd; 6])>> {
         let Some(probes) = &self.probes else { return Ok(None) };
-        let [flows, threads, sampling] =
+        let [flows, threads, timelines, cpus, logs, sampling] =
             probes.inherited().map(|fd| fd.as_fd().try_clone_to_owned());
-        let fds = [flows?, threads?, sampling?];
-        let [flows, threads, sampling] = fds.each_ref().map(std::os::fd::AsRawFd::as_raw_fd);
-        let handover = Handover { flows, threads, sampling, ..probes.handover() };
+        let fds = [flows?, threads?, timelines?, cpus?, logs?, sampling?];
+        let [flows, threads, timelines, cpus, logs, sampling] =
+            fds.each_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+        let layout = probes.layout();
+        let handover = Handover { flows, threads, timelines, cpus, logs, sampling, layout };
         Ok(Some((handover, fds)))
     }
 

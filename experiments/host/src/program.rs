@@ -140,6 +140,8 @@ pub struct Given<'a> {
     pub limits: &'a [Limit],
     /// The nice level that it begins with, if it is to have one below that of this process.
     pub nice: Option<i8>,
+    /// Whether it is an ordinary program, though this process keeps in the background.
+    pub leaves_background: bool,
     /// As whom it runs.
     pub privileges: &'a Privileges,
 }
@@ -148,7 +150,8 @@ impl<'a> Given<'a> {
     /// The place and the limits of this process, as somebody.
     pub fn as_here(privileges: &'a Privileges) -> Self {
         let descriptors = Vec::new();
-        Self { namespace: None, descriptors, limits: &[], nice: None, privileges }
+        let (namespace, limits, nice) = (None, &[][..], None);
+        Self { namespace, descriptors, limits, nice, leaves_background: false, privileges }
     }
 }
 
@@ -198,7 +201,7 @@ impl Program {
         if descent.changes_user() {
             limits.extend(FREE);
         }
-        let (nice, keep) = (given.nice, given.descriptors);
+        let (nice, keep, leaves) = (given.nice, given.descriptors, given.leaves_background);
         let namespace = given.namespace.map(|namespace| namespace.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
         let parent = rustix::process::getpid();
@@ -207,6 +210,9 @@ impl Program {
             command.pre_exec(move || {
                 // A limit that may not be raised is no reason not to run.
                 let _ = tuning::raise_limits(&limits);
+                if leaves {
+                    platform::set_priority(None, platform::Priority::Normal)?;
+                }
                 nice.map_or(Ok(()), renice)?;
                 keep.iter().try_for_each(|fd| ebpf::keep_on_exec(fd.as_fd()))?;
                 namespace.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_fd()))?;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use ebpf::nic::{Nic, NicReading, interfaces};
 use ebpf::perf::{PerfReading, ProcessCounters, ProcessPerf};
-use ebpf::proc::{CpuTimes, MachineReading, NetworkReading, ProcReader, ThreadsReading};
+use ebpf::proc::{
+    CgroupReading, CpuTimes, MachineReading, NetworkReading, ProcReader, ThreadsReading,
+};
 use serde_json::{Map, Value, json};
 
 use crate::namespace::Netns;
@@ -31,6 +33,7 @@ struct Process {
     who: Who,
     pid: u32,
     before: ThreadsReading,
+    cgroup_before: CgroupReading,
     perf: Result<ProcessCounters, String>,
     perf_before: ProcessPerf,
 }
@@ -96,9 +99,10 @@ impl Surroundings {
     /// Looks at a process from here on.
     pub fn add_process(&mut self, who: Who, pid: u32) {
         let before = self.reader.threads(pid);
+        let cgroup_before = self.reader.cgroup(pid);
         let mut perf = ProcessCounters::open(pid);
         let perf_before = perf.as_mut().ok().and_then(|perf| perf.read().ok()).unwrap_or_default();
-        self.processes.push(Process { who, pid, before, perf, perf_before });
+        self.processes.push(Process { who, pid, before, cgroup_before, perf, perf_before });
     }
 
     /// Looks at the protocols and the interfaces of a network namespace, or of that of this
@@ -118,21 +122,43 @@ impl Surroundings {
 
     /// What happened in the second `t`, which has just ended.
     pub fn second(&mut self, t: u64) -> Vec<SampleRow> {
+        let mut rows = self.networks(t);
+        rows.extend((0..self.processes()).flat_map(|place| self.process(t, place)));
+        rows.extend(self.machine(t));
+        rows
+    }
+
+    /// The part of it about networks, whose counters are compared with what was done to them.
+    pub fn networks(&mut self, t: u64) -> Vec<SampleRow> {
         let mut rows = Vec::new();
-        for process in &mut self.processes {
-            process.second(t, &self.reader, &mut rows);
-        }
         for network in &mut self.networks {
             network.second(t, &self.reader, &mut rows);
         }
-        if let Some(before) = &mut self.machine {
-            let now = self.reader.machine();
-            let grown = now.since(before);
-            let of = vec![("of", json!("machine"))];
-            rows.push(SampleRow { source: "proc", of, values: machine_values(t, &grown) });
-            *before = now;
+        rows
+    }
+
+    /// How many processes are looked at.
+    pub fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// The part of a second about one of the processes.
+    pub fn process(&mut self, t: u64, place: usize) -> Vec<SampleRow> {
+        let mut rows = Vec::new();
+        if let Some(process) = self.processes.get_mut(place) {
+            process.second(t, &self.reader, &mut rows);
         }
         rows
+    }
+
+    /// The part of a second about the machine.
+    pub fn machine(&mut self, t: u64) -> Option<SampleRow> {
+        let before = self.machine.as_mut()?;
+        let now = self.reader.machine();
+        let grown = now.since(before);
+        *before = now;
+        let of = vec![("of", json!("machine"))];
+        Some(SampleRow { source: "proc", of, values: machine_values(t, &grown) })
     }
 }
 
@@ -197,13 +223,16 @@ impl Process {
             };
             threads.iter().map(line).collect()
         });
+        let cgroup = reader.cgroup(self.pid);
         let values = json!({
             "t": t,
             "rss_anon_bytes": grown.rss_anon_bytes,
             "cpu_us": grown.cpu_ns.map(|ns| ns / 1000),
             "wait_us": wait_us,
             "threads": threads,
+            "cgroup": cgroup_values(&cgroup.since(&self.cgroup_before)),
         });
+        self.cgroup_before = cgroup;
         rows.push(SampleRow { source: "proc", of: of.clone(), values });
         self.before = now;
         rows.push(SampleRow { source: "perf", of, values: self.perf_values(t) });
@@ -239,6 +268,23 @@ impl Process {
             "missing": missing,
         })
     }
+}
+
+/// The group, and of it and those above the one whose quota took most.
+fn cgroup_values(grown: &CgroupReading) -> Value {
+    let tightest = grown.tightest();
+    let quota = tightest.map(|(_, quota)| quota);
+    json!({
+        "group": grown.group,
+        "limited_by": tightest.map(|(group, _)| group),
+        "quota_us": quota.and_then(|it| it.quota_us),
+        "period_us": quota.map(|it| it.period_us),
+        "periods": quota.map(|it| it.periods),
+        "throttled_periods": quota.map(|it| it.throttled_periods),
+        "throttled_us": quota.map(|it| it.throttled_us),
+        "frozen": grown.frozen,
+        "missing": grown.missing,
+    })
 }
 
 fn thread_values(it: &PerfReading) -> Value {

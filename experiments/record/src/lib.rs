@@ -38,7 +38,7 @@ pub use outcome::Outcome;
 pub use problems::Problems;
 pub use raw::{Raw, RawError, total};
 pub use rows::{
-    CausesRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject, SampleSource,
-    ServerRow, ShardBooks, ShardRow, SlowRow, TruthRow, parse,
+    CausesRow, CgroupRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject,
+    SampleSource, ServerRow, ShardBooks, ShardRow, SlowRow, StallRow, TruthRow, parse,
 };
 pub use seconds::{OpenSecond, Second, Seconds};

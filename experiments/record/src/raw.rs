@@ -15,7 +15,7 @@ use crate::hlog::{self, HLOG};
 use crate::problems::Problems;
 use crate::rows::{
     CausesRow, ClientRow, NicRow, ProbeRow, ProcRow, ProcSubject, SampleSource, ServerRow, SlowRow,
-    parse,
+    StallRow, parse,
 };
 
 /// Why the raw files of a run cannot be read.
@@ -74,6 +74,8 @@ pub struct Raw {
     pub nics: Vec<NicRow>,
     /// What the probes saw.
     pub probes: Vec<ProbeRow>,
+    /// When CPUs stood still.
+    pub stalls: Vec<StallRow>,
     /// Slow requests.
     pub slow: Vec<SlowRow>,
     /// What happened.
@@ -153,6 +155,7 @@ impl Raw {
             procs: Vec::new(),
             nics: Vec::new(),
             probes: Vec::new(),
+            stalls: Vec::new(),
             slow: Vec::new(),
             events: Vec::new(),
             histograms: HashMap::new(),
@@ -165,6 +168,7 @@ impl Raw {
             SampleSource::Proc => push(&mut raw.procs, line),
             SampleSource::Nic => push(&mut raw.nics, line),
             SampleSource::Probe => push(&mut raw.probes, line),
+            SampleSource::Stalls => push(&mut raw.stalls, line),
             SampleSource::Other => Ok(()),
         });
         each_line(directory, SLOW_FILE, &mut raw.damage, |line| push(&mut raw.slow, line));

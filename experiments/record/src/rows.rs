@@ -67,6 +67,8 @@ pub enum SampleSource {
     Nic,
     /// What the probes saw: [`ProbeRow`].
     Probe,
+    /// When a CPU stood still: [`StallRow`].
+    Stalls,
     /// Anything else; nothing reads it back.
     #[serde(other)]
     Other,
@@ -178,7 +180,9 @@ pub enum ProcSubject {
     Tcp,
     /// The machine.
     Machine,
-    /// Something else: a hog, the coordinator of a fleet.
+    /// The process that records.
+    Coordinator,
+    /// Something else, such as a hog.
     #[default]
     #[serde(other)]
     Other,
@@ -201,12 +205,18 @@ pub struct ProcRow {
     pub cpu_us: Option<u64>,
     /// Anonymous memory of a process, in bytes.
     pub rss_anon_bytes: Option<u64>,
+    /// The cgroups of a process.
+    pub cgroup: Option<CgroupRow>,
     /// Time in which the machine's CPUs had nothing to do.
     pub idle_us: Option<u64>,
     /// Time that the hypervisor took.
     pub steal_us: Option<u64>,
     /// Time in softirqs.
     pub softirq_us: Option<u64>,
+    /// Time in which a task waited for a disk.
+    pub pressure_io_us: Option<u64>,
+    /// Time in which a task waited for memory.
+    pub pressure_memory_us: Option<u64>,
     /// Memory of the kernel's objects.
     pub slab_bytes: Option<u64>,
     /// Segments sent again.
@@ -225,6 +235,47 @@ pub struct ProcRow {
     pub rcvq_drop: Option<u64>,
     /// Every counter of the protocols that has grown, under the kernel's own name.
     pub grown: Option<BTreeMap<String, i64>>,
+}
+
+/// What the cgroups of a process did to it in a second.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct CgroupRow {
+    /// Of its group and those above it, the one whose quota of CPU time took most.
+    pub limited_by: Option<String>,
+    /// The time that group may use in a period.
+    pub quota_us: Option<u64>,
+    /// The period.
+    pub period_us: Option<u64>,
+    /// Periods in which the quota was used up.
+    pub throttled_periods: Option<u64>,
+    /// For how long CPUs of the group stood still for it.
+    pub throttled_us: Option<u64>,
+    /// Whether the process was frozen when the second ended.
+    pub frozen: Option<bool>,
+}
+
+/// When a CPU stood still in a second.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct StallRow {
+    /// The Unix second.
+    pub t: u64,
+    /// Of which host.
+    pub host: Option<String>,
+    /// The CPU.
+    pub cpu: u32,
+    /// How often; `None` when that was not seen.
+    pub stalls: Option<u64>,
+    /// For how long in all.
+    #[serde(default)]
+    pub stalled_us: u64,
+    /// The longest time.
+    #[serde(default)]
+    pub longest_us: u64,
+    /// What the hypervisor took by the kernel's account.
+    pub steal_us: Option<u64>,
+    /// From when until when, on the monotonic clock.
+    #[serde(default)]
+    pub intervals_ns: Vec<(u64, u64)>,
 }
 
 /// What an interface counted in a second.
@@ -269,6 +320,10 @@ pub struct ProbeRow {
     pub threads: Option<Vec<ProbedThread>>,
     /// The CPUs.
     pub cpus: Option<Vec<ProbedCpu>>,
+    /// Softirqs by CPU, where they were timed.
+    pub softirq: Option<Vec<SoftirqRow>>,
+    /// Signals that stopped a process of the run.
+    pub stops: Option<Vec<StopRow>>,
     /// How long threads waited for a CPU, by side: buckets of nanoseconds and how many waits.
     pub runqueue_delay_buckets_ns: Option<BTreeMap<String, Vec<(u64, u64)>>>,
 }
@@ -317,6 +372,27 @@ impl ProbedThread {
     pub fn is_of_server(&self) -> bool {
         self.program == "server"
     }
+}
+
+/// Softirqs of a CPU.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SoftirqRow {
+    /// Time by kind.
+    #[serde(default)]
+    pub time_ns: BTreeMap<String, u64>,
+}
+
+/// A signal that stopped a process.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StopRow {
+    /// The process.
+    pub pid: u32,
+    /// The signal's number.
+    pub signal: u32,
+    /// The name of who sent it.
+    pub sender: String,
+    /// Its process.
+    pub sender_pid: u32,
 }
 
 /// Percentiles of waiting for a CPU, in microseconds.
@@ -400,7 +476,8 @@ mod tests {
 
         let row: ProcRow =
             parse(br#"{"t":7,"of":"coordinator","cpu_us":12,"more":[{}]}"#).expect("a row");
-        assert_eq!((row.of, row.cpu_us, row.slab_bytes), (ProcSubject::Other, Some(12), None));
+        assert_eq!((row.of, row.cpu_us), (ProcSubject::Coordinator, Some(12)));
+        assert_eq!(row.slab_bytes, None);
         let row: ProcRow =
             parse(br#"{"t":7,"of":"tcp","retrans_segs":2,"grown":{"A":-1}}"#).expect("a row");
         assert_eq!((row.of, row.retrans_segs), (ProcSubject::Tcp, Some(2)));

@@ -147,7 +147,7 @@ impl Seconds {
     /// The oldest second that is complete, or with `all` the oldest.
     pub fn next(&mut self, all: bool) -> Option<Second> {
         let (&t, _) = self.open.first_key_value()?;
-        if !all && t.saturating_add(self.behind) > self.newest {
+        if !all && self.newest.saturating_sub(t) < self.behind {
             return None;
         }
         let mut second = self.open.remove(&t)?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use record::{
     EVENTS_FILE, EventRow, HLOG, NicRow, ProbeRow, ProcRow, ProcSubject, SAMPLES_FILE, SLOW_FILE,
-    SampleSource, ShardBooks, ShardRow, parse,
+    SampleSource, ShardBooks, ShardRow, StallRow, parse,
 };
 use serde_json::Value;
 
@@ -136,6 +136,7 @@ impl Digest {
             SampleSource::Proc => self.proc(&parse(line)?),
             SampleSource::Nic => self.nic(&parse(line)?),
             SampleSource::Probe => self.probe(&parse(line)?),
+            SampleSource::Stalls => self.stalls(&parse(line)?),
             SampleSource::Other => {}
         }
         Ok(())
@@ -229,6 +230,7 @@ impl Digest {
                     ("memory.kernel", number(row.slab_bytes)),
                 ],
             ),
+            ProcSubject::Coordinator => self.add_all(row.t, [("cpu.lab", cpu)]),
             ProcSubject::Other => {}
         }
     }
@@ -255,6 +257,12 @@ impl Digest {
             if let Some(value) = link.get(counter).copied().flatten() {
                 self.columns.add(t, &format!("nic.{name}.{counter}"), value);
             }
+        }
+    }
+
+    fn stalls(&mut self, row: &StallRow) {
+        if row.stalls.is_some() {
+            self.columns.add(row.t, "cpu.stalled", row.stalled_us as f64 / 1e6);
         }
     }
 

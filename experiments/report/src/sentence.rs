@@ -18,6 +18,8 @@ pub(super) struct Verdict {
     why: Option<String>,
     /// Why it is not valid.
     invalid: Vec<String>,
+    /// What the machine did by itself, and what the lab took of it.
+    machine: Vec<String>,
 }
 
 fn ms(us: Option<u64>) -> String {
@@ -37,7 +39,8 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
     if phase.seconds.is_none() {
         let held = "It never began.".to_owned();
         let invalid = phase.invalid_because.clone();
-        return Verdict { phase: phase.name.clone(), state: "not run", held, why: None, invalid };
+        let (phase, why, machine) = (phase.name.clone(), None, Vec::new());
+        return Verdict { phase, state: "not run", held, why, invalid, machine };
     }
     if let Some(rate) = connections.connect_rate {
         let (established, target) = (connections.established, connections.target);
@@ -76,7 +79,26 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
     if let Some(first) = held.get(..1) {
         held.replace_range(..1, &first.to_uppercase());
     }
-    Verdict { phase: phase.name.clone(), state, held, why, invalid: phase.invalid_because.clone() }
+    let (invalid, machine) = (phase.invalid_because.clone(), of_machine(phase));
+    Verdict { phase: phase.name.clone(), state, held, why, invalid, machine }
+}
+
+/// What the machine did by itself, and what the lab took of it.
+fn of_machine(phase: &PhaseSummary) -> Vec<String> {
+    let capital = |mut text: String| {
+        if let Some(first) = text.get(..1) {
+            text.replace_range(..1, &first.to_uppercase());
+        }
+        text
+    };
+    let lab = phase.lab.cpu_share.map(|share| {
+        let slow = phase.lab.slow_share.filter(|share| *share > 0.0);
+        let slow = slow.map_or_else(String::new, |share| {
+            format!(", and {:.2}% of the time of slow requests", share * 100.0)
+        });
+        format!("The lab itself took {:.2}% of the CPUs{slow}", share * 100.0)
+    });
+    phase.stalls.sentence().map(capital).into_iter().chain(lab).collect()
 }
 
 /// How many shakes of a phase were answered, if there were any.

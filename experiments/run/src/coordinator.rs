@@ -28,6 +28,9 @@ use crate::run_control::RunControl;
 use crate::unreadable::Unreadable;
 use crate::waiting::{Missed, Patience, Stalls};
 
+/// So much time is between the pieces of what a tick leaves.
+const PIECE: Duration = Duration::from_millis(20);
+
 /// Carries out a run whose programs are at a place.
 pub(crate) struct Coordinator<P: Place> {
     pub(crate) place: P,
@@ -45,6 +48,8 @@ pub(crate) struct Coordinator<P: Place> {
     pub(crate) ends: Option<Patience>,
     /// The second at whose start the one before it is recorded.
     next_tick: u64,
+    /// When the next piece of what the last tick has left is due, if there is one.
+    next_piece: Option<Instant>,
 }
 
 /// What a wait is over for.
@@ -53,6 +58,7 @@ enum Woke<News> {
     Command(PendingCommand),
     Interrupt,
     Tick,
+    Piece,
     Deadline,
 }
 
@@ -80,6 +86,7 @@ impl<P: Place> Coordinator<P> {
             stalls,
             ends,
             next_tick,
+            next_piece: None,
         }
     }
 
@@ -112,6 +119,7 @@ impl<P: Place> Coordinator<P> {
                 return Ok(event);
             }
             let next_tick = self.run.schedule.instant_of(self.next_tick);
+            let piece = self.next_piece;
             let slept_ns = self.stalls.sleep();
             let woke = tokio::select! {
                 message = self.messages.recv() => {
@@ -120,6 +128,9 @@ impl<P: Place> Coordinator<P> {
                 Some(command) = self.control.pending.recv() => Woke::Command(command),
                 () = self.interrupts.next() => Woke::Interrupt,
                 () = tokio::time::sleep_until(next_tick) => Woke::Tick,
+                () = tokio::time::sleep_until(piece.unwrap_or(next_tick)), if piece.is_some() => {
+                    Woke::Piece
+                }
                 () = tokio::time::sleep_until(deadline) => Woke::Deadline,
             };
             let due_ns = self.run.schedule.start_ns(self.next_tick);
@@ -140,6 +151,7 @@ impl<P: Place> Coordinator<P> {
                 }
                 Woke::Interrupt => return Ok(PhaseEvent::Interrupt),
                 Woke::Tick => self.tick()?,
+                Woke::Piece => self.piece()?,
                 Woke::Deadline => return Ok(PhaseEvent::Deadline),
             }
         }
@@ -265,7 +277,28 @@ impl<P: Place> Coordinator<P> {
             return Ok(());
         }
         self.next_tick = now + 1;
-        self.place.tick(t, now, &mut self.run)
+        self.finish_pieces()?;
+        self.place.tick(t, now, &mut self.run)?;
+        self.next_piece = Some(Instant::now() + PIECE);
+        Ok(())
+    }
+
+    /// Does a piece of what the last tick has left.
+    fn piece(&mut self) -> anyhow::Result<()> {
+        let more = self.place.piece(&mut self.run)?;
+        self.next_piece = more.then(|| Instant::now() + PIECE);
+        Ok(())
+    }
+
+    /// Does all that the last tick has left.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn finish_pieces(&mut self) -> anyhow::Result<()> {
+        while self.next_piece.is_some() {
+            self.piece()?;
+        }
+        Ok(())
     }
 
     /// A second is complete: it is recorded, shown, and compared with what aborts its phase.
@@ -277,11 +310,12 @@ impl<P: Place> Coordinator<P> {
         Ok(schedule.watch(&phase, second))
     }
 
-    /// Completes all seconds that are left.
+    /// Completes all that is left of seconds.
     ///
     /// # Errors
     /// When they cannot be written.
     pub(crate) fn complete_rest(&mut self) -> anyhow::Result<()> {
+        self.finish_pieces()?;
         while let Some(second) = self.run.records.seconds.next(true) {
             self.complete(&second)?;
         }

@@ -89,8 +89,12 @@ pub(crate) trait Place {
     /// A client tells of a sample of requests of which its kernel saw one end.
     fn on_sampled(&mut self, t: u64, client: u32, requests: &[Sampled], schedule: &Schedule);
 
-    /// Records the second `t` that has ended; `now` is the second that has begun.
+    /// Records the second `t` that has ended; `now` is the second that has begun. What need not be
+    /// done at its turn, when shards have a second to close as well, is left for [`Self::piece`].
     fn tick(&mut self, t: u64, now: u64, run: &mut Run) -> anyhow::Result<()>;
+
+    /// Does a piece of what the last tick has left. Returns whether there is another one.
+    fn piece(&mut self, run: &mut Run) -> anyhow::Result<bool>;
 
     /// This process stood still for so long, and has not done anything since.
     ///

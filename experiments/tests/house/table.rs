@@ -43,7 +43,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("needs-macros", &[], Outside::Only(&[])),
     row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
-    row("platform", &[], Outside::Only(&["rustix", "serde"])),
+    row("platform", &[], Outside::Only(&["libc", "rustix", "serde"])),
     row("interrupts", &["platform"], Outside::Only(&["libc", "tokio"])),
     row(
         "journal",
@@ -69,7 +69,7 @@ pub(crate) const TABLE: &[Row] = &[
         never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"]),
     ),
     row("ebpf", &["attribution", "ethtool", "events", "text"], never(&["glommio", "tokio"], HEAVY)),
-    row("control", &["interrupts", "shard"], never(&["aya"], HEAVY)),
+    row("control", &["interrupts", "platform", "shard"], never(&["aya"], HEAVY)),
     row(
         "lab-server",
         &["accounting", "control", "journal", "platform", "service", "shard", "wire"],

@@ -5,6 +5,7 @@ use service::Notices;
 use shard::ConnId;
 use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
 
+use crate::load::attributing::Served;
 use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;
 
@@ -106,7 +107,7 @@ impl LoadGenerator {
     /// A shake is answered: the oldest that was not.
     fn answer(&mut self, net: &mut impl Transport, user: u32, answer: Answer) {
         let now_ns = net.now_ns();
-        self.serve_waiting(now_ns, user);
+        self.serve_waiting(now_ns, user, Served::ByAnswer);
         let at = &mut self.users[user as usize];
         if at.owed > 0 {
             at.owed -= 1;

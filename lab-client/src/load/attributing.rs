@@ -3,12 +3,13 @@
 use std::net::SocketAddrV4;
 
 use attribution::{
-    Attributed, BeforeSend, Cause, ClientSide, Request, Sampled, Seconds, SlowRequest, attribute,
+    Attributed, Cause, ClientSide, Doing, Evidence, Request, Sampled, Seconds, SlowRequest,
+    attribute,
 };
 use shard::ConnId;
 
 use crate::load::state::LoadGenerator;
-use crate::traces::{TraceReader, before_send};
+use crate::traces::{TraceReader, evidence};
 
 /// Requests of a second and shard that are passed on: at one in 64, more than a shard can make.
 const MOST_SAMPLED: usize = 4096;
@@ -25,19 +26,49 @@ struct Over {
 /// What the traces have of a request.
 struct Traced {
     request: Option<Request>,
-    before: BeforeSend,
+    evidence: Evidence,
     attributed: Attributed,
 }
 
+/// What ended the waiting of a shake that could not start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Served {
+    /// The calling thread has just read its user's answer.
+    ByAnswer,
+    /// Its user has just logged in, or has not come back.
+    ByLogin,
+    /// Nothing: its time was up.
+    Not,
+}
+
 impl Over {
-    /// Looks the request up. It left `slept_us` of the shard's sleep after it was due.
-    fn look_up(&self, traces: &dyn TraceReader, slept_us: u16) -> Traced {
-        let request = traces.request(self.from, self.due_ns + self.latency_ns);
-        let before = request.as_ref().map_or_else(BeforeSend::default, |request| {
-            before_send(traces, request, self.due_ns, u64::from(slept_us) * 1000)
-        });
-        let attributed = attribute(self.due_ns, self.latency_ns, request.as_ref(), before);
-        Traced { request, before, attributed }
+    /// Looks the request up. `answered`: the calling thread has just read its answer.
+    fn look_up(&self, traces: &dyn TraceReader, answered: bool) -> Traced {
+        let end_ns = self.due_ns + self.latency_ns;
+        let mut request = traces.request(self.from);
+        if let Some(request) = request.as_mut().filter(|_| answered) {
+            request.read_at(end_ns);
+        }
+        let evidence = request
+            .as_ref()
+            .map(|request| evidence(traces, request, self.due_ns, end_ns))
+            .unwrap_or_default();
+        let attributed = attribute(self.due_ns, self.latency_ns, request.as_ref(), &evidence);
+        Traced { request, evidence, attributed }
+    }
+
+    /// Looks up what is left of a request since this shake was due that had to wait for it.
+    fn look_up_rest(&self, traces: &dyn TraceReader, request: Request, by: Served) -> Attributed {
+        let end_ns = self.due_ns + self.latency_ns;
+        let mut rest = request.since(self.due_ns);
+        if by == Served::ByAnswer {
+            rest.read_at(end_ns);
+        }
+        let mut evidence = evidence(traces, &rest, self.due_ns, end_ns);
+        // Until then it waited for something else, which is not known.
+        let asleep_ns = std::mem::take(&mut evidence.send_lag[Doing::Asleep]);
+        evidence.send_lag[Doing::Unknown] += asleep_ns;
+        attribute(self.due_ns, self.latency_ns, Some(&rest), &evidence)
     }
 
     /// What the traces have, if it is of this request and not of an earlier one.
@@ -68,7 +99,7 @@ impl LoadGenerator {
             return;
         }
         let at = &self.users[user as usize];
-        let (lag_us, slept_us) = (at.lag_us, at.slept_us);
+        let lag_us = at.lag_us;
         let over = Over { phase: at.phase, from: self.flow_of(user), due_ns, latency_ns };
         let (mut seen, mut client_side) = (None, None);
         if let Some(traces) = &self.traces {
@@ -76,7 +107,7 @@ impl LoadGenerator {
                 self.causes.enter_unsampled(over.phase, over.latency_ns);
                 return;
             }
-            let traced = over.look_up(traces.as_ref(), slept_us);
+            let traced = over.look_up(traces.as_ref(), true);
             client_side = self.record_traced(&over, &traced);
             seen = traced.request.map(|request| (request, traced.attributed));
         }
@@ -101,7 +132,7 @@ impl LoadGenerator {
         let own = over.own(traced.request.as_ref());
         let client_side = own
             .filter(|request| self.rules.join && request.is_half())
-            .map(|request| ClientSide { request: *request, before: traced.before });
+            .map(|request| ClientSide { request: *request, evidence: traced.evidence });
         if !self.is_in_sample(over.from, traced.request.as_ref()) {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
         } else if own.is_some_and(|request| request.mixed) {
@@ -114,7 +145,8 @@ impl LoadGenerator {
         client_side
     }
 
-    /// A shake has timed out: all of its time has one cause, if a loss is known, or none.
+    /// A shake has timed out: explained as far as its instants go. Where the server's end is
+    /// another host's, only a loss is known.
     pub(super) fn attribute_timeout(&mut self, user: u32, due_ns: u64) {
         let Some(traces) = &self.traces else { return };
         let over = Over {
@@ -127,14 +159,70 @@ impl LoadGenerator {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
-        let request = traces.request(over.from, due_ns + over.latency_ns);
-        if !self.is_in_sample(over.from, request.as_ref()) {
+        let traced = over.look_up(traces.as_ref(), false);
+        let request = traced.request.as_ref();
+        if !self.is_in_sample(over.from, request) {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
-        let lost = over.own(request.as_ref()).is_some_and(|request| request.losses > 0);
-        let cause = if lost { Cause::NetworkLoss } else { Cause::Unexplained };
-        self.record(&over, &Attributed::to_one(cause, over.latency_ns));
+        let attributed = if self.rules.join {
+            let lost = over.own(request).is_some_and(|request| request.losses > 0);
+            let cause = if lost { Cause::NetworkLoss } else { Cause::Unexplained };
+            Attributed::to_one(cause, over.latency_ns)
+        } else {
+            traced.attributed
+        };
+        self.record(&over, &attributed);
+    }
+
+    /// A shake that could not start is over: what kept it is the rest of the request that its user
+    /// waited for. What kept a user offline is not known.
+    pub(super) fn attribute_unsent(
+        &mut self,
+        (phase, user): (u16, u32),
+        due_ns: u64,
+        latency_ns: u64,
+        served: Served,
+    ) {
+        let Some(traces) = &self.traces else { return };
+        let over = Over { phase, from: self.flow_of(user), due_ns, latency_ns };
+        if self.rules.join || !traces.has(over.from, due_ns) {
+            self.causes.enter_unsampled(phase, latency_ns);
+            return;
+        }
+        let request = traces.request(over.from);
+        if request.is_some_and(|request| request.mixed) {
+            self.causes.enter_mixed(phase, latency_ns);
+            return;
+        }
+        let attributed = match request.filter(|_| served != Served::ByLogin) {
+            Some(request) => over.look_up_rest(traces.as_ref(), request, served),
+            None => Attributed::unexplained(latency_ns),
+        };
+        // Its segments are those of the request, which counts itself.
+        self.causes.enter(phase, latency_ns, &attributed, self.seconds(&over));
+    }
+
+    /// A shake is not sent any more, because the client came too late to it: the client's own
+    /// thread had all of its time.
+    pub(super) fn attribute_skipped(
+        &mut self,
+        (phase, user): (u16, u32),
+        due_ns: u64,
+        latency_ns: u64,
+    ) {
+        let Some(traces) = &self.traces else { return };
+        let over = Over { phase, from: self.flow_of(user), due_ns, latency_ns };
+        if self.rules.join || !traces.has(over.from, due_ns) {
+            self.causes.enter_unsampled(phase, latency_ns);
+            return;
+        }
+        let spent =
+            |request: Request| traces.spent(request.client_slot, due_ns, due_ns + latency_ns);
+        let send_lag = traces.request(over.from).map(spent).unwrap_or_default();
+        let evidence = Evidence { send_lag, ..Evidence::default() };
+        let attributed = attribute(due_ns, latency_ns, None, &evidence);
+        self.causes.enter(phase, latency_ns, &attributed, self.seconds(&over));
     }
 
     fn record(&mut self, over: &Over, attributed: &Attributed) {
@@ -164,5 +252,91 @@ impl LoadGenerator {
         } else {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use attribution::{Spent, TracedThread};
+
+    use super::*;
+
+    const CLIENT: u16 = 1;
+    const SERVER: u16 = 2;
+
+    /// The client's thread sleeps, and the server's is stopped.
+    struct Threads;
+
+    impl TraceReader for Threads {
+        fn has(&self, _: SocketAddrV4, _: u64) -> bool {
+            true
+        }
+
+        fn prepare(&self, _: SocketAddrV4) {}
+
+        fn request(&self, _: SocketAddrV4) -> Option<Request> {
+            None
+        }
+
+        fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {
+            let doing = if slot == CLIENT { Doing::Asleep } else { Doing::Stopped };
+            Spent::all(doing, to_ns - from_ns)
+        }
+
+        fn thread(&self, _: u16, _: u64, _: u64) -> Option<TracedThread> {
+            None
+        }
+    }
+
+    fn check(request: Request, due_ns: u64, served: Served, expected: &[(Cause, u64)]) {
+        let from = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1024);
+        let over = Over { phase: 0, from, due_ns, latency_ns: 1_000 };
+        let attributed = over.look_up_rest(&Threads, request, served);
+        let found: Vec<_> = attributed.causes_ns.named().filter(|(_, ns)| *ns > 0).collect();
+        assert_eq!(found, expected, "{request:?}");
+    }
+
+    /// Its user waits for a request that reached the server at 200 and has not been read.
+    #[test]
+    fn a_shake_that_waits_for_a_request_is_late_for_what_keeps_that() {
+        let request = Request {
+            sequence: 1,
+            end: 21,
+            answer: 1,
+            sent_ns: 100,
+            server_ready_ns: Some(200),
+            server_read_ns: None,
+            answered_ns: None,
+            ready_ns: None,
+            read_ns: None,
+            losses: 0,
+            mixed: false,
+            unread_ns: None,
+            client_slot: CLIENT,
+            server_slot: SERVER,
+        };
+        let stopped = Cause::ServerStopped;
+        check(request, 500, Served::Not, &[(stopped, 1_000)]);
+        check(request, 150, Served::Not, &[(Cause::NetworkDelay, 50), (stopped, 950)]);
+        // What kept it before that request was sent is not known, or else the server has not read
+        // anything since.
+        check(
+            request,
+            40,
+            Served::Not,
+            &[(Cause::NetworkDelay, 100), (Cause::Unexplained, 60), (stopped, 840)],
+        );
+        let behind = Request { unread_ns: Some(30), ..request };
+        check(behind, 40, Served::Not, &[(stopped, 1_000)]);
+        // Answered at last, and read when the shake was served.
+        let answered = Request {
+            server_read_ns: Some(1_300),
+            answered_ns: Some(1_350),
+            ready_ns: Some(1_500),
+            ..request
+        };
+        check(answered, 500, Served::ByAnswer, &[(Cause::NetworkDelay, 150), (stopped, 850)]);
     }
 }

@@ -6,6 +6,7 @@ use rand::Rng;
 use shard::ConnId;
 use wire::{Frame, LoginResult};
 
+use crate::load::attributing::Served;
 use crate::load::state::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
 use crate::transport::Transport;
 
@@ -92,7 +93,7 @@ impl LoadGenerator {
             at.tries_or_claims = 0;
             self.online += 1;
             self.tally.logins += 1;
-            self.serve_waiting(net.now_ns(), user);
+            self.serve_waiting(net.now_ns(), user, Served::ByLogin);
             self.report_established(net.now_ns());
             self.keep_closed_load(net, Some(user));
             return;

@@ -3,6 +3,7 @@
 use attribution::Segment;
 use wire::Frame;
 
+use crate::load::attributing::Served;
 use crate::load::punctual::LATE_NS;
 use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;
@@ -15,7 +16,7 @@ const SENDS_PER_FLUSH: usize = 32;
 const SENDS_PER_POLL: usize = 256;
 
 /// Shakes that are skipped in one poll at the end of a phase: a few milliseconds' work.
-const SKIPS_PER_POLL: usize = 65_536;
+const SKIPS_PER_POLL: usize = 8_192;
 
 impl LoadGenerator {
     /// Sends what is due by now. Returns whether there is more.
@@ -51,23 +52,30 @@ impl LoadGenerator {
     /// The phase ends: what the client was too far behind to send is not sent at all, but counted.
     /// Returns whether that is done; there may be more than fits into one poll.
     pub(super) fn skip_rest(&mut self, now_ns: u64) -> bool {
-        let (Some(run), Some(pacer)) = (&mut self.running, &mut self.pacer) else { return true };
+        let Some(run) = &self.running else { return true };
         let (phase, end_ns) = (run.phase.index, run.end_ns);
+        let Some(mut pacer) = self.pacer.take() else { return true };
         let mut skipped = 0;
         while skipped < SKIPS_PER_POLL as u64
-            && let Some((due_ns, _)) = pacer.next(end_ns)
+            && let Some((due_ns, user)) = pacer.next(end_ns)
         {
             pacer.pop();
             skipped += 1;
-            self.recorder.record_at_least(phase, now_ns.saturating_sub(due_ns));
+            let latency_ns = now_ns.saturating_sub(due_ns);
+            self.recorder.record_at_least(phase, latency_ns);
+            self.attribute_skipped((phase, user), due_ns, latency_ns);
         }
+        let has_more = pacer.has_more(end_ns);
+        self.pacer = Some(pacer);
         for tally in [&mut self.tally, &mut self.tallies[usize::from(phase)]] {
             tally.offered += skipped;
             tally.skipped_late += skipped;
             tally.late_turns += skipped;
         }
-        run.skipping = pacer.has_more(end_ns);
-        !run.skipping
+        if let Some(run) = &mut self.running {
+            run.skipping = has_more;
+        }
+        !has_more
     }
 
     /// Sends a shake, or skips it; returns whether it was sent.
@@ -92,7 +100,6 @@ impl LoadGenerator {
         // Under a closed load it is due when it leaves; under an open one, how late it is becomes
         // known when it has left.
         at.lag_us = 0;
-        at.slept_us = 0;
         net.send(at.conn, &Frame::ShakeRequest { user: self.share.global(user) });
         self.timeouts.push_back((due_ns, user));
         true
@@ -102,14 +109,11 @@ impl LoadGenerator {
     fn flush_and_record_lag(&mut self, net: &mut impl Transport, sent: usize) {
         net.flush();
         let left_ns = net.read_clock();
-        let (slept_ns, woke_ns) = net.last_sleep_ns();
         let first = self.timeouts.len() - sent;
         for (due_ns, user) in self.timeouts.range(first..) {
             let at = &mut self.users[*user as usize];
             let lag_ns = left_ns.saturating_sub(*due_ns);
             at.lag_us = u32::try_from(lag_ns / 1000).unwrap_or(u32::MAX);
-            let slept_us = woke_ns.saturating_sub(slept_ns.max(*due_ns)) / 1000;
-            at.slept_us = u16::try_from(slept_us).unwrap_or(u16::MAX);
             self.recorder.record(at.phase, Segment::SendLag, lag_ns);
             let own_ns = self.punctuality.own_lag_ns(*due_ns, left_ns);
             if own_ns > self.rules.late_ns.min(LATE_NS) {
@@ -130,11 +134,35 @@ impl LoadGenerator {
     }
 
     /// A user is served, with an answer or a login: what waited for that could start now.
-    pub(super) fn serve_waiting(&mut self, now_ns: u64, user: u32) {
-        let recorder = &mut self.recorder;
-        self.unsent.serve(user, |phase, due_ns| {
-            recorder.record(phase, Segment::Latency, now_ns.saturating_sub(due_ns));
+    /// `by` what it is served.
+    pub(super) fn serve_waiting(&mut self, now_ns: u64, user: u32, by: Served) {
+        if self.unsent.first_due_ns().is_none() {
+            return;
+        }
+        let mut unsent = std::mem::take(&mut self.unsent);
+        unsent.serve(user, |phase, due_ns| {
+            let latency_ns = now_ns.saturating_sub(due_ns);
+            self.recorder.record(phase, Segment::Latency, latency_ns);
+            self.attribute_unsent((phase, user), due_ns, latency_ns, by);
         });
+        self.unsent = unsent;
+    }
+
+    /// What has waited for as long as an answer may take waits no more.
+    pub(super) fn expire_waiting(&mut self, now_ns: u64) {
+        let timeout_ns = self.rules.timeout_ns;
+        let until_ns = now_ns.saturating_sub(timeout_ns);
+        if self.unsent.first_due_ns().is_none_or(|due_ns| due_ns > until_ns) {
+            return;
+        }
+        let mut unsent = std::mem::take(&mut self.unsent);
+        unsent.expire(until_ns, |phase, user, due_ns| {
+            self.recorder.record_at_least(phase, timeout_ns);
+            let is_online = self.users[user as usize].state == UserState::Online;
+            let by = if is_online { Served::Not } else { Served::ByLogin };
+            self.attribute_unsent((phase, user), due_ns, timeout_ns, by);
+        });
+        self.unsent = unsent;
     }
 
     /// Under a closed load: sends what is missing. `user` has just come online or been answered.

@@ -87,8 +87,6 @@ pub(super) struct User {
     pub(super) tries_or_claims: u8,
     /// Source ports found taken.
     pub(super) ports: u8,
-    /// How long the shard slept between the instant and the send, in microseconds; at most 65 ms.
-    pub(super) slept_us: u16,
 }
 
 pub(super) const NO_CONN: ConnId = ConnId { slot: u32::MAX, generation: u32::MAX };
@@ -106,7 +104,6 @@ impl Default for User {
             owed: 0,
             tries_or_claims: 0,
             ports: 0,
-            slept_us: 0,
         }
     }
 }
@@ -308,7 +305,7 @@ impl LoadGenerator {
     /// has settled nothing is: an answer that is still missing then was due long ago.
     pub fn end(&mut self, now_ns: u64) {
         let recorder = &mut self.recorder;
-        self.unsent.expire(u64::MAX, |phase, due_ns| {
+        self.unsent.expire(u64::MAX, |phase, _, due_ns| {
             recorder.record_at_least(phase, now_ns.saturating_sub(due_ns));
         });
         for user in self.users.iter().filter(|user| user.due_ns != 0) {
@@ -335,7 +332,8 @@ impl LoadGenerator {
 
     /// The slowest requests of the second under way.
     pub fn take_slow(&mut self) -> Vec<SlowRequest> {
-        self.slow.take(|slot| self.traces.as_ref()?.thread(slot))
+        let traces = self.traces.as_ref();
+        self.slow.take(|slot, from_ns, to_ns| traces?.thread(slot, from_ns, to_ns))
     }
 
     /// The requests of the second under way that are to be joined with the server's ends.

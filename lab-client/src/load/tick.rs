@@ -148,10 +148,7 @@ impl LoadGenerator {
             self.timeouts.pop_front();
             self.time_out(user, due_ns);
         }
-        let (recorder, timeout_ns) = (&mut self.recorder, self.rules.timeout_ns);
-        self.unsent.expire(now_ns.saturating_sub(timeout_ns), |phase, _| {
-            recorder.record_at_least(phase, timeout_ns);
-        });
+        self.expire_waiting(now_ns);
         if self.wheel.next_ns().is_some_and(|next| next <= now_ns) {
             let mut due = Vec::new();
             self.wheel.expire(now_ns, |timer| due.push(timer));

@@ -10,13 +10,14 @@ struct Waiting {
     due_ns: u64,
     phase: u16,
     waits: bool,
+    user: u32,
     /// The number of the user's one before; 0 when there is none.
     before: u64,
 }
 
 /// The shakes of a shard's users that could not start. As many as come due within a time-out at
 /// most: 300,000 of 24 bytes at 60,000 a second and 5 s.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Unsent {
     /// In the order in which they were due. One that waits no more stays until it is the first.
     queue: VecDeque<Waiting>,
@@ -42,7 +43,7 @@ impl Unsent {
     /// A user's shake cannot start. It was due after all of those before.
     pub(super) fn push(&mut self, phase: u16, user: u32, due_ns: u64) {
         let newest = &mut self.newest[user as usize];
-        self.queue.push_back(Waiting { due_ns, phase, waits: true, before: *newest });
+        self.queue.push_back(Waiting { due_ns, phase, waits: true, user, before: *newest });
         *newest = self.first + self.queue.len() as u64 - 1;
         if self.by_phase.len() <= usize::from(phase) {
             self.by_phase.resize(usize::from(phase) + 1, 0);
@@ -72,12 +73,12 @@ impl Unsent {
         self.drop_served();
     }
 
-    /// Calls `each` with the phase and the due instant of each shake that was due until then and
-    /// still waits: it does so no more.
-    pub(super) fn expire(&mut self, until_ns: u64, mut each: impl FnMut(u16, u64)) {
+    /// Calls `each` with the phase, the user and the due instant of each shake that was due until
+    /// then and still waits: it does so no more.
+    pub(super) fn expire(&mut self, until_ns: u64, mut each: impl FnMut(u16, u32, u64)) {
         while let Some(waiting) = self.queue.front().filter(|it| it.due_ns <= until_ns) {
             self.by_phase[usize::from(waiting.phase)] -= 1;
-            each(waiting.phase, waiting.due_ns);
+            each(waiting.phase, waiting.user, waiting.due_ns);
             self.queue.pop_front();
             self.first += 1;
             self.drop_served();
@@ -113,9 +114,9 @@ mod tests {
         all
     }
 
-    fn expired(unsent: &mut Unsent, until_ns: u64) -> Vec<(u16, u64)> {
+    fn expired(unsent: &mut Unsent, until_ns: u64) -> Vec<(u16, u32, u64)> {
         let mut all = Vec::new();
-        unsent.expire(until_ns, |phase, due_ns| all.push((phase, due_ns)));
+        unsent.expire(until_ns, |phase, user, due_ns| all.push((phase, user, due_ns)));
         all
     }
 
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(served(&mut unsent, 2), [(0, 20), (1, 40)]);
         assert_eq!(served(&mut unsent, 2), []);
         assert_eq!(unsent.first_due_ns(), Some(10));
-        assert_eq!(expired(&mut unsent, 29), [(0, 10)]);
+        assert_eq!(expired(&mut unsent, 29), [(0, 1, 10)]);
         // The one that was served is passed over.
         assert_eq!(unsent.first_due_ns(), Some(30));
         assert!(unsent.any_of(0) && unsent.any_of(1) && !unsent.any_of(2));
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(served(&mut unsent, 1), [(0, 30), (1, 50), (1, 60)]);
         assert_eq!((unsent.first_due_ns(), unsent.any_of(0)), (None, false));
         unsent.push(1, 1, 70);
-        assert_eq!(expired(&mut unsent, 70), [(1, 70)]);
+        assert_eq!(expired(&mut unsent, 70), [(1, 1, 70)]);
         unsent.push(1, 1, 80);
         assert_eq!(served(&mut unsent, 1), [(1, 80)], "and not the one that expired");
         assert!(!unsent.any_of(1));

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use platform::{Priority, set_priority};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::shards::locked;
@@ -63,6 +64,8 @@ impl Stream {
     }
 
     fn write_all(&self, to: &OwnedFd) {
+        // Not in the place of a shard that runs. Where that is refused, it is in the way a little.
+        let _ = set_priority(None, Priority::Batch);
         let mut waiting = locked(&self.waiting);
         loop {
             let Some(line) = waiting.lines.pop_front() else {
@@ -165,20 +168,20 @@ pub struct Output {
 }
 
 impl Output {
-    /// Takes over what the program writes.
+    /// Takes over what the program writes. The two threads bear its name.
     ///
     /// # Errors
     /// What the system says when it refuses a thread or a descriptor.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(program: &str) -> io::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         let err = io::stderr().as_fd().try_clone_to_owned()?;
-        Self::to(out, err, MOST_WAITING)
+        Self::to(program, out, err, MOST_WAITING)
     }
 
-    fn to(out: OwnedFd, err: OwnedFd, most: usize) -> io::Result<Self> {
+    fn to(program: &str, out: OwnedFd, err: OwnedFd, most: usize) -> io::Result<Self> {
         Ok(Self {
-            out: Stream::start("stdout", out, most)?,
-            err: Stream::start("stderr", err, most)?,
+            out: Stream::start(&format!("{program}-out"), out, most)?,
+            err: Stream::start(&format!("{program}-err"), err, most)?,
         })
     }
 
@@ -238,7 +241,7 @@ impl Output {
 /// Writes why a program ends on standard error, where nobody may read it any more.
 pub fn last_words(words: &str) {
     let Ok(err) = io::stderr().as_fd().try_clone_to_owned() else { return };
-    if let Ok(stream) = Stream::start("stderr", err, MOST_WAITING) {
+    if let Ok(stream) = Stream::start("lab-last-words", err, MOST_WAITING) {
         stream.say(format!("{words}\n"));
         stream.wait(LAST_WORDS);
     }
@@ -256,7 +259,7 @@ mod tests {
     fn output(most: usize) -> (Output, PipeReader, PipeReader) {
         let (out_reads, out) = io::pipe().expect("a pipe");
         let (err_reads, err) = io::pipe().expect("a pipe");
-        (Output::to(out.into(), err.into(), most).expect("threads"), out_reads, err_reads)
+        (Output::to("test", out.into(), err.into(), most).expect("threads"), out_reads, err_reads)
     }
 
     #[test]
@@ -323,7 +326,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_as_good_as_nobody() {
         let full = || OwnedFd::from(std::fs::File::create("/dev/full").expect("it is there"));
-        let output = Output::to(full(), full(), 1 << 20).expect("threads");
+        let output = Output::to("test", full(), full(), 1 << 20).expect("threads");
         output.say("one");
         output.tell("other");
         output.out.wait(TIME);

@@ -7,6 +7,7 @@ mod descriptors;
 mod lockfile;
 mod placement;
 mod ports;
+mod priority;
 mod schedstat;
 mod signals;
 mod slowness;
@@ -18,6 +19,7 @@ pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use lockfile::LockFile;
 pub use placement::{Placement, cpus_allowed};
 pub use ports::port_range;
+pub use priority::{Priority, may_return, set_priority};
 pub use schedstat::{SchedStat, ThreadTimes};
 pub use signals::is_signal_ignored;
 pub use slowness::{

@@ -16,6 +16,8 @@ pub struct ThreadTimes {
     pub ran_ns: u64,
     /// Runnable and not running, in nanoseconds.
     pub waited_ns: u64,
+    /// Times it got a CPU.
+    pub turns: u64,
 }
 
 impl SchedStat {
@@ -30,10 +32,8 @@ impl SchedStat {
         let len = self.file.as_ref()?.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(&text[..len]).ok()?;
         let mut fields = text.split_ascii_whitespace().map(str::parse);
-        match (fields.next(), fields.next()) {
-            (Some(Ok(ran_ns)), Some(Ok(waited_ns))) => Some(ThreadTimes { ran_ns, waited_ns }),
-            _ => None,
-        }
+        let mut next = || fields.next()?.ok();
+        Some(ThreadTimes { ran_ns: next()?, waited_ns: next()?, turns: next()? })
     }
 }
 

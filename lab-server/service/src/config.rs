@@ -49,13 +49,13 @@ pub enum Notices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budgets {
-    /// Packets of a user that are open, on the shard of the user's connection.
+    /// Packets of a user that are open, on all shards.
     pub packets: u32,
-    /// Messages to users and shards that a connection's requests have on their way: a claim until
+    /// Messages to users and shards that a user's requests have on their way: a claim until
     /// it is answered, a notice for each recipient of a packet, all at most until their second is
     /// over.
     pub mail: u16,
-    /// Chat texts of a connection without a receipt, at most until their second is over.
+    /// Chat texts of a user without a receipt, at most until their second is over.
     pub chats: u16,
 }
 

@@ -342,7 +342,7 @@ impl Net {
     }
 
     /// When the shard last went to sleep and when it woke, on the monotonic clock in nanoseconds.
-    pub fn last_sleep_ns(&self) -> (u64, u64) {
+    pub(crate) fn last_sleep_ns(&self) -> (u64, u64) {
         self.slept_ns
     }
 

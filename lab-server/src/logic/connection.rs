@@ -2,7 +2,6 @@
 
 use accounting::Tail;
 use platform::NANOS_PER_SECOND;
-use service::Budgets;
 use shard::ConnId;
 
 /// Nanoseconds of the unit in which the age of half a frame is kept: 32 bits of it last 49 days,
@@ -19,7 +18,7 @@ pub(super) enum LoginState {
     Online,
 }
 
-/// A connection as the logic knows it: 32 bytes.
+/// A connection as the logic knows it: 28 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Session {
     generation: u32,
@@ -28,13 +27,6 @@ pub(super) struct Session {
     half_since_ms: u32,
     /// Money of the last answers.
     pub(super) tail: Tail,
-    /// The second, its low bits, in which what follows was counted.
-    second: u16,
-    /// Messages of the user that are on their way: a claim's until it is answered, and all at most
-    /// until the second is over, whether their answers were lost or not.
-    mail: u16,
-    /// The same of chat texts, until their receipts come.
-    chats: u16,
     /// The SET, by its place among those of this shard.
     pub(super) set: u16,
     pub(super) state: LoginState,
@@ -44,7 +36,7 @@ pub(super) struct Session {
     pub(super) timed: bool,
 }
 
-const _: () = assert!(std::mem::size_of::<Session>() == 32);
+const _: () = assert!(std::mem::size_of::<Session>() == 28);
 
 fn milliseconds(now_ns: u64) -> u32 {
     // 0 says that no frame is half there: a millisecond in 49 days is one late.
@@ -80,44 +72,6 @@ impl Session {
         if anew || self.half_since_ms == 0 {
             self.half_since_ms = milliseconds(now_ns);
         }
-    }
-
-    fn begin_second(&mut self, unix_second: u64) {
-        let second = unix_second as u16;
-        if self.second != second {
-            (self.second, self.mail, self.chats) = (second, 0, 0);
-        }
-    }
-
-    /// Counts messages that a request is about to bring about; false when the budget has no room
-    /// for them.
-    pub(super) fn takes_mail(&mut self, unix_second: u64, messages: usize, most: Budgets) -> bool {
-        self.begin_second(unix_second);
-        let mail = usize::from(self.mail) + messages;
-        let fits = mail <= usize::from(most.mail);
-        if fits {
-            self.mail = mail as u16;
-        }
-        fits
-    }
-
-    /// The same of a chat text.
-    pub(super) fn takes_chat(&mut self, unix_second: u64, most: Budgets) -> bool {
-        self.begin_second(unix_second);
-        let fits = self.chats < most.chats;
-        self.chats += u16::from(fits);
-        fits
-    }
-
-    /// Messages are not on their way any more. Those of an earlier second were forgotten when that
-    /// was over: what is on its way is at most two seconds' worth.
-    pub(super) fn mail_answered(&mut self, messages: usize) {
-        self.mail = usize::from(self.mail).saturating_sub(messages) as u16;
-    }
-
-    /// A chat text has its receipt.
-    pub(super) fn chat_answered(&mut self) {
-        self.chats = self.chats.saturating_sub(1);
     }
 
     /// The connection in this slot, if a user is logged in on it who can read extension commands.

@@ -55,14 +55,17 @@ impl Logic {
                 None => self.undeliverable(io, user, &parcel),
             },
             Message::Deliver { at, user, parcel } => self.deliver(io, at.conn, user, &parcel),
-            Message::Receipt { at, message, to, outcome } => {
-                if let Some(session) = self.session(at.conn) {
-                    session.chat_answered();
+            Message::Receipt { at, from, message, to, outcome } => {
+                self.under_way.chat_answered(from);
+                if self.session(at.conn).is_some() {
                     io.send(at.conn, &Frame::ChatReceipt { message, to, outcome: outcome.code() });
                 }
             }
             Message::Claim { packet, user, reply } => self.answer_claim(io, packet, user, reply),
-            Message::Claimed { at, packet, amount } => self.claimed(io, at.conn, packet, amount),
+            Message::Claimed { at, user, packet, amount } => {
+                self.under_way.mail_answered(user, 1);
+                self.claimed(io, at.conn, packet, amount);
+            }
             Message::Entitle { packet, named, user } => self.entitle(io, packet, named, user),
             Message::Packet { set, packet, amount } => self.put_packet(io, set, packet, amount),
             Message::Reached { next } => io.record(|| Record::Next { shaken: next, sent: 0 }),
@@ -110,16 +113,16 @@ impl Logic {
         }
         // A chat text that finds no room gets a receipt; keep what the receipt needs.
         let chat = match &parcel {
-            Parcel::Chat { message, reply, .. } => Some((*message, *reply)),
+            Parcel::Chat { message, from, reply, .. } => Some((*message, *from, *reply)),
             _ => None,
         };
         if self.post(io, to, Message::Deliver { at, user, parcel }) {
             return;
         }
         match chat {
-            Some((message, reply)) => {
+            Some((message, from, reply)) => {
                 self.counters.chats_busy += 1;
-                self.receipt(io, reply, message, user, ChatOutcome::Busy);
+                self.receipt(io, (reply, from), message, user, ChatOutcome::Busy);
             }
             None => self.counters.notices_overflow += 1,
         }
@@ -144,7 +147,7 @@ impl Logic {
             Parcel::Chat { message, from, reply, text } => {
                 io.send(conn, &Frame::ChatDelivery { message: *message, from: *from, text });
                 self.counters.chats_delivered += 1;
-                self.receipt(io, *reply, *message, user, ChatOutcome::Delivered);
+                self.receipt(io, (*reply, *from), *message, user, ChatOutcome::Delivered);
             }
         }
     }
@@ -185,9 +188,9 @@ impl Logic {
         match parcel {
             Parcel::Notice(_) => self.counters.notices_offline += 1,
             Parcel::Refund { .. } => {}
-            Parcel::Chat { message, reply, .. } => {
+            Parcel::Chat { message, from, reply, .. } => {
                 self.counters.chats_offline += 1;
-                self.receipt(io, *reply, *message, user, ChatOutcome::Offline);
+                self.receipt(io, (*reply, *from), *message, user, ChatOutcome::Offline);
             }
         }
     }
@@ -195,13 +198,13 @@ impl Logic {
     fn receipt(
         &mut self,
         io: &mut impl Io,
-        at: Address,
+        (at, from): (Address, u32),
         message: u32,
         to: u32,
         outcome: ChatOutcome,
     ) {
         // A receipt that finds no room is lost: mail_overflow counts it.
-        self.post(io, usize::from(at.shard), Message::Receipt { at, message, to, outcome });
+        self.post(io, usize::from(at.shard), Message::Receipt { at, from, message, to, outcome });
     }
 
     /// Makes a packet for named users and tells them.
@@ -269,7 +272,7 @@ impl Logic {
             self.counters.ledger_overflow += 1;
             return;
         }
-        let answer = Message::Claimed { at: reply, packet, amount };
+        let answer = Message::Claimed { at: reply, user, packet, amount };
         // A refusal waits behind a share of the same connection: it must not overtake it.
         if !self.post_recorded(io, usize::from(reply.shard), answer) {
             self.undelivered(amount);
@@ -278,7 +281,6 @@ impl Logic {
 
     fn claimed(&mut self, io: &mut impl Io, conn: ConnId, packet: u32, amount: u32) {
         let Some(session) = self.session(conn) else { return self.undelivered(amount) };
-        session.mail_answered(1);
         let noted = amount == 0 || session.tail.claim(amount);
         if amount == 0 {
             self.counters.claims_refused += 1;

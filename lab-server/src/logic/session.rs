@@ -190,9 +190,7 @@ impl Logic {
     /// Asks a packet's home for a share; false when that cannot be.
     fn ask_for_share(&mut self, io: &mut impl Io, conn: ConnId, user: u32, packet: u32) -> bool {
         let Some(home) = packets::home_of(packet, self.shards) else { return false };
-        let (second, budgets) = (io.unix_second(), self.rules.budgets);
-        let fits = self.session(conn).is_some_and(|it| it.takes_mail(second, 1, budgets));
-        if !fits {
+        if !self.under_way.takes_mail(user, io.unix_second(), 1, self.rules.budgets) {
             self.counters.claims_over_budget += 1;
             return false;
         }
@@ -215,9 +213,7 @@ impl Logic {
             ChatOutcome::Offline
         } else {
             let reply = self.address(conn);
-            let (second, budgets) = (io.unix_second(), self.rules.budgets);
-            let fits = self.session(conn).is_some_and(|it| it.takes_chat(second, budgets));
-            if fits {
+            if self.under_way.takes_chat(from, io.unix_second(), self.rules.budgets) {
                 let parcel = Parcel::Chat { message, from, reply, text: text.into() };
                 let forward = Message::Forward { user: to, parcel };
                 if self.post(io, home_of(to, self.shards), forward) {
@@ -247,7 +243,7 @@ impl Logic {
             let recipients = recipients.iter().collect();
             let draft =
                 Draft { amount, count, recipients, creator: creator.user, set: creator.set };
-            self.create_within_budget(io, creator.conn, &draft).map_err(|refused| match refused {
+            self.create_within_budget(io, &draft).map_err(|refused| match refused {
                 Refused::ImpossibleSplit => CreateResult::ImpossibleSplit,
                 Refused::NoRoom | Refused::OverBudget | Refused::NoLedger => CreateResult::Busy,
             })
@@ -270,18 +266,13 @@ impl Logic {
     }
 
     /// Makes a packet of a user, who has a budget of open packets, and of mail for the notices.
-    fn create_within_budget(
-        &mut self,
-        io: &mut impl Io,
-        conn: ConnId,
-        draft: &Draft,
-    ) -> Result<u32, Refused> {
+    fn create_within_budget(&mut self, io: &mut impl Io, draft: &Draft) -> Result<u32, Refused> {
         let (second, budgets) = (io.unix_second(), self.rules.budgets);
-        let notices = draft.recipients.len();
-        let fits = self.session(conn).is_some_and(|it| it.takes_mail(second, notices, budgets));
+        let (user, notices) = (draft.creator, draft.recipients.len());
+        let fits = self.under_way.takes_mail(user, second, notices, budgets);
         let made = if fits { self.make_packet(io, draft) } else { Err(Refused::OverBudget) };
         if fits && made.is_err() {
-            self.session(conn).into_iter().for_each(|it| it.mail_answered(notices));
+            self.under_way.mail_answered(user, notices);
         }
         self.counters.packets_over_budget += u64::from(made == Err(Refused::OverBudget));
         made

@@ -24,6 +24,7 @@ use crate::message::Message;
 use crate::overload::{Budget, Meter};
 use crate::packets::{PacketLimits, SentPackets};
 use crate::sets::{Online, Sets};
+use crate::under_way::UnderWay;
 
 /// A peer that says nothing is closed this long after it connected, and one that leaves a frame
 /// half this long after it began it: within the 10 s promised, a tick included.
@@ -51,6 +52,8 @@ pub struct Logic {
     pub(super) sets: Sets,
     pub(super) directory: Directory,
     pub(super) packets: SentPackets,
+    /// What each user has under way on all shards.
+    pub(super) under_way: Arc<UnderWay>,
     pub(super) meter: Meter,
     pub(super) generators: Generators,
     /// The schedule that runs, and one that is to follow it.
@@ -76,6 +79,7 @@ impl Logic {
         rules: Arc<Rules>,
         online: Online,
         budget: Arc<Budget>,
+        under_way: Arc<UnderWay>,
         now_ns: u64,
     ) -> Self {
         let (users, queue_bound) = (rules.users, rules.queue_bound);
@@ -90,7 +94,8 @@ impl Logic {
             sessions: Vec::new(),
             online: 0,
             directory: Directory::new(users, shards),
-            packets: SentPackets::new(me, shards, limits),
+            packets: SentPackets::new(me, shards, limits, Arc::clone(&under_way)),
+            under_way,
             meter: Meter::new(budget, shards),
             generators: Generators::new(Arc::clone(&online), shards),
             sets: Sets::new(me, shards, online, queue_bound),
@@ -212,7 +217,7 @@ impl Logic {
     }
 
     /// Takes over what this shard's share of a durable ledger had; deadlines are on the clock of
-    /// now.
+    /// now. Its open packets are counted of their users already ([`UnderWay::count_open`]).
     pub fn restore(&mut self, state: State) {
         for (number, of) in state.sets {
             if let Some(set) = self.sets.place_of(number) {

@@ -17,6 +17,7 @@ use lab_server::message::Message;
 use lab_server::overload::Budget;
 use lab_server::restart::divide;
 use lab_server::sets::{Online, new_online};
+use lab_server::under_way::UnderWay;
 use platform::NANOS_PER_SECOND;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -165,6 +166,7 @@ pub(crate) struct Cluster {
     pub(crate) wires: Wires,
     pub(crate) online: Online,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) under_way: Arc<UnderWay>,
     /// Open connections, by shard and slot.
     open: Vec<BTreeMap<u32, (ConnId, Unread)>>,
     /// For each shard, how often each slot was used.
@@ -192,12 +194,13 @@ pub(crate) fn rules(users: u32, notices: Notices, seed: u64) -> Rules {
 impl Cluster {
     pub(crate) fn new(shards: usize, sets: usize, limit: Option<u64>, rules: Rules) -> Self {
         let online = new_online(sets);
-        let budget = Budget::new(limit);
+        let (budget, under_way) = (Budget::new(limit), UnderWay::new(rules.users));
         let random = Pcg64Mcg::seed_from_u64(rules.seed);
         let rules = Arc::new(rules);
         let shard = |me| {
             let (rules, online) = (Arc::clone(&rules), Arc::clone(&online));
-            Logic::new(me, shards, rules, online, Arc::clone(&budget), START_NS)
+            let (budget, under_way) = (Arc::clone(&budget), Arc::clone(&under_way));
+            Logic::new(me, shards, rules, online, budget, under_way, START_NS)
         };
         Self {
             shards: (0..shards).map(shard).collect(),
@@ -214,6 +217,7 @@ impl Cluster {
             },
             online,
             budget,
+            under_way,
             open: (0..shards).map(|_| BTreeMap::new()).collect(),
             generations: vec![Vec::new(); shards],
             writers: Vec::new(),
@@ -240,6 +244,7 @@ impl Cluster {
         cluster.wires.failing = vec![false; shards];
         cluster.writers = writers;
         for (shard, share) in shares.into_iter().enumerate() {
+            cluster.under_way.count_open(&share);
             cluster.shards[shard].restore(share);
         }
         Some(cluster)

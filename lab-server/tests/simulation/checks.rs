@@ -103,6 +103,7 @@ impl Model {
         assert_eq!(ledger.remaining, Money::default(), "{ledger:?}");
         assert_eq!(ledger.created, ledger.granted + ledger.claimed + ledger.refunded);
         assert!(self.cluster.shards.iter().all(|logic| logic.gauges().packets_open == 0));
+        assert!((0..USERS).all(|user| self.cluster.under_way.open(user) == 0));
     }
 
     /// Without messages under way, the directory knows the connections that live, and no others,

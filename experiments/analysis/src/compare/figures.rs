@@ -296,8 +296,8 @@ mod tests {
     /// Where shakes without an answer decide a percentile, there is none to compare.
     #[test]
     fn a_bound_is_not_a_figure() {
-        let mut late = unit(10.0, 980, &[(100, 980), (5_000_000, 20)]);
-        late.latency_bounds = unit(10.0, 0, &[(5_000_000, 20)]).latency;
+        let mut late = unit(10.0, 970, &[(100, 970), (5_000_000, 30)]);
+        late.latency_bounds = unit(10.0, 0, &[(5_000_000, 30)]).latency;
         let units = [late, unit(10.0, 1_000, &[(100, 1_000)])];
         let pool = Pool::new(&units, false);
         assert_eq!(pool.value(Figure::P50, None), Some(100.0));

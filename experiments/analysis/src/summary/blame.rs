@@ -3,53 +3,25 @@
 //! The method is that of the design: of the slow requests of a phase, what each cause took beyond
 //! its median is compared with what all took beyond theirs; of the seconds whose answers were off,
 //! the requests that were answered in another second than they were due in are counted by their
-//! dominant cause. Below a stated excess there is no verdict.
+//! dominant cause. What is usual is told beside it: a constant queue is in no excess. Below a
+//! stated excess there is no verdict, and a cause of which the counters show nothing is
+//! unexplained.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use attribution::{BUCKETS, Cause, CauseRows, PerCause, bucket, bucket_floor};
-use serde::{Deserialize, Serialize};
+use attribution::{BUCKETS, Cause, CauseRows, LeftOut, PerCause, bucket, bucket_floor};
 
+use super::blamed::{Attribution, Jitter, LeftOutOfTail, PhaseEvidence, Shares, Tail, Typical};
 use super::off::seconds_off;
+use super::sentences::verdict;
 use spec::AttributionSpec;
 
-/// A share for each cause; a cause that took nothing may be missing.
-pub type Shares = BTreeMap<Cause, f64>;
+/// On average a slow request must have taken so much of `slow_us` beyond what is usual, or there is
+/// no verdict on why.
+const LEAST_EXCESS: f64 = 0.5;
 
-/// Of the slow requests of a phase.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tail {
-    /// How many there were; null without probes.
-    pub requests: Option<u64>,
-    /// From which latency on a request was slow, in microseconds.
-    pub from_us: Option<u64>,
-    /// What all causes took beyond their medians, in microseconds.
-    pub excess_us: Option<u64>,
-    /// The part of each; null without probes, or when the phase was quiet.
-    pub shares: Option<Shares>,
-}
-
-/// Of the seconds that were off.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Jitter {
-    /// Seconds whose answers differed from what was due by more than the experiment allows.
-    pub seconds_off: Option<u64>,
-    /// Requests due in such a second and answered in another, or the other way round.
-    pub requests: Option<u64>,
-    /// The part of each dominant cause among them; null when there are none.
-    pub shares: Option<Shares>,
-}
-
-/// What is to blame in a phase.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attribution {
-    /// Of the slow requests.
-    pub tail: Tail,
-    /// Of the seconds that were off.
-    pub jitter: Jitter,
-    /// A sentence for a person.
-    pub verdict: Option<String>,
-}
+/// A smaller share of the excess needs no evidence.
+const NEEDS_EVIDENCE: f64 = 0.01;
 
 /// What each cause took in a phase, over all clients, shards and seconds.
 #[derive(Clone, Debug)]
@@ -68,6 +40,8 @@ pub struct CauseTotals {
     times: PerCause<Vec<u64>>,
     /// By second in which they were due and second in which they were over.
     moved: Vec<(u64, u64, PerCause<u64>)>,
+    /// By bucket of latency, those left out; `None` when a shard did not tell.
+    left_out: Option<Vec<LeftOut>>,
 }
 
 impl Default for CauseTotals {
@@ -80,25 +54,9 @@ impl Default for CauseTotals {
             sums: vec![(0, PerCause::default()); BUCKETS],
             times: PerCause::from_fn(|_| vec![0; BUCKETS]),
             moved: Vec::new(),
+            left_out: Some(vec![LeftOut::default(); BUCKETS]),
         }
     }
-}
-
-/// What else is known of a phase that says why its requests were slow.
-#[derive(Clone, Debug, Default)]
-pub struct PhaseEvidence {
-    /// By second: shakes due, and answers.
-    pub seconds: Vec<(u64, u64, u64)>,
-    /// The phase's 99th percentile, in microseconds.
-    pub p99_us: Option<u64>,
-    /// The part of the requests that were slow, as the clients themselves measured it.
-    pub late_share: Option<f64>,
-    /// By blamed cause, the program that most often held the CPUs that others waited for.
-    pub holders: BTreeMap<Cause, String>,
-    /// Packets dropped, and segments sent again.
-    pub drops: Option<u64>,
-    /// Segments sent again.
-    pub retransmits: Option<u64>,
 }
 
 impl CauseTotals {
@@ -121,6 +79,16 @@ impl CauseTotals {
             if let Some(count) = self.times[row.cause].get_mut(usize::from(row.bucket)) {
                 *count = count.saturating_add(row.requests);
             }
+        }
+        match (&mut self.left_out, &rows.left_out) {
+            (Some(all), Some(rows)) => {
+                for row in rows {
+                    let Some(sum) = all.get_mut(usize::from(row.bucket)) else { continue };
+                    sum.mixed = sum.mixed.saturating_add(row.mixed);
+                    sum.unsampled = sum.unsampled.saturating_add(row.unsampled);
+                }
+            }
+            _ => self.left_out = None,
         }
         self.moved.extend(rows.moved.iter().map(|row| (row.due, t, row.dominant)));
     }
@@ -153,6 +121,28 @@ impl CauseTotals {
         all
     }
 
+    /// What half of the requests took.
+    fn typical(&self) -> Typical {
+        let half = self.requests.div_ceil(2);
+        let mut below: u64 = 0;
+        let at = self.sums.iter().find(|(requests, _)| {
+            below = below.saturating_add(*requests);
+            *requests > 0 && below >= half
+        });
+        let Some((requests, us)) = at else { return Typical::default() };
+        let each = us.map(|us| us / requests);
+        Typical { latency_us: Some(sum(us) / requests), causes_us: Some(each.named().collect()) }
+    }
+
+    /// Those left out whose latency is in a bucket or a later one.
+    fn left_out(&self, first: usize) -> LeftOutOfTail {
+        let tail = self.left_out.as_ref().map(|all| &all[first..]);
+        let count = |of: fn(&LeftOut) -> u64| {
+            tail.map(|tail| tail.iter().map(of).fold(0, u64::saturating_add))
+        };
+        LeftOutOfTail { mixed: count(|it| it.mixed), unsampled: count(|it| it.unsampled) }
+    }
+
     /// What is to blame, from the totals and what else is known of the phase.
     pub fn attribution(&self, spec: &AttributionSpec, evidence: &PhaseEvidence) -> Attribution {
         if self.requests == 0 {
@@ -160,14 +150,17 @@ impl CauseTotals {
         }
         let least_us = u64::from(spec.slow_us);
         let first = slow_from(evidence.p99_us.unwrap_or(0).max(least_us), least_us);
-        let (requests, excess) = self.beyond(first);
+        let (requests, mut excess) = self.beyond(first);
+        let without_evidence = without_evidence(&mut excess, &evidence.bare);
         let late_share = evidence.late_share.unwrap_or_else(|| {
             let (over, _) = self.beyond(slow_from(least_us, least_us));
             over as f64 / self.requests as f64
         });
         let off = seconds_off(evidence.seconds.iter().copied(), spec.off_share.get());
         let quiet = late_share < spec.quiet_share.get() && off.is_empty();
-        let shares = shares(&excess).filter(|_| !quiet);
+        let least_excess_us = LEAST_EXCESS * least_us as f64 * requests as f64;
+        let enough = sum(&excess) as f64 >= least_excess_us;
+        let shares = shares(&excess).filter(|_| !quiet && enough);
         let (moved, jitter_shares) = self.jitter(&off);
         let mut attribution = Attribution {
             tail: Tail {
@@ -175,15 +168,19 @@ impl CauseTotals {
                 from_us: Some(bucket_floor(first)),
                 excess_us: Some(sum(&excess)),
                 shares,
+                part: Some(requests as f64 / self.requests as f64),
             },
             jitter: Jitter {
                 seconds_off: Some(off.len() as u64),
                 requests: Some(moved),
                 shares: jitter_shares,
             },
-            verdict: None,
+            typical: self.typical(),
+            left_out: self.left_out(first),
+            without_evidence,
+            ..Attribution::default()
         };
-        let mut verdict = sentence(spec, late_share, &attribution, evidence);
+        let mut verdict = verdict((spec.slow_us, late_share), quiet, &attribution, evidence);
         if self.unsampled > 0 {
             let all = self.requests.saturating_add(self.mixed).saturating_add(self.unsampled);
             let share = 100.0 * self.requests as f64 / all as f64;
@@ -209,6 +206,21 @@ pub fn beyond_usual(us: &PerCause<u64>, requests: u64, usual_us: &PerCause<u64>)
     PerCause::from_fn(|cause| us[cause].saturating_sub(usual_us[cause].saturating_mul(requests)))
 }
 
+/// Makes unexplained what looked like causes of which the counters show nothing; their shares.
+fn without_evidence(excess: &mut PerCause<u64>, bare: &BTreeSet<Cause>) -> Shares {
+    let all = sum(excess);
+    let mut shares = Shares::new();
+    for cause in bare {
+        let us = std::mem::take(&mut excess[*cause]);
+        excess[Cause::Unexplained] = excess[Cause::Unexplained].saturating_add(us);
+        let share = us as f64 / all.max(1) as f64;
+        if share >= NEEDS_EVIDENCE {
+            shares.insert(*cause, share);
+        }
+    }
+    shares
+}
+
 fn sum(parts: &PerCause<u64>) -> u64 {
     parts.values().copied().fold(0, u64::saturating_add)
 }
@@ -223,98 +235,6 @@ fn shares(parts: &PerCause<u64>) -> Option<Shares> {
     let all = sum(parts);
     let share = |part: &u64| *part as f64 / all as f64;
     (all > 0).then(|| parts.named().map(|(cause, part)| (cause, share(&part))).collect())
-}
-
-/// The cause with the largest share, and that share.
-pub fn dominant(shares: &Shares) -> Option<(Cause, f64)> {
-    shares.iter().map(|(cause, share)| (*cause, *share)).max_by(|a, b| a.1.total_cmp(&b.1))
-}
-
-fn sentence(
-    spec: &AttributionSpec,
-    late_share: f64,
-    attribution: &Attribution,
-    evidence: &PhaseEvidence,
-) -> String {
-    let ms = |us: u64| us as f64 / 1000.0;
-    let late = format!(
-        "{:.2}% of the requests took more than {} ms",
-        late_share * 100.0,
-        ms(spec.slow_us.into())
-    );
-    let off = attribution.jitter.seconds_off.unwrap_or(0);
-    let seconds = match off {
-        0 => String::new(),
-        1 => ", and 1 second was off".to_owned(),
-        off => format!(", and {off} seconds were off"),
-    };
-    let Some((cause, share)) = attribution.tail.shares.as_ref().and_then(dominant) else {
-        return format!("quiet: {late}{seconds}");
-    };
-    let from = ms(attribution.tail.from_us.unwrap_or(0));
-    let what = advice(cause, evidence);
-    format!(
-        "{late}{seconds}; of the slowest (from {from:.1} ms), {:.0}% of the excess is {}: {what}",
-        share * 100.0,
-        cause.name()
-    )
-}
-
-fn advice(cause: Cause, evidence: &PhaseEvidence) -> String {
-    let holder = evidence.holders.get(&cause);
-    let held = holder.map_or_else(String::new, |name| format!(" (mostly {name})"));
-    match cause {
-        Cause::ClientRunqueue => {
-            format!(
-                "other programs{held} held the clients' CPUs; give the clients CPUs of their own"
-            )
-        }
-        Cause::ClientBusy => {
-            "the clients' threads had too much to do; give them more CPUs or machines".to_owned()
-        }
-        Cause::NetworkLoss => {
-            let count = |count: Option<u64>| {
-                count.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
-            };
-            format!(
-                "packets were lost ({} drops seen here, {} segments sent again); kernel.drops says \
-                 where",
-                count(evidence.drops),
-                count(evidence.retransmits)
-            )
-        }
-        Cause::NetworkDelay => "the path was slow without losing anything".to_owned(),
-        Cause::ServerRunqueue => {
-            format!("other programs{held} held the server's CPUs; give the server CPUs of its own")
-        }
-        Cause::ServerBusy => {
-            "the server's threads had too much to do; give it more shards on more CPUs".to_owned()
-        }
-        Cause::Unexplained => "and nothing that the probes see explains it".to_owned(),
-        Cause::ClientThrottled => {
-            "the clients' cgroup had used up its CPU quota; raise it or take it away".to_owned()
-        }
-        Cause::ServerThrottled => {
-            "the server's cgroup had used up its CPU quota; raise it or take it away".to_owned()
-        }
-        Cause::ClientStopped => "the clients were stopped, traced or frozen".to_owned(),
-        Cause::ServerStopped => "the server was stopped, traced or frozen".to_owned(),
-        Cause::ClientBlocked => {
-            "the clients' threads waited in the kernel, for a disk, memory or a lock".to_owned()
-        }
-        Cause::ServerBlocked => {
-            "the server's threads waited in the kernel, for a disk, memory or a lock".to_owned()
-        }
-        Cause::ClientInterrupts => {
-            "interrupts had the clients' CPUs; steer them to other CPUs".to_owned()
-        }
-        Cause::ServerInterrupts => {
-            "interrupts had the server's CPUs; steer them to other CPUs".to_owned()
-        }
-        Cause::ClientStalled => "the clients' CPUs stood still or were slow to wake".to_owned(),
-        Cause::ServerStalled => "the server's CPUs stood still or were slow to wake".to_owned(),
-        Cause::ClientPacing => "the clients' loops slept past the instant".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -372,6 +292,80 @@ mod tests {
         assert!(jitter[&Cause::ServerRunqueue] > 0.99, "{jitter:?}");
         let verdict = blamed.verdict.expect("a sentence");
         assert!(verdict.contains("server_runqueue") && verdict.contains("1 second"), "{verdict}");
+    }
+
+    #[test]
+    fn a_constant_queue_is_told_though_it_is_in_no_excess() {
+        let mut rows = CauseRows { requests: 1_000, ..CauseRows::default() };
+        let mut queue = PerCause::<u64>::default();
+        (queue[Cause::NetworkDelay], queue[Cause::ServerBusy]) = (94_000, 1_000);
+        let mut late = queue;
+        late[Cause::ClientStopped] = 30_000;
+        for (count, us) in [(990, queue), (10, late)] {
+            let total: u64 = us.values().sum();
+            let causes_us = us.map(|us| us * count);
+            let at = bucket(total) as u16;
+            rows.sums.push(LatencySum { bucket: at, requests: count, causes_us });
+            for (cause, us) in us.iter() {
+                rows.times.push(CauseCount { cause, bucket: bucket(*us) as u16, requests: count });
+            }
+        }
+        let mut totals = CauseTotals::default();
+        totals.add(6, &rows);
+        let evidence = PhaseEvidence { p99_us: Some(115_000), ..PhaseEvidence::default() };
+        let blamed = totals.attribution(&AttributionSpec::default(), &evidence);
+        assert_eq!(blamed.typical.latency_us, Some(95_000));
+        let verdict = blamed.verdict.expect("a sentence");
+        assert!(verdict.contains("half of the requests took 95 ms, of it 94 ms network_delay"));
+        assert!(
+            verdict.contains("the slowest 1.0%") && verdict.contains("client_stopped"),
+            "{verdict}"
+        );
+        // The queue alone, without those: hardly an excess, and no verdict on it.
+        let mut totals = CauseTotals::default();
+        rows.sums.pop();
+        rows.requests = 990;
+        totals.add(6, &rows);
+        let evidence = PhaseEvidence { p99_us: Some(95_000), ..PhaseEvidence::default() };
+        let even = totals.attribution(&AttributionSpec::default(), &evidence);
+        assert_eq!(even.tail.shares, None);
+        let verdict = even.verdict.expect("a sentence");
+        assert!(
+            verdict.contains("94 ms network_delay") && verdict.contains("too little"),
+            "{verdict}"
+        );
+    }
+
+    #[test]
+    fn a_cause_without_evidence_is_unexplained() {
+        let spec = AttributionSpec::default();
+        let mut evidence = evidence(100);
+        evidence.bare.insert(Cause::NetworkLoss);
+        let blamed = totals(200, 5_000, Cause::NetworkLoss).attribution(&spec, &evidence);
+        let shares = blamed.tail.shares.expect("shares");
+        assert!(
+            shares[&Cause::Unexplained] > 0.99 && shares[&Cause::NetworkLoss] == 0.0,
+            "{shares:?}"
+        );
+        assert!(blamed.without_evidence[&Cause::NetworkLoss] > 0.99);
+        assert!(blamed.verdict.expect("a sentence").contains("the counters show nothing"));
+    }
+
+    #[test]
+    fn a_tail_that_is_left_out_is_told() {
+        let spec = AttributionSpec::default();
+        let mut totals = totals(200, 5_000, Cause::ServerBusy);
+        let at = bucket(5_000) as u16;
+        let left_out = vec![LeftOut { bucket: at, mixed: 300, unsampled: 2 }];
+        totals.add(7, &CauseRows { mixed: 300, left_out: Some(left_out), ..CauseRows::default() });
+        // The rows of the fixture do not tell.
+        totals.left_out.get_or_insert_with(|| vec![LeftOut::default(); BUCKETS])[usize::from(at)] =
+            LeftOut { bucket: at, mixed: 300, unsampled: 2 };
+        let blamed = totals.attribution(&spec, &evidence(100));
+        assert_eq!(blamed.left_out, LeftOutOfTail { mixed: Some(300), unsampled: Some(2) });
+        let verdict = blamed.verdict.expect("a sentence");
+        assert!(verdict.contains("60% of the slow ones are left out"), "{verdict}");
+        assert!(!verdict.contains("sample"), "{verdict}");
     }
 
     #[test]

@@ -7,8 +7,9 @@ use attribution::Percentile;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::blame::Attribution;
+use super::blamed::Attribution;
 use super::latency::Bounded;
+use super::machine::{LabShare, MachineStalls};
 
 /// Connections of a phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -321,6 +322,12 @@ pub struct PhaseSummary {
     /// is; null without probes.
     #[serde(default)]
     pub unsampled_requests: Option<u64>,
+    /// Times in which CPUs stood still.
+    #[serde(default)]
+    pub stalls: MachineStalls,
+    /// What the lab itself took.
+    #[serde(default)]
+    pub lab: LabShare,
     /// Pushes received, and from their intended instant to their arrival.
     pub push: Push,
     /// Whether nothing of the phase was under way when its counts were taken.

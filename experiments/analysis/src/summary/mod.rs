@@ -5,25 +5,28 @@
 //! requests were slow). Must not know: how a run is carried out.
 
 mod blame;
+mod blamed;
 mod counts;
 mod evidence;
 mod figures;
 pub(crate) mod latency;
 mod ledger;
+mod machine;
 mod off;
 mod phase;
 mod run;
 mod seconds;
+mod sentences;
 mod table;
 
-pub use blame::{
-    Attribution, CauseTotals, Jitter, Shares, Tail, beyond_usual, dominant, slow_from,
-};
+pub use blame::{CauseTotals, beyond_usual, slow_from};
+pub use blamed::{Attribution, Jitter, LeftOutOfTail, Shares, Tail, Typical, dominant};
 pub use figures::{
     Connections, Cpu, Kernel, Latency, Memory, PerSecond, PercentilesValid, PhaseSummary, Push,
     RunQueue, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
 pub use ledger::{LedgerSummary, losses};
+pub use machine::{LabShare, LongestStall, MachineStalls};
 pub use run::{Summary, SummaryError, write};
 pub use table::table;
 

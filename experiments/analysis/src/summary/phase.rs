@@ -6,7 +6,7 @@ use accounting::server::Counters;
 use attribution::{Segment, Tally};
 use hdrhistogram::Histogram;
 
-use super::blame::Attribution;
+use super::blamed::Attribution;
 use super::counts;
 use super::evidence;
 use super::figures::{
@@ -14,11 +14,13 @@ use super::figures::{
     PhaseSummary, Push, Segments, Sends, Shakes, SkippedBy, TwoPercentiles,
 };
 use super::latency::{self, Bounded};
+use super::machine;
 use super::off::seconds_off;
 use super::seconds::{SecondTotals, by_clock};
 use record::{EventKind, EventRow, ProcRow, ProcSubject, Raw, total};
 use spec::PhaseSpec;
 use spec::configure::users_connected;
+use text::thousands;
 
 /// With fewer connections than this, memory that grew is lost in the noise.
 const ENOUGH_CONNECTIONS: u64 = 1_000;
@@ -90,7 +92,7 @@ pub(super) fn summarize(
 ) -> PhaseSummary {
     let name = spec.name.to_string();
     let time = raw.phase_time(&name);
-    let (start, end) = time.unwrap_or((0, 0));
+    let span @ (start, end) = time.unwrap_or((0, 0));
     let totals = PhaseTotals::of(raw, spec, start, end);
     let settled_tally = settled(raw, &name);
     let tally = settled_tally.unwrap_or(totals.tally);
@@ -132,6 +134,8 @@ pub(super) fn summarize(
         mixed_requests: causes.as_ref().map(|causes| causes.mixed),
         incomplete_requests: causes.as_ref().map(|causes| causes.incomplete),
         unsampled_requests: causes.as_ref().map(|causes| causes.unsampled),
+        stalls: machine::stalls(raw, &name, span),
+        lab: machine::lab_share(raw, &name, span),
         push: push(&totals, histogram(Segment::Push)),
         settled: settled_tally.is_some(),
         valid: true,
@@ -143,9 +147,10 @@ pub(super) fn summarize(
         let measured = (phase.latency_us.p99.or(phase.latency_at_least_us.p99), late);
         // What is offered without a schedule is never off it.
         let seconds = if is_open { totals.seconds.as_slice() } else { &[] };
-        let evidence = evidence::of_phase(raw, &phase.name, (start, end), measured, seconds);
+        let evidence = evidence::of_phase(raw, &phase.name, span, measured, seconds);
         phase.attribution = causes.attribution(&experiment.attribution, &evidence);
     }
+    tell_others(raw, spec, (start, end), (&tally, &totals.tally), &mut phase);
     judge(raw, spec, &mut phase, (&tally, settled_tally.as_ref()), &online);
     phase
 }
@@ -237,6 +242,24 @@ fn p99_in_words(phase: &PhaseSummary) -> String {
         LATE_US / 1000,
         LATE_FOR_P99 * 100.0
     )
+}
+
+/// What there is to tell beside the causes. `seconds` counts what its seconds did, `tally` what
+/// became of its shakes.
+fn tell_others(
+    raw: &Raw,
+    spec: &PhaseSpec,
+    time: (u64, u64),
+    (tally, seconds): (&Tally, &Tally),
+    phase: &mut PhaseSummary,
+) {
+    phase.attribution.unanswered = evidence::of_unanswered(tally);
+    if spec.connect.is_some() {
+        phase.attribution.connecting = evidence::of_connecting(raw, time, seconds);
+    }
+    let Push { sent, missed, .. } = phase.push;
+    let said = format!("{} of {} pushes are missing", thousands(missed), thousands(sent));
+    phase.attribution.pushes = (missed > 0).then_some(said);
 }
 
 /// Where the requests of a phase spent their time.

@@ -83,6 +83,21 @@ fn legend(table: &mut String) {
     table.push_str(&there);
 }
 
+/// A sentence about what the lab itself took, phase by phase; `None` when nothing is known of it.
+fn lab_sentence(summary: &Summary) -> Option<String> {
+    let percent = |share: f64| format!("{:.2}%", share * 100.0);
+    let one = |phase: &PhaseSummary| {
+        let cpus = percent(phase.lab.cpu_share?);
+        let slow = phase.lab.slow_share.filter(|share| *share > 0.0);
+        let slow = slow.map_or_else(String::new, |share| {
+            format!(" and {} of the time of slow requests", percent(share))
+        });
+        Some(format!("{cpus} of the CPUs{slow} in {}", phase.name))
+    };
+    let parts: Vec<String> = summary.phases.iter().filter_map(one).collect();
+    (!parts.is_empty()).then(|| format!("the lab itself took {}", parts.join(", ")))
+}
+
 /// The summary as a table, with a line for everything that is wrong.
 pub fn table(summary: &Summary) -> String {
     let mut columns = [Align::Right; HEAD.len()];
@@ -101,9 +116,19 @@ pub fn table(summary: &Summary) -> String {
         }
     }
     for phase in &summary.phases {
-        if let Some(verdict) = &phase.attribution.verdict {
-            let _ = writeln!(out, "{}: {verdict}", phase.name);
+        let it = &phase.attribution;
+        for said in [&it.verdict, &it.connecting, &it.unanswered, &it.pushes].into_iter().flatten()
+        {
+            let _ = writeln!(out, "{}: {said}", phase.name);
         }
+    }
+    for phase in &summary.phases {
+        if let Some(stalls) = phase.stalls.sentence() {
+            let _ = writeln!(out, "{}: {stalls}", phase.name);
+        }
+    }
+    if let Some(lab) = lab_sentence(summary) {
+        let _ = writeln!(out, "{lab}");
     }
     if !summary.validity.because.is_empty() {
         let _ = writeln!(out, "validity is looser than by default: {}", summary.validity.because);

@@ -155,7 +155,7 @@ impl Observed {
     ) -> anyhow::Result<()> {
         let (tell, told) = tokio::sync::oneshot::channel();
         let probes = probes.clone();
-        std::thread::Builder::new().name("attach".to_owned()).spawn(move || {
+        std::thread::Builder::new().name("lab-agent-bpf".to_owned()).spawn(move || {
             // Nothing receives it any more when this process ends.
             let _ = tell.send(Probing::attach_spec(&probes, port, server_pid));
         })?;

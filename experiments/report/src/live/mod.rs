@@ -105,7 +105,7 @@ impl Live {
         let (ending, ended) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let directory = directory.to_owned();
-        let thread = std::thread::Builder::new().name("live".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("lab-live".to_owned()).spawn(move || {
             // On Linux the niceness is the thread's own. Where it cannot be set, it is in the way
             // a little.
             let _ = rustix::process::setpriority_process(None, NICENESS);

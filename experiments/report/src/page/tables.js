@@ -54,7 +54,8 @@ function drawVerdicts(run) {
             it.state === "not valid" ? el("p", {}, "The load was not what was asked for, so the "
                 + "figures are no verdict on the server.") : null,
             el("p", {}, it.held),
-            it.why ? el("p", { class: "note" }, "Why: " + it.why + ".") : null);
+            it.why ? el("p", { class: "note" }, "Why: " + it.why + ".") : null,
+            it.machine.map(text => el("p", { class: "note" }, text + ".")));
         parts.push(box);
     }
     if (!run.verdicts.length) {

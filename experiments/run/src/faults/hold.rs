@@ -87,7 +87,9 @@ impl Holder {
         let stopped = Arc::clone(&stop);
         let (sender, reports) = sync_channel(REPORTS);
         std::thread::Builder::new().name("lab-hold".to_owned()).spawn(move || {
-            // Packets must go on in time; root may have this priority.
+            // Packets must go on in time, though this process keeps in the background; root may
+            // have this priority.
+            let _ = platform::set_priority(None, platform::Priority::Normal);
             // SAFETY: a plain system call; on Linux 0 names the calling thread.
             let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
             let (held, report) = (VecDeque::new(), HoldReport::default());

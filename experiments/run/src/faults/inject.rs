@@ -96,7 +96,7 @@ async fn inject(
             let on_line = move |line| hog_lines(id, line);
             // A level below this is for root alone.
             let nice = (*nice < 0).then_some(*nice);
-            let given = Given { nice, ..Given::as_here(privileges) };
+            let given = Given { nice, leaves_background: true, ..Given::as_here(privileges) };
             let hog = Program::start(Who::Hog(id), &order, given, on_line)?;
             (injectors.open, injectors.hog) = (1, Some(hog));
         }

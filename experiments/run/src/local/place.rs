@@ -5,12 +5,16 @@ use std::io;
 use std::process::ExitStatus;
 
 use attribution::{Sampled, SlowRequest};
+use host::background::Background;
 use host::ended::OomWatch;
 use host::probing::Probing;
 use host::program::{Program, Who};
 use host::sock_diag;
-use host::surroundings::Surroundings;
-use platform::{Spins, monotonic_ns};
+use host::stalls::StallWatch;
+use host::surroundings::{SampleRow, Surroundings};
+use host::usage::own_cpu_us;
+use platform::{Priority, Spins, monotonic_ns, set_priority};
+use serde_json::{Value, json};
 use spec::PhaseSpec;
 
 use super::news::LocalNews;
@@ -46,9 +50,67 @@ pub(crate) struct Local {
     pub(crate) ended: BTreeSet<Who>,
     /// What the kernel has killed for want of memory.
     pub(crate) oom: OomWatch,
+    pub(crate) own: Own,
+}
+
+/// What this process is to itself.
+pub(crate) struct Own {
+    /// What the last tick has left.
+    left: Option<Left>,
+    /// Its CPU time, as it stood at the last tick.
+    cpu_us: u64,
+    /// What sees CPUs stand still.
+    pub(super) stalls: Option<StallWatch>,
+    /// Whether it is in the background.
+    pub(super) background: Background,
+}
+
+impl Own {
+    /// Nothing has begun.
+    pub(super) fn new() -> Self {
+        Self { left: None, cpu_us: own_cpu_us(), stalls: None, background: Background::none() }
+    }
+}
+
+/// What is left of a second to be read and written.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    t: u64,
+    /// The second that has begun.
+    now: u64,
+    /// How many pieces were done.
+    done: usize,
+}
+
+/// Writes rows as they are.
+fn write(rows: &[SampleRow], records: &mut Records) -> anyhow::Result<()> {
+    for row in rows {
+        records.files.sample(row.source, &row.of, &row.values)?;
+    }
+    Ok(())
+}
+
+/// What the hypervisor took of a CPU by the kernel's own account, which need not tell all of it.
+fn steal_us(machine: Option<&SampleRow>, cpu: &Value) -> Value {
+    let cpus = machine.and_then(|machine| machine.values["cpus"].as_array());
+    let row = cpus.and_then(|cpus| cpus.iter().find(|it| it["cpu"] == *cpu));
+    row.map_or(Value::Null, |row| row["steal_us"].clone())
 }
 
 impl Local {
+    /// What this process itself took.
+    fn record_own(&mut self, t: u64, records: &mut Records) -> anyhow::Result<()> {
+        let cpu_us = own_cpu_us();
+        let used = cpu_us - std::mem::replace(&mut self.own.cpu_us, cpu_us);
+        let values = json!({
+            "t": t,
+            "cpu_us": used,
+            "priority": self.own.background.priority(),
+            "helped": self.own.background.helped(),
+        });
+        Ok(records.files.sample("proc", &[("of", json!("coordinator"))], &values)?)
+    }
+
     /// Makes the profile of the phase that ended before the second `now`, if one did.
     fn profile_phase(&mut self, now: u64, records: &mut Records) -> anyhow::Result<()> {
         let files = &records.files;
@@ -159,18 +221,43 @@ impl Place for Local {
 
     fn tick(&mut self, t: u64, now: u64, run: &mut Run) -> anyhow::Result<()> {
         let records = &mut run.records;
-        let rows = self.surroundings.second(t);
-        for row in &rows {
-            records.files.sample(row.source, &row.of, &row.values)?;
-        }
+        let rows = self.surroundings.networks(t);
+        write(&rows, records)?;
         let link = rows.iter().find(|row| row.source == "nic").map(|row| &row.values["link"]);
         if let Some(line) = self.probing.second(t, link, true) {
             records.files.sample("probe", &[], &line)?;
         }
         self.profile_phase(now, records)?;
         self.faults.tick(monotonic_ns())?;
-        self.faults.record_over(now, records)?;
-        records.flush()
+        self.own.left = Some(Left { t, now, done: 0 });
+        Ok(())
+    }
+
+    /// One after the other: a process each, the machine, this process, and what waits to be
+    /// written.
+    fn piece(&mut self, run: &mut Run) -> anyhow::Result<bool> {
+        let Some(left) = self.own.left.take() else { return Ok(false) };
+        let Left { t, now, done } = left;
+        let records = &mut run.records;
+        let processes = self.surroundings.processes();
+        if done < processes {
+            write(&self.surroundings.process(t, done), records)?;
+        } else if done == processes {
+            let machine = self.surroundings.machine(t);
+            write(machine.as_slice(), records)?;
+            let mut stalls = self.own.stalls.as_mut().map_or_else(Vec::new, |it| it.second(t));
+            for row in &mut stalls {
+                row.values["steal_us"] = steal_us(machine.as_ref(), &row.values["cpu"]);
+            }
+            write(&stalls, records)?;
+        } else {
+            self.record_own(t, records)?;
+            self.faults.record_over(now, records)?;
+            records.flush()?;
+            return Ok(false);
+        }
+        self.own.left = Some(Left { done: done + 1, ..left });
+        Ok(true)
     }
 
     /// Nobody else can lead a run whose programs are children of this process, and their clocks
@@ -222,17 +309,17 @@ impl Place for Local {
         self.faults.flush(records)
     }
 
-    /// The walk over a large socket table takes seconds; meanwhile messages are taken in.
+    /// The walk over a large socket table takes seconds; meanwhile messages are taken in. The next
+    /// phase may wait for it, so it is not idle as this thread is.
     fn ask_for_connections(&mut self, wanted: u64, programs: &Programs) {
         let server = programs.server_address;
         let namespace = self.namespaces.server.clone();
         let messages = self.messages.clone();
         self.awaits_connections = true;
-        let asked = tokio::task::spawn_blocking(move || match namespace {
-            Some(namespace) => {
-                namespace.run(|| sock_diag::established(server)).and_then(|connections| connections)
-            }
-            None => sock_diag::established(server),
+        let asked = tokio::task::spawn_blocking(move || {
+            let _ = set_priority(None, Priority::Batch);
+            let ask = || sock_diag::established(server);
+            namespace.map_or_else(ask, |namespace| namespace.run(ask).and_then(|asked| asked))
         });
         tokio::spawn(async move {
             let connections = asked.await.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -86,7 +86,8 @@ impl Profiles {
         let Some(sampling) = sampling else { return Ok(Self::default()) };
         let sampler = Sampler::start(sampling.hertz)?;
         let (jobs, todo) = channel::<Job>();
-        let writer = std::thread::Builder::new().name("profile".to_owned()).spawn(move || {
+        let writer = std::thread::Builder::new().name("lab-profile".to_owned());
+        let writer = writer.spawn(move || {
             // On Linux the niceness is the thread's own. Where it cannot be set, it is in the way
             // a little.
             let _ = rustix::process::setpriority_process(None, 19);

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use host::background::Background;
 use host::ended::OomWatch;
 use host::namespace::Netns;
 use host::probing::Probing;
 use host::program::{self, Given, Who};
+use host::stalls::StallWatch;
 use host::surroundings::Surroundings;
 use interrupts::{Interrupted, Interrupts};
 use record::{DirectoryLock, Files};
@@ -26,7 +28,7 @@ use tokio::time::Instant;
 use workload::Line as ClientLine;
 
 use super::news::LocalNews;
-use super::place::Local;
+use super::place::{Local, Own};
 use super::profiles::Profiles;
 use super::rights::Rights;
 use crate::books::assert_new;
@@ -104,10 +106,7 @@ pub(crate) async fn start(
     let directory = options.out.unwrap_or_else(|| directory_of(experiment.name.as_str(), started));
     let lock = DirectoryLock::take(&directory, &this_process()).map_err(UsageError::of)?;
     let namespace = namespaces.server.as_deref();
-    let settings = match namespace {
-        Some(namespace) => namespace.run(sysctls)?,
-        None => sysctls(),
-    };
+    let settings = namespace.map_or_else(|| Ok(sysctls()), |namespace| namespace.run(sysctls))?;
     let host = machine.host.clone();
     let mut manifest = manifest(&source, &options.settings, machine, started, own, settings);
     manifest.tuning = tuned.to_json(&namespaces)?;
@@ -134,6 +133,7 @@ pub(crate) async fn start(
         awaits_connections: false,
         ended: BTreeSet::new(),
         oom: OomWatch::start(),
+        own: Own::new(),
     };
     let run = Run {
         records: Records::new(files, manifest, &phases),
@@ -190,6 +190,9 @@ impl Coordinator<Local> {
             }
         }
         self.run.records.write_manifest();
+        self.watch_stalls()?;
+        // Programs and threads that must not have this were started before.
+        self.place.own.background = Background::enter();
         Ok(())
     }
 
@@ -229,6 +232,26 @@ impl Coordinator<Local> {
         let loopback = namespace.map(Netns::number).transpose()?;
         self.place.probing = Probing::attach(experiment, port, server_pid, ports, loopback)?;
         self.run.records.manifest.probes = self.place.probing.to_json();
+        Ok(())
+    }
+
+    /// Watches the CPUs of the shards from now on. The run goes on without, after a warning.
+    fn watch_stalls(&mut self) -> anyhow::Result<()> {
+        let experiment = &self.run.schedule.experiment;
+        let cpus = match (&experiment.server.cpus, &experiment.client.cpus) {
+            (Some(servers), Some(clients)) => {
+                let cpus: BTreeSet<usize> = servers.iter().chain(clients).copied().collect();
+                Ok(cpus.into_iter().collect())
+            }
+            _ => platform::cpus_allowed(),
+        };
+        match cpus.and_then(|cpus| StallWatch::start(&cpus)) {
+            Ok(stalls) => self.place.own.stalls = Some(stalls),
+            Err(error) => {
+                let what = format!("stalls of the CPUs are not seen: {error}");
+                self.run.records.warn("lab", &what)?;
+            }
+        }
         Ok(())
     }
 

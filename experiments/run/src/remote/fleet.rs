@@ -390,6 +390,11 @@ impl Place for Fleet {
         self.checkpoint(run)
     }
 
+    /// A tick leaves nothing: hosts have read everything.
+    fn piece(&mut self, _: &mut Run) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
     /// A run whose coordinator is silent may be taken over: before anything is written, hosts say
     /// whether that was so. Hosts that were not suspended are so many seconds further.
     async fn on_stall(&mut self, missed: Missed, schedule: &mut Schedule) -> anyhow::Result<()> {

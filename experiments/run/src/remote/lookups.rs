@@ -177,7 +177,7 @@ fn join(requests: &mut [SlowRequest], sides: &[Option<ServerSide>]) {
 
 #[cfg(test)]
 mod tests {
-    use attribution::{Attributed, BeforeSend, Cause, ClientSide, CpuWait, Request, Trace};
+    use attribution::{Attributed, Cause, ClientSide, Doing, Evidence, Request, Spent, Trace};
 
     use super::*;
 
@@ -192,15 +192,11 @@ mod tests {
             answered_ns: None,
             ready_ns: Some(9_000_000),
             read_ns: Some(9_000_000),
-            server_wait: None,
-            server_service: None,
-            client_receive: None,
             losses: 0,
             mixed: false,
+            unread_ns: None,
             client_slot: 0,
             server_slot: 0,
-            sent_totals: None,
-            ready_totals: None,
         };
         SlowRequest {
             user: 1,
@@ -213,9 +209,9 @@ mod tests {
                 1_000_000,
                 &request,
                 &Attributed::unexplained(8_000_000),
-                |_| None,
+                |_, _, _| None,
             )),
-            client_side: half.then_some(ClientSide { request, before: BeforeSend::default() }),
+            client_side: half.then_some(ClientSide { request, evidence: Evidence::default() }),
         }
     }
 
@@ -232,8 +228,8 @@ mod tests {
             answered_ns: Some(506_000_000),
             end: 23,
             answer: 90,
-            wait: Some(CpuWait { foreign_ns: 1_000_000, own_ns: 0 }),
-            service: Some(CpuWait::default()),
+            wait: Spent::all(Doing::WaitOther, 1_000_000),
+            service: Spent::all(Doing::Run, 5_000_000),
         };
         let Requests::Slow(requests) = &mut waiting else { unreachable!() };
         join(requests, &[]);
