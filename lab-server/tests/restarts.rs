@@ -175,7 +175,7 @@ fn no_shard_keeps_a_file_of_the_ledger_open() {
 fn turns_and_writes(program: &Program) -> Vec<(u64, u64)> {
     let read = |thread, file| fs::read_to_string(program.of_thread(thread, file)).expect("it runs");
     let mut threads = program.threads();
-    threads.retain(|thread| read(*thread, "comm").starts_with("ledger-"));
+    threads.retain(|thread| read(*thread, "comm").starts_with("lab-server-l"));
     let turns = |thread| read(thread, "schedstat").split_whitespace().nth(2)?.parse().ok();
     let writes = |thread| {
         let io = read(thread, "io");
