@@ -164,6 +164,23 @@ fn a_manifest_without_machines_is_refused_in_a_sentence() {
     }
 }
 
+/// A machine that could not say how much memory it has is none without any.
+#[test]
+fn a_run_that_does_not_know_its_memory_is_projected_without() {
+    let run = a_copy();
+    let mut manifest = json(run.path(), "manifest.json");
+    manifest["hosts"][0]["memory_bytes"] = 0.into();
+    std::fs::write(run.path().join("manifest.json"), manifest.to_string()).expect("written");
+    let planned = lab(&["plan", path(run.path()), "--json"]);
+    common::assert_exit(&planned, 0);
+    let plan: Value = serde_json::from_slice(&planned.stdout).expect("JSON");
+    assert_eq!(plan["machine"]["memory_bytes"], Value::Null, "{plan}");
+    let text = said(&lab(&["plan", path(run.path())]));
+    assert!(!text.contains(" 0 B") && text.contains("unknown memory"), "{text}");
+    let text = said(&lab(&["plan", path(run.path()), "--phase", "nosuch"]));
+    assert!(text.contains("there is no phase nosuch, but connect, open, all, closed"), "{text}");
+}
+
 /// Every file of a run absent, empty, a directory, or a list: a sentence each, and no panic.
 #[test]
 fn strange_files_get_a_sentence() {

@@ -201,10 +201,17 @@ fn the_rate_changes_while_it_runs_and_metrics_are_served() {
     let (status, _) = get(&control, "/qps?qps=700");
     assert!(status.contains("200"), "{status}");
     running.find(|line| (number(line, "offered")? == 700).then_some(()));
-    for wrong in ["/qps?qps=many", "/qps", "/qps?qps=-1", "/qps?qps=4294967295"] {
+    let beyond = format!("/qps?qps={}", u64::MAX);
+    let wrong = ["/qps?qps=many", "/qps", "/qps?qps=", "/qps?qps=-1", "/qps?qps=4294967295"];
+    let others = [beyond.as_str(), "/qps?qps=1e3", "/qps?qps=0.5", "/qps?qps=1&qps=2"];
+    for wrong in wrong.into_iter().chain(others) {
         let (status, body) = get(&control, wrong);
         assert!(status.contains("400") && !body.is_empty(), "{wrong}: {status} {body}");
     }
+    // None at all is a rate: the load pauses.
+    let (status, _) = get(&control, "/qps?qps=0");
+    assert!(status.contains("200"), "{status}");
+    running.find(|line| (number(line, "offered")? == 0).then_some(()));
     let (status, body) = get(&control, "/metrics");
     assert!(status.contains("200") && body.ends_with("# EOF\n"), "{status} {body}");
     assert!(body.contains("lab_client_answered"), "{body}");

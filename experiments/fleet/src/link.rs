@@ -33,8 +33,8 @@ const STREAM_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// oldest go first, which are merged and on the agents' disks until they are.
 const STREAM_BYTES: i64 = 1 << 30;
 
-/// What waits for the coordinator of all hosts, in bytes of batches: a few hundred of them. The rest
-/// waits in the stream.
+/// What waits for the coordinator of all hosts, in bytes of batches: a few hundred of them. The
+/// rest waits in the stream.
 const WAITING: u32 = 64 << 20;
 
 /// Makes the stream of a run, or finds it.

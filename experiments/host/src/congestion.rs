@@ -1,5 +1,5 @@
-//! Congestion controls that programs may choose: the kernel is asked with a socket of this process's
-//! own, which also loads a module where that may be.
+//! Congestion controls that programs may choose: the kernel is asked with a socket of this
+//! process, which also loads a module where that may be.
 
 use std::io;
 

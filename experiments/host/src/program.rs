@@ -67,8 +67,8 @@ async fn next_line(
 }
 
 /// What a program has said and nobody has taken in, in bytes: a minute of a shard with probes, and
-/// more than the books of a million users. Beyond it the program's output is not read, which its own
-/// bounded queue then counts and says.
+/// more than the books of a million users. Beyond it the program's output is not read, which its
+/// own bounded queue then counts and says.
 const WAITING: u32 = 64 << 20;
 
 /// What a line takes in memory beside its text.

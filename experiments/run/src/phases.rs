@@ -19,8 +19,9 @@ use crate::schedule::{LEAD, PhaseUnderWay};
 /// How long after its end a phase may take to settle beyond the timeout of its last shake.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// All that the ending of an interrupted run waits for, together, unless its options say less: a million sockets are closed by
-/// clients and server within it. `lab validate` waits a minute longer for a run.
+/// All that the ending of an interrupted run waits for, together, unless its options say less: a
+/// million sockets are closed by clients and server within it. `lab validate` waits a minute longer
+/// for a run.
 const INTERRUPTED: Duration = Duration::from_secs(120);
 
 /// A deadline for what takes as long as it takes.

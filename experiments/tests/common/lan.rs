@@ -211,7 +211,7 @@ impl Lan {
         self.start_agent(command, name, more)
     }
 
-    /// The same as [`Self::agent`] where a file says which congestion controls everybody may choose.
+    /// The same as [`Self::agent`] where a file says which congestion controls all may choose.
     pub(crate) fn agent_told_that_allowed_is(
         &self,
         allowed: &Path,

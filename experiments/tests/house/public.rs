@@ -39,7 +39,6 @@ pub(crate) const KEPT: &[(&str, &str)] = &[
     ("lab-server::Holding", "the simulation keeps what waits for the ledger"),
     ("lab-server::Logic::gauges", "the simulation looks at what a shard would show"),
     ("lab-server::Logic::go_on", "the simulation polls shards without sockets"),
-    ("lab-server::Logic::release", "the simulation carries out what waited for the ledger"),
     ("lab-server::Logic::restore", "the simulation starts shards again from a ledger"),
     ("lab-server::Logic::sets", "the simulation looks into SETs"),
     ("lab-server::NO_CREATOR", "the simulation books packets without a creator"),

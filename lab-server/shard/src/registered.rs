@@ -31,8 +31,8 @@ const RING_ENTRIES: u32 = 256;
 /// How often in a row a ring is entered in vain before it is given up: with the pauses between,
 /// which double from [`FIRST_PAUSE`], after a tenth of a second. What passes by itself (no memory
 /// for a request, a signal, completions in the way) has passed by then.
-const ATTEMPTS: u32 = 13;
-const FIRST_PAUSE: Duration = Duration::from_micros(if cfg!(test) { 1 } else { 25 });
+pub(crate) const ATTEMPTS: u32 = 13;
+const FIRST_PAUSE: Duration = Duration::from_micros(25);
 
 /// A send of part of an arena of bytes.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +146,8 @@ impl RegisteredSockets {
             let recv = opcode::Recv::new(types::Fixed(index), space.as_mut_ptr(), len)
                 .flags(libc::MSG_DONTWAIT)
                 .build();
+            #[cfg(test)]
+            let recv = faults::operation(recv, faults::Call::Receive(slot), token);
             // SAFETY: `space` is borrowed until this function returns, and `complete` below returns
             // when every operation has its result, or no ring is entered any more.
             unsafe { self.push(ring, recv, token as u64, results)? };
@@ -172,6 +174,8 @@ impl RegisteredSockets {
             let send = opcode::Send::new(types::Fixed(index), bytes.as_ptr(), op.len)
                 .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                 .build();
+            #[cfg(test)]
+            let send = faults::operation(send, faults::Call::Send(op.slot), token);
             // SAFETY: `arena` is borrowed until this function returns, and `complete` below returns
             // when every operation has its result, or no ring is entered any more.
             unsafe { self.push(ring, send, token as u64, results)? };
@@ -193,6 +197,8 @@ impl RegisteredSockets {
         for (token, slot) in slots.iter().enumerate() {
             let (ring, index) = self.place(*slot);
             let shutdown = opcode::Shutdown::new(types::Fixed(index), libc::SHUT_WR).build();
+            #[cfg(test)]
+            let shutdown = faults::operation(shutdown, faults::Call::Shutdown(*slot), token);
             // SAFETY: the operation refers to no memory.
             unsafe { self.push(ring, shutdown, token as u64, results)? };
         }
@@ -248,6 +254,8 @@ impl Ring {
                 let token = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
                 if let Some(result) = results.get_mut(token) {
                     *result = completion.result();
+                    #[cfg(test)]
+                    faults::completed(token, result);
                 }
             }
             let errno = match entered {
@@ -266,10 +274,23 @@ impl Ring {
             if in_vain == ATTEMPTS {
                 return Err(errno);
             }
-            std::thread::sleep(FIRST_PAUSE * (1 << (in_vain - 1)));
+            pause(pause_after(in_vain));
         }
         Ok(())
     }
+}
+
+/// How long to wait after so many attempts in a row that were in vain.
+pub(crate) fn pause_after(in_vain: u32) -> Duration {
+    FIRST_PAUSE * (1 << (in_vain - 1))
+}
+
+/// Waits. Tests of this crate look at how long, and do not.
+fn pause(pause: Duration) {
+    #[cfg(test)]
+    faults::paused(pause);
+    #[cfg(not(test))]
+    std::thread::sleep(pause);
 }
 
 /// Errors of `io_uring_enter` that say nothing about the ring or its entries (`io_uring_enter(2)`).

@@ -108,6 +108,10 @@ pub(super) fn measure(
             Err(because) => why += &format!("; {name}: {because}"),
         }
     }
+    if let Some(phase) = phase.filter(|_| why.is_empty() && found.is_none()) {
+        let names: Vec<&str> = first.summary.phases.iter().map(|it| it.name.as_str()).collect();
+        why = format!("; there is no phase {phase}, but {}", names.join(", "));
+    }
     found.ok_or(InputError::NoPhase { why })
 }
 

@@ -117,8 +117,8 @@ pub struct ProjectedServers {
 pub struct PlannedMachine {
     /// CPUs.
     pub cores: f64,
-    /// Memory in bytes.
-    pub memory_bytes: f64,
+    /// Memory in bytes; null when the run does not say how much its machine had.
+    pub memory_bytes: Option<f64>,
     /// Bytes a second each way.
     pub network_bytes: f64,
     /// Addresses.
@@ -165,9 +165,11 @@ pub fn project(args: &PlanArgs) -> Result<Projection, InputError> {
 /// Projects what was measured.
 fn project_measured(measured: MeasuredPhase, args: &PlanArgs) -> Projection {
     const GIB: f64 = (1_u64 << 30) as f64;
+    // 0 is what a machine says that cannot tell.
+    let known = (measured.memory_bytes > 0).then_some(measured.memory_bytes as f64);
     let machine = PlannedMachine {
         cores: args.cores.unwrap_or(measured.cpus as f64),
-        memory_bytes: args.memory_gib.map_or(measured.memory_bytes as f64, |gib| gib * GIB),
+        memory_bytes: args.memory_gib.map(|gib| gib * GIB).or(known),
         network_bytes: args.gbit * 1e9 / 8.0,
         addresses: args.addresses,
         busy: args.busy,
@@ -211,19 +213,22 @@ fn servers_at(
         interval: rate.interval.map(|(low, high)| (limited(low), limited(high))),
     };
     let cpu = |us: f64| rate.value * us / (machine.cores * machine.busy * 1e6);
-    let memory = |bytes: f64| machine.connections * bytes / (machine.memory_bytes * MEMORY_SHARE);
+    let memory = |of_connection: Option<IntervalEstimate>| {
+        let (bytes, all) = of_connection.map(|it| it.value).zip(machine.memory_bytes)?;
+        Some(machine.connections * bytes / (all * MEMORY_SHARE))
+    };
     let network = wire.map(|most| rate.value / most);
     let mut server =
         vec![ResourceShare { resource: Resource::Cpu, share: cpu(measured.server_us.value) }];
     let add = |needs: &mut Vec<ResourceShare>, resource, share: Option<f64>| {
         needs.extend(share.map(|share| ResourceShare { resource, share }));
     };
-    add(&mut server, Resource::Memory, measured.server_bytes.map(|it| memory(it.value)));
+    add(&mut server, Resource::Memory, memory(measured.server_bytes));
     add(&mut server, Resource::Network, network);
     // What all client machines of a server need together, in machines.
     let mut client = Vec::new();
     add(&mut client, Resource::Cpu, measured.client_us.map(|it| cpu(it.value)));
-    add(&mut client, Resource::Memory, measured.client_bytes.map(|it| memory(it.value)));
+    add(&mut client, Resource::Memory, memory(measured.client_bytes));
     add(&mut client, Resource::Network, network);
     let ports = machine.connections / (machine.addresses * PORTS);
     add(&mut client, Resource::Ports, Some(ports));
@@ -328,6 +333,21 @@ mod tests {
         let addresses = projected(&["--addresses", "17"]);
         assert_eq!(addresses.by_cpu.client[0].resource, Resource::Cpu);
         assert!(near(addresses.by_cpu.clients_per_server.expect("clients"), 2.0));
+    }
+
+    #[test]
+    fn memory_that_is_not_known_is_none_that_runs_out() {
+        let line = CommandLine::parse_from(["plan", "run"]);
+        let unknown = MeasuredPhase { memory_bytes: 0, ..measured() };
+        let plan = project_measured(unknown, &line.args);
+        for projected in [&plan.as_measured, &plan.by_cpu] {
+            let all = projected.server.iter().chain(&projected.client);
+            assert!(all.clone().all(|it| it.resource != Resource::Memory && it.share.is_finite()));
+            assert!(projected.clients_per_server.is_some_and(f64::is_finite));
+        }
+        let told = CommandLine::parse_from(["plan", "run", "--memory-gib", "4"]);
+        let plan = project_measured(MeasuredPhase { memory_bytes: 0, ..measured() }, &told.args);
+        assert_eq!(plan.as_measured.server[0].resource, Resource::Memory);
     }
 
     #[test]

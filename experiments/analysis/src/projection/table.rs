@@ -81,7 +81,7 @@ pub fn table(plan: &Projection) -> String {
          address(es) a client machine",
         machine.cores,
         machine.busy * 100.0,
-        bytes(machine.memory_bytes as u64),
+        machine.memory_bytes.map_or("unknown memory".to_owned(), |it| bytes(it as u64)),
         machine.network_bytes * 8.0 / 1e9,
         whole(machine.connections),
         machine.addresses,

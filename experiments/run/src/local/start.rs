@@ -34,7 +34,7 @@ use super::rights::Rights;
 use crate::books::assert_new;
 use crate::coordinator::Coordinator;
 use crate::directory::{directory_of, manifest, unix_now};
-use crate::faults::state::Faults;
+use crate::faults::state::{Faults, HogLines};
 use crate::leadership::this_process;
 use crate::messages::{Message, Outlet, inbox};
 use crate::options::Options;
@@ -60,6 +60,13 @@ fn start_program(
 ) -> std::io::Result<Program> {
     let on_line = move |line| messages.send_line(line, |line| Message::of_program(who, line));
     program::Program::start(who, config, given, on_line).map(Program::Here)
+}
+
+/// Takes the lines of hogs to the coordinator.
+fn hog_lines(messages: Outlet<LocalNews>) -> HogLines {
+    Arc::new(move |fault, line| {
+        messages.send_line(line, |line| LocalNews::of_hog(fault, line));
+    })
 }
 
 /// What the server is told, after what it needs rights for was done.
@@ -107,11 +114,8 @@ pub(crate) async fn start(
     let files = Files::create(lock, &host, started, &manifest)?;
     let notices = control.open(&directory)?;
     let (messages, received) = inbox();
-    let hog_messages = messages.clone();
-    let hog_lines = move |fault, line| {
-        hog_messages.send_line(line, |line| LocalNews::of_hog(fault, line));
-    };
-    let faults = Faults::new(&directory, &phases, Arc::new(hog_lines), rights.of_hogs())?;
+    let hog_lines = hog_lines(messages.clone());
+    let faults = Faults::new(&directory, &phases, hog_lines, rights.of_hogs())?;
     let config = config_of_server(experiment, &rights)?;
     let limits = tuned.limits();
     let given = Given { namespace, limits, ..Given::as_here(&rights.privileges) };
