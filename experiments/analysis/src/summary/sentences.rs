@@ -214,11 +214,15 @@ fn throttled(cause: Cause, threads: &str, evidence: &PhaseEvidence) -> String {
     let quota = it.quota_us.map_or_else(String::new, |(quota_us, period_us)| {
         format!(" of {} in {}", ms(quota_us), ms(period_us))
     });
+    // A quota that is lifted again ends a period that is never counted.
+    let periods = match it.periods {
+        0 => String::new(),
+        periods => format!("in {} ", counted(periods, "period")),
+    };
     format!(
-        "{threads} cgroup {} had used up its CPU quota{quota} (cpu.stat: throttled in {} for {}); \
-         raise the quota or take it away",
+        "{threads} cgroup {} had used up its CPU quota{quota} (cpu.stat: throttled {periods}for \
+         {}); raise the quota or take it away",
         it.group,
-        counted(it.periods, "period"),
         ms(it.us)
     )
 }
