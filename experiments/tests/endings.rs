@@ -454,8 +454,10 @@ fn a_run_does_not_depend_on_who_reads_its_words() {
         let (file, out) = (place.file(SHORT), place.out());
         let arguments = ["run", path(&file), "--out", path(&out)];
         let status = unheard(&arguments, stdout(), stderr());
-        assert_eq!(status.code(), Some(0), "{case}: {status:?}");
         let summary = json(&out, "summary.json");
+        // Whether its clients were late depends on the machine's other work.
+        assert!(matches!(status.code(), Some(0 | 4)), "{case}: {status:?}");
+        assert_eq!(summary["ledger"]["balanced"], true, "{case}");
         assert_eq!(summary["outcome"], "completed", "{case}");
         assert_eq!(number(&summary, "/phases/1/shake/answered"), 400, "{case}");
         assert!(out.join("report.html").is_file(), "{case}");
@@ -526,6 +528,9 @@ fn a_hangup_that_is_ignored_stays_ignored() {
     kill_process(pid, Signal::HUP).expect("it is there");
     wait_until("it ends", || child.try_wait().expect("our child").is_some());
     let status = child.wait().expect("our child");
-    assert_eq!((status.code(), status.signal()), (Some(0), None));
-    assert_eq!(json(&out, "summary.json")["outcome"], "completed");
+    // Whether its clients were late depends on the machine's other work.
+    assert!(matches!(status.code(), Some(0 | 4)), "{status:?}");
+    let summary = json(&out, "summary.json");
+    assert_eq!(summary["outcome"], "completed");
+    assert_eq!(summary["ledger"]["balanced"], true);
 }

@@ -80,10 +80,10 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     assert!((incomplete + mixed) * 100 <= explained, "{incomplete}, {mixed} of {explained}");
     assert_eq!(number(load, "/unsampled_requests"), left_out);
     let tail = &load["attribution"]["tail"];
-    let busy = tail["shares"]["server_busy"].as_f64().expect("a share");
-    assert!(busy > 0.9, "{tail}");
+    let stopped = tail["shares"]["server_stopped"].as_f64().expect("a share");
+    assert!(stopped > 0.9, "{tail}");
     let verdict = load["attribution"]["verdict"].as_str().expect("a sentence");
-    assert!(verdict.contains("server_busy") && verdict.contains("from a sample"), "{verdict}");
+    assert!(verdict.contains("server_stopped") && verdict.contains("from a sample"), "{verdict}");
     let raw = record::Raw::read(&out).expect("the files of a run");
     for segment in ["network", "server_wait", "server_service", "client_receive_lag"] {
         assert_eq!(
@@ -95,7 +95,7 @@ fn the_verdict_of_a_fleet_knows_both_ends_of_a_sample() {
     }
     // The slowest are looked up, sample or not.
     let slow = lines(&out, "slow.jsonl");
-    let blamed = |it: &&serde_json::Value| it["seen"]["blamed"] == "server_busy";
+    let blamed = |it: &&serde_json::Value| it["seen"]["blamed"] == "server_stopped";
     let waited = slow.iter().filter(|it| number(it, "/latency_us") > 300_000);
     assert!(waited.clone().count() > 0, "the stop was seen");
     // Of those outside of the sample a later one may have taken the place.

@@ -114,7 +114,7 @@ fn every_thread_bears_the_name_of_its_program_and_the_recorder_yields() {
     let expected = if platform::may_return() { IDLE } else { BATCH };
     let helped = lines(Path::new(out), "samples.jsonl").iter().any(|row| row["helped"] == 1);
     assert!(recorder.policy == expected || helped, "{own:?}");
-    assert_eq!(running.exit_code(), Some(0));
+    running.assert_completed();
     let samples = lines(Path::new(out), "samples.jsonl");
     let own = samples.iter().filter(|row| row["of"] == "coordinator");
     assert!(own.clone().count() >= 6, "a row of each second");

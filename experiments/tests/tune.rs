@@ -250,7 +250,7 @@ fn a_run_puts_the_machine_back() {
     let is_tuned = || sysctl(BACKLOG) == after;
 
     let running = start("to-its-end", &["--tune-host"]);
-    assert_eq!(running.exit_code(), Some(0));
+    running.assert_completed();
     assert_eq!(sysctl(BACKLOG), before);
     let manifest = json(&place.path("to-its-end"), "manifest.json");
     assert_eq!(manifest["tuning"]["known"]["machine"][BACKLOG], after.as_str());
