@@ -157,6 +157,10 @@ fn spools(state: &Path, remove: bool, tally: &mut Tally) -> anyhow::Result<()> {
             continue;
         }
         let file = std::fs::symlink_metadata(&path)?;
+        // No agent made it.
+        if !file.is_file() {
+            continue;
+        }
         // An agent that runs has it, where nothing can be locked.
         if open.contains(&(file.dev(), file.ino())) {
             continue;

@@ -254,7 +254,9 @@ fn three_phases(size: &Size, full: bool, marks: &mut Marks) -> anyhow::Result<()
         let what = format!("every request answered at {rate}/s");
         marks.hold(&what, shake.answered == due && shake.skipped == 0, &figure);
         let because = phase.invalid_because.join("; ");
-        marks.hold(&format!("a sound load at {rate}/s"), phase.valid, &because);
+        // Small, it is a test of counts on a machine that may do other work.
+        let is_sound = if full { phase.valid } else { phase.load_valid };
+        marks.hold(&format!("a sound load at {rate}/s"), is_sound, &because);
         let per_second = &phase.answered_per_second;
         let figure = format!("{} to {}", per_second.min, per_second.max);
         if full {

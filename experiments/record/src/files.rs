@@ -362,8 +362,8 @@ impl Files {
             all &= file.flush();
             self.news.append(&mut file.take_news());
         }
-        if let Some((manifest, _)) = self.manifest.take() {
-            self.manifest(&manifest);
+        if let Some((manifest, _)) = &self.manifest {
+            self.manifest(&manifest.clone());
         }
         all && self.manifest.is_none()
     }
@@ -371,9 +371,19 @@ impl Files {
     /// Writes the manifest, in the place of an earlier one; one that cannot be written now is
     /// written with what waits.
     pub fn manifest(&mut self, manifest: &Manifest) {
+        let waited = self.manifest.take().is_some();
         match write_json(self.directory(), MANIFEST_FILE, manifest) {
-            Ok(()) => self.manifest = None,
-            Err(error) => self.manifest = Some((manifest.clone(), error)),
+            Ok(()) if waited => {
+                let path = self.directory().join(MANIFEST_FILE);
+                self.news.push(format!("{}: it can be written again", path.display()));
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !waited {
+                    self.news.push(format!("{error}; it is tried again until it can be"));
+                }
+                self.manifest = Some((manifest.clone(), error));
+            }
         }
     }
 
@@ -455,6 +465,9 @@ mod tests {
             let error = files.check_written().expect_err("not there yet");
             assert!(error.to_string().contains("manifest.json: cannot write it"), "{error}");
         }
+        let told = files.take_news();
+        assert_eq!(told.len(), 1, "once: {told:?}");
+        assert!(told[0].contains("manifest.json: cannot write it"), "{told:?}");
         let read = || {
             let text = std::fs::read(directory.path().join(MANIFEST_FILE)).expect("there");
             serde_json::from_slice::<Manifest>(&text).expect("a manifest")
@@ -463,5 +476,7 @@ mod tests {
         std::fs::remove_dir_all(part).expect("removed");
         files.check_written().expect("all of it");
         assert!(read().closed);
+        let told = files.take_news();
+        assert!(told.len() == 1 && told[0].ends_with("it can be written again"), "{told:?}");
     }
 }

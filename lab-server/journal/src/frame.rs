@@ -156,11 +156,13 @@ pub fn read_file(
     bytes: &[u8],
     mut each: impl FnMut(Batch),
 ) -> (Option<Header>, Ending) {
-    let header = Header::decode(bytes).filter(|header| {
-        (header.kind, header.epoch, header.shard, header.number)
-            == (expected.kind, expected.epoch, expected.shard, expected.number)
-    });
-    let Some(header) = header else { return (None, ending(&expected, bytes, 0)) };
+    let Some(header) = Header::decode(bytes) else { return (None, ending(&expected, bytes, 0)) };
+    let is_here = (header.kind, header.epoch, header.shard, header.number)
+        == (expected.kind, expected.epoch, expected.shard, expected.number);
+    if !is_here {
+        // Whole, and another file's: no crash does that. What it holds is missing elsewhere.
+        return (None, Ending::Damaged(0));
+    }
     let (mut at, mut seq) = (HEADER, header.seq);
     while at < bytes.len() {
         let Some((first, count, records)) = batch_at(&header, &bytes[at..]) else {
@@ -205,15 +207,31 @@ fn decode_all(mut bytes: &[u8]) -> Option<Vec<Record>> {
     Some(records)
 }
 
+/// How many times over the bytes behind the last whole batch may be claimed by beginnings of batches.
+const MOST_CLAIMED: usize = 64;
+
 /// What a batch that is not whole at `at` means: whether a whole one follows.
 fn ending(header: &Header, bytes: &[u8], at: usize) -> Ending {
     let rest = &bytes[at..];
     let starts = rest.windows(BATCH_MAGIC.len()).enumerate();
-    let mut starts = starts.filter(|(_, window)| **window == BATCH_MAGIC);
-    match starts.any(|(start, _)| batch_at(header, &rest[start..]).is_some()) {
-        true => Ending::Damaged(at as u64),
-        false => Ending::Torn(rest.len() as u64),
+    let starts = starts.filter(|(_, window)| **window == BATCH_MAGIC);
+    let mut claimed = 0;
+    for (start, _) in starts {
+        let here = &rest[start..];
+        if batch_at(header, here).is_some() {
+            return Ending::Damaged(at as u64);
+        }
+        // Each beginning claims a length, over which its checksum is. What a crash leaves claims
+        // its bytes about once, and what claims them again and again was not left by one.
+        let len = here.get(4..8).and_then(|len| len.first_chunk());
+        let len = len.map_or(0, |len| u32::from_le_bytes(*len) as usize);
+        let is_there = len <= MOST_BATCH && here.len().saturating_sub(BATCH_HEADER) >= len;
+        claimed += if is_there { len } else { 0 };
+        if claimed > MOST_CLAIMED * rest.len() {
+            return Ending::Damaged(at as u64);
+        }
     }
+    Ending::Torn(rest.len() as u64)
 }
 
 #[cfg(test)]
@@ -293,6 +311,34 @@ mod tests {
         let (header, ending) = read_file(other, &mixed, |_| panic!("none"));
         assert_eq!(header, Some(other));
         assert!(matches!(ending, Ending::Torn(_)));
+    }
+
+    /// As when segments of two shards were copied to each other's names.
+    #[test]
+    fn a_whole_file_of_another_place_is_damage() {
+        let (bytes, _) = file();
+        for other in [
+            Header { shard: 0, ..PLACE },
+            Header { number: 8, ..PLACE },
+            Header { epoch: 4, ..PLACE },
+        ] {
+            let (header, ending) = read_file(other, &bytes, |_| panic!("none"));
+            assert_eq!((header, ending), (None, Ending::Damaged(0)), "{other:?}");
+        }
+    }
+
+    /// Beginnings of batches that each claim half of the file: without a bound, reading them takes
+    /// as many times as there are.
+    #[test]
+    fn beginnings_that_claim_the_same_bytes_again_and_again_are_damage() {
+        let (mut bytes, _) = file();
+        let whole = bytes.len();
+        let claim = 1_u32 << 20;
+        for _ in 0..claim / 4 {
+            bytes.extend_from_slice(&BATCH_MAGIC);
+            bytes.extend_from_slice(&claim.to_le_bytes());
+        }
+        assert_eq!(read(&bytes), (6, Ending::Damaged(whole as u64)));
     }
 
     #[test]
