@@ -207,7 +207,7 @@ fn decode_all(mut bytes: &[u8]) -> Option<Vec<Record>> {
     Some(records)
 }
 
-/// How many times over the bytes behind the last whole batch may be claimed by beginnings of batches.
+/// How many times over beginnings of batches may claim the bytes behind the last whole one.
 const MOST_CLAIMED: usize = 64;
 
 /// What a batch that is not whole at `at` means: whether a whole one follows.
