@@ -35,9 +35,7 @@ pub(crate) fn serve(threads: usize, cpu: Option<usize>) -> anyhow::Result<()> {
             let all_there = Arc::clone(&all_there);
             std::thread::spawn(move || -> io::Result<()> {
                 if let Some(cpu) = cpu {
-                    let mut set = rustix::thread::CpuSet::new();
-                    set.set(cpu);
-                    rustix::thread::sched_setaffinity(None, &set)?;
+                    platform::pin_to(cpu)?;
                 }
                 // SAFETY: the thread uses no descriptor of another one from here on.
                 unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES)? };

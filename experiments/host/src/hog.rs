@@ -10,8 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use platform::{SchedStat, monotonic_ns};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use platform::{SchedStat, monotonic_ns, pin_to};
 use serde::{Deserialize, Serialize};
 
 /// Two readings of the clock that are further apart than this had something else in between: a
@@ -190,9 +189,7 @@ fn occupy(
     end: &End,
     tell: &SyncSender<Period>,
 ) -> anyhow::Result<(Sum, Option<u64>)> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("a hog cannot run on CPU {cpu}"))?;
+    pin_to(cpu).with_context(|| format!("a hog cannot run on CPU {cpu}"))?;
     renice(spec.nice)?;
     let stat = SchedStat::of_this_thread();
     let mut sum = Sum::default();

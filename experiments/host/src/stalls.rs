@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use attribution::Stalls;
-use platform::{Priority, SchedStat, ThreadTimes, monotonic_ns, set_priority};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use platform::{Priority, SchedStat, ThreadTimes, monotonic_ns, pin_to, set_priority};
 use rustix::time::{ClockId, Timespec};
 use serde_json::{Value, json};
 
@@ -138,9 +137,7 @@ fn observe(
     told: &Mutex<Seen>,
     beginning: mpsc::Sender<()>,
 ) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set)?;
+    pin_to(cpu)?;
     let real_time = set_priority(None, Priority::RealTime(PRIORITY)).is_ok();
     if !real_time {
         // From a thread in the background it would be there, too.
@@ -352,9 +349,7 @@ mod tests {
         let cpu = platform::cpus_allowed().expect("CPUs")[0];
         let mut stalls = StallWatch::start(&[cpu]).expect("a thread");
         let hog = std::thread::spawn(move || {
-            let mut set = CpuSet::new();
-            set.set(cpu);
-            sched_setaffinity(None, &set)?;
+            pin_to(cpu)?;
             set_priority(None, Priority::RealTime(PRIORITY + 1))?;
             let end = monotonic_ns() + 40 * MS;
             while monotonic_ns() < end {

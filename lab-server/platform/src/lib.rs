@@ -17,7 +17,7 @@ mod suspend;
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use lockfile::LockFile;
-pub use placement::{Placement, cpus_allowed};
+pub use placement::{Placement, cpus_allowed, pin_to};
 pub use ports::port_range;
 pub use priority::{Priority, may_return, set_priority};
 pub use schedstat::{SchedStat, ThreadTimes};

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use platform::{Priority, set_priority};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use platform::{Priority, pin_to, set_priority};
 
 use super::bursts::{Account, BURST, BURSTS, Made, PAUSE};
 
@@ -19,11 +18,8 @@ const REAL_TIME_SLICE: Duration = Duration::from_millis(30);
 /// The nice level of threads that share a CPU with an end: they have it for long stretches.
 const NICE: libc::c_int = -15;
 
-pub(super) fn pin(cpu: usize) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    Ok(sched_setaffinity(None, &set)?)
-}
+/// Programs of a storm at a time: behind one alone nobody waits for long.
+const AT_A_TIME: usize = 8;
 
 fn spin(until: Instant) {
     while Instant::now() < until {
@@ -38,9 +34,6 @@ pub(super) fn apart(work: impl FnOnce() -> Made + Send) -> Made {
         work.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread that makes a fault panicked")))
     })
 }
-
-/// Programs of a storm at a time: behind one alone nobody waits for long.
-const AT_A_TIME: usize = 8;
 
 /// Bursts of so many slices with as long a rest after each.
 fn slices(slice: Duration, over: &AtomicBool) -> Account {
@@ -61,7 +54,7 @@ fn slices(slice: Duration, over: &AtomicBool) -> Account {
 /// A thread of a real-time priority.
 pub(super) fn real_time(cpu: usize, over: &AtomicBool) -> Made {
     apart(|| {
-        pin(cpu)?;
+        pin_to(cpu)?;
         let refused = || "no real-time priority";
         set_priority(None, Priority::RealTime(PRIORITY)).with_context(refused)?;
         Ok(slices(REAL_TIME_SLICE, over))
@@ -72,7 +65,7 @@ pub(super) fn real_time(cpu: usize, over: &AtomicBool) -> Made {
 pub(super) fn both(cpus: [usize; 2], over: &AtomicBool) -> Made {
     let hog = |cpu: usize| {
         apart(|| {
-            pin(cpu)?;
+            pin_to(cpu)?;
             // SAFETY: of the calling thread alone.
             let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
             anyhow::ensure!(set == 0, "no priority: {}", std::io::Error::last_os_error());
@@ -94,7 +87,7 @@ pub(super) fn both(cpus: [usize; 2], over: &AtomicBool) -> Made {
 pub(super) fn storm(cpu: usize, over: &AtomicBool) -> Made {
     let one = || {
         apart(|| {
-            pin(cpu)?;
+            pin_to(cpu)?;
             // SAFETY: of the calling thread alone; its children inherit it.
             let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
             anyhow::ensure!(set == 0, "no priority: {}", std::io::Error::last_os_error());

@@ -11,7 +11,7 @@ use anyhow::Context;
 use rustix::process::Pid;
 
 use super::bursts::{Account, LONG, Made};
-use super::holding::{apart, pin};
+use super::holding::apart;
 
 /// The server's interface in a run with namespaces of its own.
 const INTERFACE: &str = "lab0";
@@ -125,7 +125,7 @@ pub(super) fn flood(cpu: usize, from: usize, over: &AtomicBool) -> Made {
     let flooded = Flooded::new(cpu)?;
     apart(move || {
         let _flooded = flooded;
-        pin(from)?;
+        platform::pin_to(from)?;
         let socket = UdpSocket::bind((FLOOD.0, 0)).context("no socket for the flood")?;
         let began = Instant::now();
         while began.elapsed() < LONG && !over.load(Ordering::Relaxed) {
