@@ -94,7 +94,7 @@ impl TraceReader for KernelTraces {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use attribution::{Cause, Doing, attribute};
 
     use super::*;
@@ -119,10 +119,10 @@ mod tests {
         server_slot: 2,
     };
 
-    /// The client's thread runs, and the server's is stopped.
-    struct Stopped;
+    /// The server's thread is stopped, and that of the client, in slot 1, does this.
+    pub(crate) struct ServerIsStopped(pub(crate) Doing);
 
-    impl TraceReader for Stopped {
+    impl TraceReader for ServerIsStopped {
         fn has(&self, _: SocketAddrV4, _: u64) -> bool {
             true
         }
@@ -134,7 +134,7 @@ mod tests {
         }
 
         fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {
-            let doing = if slot == REQUEST.client_slot { Doing::Run } else { Doing::Stopped };
+            let doing = if slot == REQUEST.client_slot { self.0 } else { Doing::Stopped };
             Spent::all(doing, to_ns - from_ns)
         }
 
@@ -146,7 +146,7 @@ mod tests {
     /// Microseconds that the client was busy, the way took, and the server was stopped.
     fn check(request: Request, latency_us: u64, expected: [u64; 3]) {
         let latency_ns = latency_us * 1000;
-        let evidence = evidence(&Stopped, &request, DUE, DUE + latency_ns);
+        let evidence = evidence(&ServerIsStopped(Doing::Run), &request, DUE, DUE + latency_ns);
         let attributed = attribute(DUE, latency_ns, Some(&request), &evidence);
         let of = |cause: Cause| attributed.causes_ns[cause] / 1000;
         let found = [Cause::ClientBusy, Cause::NetworkDelay, Cause::ServerStopped].map(of);

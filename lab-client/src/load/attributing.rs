@@ -259,41 +259,16 @@ impl LoadGenerator {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use attribution::{Spent, TracedThread};
-
     use super::*;
+    use crate::traces::tests::ServerIsStopped;
 
     const CLIENT: u16 = 1;
     const SERVER: u16 = 2;
 
-    /// The client's thread sleeps, and the server's is stopped.
-    struct Threads;
-
-    impl TraceReader for Threads {
-        fn has(&self, _: SocketAddrV4, _: u64) -> bool {
-            true
-        }
-
-        fn prepare(&self, _: SocketAddrV4) {}
-
-        fn request(&self, _: SocketAddrV4) -> Option<Request> {
-            None
-        }
-
-        fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {
-            let doing = if slot == CLIENT { Doing::Asleep } else { Doing::Stopped };
-            Spent::all(doing, to_ns - from_ns)
-        }
-
-        fn thread(&self, _: u16, _: u64, _: u64) -> Option<TracedThread> {
-            None
-        }
-    }
-
     fn check(request: Request, due_ns: u64, served: Served, expected: &[(Cause, u64)]) {
         let from = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1024);
         let over = Over { phase: 0, from, due_ns, latency_ns: 1_000 };
-        let attributed = over.look_up_rest(&Threads, request, served);
+        let attributed = over.look_up_rest(&ServerIsStopped(Doing::Asleep), request, served);
         let found: Vec<_> = attributed.causes_ns.named().filter(|(_, ns)| *ns > 0).collect();
         assert_eq!(found, expected, "{request:?}");
     }
