@@ -41,7 +41,7 @@ impl Attributed {
     }
 
     /// All of the time has one cause.
-    pub fn to_one(cause: Cause, latency_ns: u64) -> Self {
+    fn to_one(cause: Cause, latency_ns: u64) -> Self {
         let mut causes_ns = PerCause::default();
         causes_ns[cause] = latency_ns;
         Self { causes_ns, ..Self::default() }
@@ -247,17 +247,21 @@ impl Split {
         }
     }
 
-    /// Whoever had to act next has the rest of the time.
+    /// Whoever had to act next has the rest of the time. Of one that was read, and whose coming was
+    /// not seen, the rest is not known.
     fn add_unanswered(&mut self, request: &Request, end_ns: u64, found: &Evidence) {
         let (t2, t3, t4) = (request.server_ready_ns, request.server_read_ns, request.answered_ns);
-        self.add_way(span(request.sent_ns, t2.unwrap_or(end_ns)), way(request));
-        if let Some(t2) = t2 {
-            self.add(Part::ServerWait, span(t2, t3.unwrap_or(end_ns)), &found.server_wait);
+        let end_ns = if request.read_ns.is_some() { None } else { Some(end_ns) };
+        if let Some(end_ns) = t2.or(end_ns) {
+            self.add_way(span(request.sent_ns, end_ns), way(request));
         }
-        if let Some(t3) = t3 {
-            self.add(Part::ServerService, span(t3, t4.unwrap_or(end_ns)), &found.server_service);
+        if let (Some(t2), Some(end_ns)) = (t2, t3.or(end_ns)) {
+            self.add(Part::ServerWait, span(t2, end_ns), &found.server_wait);
         }
-        if let Some(t4) = t4 {
+        if let (Some(t3), Some(end_ns)) = (t3, t4.or(end_ns)) {
+            self.add(Part::ServerService, span(t3, end_ns), &found.server_service);
+        }
+        if let (Some(t4), Some(end_ns)) = (t4, end_ns) {
             self.add_way(span(t4, end_ns), way(request));
         }
     }
@@ -429,6 +433,13 @@ mod tests {
         let causes =
             [(BUSY, 100), (WAY, 20), (WAITED, 15), (SERVER, 35), (Cause::ClientStopped, 830)];
         check(Some(came), &while_ready, 1000, &causes);
+        // It was read, and its coming was not seen: nothing is known of the rest.
+        let unseen = Request { ready_ns: None, ..whole };
+        let causes = [(BUSY, 100), (WAY, 10), (WAITED, 15), (SERVER, 35), (UNKNOWN, 50)];
+        check(Some(unseen), &evidence(), 210, &causes);
+        let unseen = Request { server_ready_ns: None, server_read_ns: None, ..unseen };
+        let unseen = Request { answered_ns: None, ..unseen };
+        check(Some(unseen), &evidence(), 210, &[(BUSY, 100), (UNKNOWN, 110)]);
         // It never came to the server; or was never sent.
         let sent = Request { server_ready_ns: None, ..unread };
         check(Some(sent), &evidence(), 1000, &[(BUSY, 100), (WAY, 900)]);

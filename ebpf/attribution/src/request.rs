@@ -95,9 +95,12 @@ impl Request {
         };
         let known = later.answered_ns.is_some();
         let seen = if known { later } else { later.with_server_part(mine, &entry.server) };
-        // The server's line has a later frame, and not its answer to this one.
-        let lost = seen.ready_ns.is_some() && seen.answered_ns.is_none() && entry.server.flags != 0;
-        Self { mixed: seen.mixed || lost, ..seen }
+        let theirs = &entry.server;
+        // The server's line has a later frame, or its answer came before that frame left: what was
+        // seen of it then has been overwritten.
+        let lost = !known && follows(theirs.sequence, self.sequence) && theirs.flags != 0;
+        let came = seen.answered_ns.is_some() && follows(mine.answer, theirs.answer);
+        Self { mixed: seen.mixed || lost || came, ..seen }
     }
 
     /// With what the server's end of the connection has of it, in this kernel.
@@ -136,9 +139,7 @@ impl Request {
     /// Enters T6 as the client measured it: when its thread had read the answer.
     #[inline]
     pub fn read_at(&mut self, now_ns: u64) {
-        if self.ready_ns.is_some() {
-            self.read_ns.get_or_insert(now_ns);
-        }
+        self.read_ns.get_or_insert(now_ns);
     }
 
     /// What is left of it from an instant on: for a shake that waits for its end.
@@ -277,6 +278,13 @@ mod tests {
         // It was read before the text was there, and only the text's reading is left.
         (after.server.sequence, after.server.ready_ns) = (16, 50);
         assert!(shake.behind(&after).mixed);
+        // The same, and nothing has come since the text left.
+        after.client.flags = client::SENT;
+        assert!(shake.behind(&after).mixed);
+        // Its answer came before the text left, and after what is known of it.
+        let mut came = answered();
+        (came.client.sequence, came.client.answer, came.server.end) = (16, 27, 46);
+        assert!(shake.behind(&came).mixed);
         // Its answer came before the text left.
         let before = Request::of(&answered()).expect("sent");
         assert_eq!(before.behind(&after), before);

@@ -3,7 +3,8 @@
 //! Clocks that only grow are written down now and then ([`events::TimelineEntry`]). Between two
 //! checkpoints one clock has run, and the answer is exact; or several have, less than half a
 //! millisecond in all, and each counts in proportion. Whatever is older than the oldest checkpoint,
-//! is [`Doing::Unknown`], and what contradicts itself is [`Doing::Contradicted`]: nothing is guessed.
+//! is [`Doing::Unknown`], and what contradicts itself is [`Doing::Contradicted`]: nothing is
+//! guessed.
 //!
 //! Must not know: where checkpoints lie.
 

@@ -18,7 +18,7 @@ pub(super) struct Verdict {
     why: Option<String>,
     /// Why it is not valid.
     invalid: Vec<String>,
-    /// What else there is to tell: evidence that contradicts itself, connections, shakes and pushes.
+    /// What else there is to tell: contradictions, connections, shakes and pushes.
     others: Vec<String>,
     /// What the machine did by itself, and what the lab took of it.
     machine: Vec<String>,
