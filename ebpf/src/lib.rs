@@ -42,6 +42,11 @@ mod threads;
 mod ticks;
 mod timelines;
 
+/// What is loaded into the kernel: the objects of the probes, and of faults on purpose.
+pub fn objects() -> [&'static [u8]; 2] {
+    [attach::OBJECT, faults::OBJECT]
+}
+
 pub use absence::Absence;
 pub use attach::{AttachError, ProbeState, Probes};
 pub use btf::BtfError;

@@ -57,7 +57,7 @@ fn mistakes_are_told_with_their_place() {
         assert_exit(&output, 2);
         let text = said(&output);
         assert!(text.contains("broken.ron:5:"), "{text}");
-        assert!(text.contains("seconds"), "names what was expected: {text}");
+        assert!(text.contains("did you mean seconds?"), "names what was expected: {text}");
     }
     let file = experiment("smoke");
     let wrong = [
@@ -73,6 +73,18 @@ fn mistakes_are_told_with_their_place() {
         let about = setting.split('=').next().unwrap_or_default();
         assert!(said(&output).contains(about), "{setting}: {}", said(&output));
     }
+    for (setting, near) in [
+        ("userz=1", "did you mean users?"),
+        ("phases.conect.until=1", "did you mean connect?"),
+        ("probes=Of", "did you mean Off?"),
+    ] {
+        let output = lab(&["check", path(&file), "--set", setting]);
+        assert_exit(&output, 2);
+        assert!(said(&output).contains(near), "{setting}: {}", said(&output));
+    }
+    let output = lab(&["check", path(&file.with_file_name("smok.ron"))]);
+    assert_exit(&output, 2);
+    assert!(said(&output).contains("smoke.ron?)"), "{}", said(&output));
     let output = lab(&["check", "no-such-file.ron"]);
     assert_exit(&output, 2);
     assert!(said(&output).contains("no-such-file.ron"), "{}", said(&output));

@@ -10,6 +10,7 @@
 pub mod configure;
 mod experiment;
 mod fault;
+mod hints;
 mod hosts;
 pub mod machine;
 mod order;

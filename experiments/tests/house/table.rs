@@ -39,7 +39,7 @@ const RUNNING: &[&str] = &["async-nats", "aya", "axum", "blazesym", "glommio", "
 pub(crate) const TABLE: &[Row] = &[
     row("events", &[], Outside::Only(&[])),
     row("wire", &[], Outside::Only(&["thiserror"])),
-    row("text", &[], Outside::Only(&[])),
+    row("text", &[], Outside::Only(&["strsim"])),
     row("needs-macros", &[], Outside::Only(&[])),
     row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
