@@ -300,12 +300,20 @@ impl Command {
             Command::Ledger(ask) => {
                 ledger::run(&ask).map(|fine| if fine { Exit::Fine } else { Exit::Invalid })
             }
-            Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
+            Command::Server(args) => lab_server::cli::run(&args)
+                .map(|()| Exit::Fine)
+                .map_err(|error| of_program(error, lab_server::cli::is_usage)),
             Command::Client(args) => lab_client::cli::run(&args)
-                .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+                .map(|valid| if valid { Exit::Fine } else { Exit::Invalid })
+                .map_err(|error| of_program(error, lab_client::cli::is_usage)),
             Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
         }
     }
+}
+
+/// Server and client on their own end as `lab-server` and `lab-client` do.
+fn of_program(error: anyhow::Error, is_usage: fn(&anyhow::Error) -> bool) -> anyhow::Error {
+    if is_usage(&error) { UsageError::of(error) } else { error }
 }
 
 fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {

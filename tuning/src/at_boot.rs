@@ -48,6 +48,9 @@ pub fn at_boot(profile: &Profile) -> Vec<AtBoot> {
     in_files(&keys, &files(&DIRECTORIES.map(Path::new), Path::new("/etc/sysctl.conf")))
 }
 
+/// The longest file of settings that is looked at, in bytes.
+const MOST_TEXT: u64 = 1 << 20;
+
 fn files(directories: &[&Path], last: &Path) -> Vec<PathBuf> {
     let mut by_name: BTreeMap<std::ffi::OsString, PathBuf> = BTreeMap::new();
     for entry in directories.iter().filter_map(|it| std::fs::read_dir(it).ok()).flatten().flatten()
@@ -62,7 +65,7 @@ fn files(directories: &[&Path], last: &Path) -> Vec<PathBuf> {
 fn in_files(keys: &[&str], files: &[PathBuf]) -> Vec<AtBoot> {
     let mut found: BTreeMap<&str, AtBoot> = BTreeMap::new();
     for file in files {
-        let Ok(text) = std::fs::read_to_string(file) else { continue };
+        let Ok(text) = platform::read_text_within(file, MOST_TEXT) else { continue };
         for (number, line) in text.lines().enumerate() {
             let line = line.trim().trim_start_matches('-');
             if line.starts_with(['#', ';']) {

@@ -65,8 +65,11 @@ pub struct Options {
     pub allow_clock_offset: bool,
 }
 
+/// The longest password or token that a file has, in bytes.
+const LONGEST_SECRET: u64 = 4 << 10;
+
 fn secret(path: &PathBuf) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path)
+    let text = platform::read_text_within(path, LONGEST_SECRET)
         .map_err(|error| UsageError::error(format!("{}: {error}", path.display())))?;
     Ok(text.trim().to_owned())
 }

@@ -22,7 +22,7 @@ pub struct ProbeArgs {
     #[arg(long)]
     pid: Option<u32>,
     /// End after so many seconds [default: when interrupted]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// Lines of JSON with everything that is counted
     #[arg(long)]

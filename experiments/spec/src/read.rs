@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::experiment::Experiment;
 use crate::order::OrderError;
 
+/// The longest text of an experiment, in bytes: a thousand phases with all that they can have.
+const MOST_TEXT: u64 = 1 << 20;
+
 /// Why there is no experiment. The message has file, line and column where there are any.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -64,7 +67,7 @@ impl Source {
     /// # Errors
     /// [`ReadError`].
     pub fn read(file: &Path, settings: &[String]) -> Result<Self, ReadError> {
-        let text = std::fs::read_to_string(file)
+        let text = platform::read_text_within(file, MOST_TEXT)
             .map_err(|source| ReadError::File { file: file.to_owned(), source })?;
         Self::parse(file, text, settings)
     }

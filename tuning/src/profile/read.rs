@@ -85,6 +85,9 @@ impl Profile {
     }
 }
 
+/// The longest text of a profile, in bytes.
+const MOST_TEXT: u64 = 1 << 20;
+
 /// Reads a profile and what it includes; `within` is the directory of the file that names it.
 fn read(
     name: &str,
@@ -96,7 +99,7 @@ fn read(
         Origin::Embedded(text) => (format!("{name}.ron"), (*text).to_owned()),
         Origin::Path(path) => {
             let shown = path.display().to_string();
-            let text = std::fs::read_to_string(path)
+            let text = platform::read_text_within(path, MOST_TEXT)
                 .map_err(|source| ProfileError::File { file: shown.clone(), source })?;
             (shown, text)
         }
