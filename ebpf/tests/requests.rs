@@ -3,7 +3,8 @@
 mod common;
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -196,4 +197,91 @@ fn two_kernels_that_see_one_end_each_are_joined() {
     let unsplit = halves.iter().filter(|half| !split(half)).count();
     assert!(unsplit * 10 <= halves.len(), "{unsplit} of {} without a thread", halves.len());
     assert_eq!(server_side.server_side(from, halves[0].sequence.wrapping_add(1)), None);
+}
+
+/// What is sent beside a request, and what a server does with it.
+#[derive(Clone, Copy, Debug)]
+enum Beside {
+    /// A text before it: read with it.
+    TextBefore,
+    /// A notice of the server's, on its way before the request is read.
+    Notice,
+    /// A text after it: read with it.
+    TextAfter,
+}
+
+const BESIDE: [Beside; 3] = [Beside::TextBefore, Beside::Notice, Beside::TextAfter];
+
+/// Reads so many bytes at once, when all of them are there.
+fn read_at_once(stream: &mut TcpStream, bytes: usize) {
+    let mut buffer = [0; 4 * SIZE];
+    while stream.peek(&mut buffer).expect("data") < bytes {
+        thread::yield_now();
+    }
+    assert_eq!(stream.read(&mut buffer).expect("data"), bytes);
+}
+
+fn serve_beside(listener: &TcpListener, rounds: usize) {
+    let (mut stream, _) = listener.accept().expect("a connection");
+    stream.set_nodelay(true).expect("no delay");
+    for beside in BESIDE.into_iter().cycle().take(rounds * BESIDE.len()) {
+        let bytes = if matches!(beside, Beside::Notice) {
+            stream.peek(&mut [0]).expect("a request");
+            stream.write_all(&[9; 10]).expect("a notice");
+            SIZE
+        } else {
+            2 * SIZE
+        };
+        read_at_once(&mut stream, bytes);
+        stream.write_all(&[7; SIZE]).expect("an answer");
+    }
+}
+
+#[test]
+fn frames_that_share_a_stretch_of_the_stream_are_told_apart() {
+    let Some(_turn) = needs(&["root"]) else { return };
+    const ROUNDS: usize = 100;
+    let layout = FlowLayout::all_ports(Ipv4Addr::new(127, 0, 1, 1), 1);
+    let options = Options { stamp_reads: true, ..Options::of_flows(port(6), layout) };
+    let probes = Probes::attach(&options).expect("probes");
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, options.port);
+    let server = thread::spawn(move || serve_beside(&listener, ROUNDS));
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1), 20_600);
+    let mut stream = connect(from, address);
+    let latest = || probes.flows().request(from).expect("a request");
+    let mut hidden = 0;
+    for (number, beside) in BESIDE.into_iter().cycle().take(ROUNDS * BESIDE.len()).enumerate() {
+        let mut send = || stream.write_all(&[7; SIZE]).expect("sent");
+        let request = match beside {
+            Beside::TextBefore => {
+                send();
+                send();
+                stream.read_exact(&mut [0; SIZE]).expect("an answer");
+                latest()
+            }
+            Beside::Notice => {
+                send();
+                stream.read_exact(&mut [0; 10 + SIZE]).expect("a notice and an answer");
+                latest()
+            }
+            Beside::TextAfter => {
+                send();
+                let sent = latest();
+                send();
+                stream.read_exact(&mut [0; SIZE]).expect("an answer");
+                let entry = probes.flows().entry(from).expect("an entry");
+                assert_eq!(entry.client.sequence, sent.end, "the text is the latest");
+                sent.behind(&entry)
+            }
+        };
+        let context = format!("{beside:?} {number}: {request:?}");
+        // What the kernel hides from probes leaves an instant out.
+        let instants = request.instants_ns();
+        hidden += usize::from(request.mixed || instants.contains(&None));
+        let seen: Vec<u64> = instants.into_iter().flatten().collect();
+        assert!(request.mixed || seen.is_sorted(), "{context}");
+        assert_eq!(request.end.wrapping_sub(request.sequence), SIZE as u32, "{context}");
+    }
+    server.join().expect("the server");
+    assert!(hidden * 100 <= ROUNDS * BESIDE.len(), "{hidden} of {}", ROUNDS * BESIDE.len());
 }

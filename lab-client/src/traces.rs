@@ -18,6 +18,9 @@ pub(crate) trait TraceReader: Send + Sync {
     /// The latest request of a connection, by the client's end.
     fn request(&self, from: SocketAddrV4) -> Option<Request>;
 
+    /// A request of a connection on which other frames were sent since.
+    fn request_behind(&self, from: SocketAddrV4, request: Request) -> Request;
+
     /// What the thread of a slot did between two instants.
     fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent;
 
@@ -83,6 +86,10 @@ impl TraceReader for KernelTraces {
         self.flows.request(from)
     }
 
+    fn request_behind(&self, from: SocketAddrV4, request: Request) -> Request {
+        self.flows.entry(from).map_or(request, |entry| request.behind(&entry))
+    }
+
     fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {
         self.timelines.spent(slot, from_ns, to_ns)
     }
@@ -114,6 +121,7 @@ pub(crate) mod tests {
         read_ns: Some(DUE + 210_000),
         losses: 0,
         mixed: false,
+        beside: false,
         unread_ns: None,
         client_slot: 1,
         server_slot: 2,
@@ -131,6 +139,10 @@ pub(crate) mod tests {
 
         fn request(&self, _: SocketAddrV4) -> Option<Request> {
             None
+        }
+
+        fn request_behind(&self, _: SocketAddrV4, request: Request) -> Request {
+            request
         }
 
         fn spent(&self, slot: u16, from_ns: u64, to_ns: u64) -> Spent {

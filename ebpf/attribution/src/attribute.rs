@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::causes::{Cause, PerCause};
+use crate::contradictions::Contradictions;
 use crate::request::Request;
 use crate::segments::PerSegment;
 use crate::spent::{Doing, Spent};
@@ -29,6 +30,8 @@ pub struct Attributed {
     pub causes_ns: PerCause<u64>,
     /// From T1 on, in nanoseconds; `None` when an instant is missing.
     pub segments_ns: Option<PerSegment<u64>>,
+    /// How its evidence contradicts itself: 1 for each way in which it does.
+    pub contradictions: Contradictions,
 }
 
 impl Attributed {
@@ -38,10 +41,10 @@ impl Attributed {
     }
 
     /// All of the time has one cause.
-    pub fn to_one(cause: Cause, latency_ns: u64) -> Self {
+    fn to_one(cause: Cause, latency_ns: u64) -> Self {
         let mut causes_ns = PerCause::default();
         causes_ns[cause] = latency_ns;
-        Self { causes_ns, segments_ns: None }
+        Self { causes_ns, ..Self::default() }
     }
 
     /// The cause that took most.
@@ -107,7 +110,7 @@ impl Part {
                 // Its data is ready, and it waits for something else.
                 Self::ServerWait | Self::ClientReceive => blocked,
             },
-            Doing::Unknown => Cause::Unexplained,
+            Doing::Unknown | Doing::Contradicted => Cause::Unexplained,
         }
     }
 }
@@ -117,6 +120,7 @@ impl Part {
 struct Split {
     causes_ns: PerCause<u64>,
     total_ns: i64,
+    contradictions: Contradictions,
 }
 
 /// Splits the time of a request that was due at `due_ns` and took `latency_ns` by the client's own
@@ -144,14 +148,45 @@ pub fn attribute(
             split.add_segments(request, end_ns, evidence)
         }
     };
-    let Split { mut causes_ns, total_ns } = split;
-    causes_ns[Cause::Unexplained] += (latency_ns.cast_signed() - total_ns).unsigned_abs();
-    Attributed { causes_ns, segments_ns }
+    split.whole(latency_ns, segments_ns)
+}
+
+/// Splits the time of a request that has no answer, or whose answer was not read in time, and whose
+/// server's end another kernel sees: what the client's own thread did, and a loss, are known of it.
+pub fn attribute_half(
+    due_ns: u64,
+    latency_ns: u64,
+    request: Option<&Request>,
+    evidence: &Evidence,
+) -> Attributed {
+    let Some(request) = request.filter(|request| request.sent_ns >= due_ns) else {
+        return attribute(due_ns, latency_ns, None, evidence);
+    };
+    let (mut split, end_ns) = (Split::default(), due_ns + latency_ns);
+    split.add(Part::SendLag, span(due_ns, request.sent_ns), &evidence.send_lag);
+    let lost = request.losses > 0;
+    let away = if lost { Cause::NetworkLoss } else { Cause::Unexplained };
+    split.add_way(span(request.sent_ns, request.ready_ns.unwrap_or(end_ns)), away);
+    if let Some(ready_ns) = request.ready_ns {
+        let receive_ns = span(ready_ns, request.read_ns.unwrap_or(end_ns));
+        split.add(Part::ClientReceive, receive_ns, &evidence.client_receive);
+    }
+    split.whole(latency_ns, None)
 }
 
 /// What to blame for a time on the way.
 fn way(request: &Request) -> Cause {
     if request.losses > 0 { Cause::NetworkLoss } else { Cause::NetworkDelay }
+}
+
+/// What the client's thread did from T5 to T6. Where another frame may have come first, it may have
+/// read that and slept again.
+fn of_its_own(request: &Request, mut receive: Spent) -> Spent {
+    if request.beside {
+        let asleep_ns = std::mem::take(&mut receive[Doing::Asleep]);
+        receive[Doing::Unknown] += asleep_ns;
+    }
+    receive
 }
 
 /// From one instant to another; negative where they disagree.
@@ -160,6 +195,18 @@ fn span(from_ns: u64, to_ns: u64) -> i64 {
 }
 
 impl Split {
+    /// What is left of the time is unexplained.
+    #[inline]
+    fn whole(self, latency_ns: u64, segments_ns: Option<PerSegment<u64>>) -> Attributed {
+        let Self { mut causes_ns, total_ns, mut contradictions } = self;
+        let left_ns = latency_ns.cast_signed() - total_ns;
+        if left_ns < 0 {
+            contradictions.order = 1;
+        }
+        causes_ns[Cause::Unexplained] += left_ns.unsigned_abs();
+        Attributed { causes_ns, segments_ns, contradictions }
+    }
+
     /// From T1 on.
     #[inline]
     fn add_segments(
@@ -172,6 +219,7 @@ impl Split {
         if let Some(segments) = request.segments() {
             let (wait_ns, service_ns) = (segments.server_wait_ns, segments.server_service_ns);
             let receive_ns = segments.client_receive_lag_ns;
+            let client_receive = &of_its_own(request, *client_receive);
             return Some(PerSegment {
                 network: self.add_way(segments.network_ns, way(request)),
                 server_wait: self.add(Part::ServerWait, wait_ns, server_wait),
@@ -189,7 +237,8 @@ impl Split {
     /// Answered, or nearly; where the server's instants are missing they are not known.
     fn add_answered(&mut self, request: &Request, ready_ns: u64, end_ns: u64, found: &Evidence) {
         let receive_ns = span(ready_ns, request.read_ns.unwrap_or(end_ns));
-        self.add(Part::ClientReceive, receive_ns, &found.client_receive);
+        let client_receive = of_its_own(request, found.client_receive);
+        self.add(Part::ClientReceive, receive_ns, &client_receive);
         let (t2, t3, t4) = (request.server_ready_ns, request.server_read_ns, request.answered_ns);
         if let (Some(t2), Some(t3), Some(t4)) = (t2, t3, t4) {
             self.add_way(span(request.sent_ns, ready_ns) - span(t2, t4), way(request));
@@ -198,17 +247,21 @@ impl Split {
         }
     }
 
-    /// Whoever had to act next has the rest of the time.
+    /// Whoever had to act next has the rest of the time. Of one that was read, and whose coming was
+    /// not seen, the rest is not known.
     fn add_unanswered(&mut self, request: &Request, end_ns: u64, found: &Evidence) {
         let (t2, t3, t4) = (request.server_ready_ns, request.server_read_ns, request.answered_ns);
-        self.add_way(span(request.sent_ns, t2.unwrap_or(end_ns)), way(request));
-        if let Some(t2) = t2 {
-            self.add(Part::ServerWait, span(t2, t3.unwrap_or(end_ns)), &found.server_wait);
+        let end_ns = if request.read_ns.is_some() { None } else { Some(end_ns) };
+        if let Some(end_ns) = t2.or(end_ns) {
+            self.add_way(span(request.sent_ns, end_ns), way(request));
         }
-        if let Some(t3) = t3 {
-            self.add(Part::ServerService, span(t3, t4.unwrap_or(end_ns)), &found.server_service);
+        if let (Some(t2), Some(end_ns)) = (t2, t3.or(end_ns)) {
+            self.add(Part::ServerWait, span(t2, end_ns), &found.server_wait);
         }
-        if let Some(t4) = t4 {
+        if let (Some(t3), Some(end_ns)) = (t3, t4.or(end_ns)) {
+            self.add(Part::ServerService, span(t3, end_ns), &found.server_service);
+        }
+        if let (Some(t4), Some(end_ns)) = (t4, end_ns) {
             self.add_way(span(t4, end_ns), way(request));
         }
     }
@@ -219,6 +272,9 @@ impl Split {
         self.total_ns += length_ns;
         let length = u64::try_from(length_ns).ok();
         let cause = if length.is_some() { way } else { Cause::Unexplained };
+        if length.is_none() {
+            self.contradictions.order = 1;
+        }
         self.causes_ns[cause] += length_ns.unsigned_abs();
         length.unwrap_or_default()
     }
@@ -232,12 +288,16 @@ impl Split {
         let Some(length) = u64::try_from(length_ns).ok().filter(|length| known_ns <= *length)
         else {
             // Instants, or what the thread did, contradict themselves.
+            let is_order = length_ns < 0;
+            self.contradictions.order |= u64::from(is_order);
+            self.contradictions.too_long |= u64::from(!is_order);
             self.causes_ns[Cause::Unexplained] += length_ns.unsigned_abs();
             return length_ns.max(0).unsigned_abs();
         };
         for (doing, ns) in spent.iter() {
             self.causes_ns[part.cause(doing, ns)] += ns;
         }
+        self.contradictions.clocks |= u64::from(spent[Doing::Contradicted] > 0);
         self.causes_ns[Cause::Unexplained] += length - known_ns;
         length
     }
@@ -297,6 +357,7 @@ mod tests {
             (Doing::Interrupts, Cause::ClientInterrupts, Cause::ServerInterrupts),
             (Doing::Asleep, Cause::ClientPacing, Cause::ServerBlocked),
             (Doing::Unknown, Cause::Unexplained, Cause::Unexplained),
+            (Doing::Contradicted, Cause::Unexplained, Cause::Unexplained),
         ] {
             let mut found = Evidence { send_lag: Spent::all(doing, 100_000), ..evidence() };
             let at_server = Spent::all(doing, 30_000);
@@ -372,6 +433,13 @@ mod tests {
         let causes =
             [(BUSY, 100), (WAY, 20), (WAITED, 15), (SERVER, 35), (Cause::ClientStopped, 830)];
         check(Some(came), &while_ready, 1000, &causes);
+        // It was read, and its coming was not seen: nothing is known of the rest.
+        let unseen = Request { ready_ns: None, ..whole };
+        let causes = [(BUSY, 100), (WAY, 10), (WAITED, 15), (SERVER, 35), (UNKNOWN, 50)];
+        check(Some(unseen), &evidence(), 210, &causes);
+        let unseen = Request { server_ready_ns: None, server_read_ns: None, ..unseen };
+        let unseen = Request { answered_ns: None, ..unseen };
+        check(Some(unseen), &evidence(), 210, &[(BUSY, 100), (UNKNOWN, 110)]);
         // It never came to the server; or was never sent.
         let sent = Request { server_ready_ns: None, ..unread };
         check(Some(sent), &evidence(), 1000, &[(BUSY, 100), (WAY, 900)]);
@@ -401,5 +469,81 @@ mod tests {
         let unknown_ns = attributed.causes_ns[Cause::Unexplained];
         // 5 by the wait, and the 25 by which the service is longer than what is known of it.
         assert_eq!(unknown_ns, 30_000);
+    }
+
+    #[test]
+    fn contradictions_are_counted_by_kind() {
+        let check = |request: Request, found: &Evidence, latency_ns, expected: [u64; 3]| {
+            let attributed = attribute(DUE, latency_ns, Some(&request), found);
+            let Contradictions { order, too_long, clocks } = attributed.contradictions;
+            assert_eq!([order, too_long, clocks], expected, "{request:?} {found:?}");
+            // What contradicts itself makes no other cause longer.
+            let causes = attribute(DUE, 210_000, Some(&self::request()), &evidence()).causes_ns;
+            for (cause, ns) in attributed.causes_ns.iter().filter(|(it, _)| *it != UNKNOWN) {
+                assert!(*ns <= causes[cause], "{cause:?}");
+            }
+        };
+        check(request(), &evidence(), 210_000, [0; 3]);
+        // What is missing contradicts nothing.
+        check(request(), &Evidence::default(), 210_000, [0; 3]);
+        let backwards = Request { server_read_ns: Some(DUE + 105_000), ..request() };
+        check(backwards, &evidence(), 210_000, [1, 0, 0]);
+        // Answered before it was sent: the way's length is negative.
+        let way = Request { ready_ns: Some(DUE + 120_000), ..request() };
+        check(
+            way,
+            &Evidence { client_receive: Spent::default(), ..evidence() },
+            210_000,
+            [1, 0, 0],
+        );
+        // Read after the client has read it.
+        check(request(), &evidence(), 200_000, [1, 0, 0]);
+        let too_long = Evidence { send_lag: Spent::all(Doing::WaitOther, 500_000), ..evidence() };
+        check(request(), &too_long, 210_000, [0, 1, 0]);
+        let odd = Spent::all(Doing::Contradicted, 40_000);
+        check(request(), &Evidence { client_receive: odd, ..evidence() }, 210_000, [0, 0, 1]);
+        let both = Evidence { client_receive: odd, ..too_long };
+        check(backwards, &both, 210_000, [1, 1, 1]);
+    }
+
+    #[test]
+    fn of_one_end_alone_what_its_thread_did_is_known() {
+        let half = Request {
+            server_ready_ns: None,
+            server_read_ns: None,
+            answered_ns: None,
+            ready_ns: None,
+            read_ns: None,
+            ..request()
+        };
+        let check = |request: Option<Request>, found: &Evidence, expected: &[(Cause, u64)]| {
+            let attributed = attribute_half(DUE, 1_000_000, request.as_ref(), found);
+            let found = attributed.causes_ns.iter().filter(|(_, ns)| **ns > 0);
+            let found: Vec<(Cause, u64)> = found.map(|(cause, ns)| (cause, ns / 1000)).collect();
+            assert_eq!(found, expected, "{request:?}");
+        };
+        // The server, or the way, had it: which of them is not known here.
+        check(Some(half), &evidence(), &[(BUSY, 100), (UNKNOWN, 900)]);
+        let lost = Request { losses: 1, ..half };
+        check(Some(lost), &evidence(), &[(BUSY, 100), (Cause::NetworkLoss, 900)]);
+        // Answered, and the client was stopped before it read that.
+        let stopped = Spent::all(Doing::Stopped, 830_000);
+        let came = Request { ready_ns: Some(DUE + 170_000), ..half };
+        let found = Evidence { client_receive: stopped, ..evidence() };
+        check(Some(came), &found, &[(BUSY, 100), (UNKNOWN, 70), (Cause::ClientStopped, 830)]);
+        let held = Spent::all(Doing::Stopped, 1_000_000);
+        let found = Evidence { send_lag: held, ..Evidence::default() };
+        let stale = Request { sent_ns: DUE - 1, ..half };
+        check(Some(stale), &found, &[(Cause::ClientStopped, 1_000)]);
+        check(None, &found, &[(Cause::ClientStopped, 1_000)]);
+    }
+
+    #[test]
+    fn a_shared_stretch_says_not_that_a_sleeping_client_was_blocked() {
+        let beside = Request { beside: true, ..request() };
+        let asleep = Spent::all(Doing::Asleep, 40_000);
+        let found = Evidence { client_receive: asleep, ..evidence() };
+        let causes = [(BUSY, 100), (WAY, 20), (WAITED, 15), (SERVER, 35), (UNKNOWN, 40)];
+        check(Some(beside), &found, 210, &causes);
     }
 }

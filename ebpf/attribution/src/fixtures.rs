@@ -21,6 +21,7 @@ pub(crate) fn request() -> Request {
         read_ns: Some(DUE + 210_000),
         losses: 0,
         mixed: false,
+        beside: false,
         unread_ns: None,
         client_slot: 1,
         server_slot: 2,

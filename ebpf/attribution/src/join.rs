@@ -60,11 +60,39 @@ impl ServerSide {
     }
 }
 
+/// Whether a shake of a client's connection that was due at an instant, and never sent, is in the
+/// sample.
+#[must_use]
+pub fn is_joined_at(client: SocketAddrV4, due_ns: u64) -> bool {
+    let key = key_v4(u32::from(*client.ip()), client.port());
+    // In microseconds: an instant of a schedule may be a multiple of many nanoseconds.
+    is_joined(request_hash(key, (due_ns / 1000) as u32))
+}
+
 impl Evidence {
     /// With what the server's thread did.
     #[must_use]
     pub fn with_server_side(self, side: &ServerSide) -> Self {
         Self { server_wait: side.wait, server_service: side.service, ..self }
+    }
+
+    /// With what the server's thread did of a request from an instant on. What it did when, the
+    /// other kernel does not say: each counts in proportion.
+    #[must_use]
+    pub(crate) fn since(self, request: &Request, from_ns: u64) -> Self {
+        let rest = |spent: Spent, begin: Option<u64>, end: Option<u64>| match (begin, end) {
+            (Some(begin), Some(end)) => {
+                let left_ns = end.saturating_sub(begin.max(from_ns));
+                spent.part(left_ns, end.saturating_sub(begin))
+            }
+            _ => Spent::default(),
+        };
+        let [_, t2, t3, t4, ..] = request.instants_ns();
+        Self {
+            server_wait: rest(self.server_wait, t2, t3),
+            server_service: rest(self.server_service, t3, t4),
+            ..self
+        }
     }
 }
 
@@ -95,7 +123,11 @@ impl Request {
             server_ready_ns: Some(ours),
             server_read_ns: side.read_ns.map(moved),
             answered_ns: Some(moved(t4)),
-            mixed: self.mixed || side.end != self.end || side.answer != self.answer,
+            // More may have been read with it; not less, and its answer must be what came.
+            mixed: self.mixed
+                || side.end.wrapping_sub(self.end).cast_signed() < 0
+                || side.answer != self.answer,
+            beside: self.beside || side.end != self.end,
             ..self
         }
     }
@@ -119,6 +151,7 @@ mod tests {
             read_ns: Some(2_000),
             losses: 0,
             mixed: false,
+            beside: false,
             unread_ns: None,
             client_slot: 1,
             server_slot: 0,
@@ -141,10 +174,13 @@ mod tests {
         }
         let unanswered = ServerSide { answered_ns: None, ..ANSWERED };
         assert_eq!(half.with_server_side(&unanswered), half);
-        // More was read than was sent, or something else came before the answer.
-        for other in [ServerSide { end: 47, ..ANSWERED }, ServerSide { answer: 99, ..ANSWERED }] {
+        // It was read in pieces, or something else came before the answer.
+        for other in [ServerSide { end: 20, ..ANSWERED }, ServerSide { answer: 99, ..ANSWERED }] {
             assert!(half.with_server_side(&other).mixed, "{other:?}");
         }
+        // What was read beside it came after it.
+        let beside = half.with_server_side(&ServerSide { end: 47, ..ANSWERED });
+        assert!(beside.beside && !beside.mixed, "{beside:?}");
     }
 
     const ANSWERED: ServerSide = ServerSide {
@@ -159,14 +195,17 @@ mod tests {
 
     #[test]
     fn one_request_in_64_is_joined() {
-        let mut joined = 0;
+        let (mut joined, mut unsent) = (0, 0);
         for number in 0..640_000_u32 {
             // Users ask in turn, each in a stream of its own that grows by 20 bytes.
             let (port, sequence) = (1024 + number % 1000, number / 1000 * 20);
             let key = key_v4(0x0a00_0001, port as u16);
             joined += u32::from(is_joined(request_hash(key, sequence)));
+            let client = SocketAddrV4::new(0x0a00_0001.into(), port as u16);
+            unsent += u32::from(is_joined_at(client, u64::from(number) * 16_666));
         }
         // Four standard deviations of such a sample are 400.
         assert!((9_600..=10_400).contains(&joined), "{joined}");
+        assert!((9_600..=10_400).contains(&unsent), "{unsent}");
     }
 }

@@ -11,6 +11,7 @@
 
 mod attribute;
 mod causes;
+mod contradictions;
 mod handover;
 mod histograms;
 mod join;
@@ -26,13 +27,14 @@ mod sums;
 mod tally;
 mod timeline;
 
-pub use attribute::{Attributed, Evidence, attribute};
+pub use attribute::{Attributed, Evidence, attribute, attribute_half};
 pub use causes::{Cause, PerCause};
+pub use contradictions::Contradictions;
 pub use handover::{FlowLayout, Handover, port_span};
 pub use histograms::{
     Encoded, HistogramError, Latencies, SegmentHistogram, SegmentRecorder, decode_histogram, empty,
 };
-pub use join::ServerSide;
+pub use join::{ServerSide, is_joined_at};
 pub use percentile::Percentile;
 pub use request::Request;
 pub use sampled::{ClientSide, Sampled, record_joined};

@@ -1,6 +1,6 @@
 //! What the kernel saw of one request, put together from both ends' stamps.
 
-use events::{ClientPart, FlowEntry, client, server};
+use events::{ClientPart, FlowEntry, ServerPart, client, server};
 use serde::{Deserialize, Serialize};
 
 use crate::segments::Segments;
@@ -29,9 +29,12 @@ pub struct Request {
     /// Drops of the connection, and retransmissions that were needed, either way, from T1 to T5 (or
     /// till now).
     pub losses: u32,
-    /// The request shared its stretch of the stream with something else, as far as the kernel can
-    /// tell; two frames in one send, it cannot.
+    /// The request shared its stretch of the stream with another frame, and what is whose cannot be
+    /// told.
     pub mixed: bool,
+    /// It shared its stretch with another frame, and was told apart by its first byte.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
     /// When data that came before the request was ready at the server, if it has not been read yet:
     /// until then the request cannot be, wherever it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,40 +48,98 @@ pub struct Request {
 impl Request {
     /// Puts together what belongs together. `None` if nothing was sent yet.
     pub fn of(entry: &FlowEntry) -> Option<Self> {
-        let FlowEntry { client: mine, server: theirs } = entry;
-        let has = |flags: u16, bit: u16| flags & bit != 0;
-        if !has(mine.flags, client::SENT) {
+        let mine = &entry.client;
+        let has = |bit: u16| mine.flags & bit != 0;
+        if !has(client::SENT) {
             return None;
         }
-        let same = theirs.sequence == mine.sequence;
-        let at_server = |bit: u16, ns: u64| (same && has(theirs.flags, bit)).then_some(ns);
-        let unread_ns = unread_before(entry).then_some(theirs.ready_ns);
-        let behind_ns = unread_ns.map(|unread_ns| unread_ns.max(mine.sent_ns));
-        let at_client = |bit: u16, ns: u64| has(mine.flags, bit).then_some(ns);
-        Some(Self {
+        let sent = Self {
             sequence: mine.sequence,
             end: mine.sequence.wrapping_add(mine.length),
             answer: mine.answer,
             sent_ns: mine.sent_ns,
-            server_ready_ns: at_server(server::READY, theirs.ready_ns).or(behind_ns),
-            server_read_ns: at_server(server::READ, theirs.read_ns),
-            answered_ns: at_server(server::ANSWERED, theirs.answered_ns),
-            ready_ns: at_client(client::READY, mine.ready_ns),
-            read_ns: at_client(client::READ, mine.read_ns),
+            server_ready_ns: None,
+            server_read_ns: None,
+            answered_ns: None,
+            ready_ns: has(client::READY).then_some(mine.ready_ns),
+            read_ns: has(client::READ).then_some(mine.read_ns),
             losses: losses(mine),
-            mixed: has(mine.flags, client::SHARED) || shares_its_stretch(entry, same),
-            unread_ns,
+            mixed: false,
+            beside: has(client::SHARED),
+            unread_ns: None,
             client_slot: mine.slot,
+            server_slot: 0,
+        };
+        Some(sent.with_server_part(mine, &entry.server))
+    }
+
+    /// This request as it is now that its user has sent other frames after it: what was known of it
+    /// before the first of them left, and what the entry has of it since.
+    #[must_use]
+    pub fn behind(self, entry: &FlowEntry) -> Self {
+        let mine = &entry.client;
+        if mine.flags & client::SENT == 0 || mine.sequence == self.sequence {
+            return Self::of(entry).unwrap_or(self);
+        }
+        if self.ready_ns.is_some() {
+            // Its answer came before.
+            return self;
+        }
+        let has = |bit: u16| mine.flags & bit != 0;
+        let later = Self {
+            ready_ns: has(client::READY).then_some(mine.ready_ns),
+            read_ns: has(client::READ).then_some(mine.read_ns),
+            losses: self.losses + losses(mine),
+            beside: true,
+            ..self
+        };
+        let known = later.answered_ns.is_some();
+        let seen = if known { later } else { later.with_server_part(mine, &entry.server) };
+        let theirs = &entry.server;
+        // The server's line has a later frame, or its answer came before that frame left: what was
+        // seen of it then has been overwritten.
+        let lost = !known && follows(theirs.sequence, self.sequence) && theirs.flags != 0;
+        let came = seen.answered_ns.is_some() && follows(mine.answer, theirs.answer);
+        Self { mixed: seen.mixed || lost || came, ..seen }
+    }
+
+    /// With what the server's end of the connection has of it, in this kernel.
+    fn with_server_part(self, mine: &ClientPart, theirs: &ServerPart) -> Self {
+        let same = theirs.sequence == self.sequence;
+        let has = |bit: u16| theirs.flags & bit != 0;
+        let unread = !same
+            && theirs.flags & (server::READY | server::READ) == server::READY
+            && follows(self.sequence, theirs.sequence);
+        // Read at once with what came before it: it was not there before it was sent.
+        let read = theirs.has_read(self.sequence);
+        let its = same || read;
+        let at = |bit: u16, ns: u64| (its && has(bit)).then_some(ns);
+        let ready_ns = if same { theirs.ready_ns } else { theirs.ready_ns.max(self.sent_ns) };
+        let of_both = if unread { Some(ready_ns) } else { at(server::READY, ready_ns) };
+        let in_pieces = read && follows(self.end, theirs.end);
+        let answered = theirs.has_answered(self.sequence);
+        // What came first began where the answer does, or something else came before.
+        let is_early =
+            mine.flags & (client::READY | client::EARLY) == client::READY | client::EARLY;
+        let early = is_early && theirs.answer != mine.answer;
+        // Without the server's end what came first cannot be told from its answer.
+        let unseen = theirs.flags == 0 && self.beside;
+        Self {
+            server_ready_ns: of_both,
+            server_read_ns: at(server::READ, theirs.read_ns),
+            answered_ns: at(server::ANSWERED, theirs.answered_ns),
+            mixed: self.mixed || in_pieces || unseen || (answered && early),
+            beside: self.beside || unread || (read && (!same || theirs.end != self.end)),
+            unread_ns: unread.then_some(theirs.ready_ns),
             server_slot: theirs.slot,
-        })
+            ..self
+        }
     }
 
     /// Enters T6 as the client measured it: when its thread had read the answer.
     #[inline]
     pub fn read_at(&mut self, now_ns: u64) {
-        if self.ready_ns.is_some() {
-            self.read_ns.get_or_insert(now_ns);
-        }
+        self.read_ns.get_or_insert(now_ns);
     }
 
     /// What is left of it from an instant on: for a shake that waits for its end.
@@ -140,28 +201,9 @@ fn losses(mine: &ClientPart) -> u32 {
     u32::from(losses.wrapping_sub(mine.losses_at_send)) + u32::from(resends)
 }
 
-/// Whether the server has data of this connection that came before the request and is unread.
-fn unread_before(entry: &FlowEntry) -> bool {
-    let FlowEntry { client: mine, server: theirs } = entry;
-    let unread = theirs.flags & (server::READY | server::READ) == server::READY;
-    unread && mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0
-}
-
-/// Whether the two ends' stretches of the stream say that another frame was there too.
-fn shares_its_stretch(entry: &FlowEntry, same: bool) -> bool {
-    let FlowEntry { client: mine, server: theirs } = entry;
-    if theirs.flags & server::READ == 0 {
-        return false;
-    }
-    let mine_end = mine.sequence.wrapping_add(mine.length);
-    if same {
-        let answered = theirs.flags & server::ANSWERED != 0;
-        return theirs.end != mine_end || (answered && theirs.answer != mine.answer);
-    }
-    // The server read it together with what came before it: its stretch begins before our first
-    // byte and ends after it.
-    let begins_before = mine.sequence.wrapping_sub(theirs.sequence).cast_signed() > 0;
-    begins_before && theirs.end.wrapping_sub(mine.sequence).cast_signed() > 0
+/// Whether a byte of the stream comes after another one.
+fn follows(byte: u32, other: u32) -> bool {
+    byte.wrapping_sub(other).cast_signed() > 0
 }
 
 #[cfg(test)]
@@ -193,6 +235,64 @@ mod tests {
     }
 
     #[test]
+    fn frames_that_share_a_stretch_are_split_at_their_first_bytes() {
+        let check = |change: fn(&mut FlowEntry), instants: [u64; 3]| {
+            let mut entry = answered();
+            change(&mut entry);
+            let request = Request::of(&entry).expect("sent");
+            assert!(request.beside && !request.mixed, "{request:?}");
+            let Request { server_ready_ns, server_read_ns, answered_ns, .. } = request;
+            assert_eq!([server_ready_ns, server_read_ns, answered_ns], instants.map(Some));
+            assert!(request.segments().is_some(), "{request:?}");
+        };
+        // Read at once with a text before it, that was there before it was sent, or after.
+        let with_one_before = |entry: &mut FlowEntry| {
+            (entry.server.sequence, entry.server.ready_ns) = (u32::MAX - 23, 4);
+        };
+        check(with_one_before, [10, 30, 45]);
+        check(|entry| entry.server.sequence = u32::MAX - 23, [20, 30, 45]);
+        // Read at once with a text after it.
+        check(|entry| entry.server.end = 36, [20, 30, 45]);
+        // Sent while a text before it was unanswered.
+        check(|entry| entry.client.flags |= client::SHARED, [20, 30, 45]);
+        // A notice came before the answer, and T5 is the answer's.
+        let mut entry = answered();
+        entry.server.answer = 30;
+        assert!(!Request::of(&entry).expect("sent").mixed);
+    }
+
+    #[test]
+    fn a_text_that_follows_a_shake_does_not_hide_it() {
+        let mut entry = answered();
+        entry.client.flags = client::SENT;
+        (entry.server.sequence, entry.server.flags) = (0, 0);
+        let shake = Request::of(&entry).expect("sent");
+        // The text left 8 ns after it, and the server read both.
+        let mut after = answered();
+        (after.client.sequence, after.client.length, after.client.sent_ns) = (16, 30, 18);
+        after.server.end = 46;
+        let whole = shake.behind(&after);
+        assert!(whole.beside && !whole.mixed, "{whole:?}");
+        assert_eq!(whole.instants_ns(), [10, 20, 30, 45, 60, 70].map(Some));
+        assert_eq!((whole.sequence, whole.end), (u32::MAX - 3, 16));
+        // It was read before the text was there, and only the text's reading is left.
+        (after.server.sequence, after.server.ready_ns) = (16, 50);
+        assert!(shake.behind(&after).mixed);
+        // The same, and nothing has come since the text left.
+        after.client.flags = client::SENT;
+        assert!(shake.behind(&after).mixed);
+        // Its answer came before the text left, and after what is known of it.
+        let mut came = answered();
+        (came.client.sequence, came.client.answer, came.server.end) = (16, 27, 46);
+        assert!(shake.behind(&came).mixed);
+        // Its answer came before the text left.
+        let before = Request::of(&answered()).expect("sent");
+        assert_eq!(before.behind(&after), before);
+        // The text has not left yet.
+        assert_eq!(shake.behind(&answered()), before);
+    }
+
+    #[test]
     fn what_belongs_to_another_request_is_left_out_or_called_mixed() {
         let check = |change: fn(&mut FlowEntry), whole: bool, mixed: bool| {
             let mut entry = answered();
@@ -205,14 +305,25 @@ mod tests {
             (entry.server.sequence, entry.server.end) = (u32::MAX - 23, u32::MAX - 3);
         };
         check(older, false, false);
-        // Both read at once.
-        check(|entry| entry.server.sequence = u32::MAX - 23, false, true);
-        // More read than was sent.
-        check(|entry| entry.server.end = 36, true, true);
-        // A notice before the answer.
-        check(|entry| entry.server.answer = 30, true, true);
-        check(|entry| entry.client.flags |= client::SHARED, true, true);
+        // Read in pieces.
+        check(|entry| entry.server.end = 10, true, true);
+        // A notice came, and the answer has not been seen.
+        let noticed = |entry: &mut FlowEntry| {
+            (entry.client.flags, entry.server.answer) = (entry.client.flags | client::EARLY, 30);
+        };
+        check(noticed, true, true);
+        // The same, and the server has not answered; or is not seen.
+        let early = |entry: &mut FlowEntry| {
+            entry.client.flags |= client::EARLY;
+            entry.server.flags &= !server::ANSWERED;
+        };
+        check(early, false, false);
         check(|entry| entry.server.flags = 0, false, false);
+        let unseen = |entry: &mut FlowEntry| {
+            entry.client.flags |= client::EARLY | client::SHARED;
+            entry.server.flags = 0;
+        };
+        check(unseen, false, true);
         assert_eq!(Request::of(&FlowEntry::default()), None);
     }
 

@@ -40,6 +40,13 @@ pub struct Sampled {
     pub client_side: ClientSide,
 }
 
+impl Sampled {
+    /// Whether this is a shake that could not start, and the request is what its user waited for.
+    fn waits_for_it(&self) -> bool {
+        self.client_side.request.sent_ns < self.due_ns
+    }
+}
+
 row! {
     /// A request on its way between hosts, as short as can be.
     struct SampledRow {
@@ -130,6 +137,7 @@ impl From<SampledRow> for Sampled {
             read_ns: row.after_due.read_ns.map(at),
             losses: row.losses,
             mixed: false,
+            beside: false,
             unread_ns: None,
             client_slot: 0,
             server_slot: 0,
@@ -162,8 +170,16 @@ pub fn record_joined(
         };
         let (phase, latency_ns) = (sampled.phase, sampled.latency_ns);
         let ClientSide { request, evidence } = sampled.client_side;
-        let whole =
-            side.map(|side| (request.with_server_side(&side), evidence.with_server_side(&side)));
+        let join = |side: ServerSide| {
+            let whole = request.with_server_side(&side);
+            let evidence = evidence.with_server_side(&side);
+            if sampled.waits_for_it() {
+                (whole.since(sampled.due_ns), evidence.since(&whole, sampled.due_ns))
+            } else {
+                (whole, evidence)
+            }
+        };
+        let whole = side.map(join);
         if whole.is_some_and(|(whole, _)| whole.mixed) {
             causes.enter_mixed(phase, latency_ns);
             continue;
@@ -173,7 +189,10 @@ pub fn record_joined(
             |(whole, evidence)| attribute(sampled.due_ns, latency_ns, Some(&whole), &evidence),
         );
         causes.enter(phase, latency_ns, &attributed, sampled.seconds);
-        if let Some(segments_ns) = attributed.segments_ns {
+        // The segments are those of the request, which counts itself.
+        if let Some(segments_ns) = attributed.segments_ns
+            && !sampled.waits_for_it()
+        {
             recorder.record_segments(phase, segments_ns);
         }
     }
@@ -199,8 +218,8 @@ mod tests {
             [sequence, sequence + 20, 90],
             [100_000, 500_000, 550_000],
             0,
-            [20_000, 0, 0, 60_000, 0, 0, 0, 0, 10_000, 0, 10_000],
-            [20_000, 0, 0, 30_000, 0, 0, 0, 0, 0, 0, 0],
+            [20_000, 0, 0, 60_000, 0, 0, 0, 0, 10_000, 0, 10_000, 0],
+            [20_000, 0, 0, 30_000, 0, 0, 0, 0, 0, 0, 0, 0],
         ]);
         serde_json::from_value(row).expect("a row")
     }
@@ -229,11 +248,41 @@ mod tests {
         assert_eq!(request.client_side.request.read_ns, Some(DUE + 550_000));
     }
 
+    /// A shake that was due while its user waited for the request of the fixture: 250 µs after that
+    /// was due, and over when that was read.
+    #[test]
+    fn a_shake_that_waits_has_what_is_left_of_its_users_request() {
+        let mut waits = sampled(1);
+        (waits.due_ns, waits.latency_ns) = (DUE + 250_000, 300_000);
+        waits.client_side.evidence.send_lag = Spent::default();
+        let text = serde_json::to_string(&waits).expect("JSON");
+        assert_eq!(serde_json::from_str::<Sampled>(&text).expect("the same"), waits);
+        let (mut causes, mut recorder) = (CauseRecorder::default(), SegmentRecorder::default());
+        let stopped = Spent::all(Doing::Stopped, 100_000);
+        let sides = [Some(ServerSide { wait: stopped, ..side(1) })];
+        record_joined(&[waits], Some(&sides), &mut causes, &mut recorder);
+        let all: Vec<_> = causes.take().collect();
+        let [(2, rows)] = &all[..] else { panic!("{all:?}") };
+        let mut us = PerCause::default();
+        // The server read the request at that instant: what it did before is not this one's.
+        for (cause, time) in [
+            (Cause::ServerBusy, 200),
+            (Cause::NetworkDelay, 50),
+            (Cause::ClientBusy, 20),
+            (Cause::ClientRunqueue, 30),
+        ] {
+            us[cause] = time;
+        }
+        let [sum] = rows.sums[..] else { panic!("{rows:?}") };
+        assert_eq!((rows.requests, rows.unsampled, sum.causes_us), (1, 0, us));
+        assert_eq!(recorder.take().count(), 0);
+    }
+
     #[test]
     fn joined_requests_are_accounted_for_and_the_others_are_not_guessed() {
         let requests: Vec<Sampled> = [1, 2, 3].map(sampled).to_vec();
-        // The second was not found; the third was read together with something else.
-        let sides = [Some(side(1)), None, Some(side(4))];
+        // The second was not found; the third was read in pieces.
+        let sides = [Some(side(1)), None, Some(ServerSide { end: 10, ..side(3) })];
         let (mut causes, mut recorder) = (CauseRecorder::default(), SegmentRecorder::default());
         record_joined(&requests, Some(&sides), &mut causes, &mut recorder);
         record_joined(&requests, None, &mut causes, &mut recorder);

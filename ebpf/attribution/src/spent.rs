@@ -30,10 +30,12 @@ pub enum Doing {
     Stalled,
     /// Not known.
     Unknown,
+    /// Not known, because what was written down contradicts itself.
+    Contradicted,
 }
 
 /// How many there are.
-const COUNT: usize = 11;
+const COUNT: usize = 12;
 
 impl Doing {
     /// All of them, in the order of files.
@@ -49,6 +51,7 @@ impl Doing {
         Self::Asleep,
         Self::Stalled,
         Self::Unknown,
+        Self::Contradicted,
     ];
 
     /// What one of the kernel's clocks counts.
@@ -69,7 +72,10 @@ impl Doing {
 
     /// Whether it needs a CPU that runs: a timer that was to end a sleep does, too.
     const fn needs_a_cpu(self) -> bool {
-        !matches!(self, Self::Throttled | Self::Stopped | Self::Blocked | Self::Unknown)
+        !matches!(
+            self,
+            Self::Throttled | Self::Stopped | Self::Blocked | Self::Unknown | Self::Contradicted
+        )
     }
 }
 
@@ -108,6 +114,27 @@ impl Spent {
         Doing::ALL.into_iter().zip(self.0).filter(|(_, ns)| *ns > 0)
     }
 
+    /// What `ns` of `whole_ns` went by with, in proportion: exact where one thing took all of it.
+    #[must_use]
+    pub fn part(&self, ns: u64, whole_ns: u64) -> Self {
+        let (mut part, mut left_ns, mut most) = (Self::default(), ns.min(self.total_ns()), 0);
+        if ns >= whole_ns {
+            return *self;
+        }
+        for (place, spent_ns) in self.0.into_iter().enumerate() {
+            part.0[place] = in_proportion(spent_ns, ns, whole_ns).min(left_ns);
+            left_ns -= part.0[place];
+            if spent_ns > self.0[most] {
+                most = place;
+            }
+        }
+        if self.total_ns() == whole_ns {
+            // What rounding leaves belongs to the largest.
+            part.0[most] += left_ns;
+        }
+        part
+    }
+
     /// A part of it lies in a time in which the CPU did not run: what needs one was stalled.
     pub(crate) fn stall(&mut self, part: &Self) {
         for (doing, ns) in part.iter().filter(|(doing, _)| doing.needs_a_cpu()) {
@@ -115,6 +142,14 @@ impl Spent {
             self[doing] -= moved;
             self[Doing::Stalled] += moved;
         }
+    }
+}
+
+/// `of * part / whole`, rounded down.
+pub(crate) fn in_proportion(of: u64, part: u64, whole: u64) -> u64 {
+    match of.checked_mul(part) {
+        Some(product) => product / whole,
+        None => (u128::from(of) * u128::from(part) / u128::from(whole)) as u64,
     }
 }
 
@@ -138,5 +173,25 @@ impl AddAssign for Spent {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine = mine.saturating_add(theirs);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_it_is_in_proportion_and_adds_up() {
+        let stopped = Spent::all(Doing::Stopped, 300);
+        assert_eq!(stopped.part(100, 300), Spent::all(Doing::Stopped, 100));
+        assert_eq!(stopped.part(300, 300), stopped);
+        let mut both = stopped;
+        both += Spent::all(Doing::Run, 101);
+        let part = both.part(200, 401);
+        assert_eq!((part[Doing::Stopped], part[Doing::Run], part.total_ns()), (150, 50, 200));
+        // Of the other half nothing is known: not of its part either.
+        assert_eq!(stopped.part(300, 600), Spent::all(Doing::Stopped, 150));
+        let most = Spent::all(Doing::Run, u64::MAX);
+        assert_eq!(most.part(u64::MAX - 1, u64::MAX)[Doing::Run], u64::MAX - 1);
     }
 }

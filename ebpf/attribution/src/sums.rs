@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attribute::Attributed;
 use crate::causes::{Cause, PerCause};
+use crate::contradictions::Contradictions;
 use crate::row::row;
 
 /// Buckets of an octave: values within one differ by an eighth at most.
@@ -115,6 +116,9 @@ pub struct CauseRows {
     /// Those left out, by bucket of latency; `None` in files that do not tell.
     #[serde(default)]
     pub left_out: Option<Vec<LeftOut>>,
+    /// Those whose evidence contradicts itself, by how; `None` in files that do not tell.
+    #[serde(default)]
+    pub contradictions: Option<Contradictions>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -135,6 +139,7 @@ struct PhaseSums {
     times: PerCause<Box<[u32]>>,
     moved: BTreeMap<u64, PerCause<u64>>,
     left_out: Box<[LeftOut]>,
+    contradictions: Contradictions,
 }
 
 impl PhaseSums {
@@ -149,6 +154,7 @@ impl PhaseSums {
             times: PerCause::from_fn(|_| vec![0; BUCKETS].into_boxed_slice()),
             moved: BTreeMap::new(),
             left_out: vec![LeftOut::default(); BUCKETS].into_boxed_slice(),
+            contradictions: Contradictions::default(),
         }
     }
 
@@ -189,6 +195,7 @@ impl PhaseSums {
             times,
             moved: moved.collect(),
             left_out: Some(left_out.collect()),
+            contradictions: Some(std::mem::take(&mut self.contradictions)),
         }
     }
 }
@@ -222,6 +229,7 @@ impl CauseRecorder {
         let sums = self.of_phase(phase);
         sums.requests += 1;
         sums.incomplete += u64::from(attributed.segments_ns.is_none());
+        sums.contradictions += attributed.contradictions;
         let sum = &mut sums.sums[bucket(latency_ns / 1000)];
         sum.requests += 1;
         for (cause, ns) in attributed.causes_ns.iter().filter(|(_, ns)| **ns > 0) {
@@ -280,8 +288,14 @@ mod tests {
         causes.enter(1, 212_000, &attributed, Seconds { due: 7, over: 8 });
         causes.enter(2, 3_000_000, &Attributed::unexplained(3_000_000), SAME);
         causes.enter_mixed(2, 5_000_000);
+        // Over before its answer was there.
+        let odd = attribute(DUE, 200_000, Some(&request()), &evidence());
+        causes.enter(3, 200_000, &odd, SAME);
         let all: Vec<_> = causes.take().collect();
-        let [(1, one), (2, two)] = &all[..] else { panic!("{all:?}") };
+        let [(1, one), (2, two), (3, three)] = &all[..] else { panic!("{all:?}") };
+        let none = Contradictions::default();
+        assert_eq!((one.contradictions, two.contradictions), (Some(none), Some(none)));
+        assert_eq!(three.contradictions, Some(Contradictions { order: 1, ..none }));
         assert_eq!((one.requests, one.mixed, one.incomplete), (2, 0, 0));
         assert_eq!((two.requests, two.mixed, two.incomplete), (1, 1, 1));
         let left_out = LeftOut { bucket: bucket(5_000) as u16, mixed: 1, unsampled: 0 };

@@ -3,13 +3,14 @@
 //! Clocks that only grow are written down now and then ([`events::TimelineEntry`]). Between two
 //! checkpoints one clock has run, and the answer is exact; or several have, less than half a
 //! millisecond in all, and each counts in proportion. Whatever is older than the oldest checkpoint,
-//! or contradicts itself, is [`Doing::Unknown`]: nothing is guessed.
+//! is [`Doing::Unknown`], and what contradicts itself is [`Doing::Contradicted`]: nothing is
+//! guessed.
 //!
 //! Must not know: where checkpoints lie.
 
 use events::{COARSE, Checkpoint, FINE, KINDS, STALLS, Stall};
 
-use crate::spent::{Doing, Spent};
+use crate::spent::{Doing, Spent, in_proportion};
 
 /// One of a timeline's two rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Stretch {
     fn part(&self, ns: u64) -> Spent {
         let span_ns = self.end.at_ns - self.begin.at_ns;
         let Some(clocks_ns) = grown(&self.begin, &self.end) else {
-            return Spent::all(Doing::Unknown, ns);
+            return Spent::all(Doing::Contradicted, ns);
         };
         if ns >= span_ns {
             return Spent::of_clocks(&clocks_ns);
@@ -104,14 +105,6 @@ impl Stretch {
         // What rounding leaves belongs to the largest.
         parts[most] += left_ns;
         Spent::of_clocks(&parts)
-    }
-}
-
-/// `of * part / whole`, rounded down.
-fn in_proportion(of: u64, part: u64, whole: u64) -> u64 {
-    match of.checked_mul(part) {
-        Some(product) => product / whole,
-        None => (u128::from(of) * u128::from(part) / u128::from(whole)) as u64,
     }
 }
 

@@ -13,13 +13,15 @@ pub mod client {
     pub const READY: u16 = 2;
     /// T6 is there.
     pub const READ: u16 = 4;
-    /// The request began while another one was unanswered, or with data still to be read.
+    /// The request began while another frame was unanswered.
     pub const SHARED: u16 = 8;
     /// The answer acknowledges the first transmission of the request: what was sent again was not
     /// needed.
     pub const REQUEST_IN_TIME: u16 = 16;
     /// The answer that came is the first transmission of it.
     pub const ANSWER_IN_TIME: u16 = 32;
+    /// What T5 is of came before the answer began, or this kernel does not see the server.
+    pub const EARLY: u16 = 64;
 }
 
 /// Bits of [`ServerPart::flags`].
@@ -47,7 +49,7 @@ pub struct ClientPart {
     pub sequence: u32,
     /// Bytes the send was asked to send.
     pub length: u32,
-    /// The answer's first byte.
+    /// No byte of the answer is before this one: what came before it was there already.
     pub answer: u32,
     /// The counter `losses` (lower half of it) when the send began.
     pub losses_at_send: u16,
@@ -96,6 +98,23 @@ pub struct ServerPart {
     pub flags: u16,
     /// Unused.
     pub padding: [u32; 4],
+}
+
+impl ServerPart {
+    /// Whether the bytes read at T3 begin at or before a byte of the stream and go beyond it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_read(&self, byte: u32) -> bool {
+        self.flags & server::READ != 0
+            && byte.wrapping_sub(self.sequence) < self.end.wrapping_sub(self.sequence)
+    }
+
+    /// Whether an answer to what begins at a byte of the stream has begun.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_answered(&self, byte: u32) -> bool {
+        self.flags & server::ANSWERED != 0 && self.has_read(byte)
+    }
 }
 
 /// Both ends of a connection; on a host that has one end, the other part stays zero.

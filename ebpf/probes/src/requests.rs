@@ -143,10 +143,9 @@ fn try_send_queued(skb: Object) -> Option<()> {
             }
             // A packet's socket is not one that the helper takes; a segment with data has a TCP
             // socket that is whole.
-            let copied = socket.0.copy(config!(offsets.copied_seq))?;
             let received = socket.0.copy(config!(offsets.rcv_nxt))?;
             let stretch = (segment.sequence, segment.payload);
-            request_stamped(part, stretch, (copied, received));
+            request_stamped(part, stretch, received);
         }
     }
     Some(())
@@ -198,31 +197,23 @@ fn request_begins(part: &mut ClientPart, tcp: Object, length: u32) {
         // The rest of the same send.
         return;
     }
-    let copied: u32 = tcp.field(config!(offsets.copied_seq));
     let received: u32 = tcp.field(config!(offsets.rcv_nxt));
-    request_stamped(part, (write_seq, length), (copied, received));
+    request_stamped(part, (write_seq, length), received);
 }
 
 #[inline(always)]
-fn request_stamped(
-    part: &mut ClientPart,
-    (write_seq, length): (u32, u32),
-    (copied, received): (u32, u32),
-) {
-    // Only within one connection: after a new connect the old request cannot be answered. An answer
-    // that is there and has not been read shows in the stream.
+fn request_stamped(part: &mut ClientPart, (write_seq, length): (u32, u32), received: u32) {
+    // Only within one connection: after a new connect the old request cannot be answered. What is
+    // there and has not been read shows in the stream.
     let unanswered = part.flags & (client::SENT | client::READY) == client::SENT
         && write_seq == part.sequence.wrapping_add(part.length);
-    let mut flags = client::SENT;
-    if unanswered || copied != received {
-        flags |= client::SHARED;
-    }
+    let flags = client::SENT | if unanswered { client::SHARED } else { 0 };
     let now = now_ns();
     let slot = threads::current();
     publish(&mut part.flags, 0);
     part.sequence = write_seq;
     part.length = length;
-    part.answer = copied;
+    part.answer = received;
     part.losses_at_send = part.losses as u16;
     part.resends_at_send = part.resends as u16;
     part.resent_stamp = 0;
@@ -262,16 +253,17 @@ fn try_data_ready(socket: Socket) -> Option<()> {
         }
         Side::Client => {
             let entry = peer.existing()?;
-            // SAFETY: as above.
-            let part = unsafe { &mut (*entry).client };
-            if part.flags & (client::SENT | client::READY) != client::SENT {
+            // SAFETY: as above; the server's line is only read.
+            let (part, theirs) = unsafe { (&mut (*entry).client, &(*entry).server) };
+            let is_ready = part.flags & (client::READY | client::EARLY) == client::READY;
+            if part.flags & client::SENT == 0 || is_ready {
                 return None;
             }
             let tcp = socket.tcp();
             if tcp.is_null() {
                 return None;
             }
-            answer_ready(part, tcp);
+            answer_ready(part, theirs, tcp);
         }
     }
     Some(())
@@ -296,9 +288,15 @@ fn request_ready(part: &mut ServerPart, tcp: Object) {
 }
 
 #[inline(always)]
-fn answer_ready(part: &mut ClientPart, tcp: Object) {
+fn answer_ready(part: &mut ClientPart, theirs: &ServerPart, tcp: Object) {
     let received: u32 = tcp.field(config!(offsets.rcv_nxt));
     if !after(received, part.answer) {
+        return;
+    }
+    // What else the server sends may come before the answer. Where it is not seen, the first that
+    // comes is taken for the answer.
+    let is_answer = theirs.has_answered(part.sequence) && after(received, theirs.answer);
+    if part.flags & client::READY != 0 && !is_answer {
         return;
     }
     part.ready_ns = now_ns();
@@ -309,8 +307,9 @@ fn answer_ready(part: &mut ClientPart, tcp: Object) {
     } else {
         transmissions_in_time(part, tcp)
     };
-    let flags = part.flags | client::READY | in_time;
-    publish(&mut part.flags, flags);
+    let early = if is_answer { 0 } else { client::EARLY };
+    let flags = part.flags & !(client::READ | client::EARLY);
+    publish(&mut part.flags, flags | client::READY | in_time | early);
 }
 
 /// Something was sent again before the answer came: what of it was not needed, by the timestamps of

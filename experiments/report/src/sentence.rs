@@ -18,6 +18,8 @@ pub(super) struct Verdict {
     why: Option<String>,
     /// Why it is not valid.
     invalid: Vec<String>,
+    /// What else there is to tell: contradictions, connections, shakes and pushes.
+    others: Vec<String>,
     /// What the machine did by itself, and what the lab took of it.
     machine: Vec<String>,
 }
@@ -39,8 +41,8 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
     if phase.seconds.is_none() {
         let held = "It never began.".to_owned();
         let invalid = phase.invalid_because.clone();
-        let (phase, why, machine) = (phase.name.clone(), None, Vec::new());
-        return Verdict { phase, state: "not run", held, why, invalid, machine };
+        let (phase, why, others, machine) = (phase.name.clone(), None, Vec::new(), Vec::new());
+        return Verdict { phase, state: "not run", held, why, invalid, others, machine };
     }
     if let Some(rate) = connections.connect_rate {
         let (established, target) = (connections.established, connections.target);
@@ -75,22 +77,28 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
         (true, true) => "held",
         (true, false) => "did not hold",
     };
-    let mut held = held.join("; ") + ".";
-    if let Some(first) = held.get(..1) {
-        held.replace_range(..1, &first.to_uppercase());
-    }
+    let held = capital(held.join("; ") + ".");
     let (invalid, machine) = (phase.invalid_because.clone(), of_machine(phase));
-    Verdict { phase: phase.name.clone(), state, held, why, invalid, machine }
+    let others = others(phase);
+    Verdict { phase: phase.name.clone(), state, held, why, invalid, others, machine }
+}
+
+/// What else there is to tell of a phase.
+fn others(phase: &PhaseSummary) -> Vec<String> {
+    let it = &phase.attribution;
+    let all = [&it.contradicted, &it.connecting, &it.unanswered, &it.pushes];
+    all.into_iter().flatten().map(|said| capital(said.clone())).collect()
+}
+
+fn capital(mut text: String) -> String {
+    if let Some(first) = text.get(..1) {
+        text.replace_range(..1, &first.to_uppercase());
+    }
+    text
 }
 
 /// What the machine did by itself, and what the lab took of it.
 fn of_machine(phase: &PhaseSummary) -> Vec<String> {
-    let capital = |mut text: String| {
-        if let Some(first) = text.get(..1) {
-            text.replace_range(..1, &first.to_uppercase());
-        }
-        text
-    };
     let lab = phase.lab.cpu_share.map(|share| {
         let slow = phase.lab.slow_share.filter(|share| *share > 0.0);
         let slow = slow.map_or_else(String::new, |share| {

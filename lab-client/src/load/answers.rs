@@ -131,6 +131,7 @@ impl LoadGenerator {
         }
         self.recorder.record(phase, Segment::LatencySent, latency_ns);
         self.attribute_answer(user, due_ns, latency_ns);
+        self.forget_shake(user);
         let global = self.share.global(user);
         for slowness in &mut self.slowness {
             slowness.handle(global, now_ns, &mut self.spin_left_ns, |ns| net.spin(ns));

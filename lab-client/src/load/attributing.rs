@@ -3,8 +3,8 @@
 use std::net::SocketAddrV4;
 
 use attribution::{
-    Attributed, Cause, ClientSide, Doing, Evidence, Request, Sampled, Seconds, SlowRequest,
-    attribute,
+    Attributed, ClientSide, Doing, Evidence, Request, Sampled, Seconds, SlowRequest, attribute,
+    attribute_half, is_joined_at,
 };
 use shard::ConnId;
 
@@ -42,10 +42,15 @@ pub(super) enum Served {
 }
 
 impl Over {
-    /// Looks the request up. `answered`: the calling thread has just read its answer.
-    fn look_up(&self, traces: &dyn TraceReader, answered: bool) -> Traced {
+    /// Looks up what became of the latest request of the connection. `answered`: the calling thread
+    /// has just read its answer.
+    fn look_up(
+        &self,
+        traces: &dyn TraceReader,
+        mut request: Option<Request>,
+        answered: bool,
+    ) -> Traced {
         let end_ns = self.due_ns + self.latency_ns;
-        let mut request = traces.request(self.from);
         if let Some(request) = request.as_mut().filter(|_| answered) {
             request.read_at(end_ns);
         }
@@ -55,6 +60,14 @@ impl Over {
             .unwrap_or_default();
         let attributed = attribute(self.due_ns, self.latency_ns, request.as_ref(), &evidence);
         Traced { request, evidence, attributed }
+    }
+
+    /// Looks up what the client's end has of a request that this shake had to wait for.
+    fn half_of(&self, traces: &dyn TraceReader, mut request: Request) -> ClientSide {
+        let end_ns = self.due_ns + self.latency_ns;
+        request.read_at(end_ns);
+        let evidence = evidence(traces, &request.since(self.due_ns), self.due_ns, end_ns);
+        ClientSide { request, evidence }
     }
 
     /// Looks up what is left of a request since this shake was due that had to wait for it.
@@ -84,6 +97,40 @@ impl LoadGenerator {
         self.rules.flows.of(flow, u32::from(self.users[user as usize].ports))
     }
 
+    /// A user sends something else. Of a connection the traces have the latest frame only: what
+    /// they have of a shake under way is kept.
+    pub(super) fn keep_shake(&mut self, user: u32) {
+        let Some(traces) = &self.traces else { return };
+        let due_ns = self.users[user as usize].due_ns;
+        let from = self.flow_of(user);
+        if due_ns == 0 || self.overtaken.contains_key(&user) || !traces.has(from, due_ns) {
+            return;
+        }
+        // If the shake leaves together with what follows, that hides nothing.
+        if let Some(request) = traces.request(from).filter(|request| request.sent_ns >= due_ns) {
+            self.overtaken.insert(user, request);
+        }
+    }
+
+    /// A user's shake is over.
+    pub(super) fn forget_shake(&mut self, user: u32) {
+        if !self.overtaken.is_empty() {
+            self.overtaken.remove(&user);
+        }
+    }
+
+    /// The latest request of a user's connection, whatever the user has sent since.
+    fn request_of(
+        &self,
+        traces: &dyn TraceReader,
+        (user, from): (u32, SocketAddrV4),
+    ) -> Option<Request> {
+        match self.overtaken.get(&user) {
+            Some(request) => Some(traces.request_behind(from, *request)),
+            None => traces.request(from),
+        }
+    }
+
     /// Bytes are there for a connection, and will be read next.
     pub(crate) fn prefetch(&self, conn: ConnId) {
         if let (Some(traces), Some(user)) = (&self.traces, self.user_of(conn)) {
@@ -107,7 +154,8 @@ impl LoadGenerator {
                 self.causes.enter_unsampled(over.phase, over.latency_ns);
                 return;
             }
-            let traced = over.look_up(traces.as_ref(), true);
+            let request = self.request_of(traces.as_ref(), (user, over.from));
+            let traced = over.look_up(traces.as_ref(), request, true);
             client_side = self.record_traced(&over, &traced);
             seen = traced.request.map(|request| (request, traced.attributed));
         }
@@ -146,7 +194,7 @@ impl LoadGenerator {
     }
 
     /// A shake has timed out: explained as far as its instants go. Where the server's end is
-    /// another host's, only a loss is known.
+    /// another host's, what the client's own thread did, and a loss, are known.
     pub(super) fn attribute_timeout(&mut self, user: u32, due_ns: u64) {
         let Some(traces) = &self.traces else { return };
         let over = Over {
@@ -159,16 +207,15 @@ impl LoadGenerator {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
-        let traced = over.look_up(traces.as_ref(), false);
+        let request = self.request_of(traces.as_ref(), (user, over.from));
+        let traced = over.look_up(traces.as_ref(), request, false);
         let request = traced.request.as_ref();
         if !self.is_in_sample(over.from, request) {
             self.causes.enter_unsampled(over.phase, over.latency_ns);
             return;
         }
         let attributed = if self.rules.join {
-            let lost = over.own(request).is_some_and(|request| request.losses > 0);
-            let cause = if lost { Cause::NetworkLoss } else { Cause::Unexplained };
-            Attributed::to_one(cause, over.latency_ns)
+            attribute_half(due_ns, over.latency_ns, request, &traced.evidence)
         } else {
             traced.attributed
         };
@@ -186,16 +233,32 @@ impl LoadGenerator {
     ) {
         let Some(traces) = &self.traces else { return };
         let over = Over { phase, from: self.flow_of(user), due_ns, latency_ns };
-        if self.rules.join || !traces.has(over.from, due_ns) {
+        let request = self.request_of(traces.as_ref(), (user, over.from));
+        let request = request.filter(|_| served != Served::ByLogin);
+        // On a fleet it is in the sample when what it waited for is.
+        let in_sample = match &request {
+            Some(request) => self.is_in_sample(over.from, Some(request)),
+            None => self.is_in_sample_at(&over),
+        };
+        if !in_sample || !traces.has(over.from, due_ns) {
             self.causes.enter_unsampled(phase, latency_ns);
             return;
         }
-        let request = traces.request(over.from);
         if request.is_some_and(|request| request.mixed) {
             self.causes.enter_mixed(phase, latency_ns);
             return;
         }
-        let attributed = match request.filter(|_| served != Served::ByLogin) {
+        let attributed = match request {
+            Some(request) if self.rules.join && served == Served::ByAnswer => {
+                let half = over.half_of(traces.as_ref(), request);
+                return self.pass_on(&over, half);
+            }
+            // What kept it, the other host has not told by then.
+            Some(request) if self.rules.join => {
+                let rest = request.since(due_ns);
+                let evidence = evidence(traces.as_ref(), &rest, due_ns, due_ns + latency_ns);
+                attribute_half(due_ns, latency_ns, Some(&rest), &evidence)
+            }
             Some(request) => over.look_up_rest(traces.as_ref(), request, served),
             None => Attributed::unexplained(latency_ns),
         };
@@ -213,7 +276,7 @@ impl LoadGenerator {
     ) {
         let Some(traces) = &self.traces else { return };
         let over = Over { phase, from: self.flow_of(user), due_ns, latency_ns };
-        if self.rules.join || !traces.has(over.from, due_ns) {
+        if !self.is_in_sample_at(&over) || !traces.has(over.from, due_ns) {
             self.causes.enter_unsampled(phase, latency_ns);
             return;
         }
@@ -242,6 +305,11 @@ impl LoadGenerator {
         !self.rules.join || request.is_none_or(|request| request.is_joined(from))
     }
 
+    /// The same of a shake that was never sent: its due instant takes the place of its first byte.
+    fn is_in_sample_at(&self, over: &Over) -> bool {
+        !self.rules.join || is_joined_at(over.from, over.due_ns)
+    }
+
     /// Passes a request on to where it is joined with the server's end of it.
     fn pass_on(&mut self, over: &Over, client_side: ClientSide) {
         if self.sampled.len() < MOST_SAMPLED {
@@ -256,62 +324,4 @@ impl LoadGenerator {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-    use crate::traces::tests::ServerIsStopped;
-
-    const CLIENT: u16 = 1;
-    const SERVER: u16 = 2;
-
-    fn check(request: Request, due_ns: u64, served: Served, expected: &[(Cause, u64)]) {
-        let from = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1024);
-        let over = Over { phase: 0, from, due_ns, latency_ns: 1_000 };
-        let attributed = over.look_up_rest(&ServerIsStopped(Doing::Asleep), request, served);
-        let found: Vec<_> = attributed.causes_ns.named().filter(|(_, ns)| *ns > 0).collect();
-        assert_eq!(found, expected, "{request:?}");
-    }
-
-    /// Its user waits for a request that reached the server at 200 and has not been read.
-    #[test]
-    fn a_shake_that_waits_for_a_request_is_late_for_what_keeps_that() {
-        let request = Request {
-            sequence: 1,
-            end: 21,
-            answer: 1,
-            sent_ns: 100,
-            server_ready_ns: Some(200),
-            server_read_ns: None,
-            answered_ns: None,
-            ready_ns: None,
-            read_ns: None,
-            losses: 0,
-            mixed: false,
-            unread_ns: None,
-            client_slot: CLIENT,
-            server_slot: SERVER,
-        };
-        let stopped = Cause::ServerStopped;
-        check(request, 500, Served::Not, &[(stopped, 1_000)]);
-        check(request, 150, Served::Not, &[(Cause::NetworkDelay, 50), (stopped, 950)]);
-        // What kept it before that request was sent is not known, or else the server has not read
-        // anything since.
-        check(
-            request,
-            40,
-            Served::Not,
-            &[(Cause::NetworkDelay, 100), (Cause::Unexplained, 60), (stopped, 840)],
-        );
-        let behind = Request { unread_ns: Some(30), ..request };
-        check(behind, 40, Served::Not, &[(stopped, 1_000)]);
-        // Answered at last, and read when the shake was served.
-        let answered = Request {
-            server_read_ns: Some(1_300),
-            answered_ns: Some(1_350),
-            ready_ns: Some(1_500),
-            ..request
-        };
-        check(answered, 500, Served::ByAnswer, &[(Cause::NetworkDelay, 150), (stopped, 850)]);
-    }
-}
+mod tests;

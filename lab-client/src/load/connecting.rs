@@ -169,6 +169,7 @@ impl LoadGenerator {
     /// The user is not online any more; what was under way is lost.
     pub(super) fn lose(&mut self, user: u32) {
         self.online -= 1;
+        self.forget_shake(user);
         let at = &mut self.users[user as usize];
         self.receipts.in_flight_lost += at.unanswered();
         self.receipts.overtaken += at.overtaken();

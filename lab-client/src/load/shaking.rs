@@ -209,6 +209,7 @@ impl LoadGenerator {
         self.recorder.record(phase, Segment::LatencySent, self.rules.timeout_ns);
         self.recorder.record(phase, Segment::LatencyAtLeast, self.rules.timeout_ns);
         self.attribute_timeout(user, due_ns);
+        self.forget_shake(user);
         self.closed_load_freed(phase);
     }
 }

@@ -68,6 +68,9 @@ impl LoadGenerator {
         let mut text = TEXT;
         text[0] = kind;
         self.tally.chats += 1;
+        if let Some(user) = self.user_of(conn) {
+            self.keep_shake(user);
+        }
         let text = &text[..self.social.bytes.max(1)];
         net.send(conn, &Frame::ChatRequest { message, to, text });
     }
@@ -102,6 +105,9 @@ impl LoadGenerator {
         // The answer repeats the number: with the amount in it, the receipts need no table.
         let request = amount << 8 | wanted;
         self.tally.creates += 1;
+        if let Some(user) = self.user_of(conn) {
+            self.keep_shake(user);
+        }
         net.send(conn, &Frame::CreatePacket { request, amount, count: wanted, recipients });
     }
 
@@ -128,6 +134,7 @@ impl LoadGenerator {
         if at.state == UserState::Online {
             at.tries_or_claims = at.tries_or_claims.saturating_add(1);
         }
+        self.keep_shake(user);
         net.send(conn, &Frame::ClaimRequest { user: self.share.global(user), packet });
     }
 

@@ -1,11 +1,11 @@
 //! The state of a shard's users, and what is read of it. Must not know: what moves it on.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use accounting::{Money, Tail};
 use attribution::{
-    CauseRecorder, Sampled, SegmentHistogram, SegmentRecorder, SlowRequest, Slowest, Tally,
+    CauseRecorder, Request, Sampled, SegmentHistogram, SegmentRecorder, SlowRequest, Slowest, Tally,
 };
 use platform::{Clock, SPIN_PER_POLL_NS, Slowness};
 use rand::SeedableRng;
@@ -214,6 +214,8 @@ pub struct LoadGenerator {
     pub(super) causes: CauseRecorder,
     /// Requests of the second under way that are to be joined with the server's ends.
     pub(super) sampled: Vec<Sampled>,
+    /// What the kernel had seen of shakes under way when their users sent something else.
+    pub(super) overtaken: HashMap<u32, Request>,
     /// What the kernel saw of requests, where it is traced.
     pub(super) traces: Option<Arc<dyn TraceReader>>,
     pub(super) tally: Tally,
@@ -254,6 +256,7 @@ impl LoadGenerator {
             slow: Slowest::new(rules.slow_kept),
             causes: CauseRecorder::default(),
             sampled: Vec::new(),
+            overtaken: HashMap::new(),
             traces: None,
             tally: Tally::default(),
             tallies: Vec::new(),

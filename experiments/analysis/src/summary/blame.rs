@@ -9,11 +9,13 @@
 
 use std::collections::BTreeSet;
 
-use attribution::{BUCKETS, Cause, CauseRows, LeftOut, PerCause, bucket, bucket_floor};
+use attribution::{
+    BUCKETS, Cause, CauseRows, Contradictions, LeftOut, PerCause, bucket, bucket_floor,
+};
 
 use super::blamed::{Attribution, Jitter, LeftOutOfTail, PhaseEvidence, Shares, Tail, Typical};
 use super::off::seconds_off;
-use super::sentences::verdict;
+use super::sentences::{contradicted, verdict};
 use spec::AttributionSpec;
 
 /// On average a slow request must have taken so much of `slow_us` beyond what is usual, or there is
@@ -42,6 +44,8 @@ pub struct CauseTotals {
     moved: Vec<(u64, u64, PerCause<u64>)>,
     /// By bucket of latency, those left out; `None` when a shard did not tell.
     left_out: Option<Vec<LeftOut>>,
+    /// Those whose evidence contradicts itself; `None` likewise.
+    contradictions: Option<Contradictions>,
 }
 
 impl Default for CauseTotals {
@@ -55,6 +59,7 @@ impl Default for CauseTotals {
             times: PerCause::from_fn(|_| vec![0; BUCKETS]),
             moved: Vec::new(),
             left_out: Some(vec![LeftOut::default(); BUCKETS]),
+            contradictions: Some(Contradictions::default()),
         }
     }
 }
@@ -89,6 +94,10 @@ impl CauseTotals {
                 }
             }
             _ => self.left_out = None,
+        }
+        match (&mut self.contradictions, rows.contradictions) {
+            (Some(all), Some(more)) => *all += more,
+            _ => self.contradictions = None,
         }
         self.moved.extend(rows.moved.iter().map(|row| (row.due, t, row.dominant)));
     }
@@ -177,6 +186,8 @@ impl CauseTotals {
             },
             typical: self.typical(),
             left_out: self.left_out(first),
+            contradictions: self.contradictions,
+            contradicted: self.contradictions.and_then(|it| contradicted(&it)),
             without_evidence,
             ..Attribution::default()
         };
@@ -366,6 +377,33 @@ mod tests {
         let verdict = blamed.verdict.expect("a sentence");
         assert!(verdict.contains("60% of the slow ones are left out"), "{verdict}");
         assert!(!verdict.contains("sample"), "{verdict}");
+    }
+
+    #[test]
+    fn evidence_that_contradicts_itself_is_counted_by_kind_and_told() {
+        let spec = AttributionSpec::default();
+        let mut totals = CauseTotals::default();
+        let counts = Contradictions { order: 3, too_long: 0, clocks: 1 };
+        let mut rows = CauseRows { requests: 10, ..CauseRows::default() };
+        rows.contradictions = Some(counts);
+        totals.add(7, &rows);
+        totals.add(8, &rows);
+        let blamed = totals.attribution(&spec, &evidence(100));
+        assert_eq!(
+            blamed.contradictions,
+            Some(Contradictions { order: 6, too_long: 0, clocks: 2 })
+        );
+        let said = blamed.contradicted.expect("a sentence");
+        assert!(said.contains("6 instants out of order") && !said.contains("waits"), "{said}");
+        // A file of an earlier version does not tell, and none is not said.
+        rows.contradictions = Some(Contradictions::default());
+        let mut none = CauseTotals::default();
+        none.add(7, &rows);
+        assert_eq!(none.attribution(&spec, &evidence(100)).contradicted, None);
+        rows.contradictions = None;
+        totals.add(9, &rows);
+        let blamed = totals.attribution(&spec, &evidence(100));
+        assert_eq!((blamed.contradictions, blamed.contradicted), (None, None));
     }
 
     #[test]

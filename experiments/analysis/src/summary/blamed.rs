@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use attribution::{Cause, End};
+use attribution::{Cause, Contradictions, End};
 use serde::{Deserialize, Serialize};
 
 /// A share for each cause; a cause that took nothing may be missing.
@@ -75,6 +75,13 @@ pub struct Attribution {
     /// Shares that looked like a cause of which the counters show nothing: they are unexplained.
     #[serde(default)]
     pub without_evidence: Shares,
+    /// Requests whose evidence contradicts itself, by how: that time is unexplained. Null where no
+    /// probes looked, or a version wrote the files that did not tell.
+    #[serde(default)]
+    pub contradictions: Option<Contradictions>,
+    /// A sentence about them; null when there are none.
+    #[serde(default)]
+    pub contradicted: Option<String>,
     /// A sentence for a person.
     pub verdict: Option<String>,
     /// A sentence about connections that could not be made at once; null when all were.

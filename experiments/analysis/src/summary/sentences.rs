@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use attribution::{Cause, End};
+use attribution::{Cause, Contradictions, End};
 use text::thousands;
 
 use super::blamed::{Attribution, Holder, PhaseEvidence, Stop, dominant};
@@ -127,6 +127,18 @@ fn left_out(attribution: &Attribution) -> Option<String> {
         })
         .collect();
     (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// How evidence contradicts itself; `None` when it does not.
+pub(super) fn contradicted(counts: &Contradictions) -> Option<String> {
+    let said: Vec<String> = counts
+        .named()
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| format!("{} {what}", thousands(count)))
+        .collect();
+    let said = (!said.is_empty()).then(|| said.join(", "))?;
+    Some(format!("evidence that contradicts itself is unexplained: {said}"))
 }
 
 /// What a cause is here, and what to do about it.

@@ -117,8 +117,8 @@ pub fn table(summary: &Summary) -> String {
     }
     for phase in &summary.phases {
         let it = &phase.attribution;
-        for said in [&it.verdict, &it.connecting, &it.unanswered, &it.pushes].into_iter().flatten()
-        {
+        let told = [&it.verdict, &it.contradicted, &it.connecting, &it.unanswered, &it.pushes];
+        for said in told.into_iter().flatten() {
             let _ = writeln!(out, "{}: {said}", phase.name);
         }
     }

@@ -55,6 +55,7 @@ function drawVerdicts(run) {
                 + "figures are no verdict on the server.") : null,
             el("p", {}, it.held),
             it.why ? el("p", { class: "note" }, "Why: " + it.why + ".") : null,
+            (it.others || []).map(text => el("p", { class: "note" }, text + ".")),
             it.machine.map(text => el("p", { class: "note" }, text + ".")));
         parts.push(box);
     }

@@ -194,6 +194,7 @@ mod tests {
             read_ns: Some(9_000_000),
             losses: 0,
             mixed: false,
+            beside: false,
             unread_ns: None,
             client_slot: 0,
             server_slot: 0,
