@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use attribution::Segment;
@@ -252,18 +253,11 @@ fn latency_by_second(
         .map_err(|error| InputError::histograms(directory, error))?;
     let wanted = hlog::tag(phase, segment);
     let (mut decoder, mut seconds) = (hlog::Decoder::default(), Vec::new());
-    let mut next = |lines: &mut Lines| -> Result<Option<Option<(u64, Histogram<u64>)>>, String> {
-        let Some((_, line)) = lines.next_line().map_err(|error| error.to_string())? else {
-            return Ok(None);
-        };
-        let interval =
-            decoder.line(line, |tag| tag == wanted).map_err(|error| error.to_string())?;
-        Ok(Some(interval.map(|interval| (interval.t, interval.values))))
-    };
-    while let Some(second) =
-        next(&mut lines).map_err(|error| InputError::histograms(directory, error))?
-    {
-        seconds.extend(second);
+    let unreadable = |error: &dyn Display| InputError::histograms(directory, error);
+    while let Some((_, line)) = lines.next_line().map_err(|error| unreadable(&error))? {
+        let interval = decoder.line(line, |tag| tag == wanted);
+        let interval = interval.map_err(|error| unreadable(&error))?;
+        seconds.extend(interval.map(|interval| (interval.t, interval.values)));
     }
     Ok(seconds)
 }
