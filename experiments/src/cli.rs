@@ -300,20 +300,27 @@ impl Command {
             Command::Ledger(ask) => {
                 ledger::run(&ask).map(|fine| if fine { Exit::Fine } else { Exit::Invalid })
             }
-            Command::Server(args) => lab_server::cli::run(&args)
-                .map(|()| Exit::Fine)
-                .map_err(|error| of_program(error, lab_server::cli::is_usage)),
-            Command::Client(args) => lab_client::cli::run(&args)
-                .map(|valid| if valid { Exit::Fine } else { Exit::Invalid })
-                .map_err(|error| of_program(error, lab_client::cli::is_usage)),
+            Command::Server(args) => serve(&args),
+            Command::Client(args) => load(&args),
             Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
         }
     }
 }
 
-/// Server and client on their own end as `lab-server` and `lab-client` do.
-fn of_program(error: anyhow::Error, is_usage: fn(&anyhow::Error) -> bool) -> anyhow::Error {
-    if is_usage(&error) { UsageError::of(error) } else { error }
+/// A server on its own ends as `lab-server` does.
+fn serve(args: &lab_server::cli::Args) -> anyhow::Result<Exit> {
+    match lab_server::cli::run(args) {
+        Err(error) if lab_server::cli::is_usage(&error) => Err(UsageError::of(error)),
+        ended => ended.map(|()| Exit::Fine),
+    }
+}
+
+/// A client on its own ends as `lab-client` does.
+fn load(args: &lab_client::cli::Args) -> anyhow::Result<Exit> {
+    match lab_client::cli::run(args) {
+        Err(error) if lab_client::cli::is_usage(&error) => Err(UsageError::of(error)),
+        ended => ended.map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+    }
 }
 
 fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {

@@ -41,7 +41,8 @@ const STALL_TICK_NS: u64 = 10_000_000;
 /// Connections closed in one poll because their time is up: at 5 µs each 0.1 ms.
 const EXPIRIES_PER_POLL: usize = 16;
 
-/// Sockets tried again in one poll for which the kernel had no memory: as many as are read together.
+/// Sockets tried again in one poll for which the kernel had no memory: as many as are read
+/// together.
 const RETRIES_PER_POLL: usize = 4;
 
 /// Finished connections shut down in one poll. The kernel has other threads do it, which are waited
