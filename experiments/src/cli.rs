@@ -12,12 +12,13 @@ use clap::{Parser, Subcommand};
 use crate::check;
 use crate::clean;
 use crate::ledger;
+use crate::made::Made;
 use crate::owner::Handover;
 use crate::tune;
 use crate::validate;
 use analysis::compare;
 use analysis::projection;
-use analysis::summary::{self, Summary};
+use analysis::summary::Summary;
 use fleet::Access;
 use host::hog;
 use host::leftover;
@@ -25,7 +26,7 @@ use host::privileges::Privileges;
 use host::probe;
 use host::profile;
 use interrupts::{EndsAtOnce, Interrupted};
-use record::{DirectoryLock, Outcome, Problems};
+use record::{DirectoryLock, Outcome};
 use report::live;
 use run::{Ending, Options, Sampling, TakenOver};
 use spec::machine::Machine;
@@ -379,17 +380,22 @@ fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::
     // Everything is recorded, and what was changed is put back. An interrupt from here on ends this
     // process at once; `lab report` makes summary and page again.
     let _at_once = EndsAtOnce::begin();
-    let summary = complete(&ended.directory)?;
-    text::tell_words!("{}", summary::table(&summary));
-    ended.profiles.iter().for_each(|line| text::tell!("{line}"));
-    text::tell!("{}", ended.directory.join(report::NAME).display());
+    let made = Made::of(&ended.directory);
+    made.tell(&ended.directory, &ended.profiles);
+    if let Some(unwritten) = &ended.unwritten {
+        text::say!("lab: {}", unwritten.what);
+    }
+    let given_up = ended.unwritten.as_ref().is_some_and(|it| it.given_up);
     Ok(match ended.ending {
-        Ending::Completed => verdict(&summary),
         Ending::Aborted(why) => {
             text::say!("lab: aborted: {why}");
             Exit::Aborted
         }
-        Ending::Interrupted => {
+        Ending::Completed if !given_up => match made.summary {
+            Some(summary) if made.whole && ended.unwritten.is_none() => verdict(&summary),
+            _ => Exit::Error,
+        },
+        Ending::Interrupted | Ending::Completed => {
             text::say!("lab: interrupted");
             Exit::Aborted
         }
@@ -452,14 +458,6 @@ fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// Writes what is made from the raw files of a run.
-fn complete(directory: &Path) -> anyhow::Result<Summary> {
-    let (summary, problems) = summary::write(directory)?;
-    record::convert(directory)?;
-    report::write(directory, problems)?;
-    Ok(summary)
-}
-
 fn verdict(summary: &Summary) -> Exit {
     let valid = summary.phases.iter().all(|phase| phase.valid);
     let balanced = summary.ledger.balanced == Some(true);
@@ -507,26 +505,10 @@ fn report_again(directory: &Path) -> anyhow::Result<Exit> {
     // What another process still writes is not whole.
     let by = format!("lab report (process {})", std::process::id());
     let _lock = DirectoryLock::take_again(directory, &by).map_err(UsageError::of)?;
-    let mut problems = Problems::default();
-    let mut summary = None;
-    match summary::write(directory) {
-        Ok((made, damage)) => {
-            summary = Some(made);
-            problems = damage;
-        }
-        Err(error) => {
-            problems.add(format!("{:#}; no summary was made", anyhow::Error::from(error)));
-        }
-    }
-    if let Err(error) = record::convert(directory) {
-        problems.add(format!("{:#}", anyhow::Error::from(error)));
-    }
-    let problems = report::write(directory, problems)?;
-    summary.iter().for_each(|summary| text::tell_words!("{}", summary::table(summary)));
-    text::tell!("{}", directory.join(report::NAME).display());
-    problems.sentences().for_each(|sentence| text::say!("lab: {sentence}"));
-    Ok(match summary {
-        Some(summary) if problems.is_empty() => match summary.outcome {
+    let made = Made::of(directory);
+    made.tell(directory, &[]);
+    Ok(match made.summary {
+        Some(summary) if made.problems.is_empty() => match summary.outcome {
             Outcome::Completed => verdict(&summary),
             _ => Exit::Aborted,
         },

@@ -10,6 +10,7 @@ mod children;
 mod clean;
 pub mod cli;
 mod ledger;
+mod made;
 mod owner;
 mod tune;
 mod validate;

@@ -181,6 +181,54 @@ fn a_run_that_does_not_know_its_memory_is_projected_without() {
     assert!(text.contains("there is no phase nosuch, but connect, open, all, closed"), "{text}");
 }
 
+/// What is left out of a run is said, also where the result does not need it; what cannot be known
+/// without it is refused.
+#[test]
+fn a_damaged_run_is_named_when_it_is_compared_or_projected() {
+    // A row that no other file says anything about.
+    let cases = [("samples.jsonl", "\"proc\"", 2), ("events.jsonl", "\"established\"", 2)];
+    for (name, of, planned) in cases {
+        let (whole, run) = (a_copy(), a_copy());
+        let at = std::cell::Cell::new(None);
+        edit(run.path(), name, |number, line| {
+            let cut = at.get().is_none() && line.contains(of);
+            if cut {
+                at.set(Some(number + 1));
+            }
+            Some(line[..if cut { line.len() / 2 } else { line.len() }].to_owned())
+        });
+        let place = format!("{name}:{}: ", at.get().expect("such a line"));
+        let output = lab(&["plan", path(run.path())]);
+        let words = said(&output);
+        assert_eq!(output.status.code(), Some(planned), "{words}");
+        assert!(words.contains("the run is damaged") && words.contains(&place), "{words}");
+        let compare = ["compare", path(whole.path()), path(run.path())];
+        let output = lab(&compare);
+        let words = said(&output);
+        assert_eq!(output.status.code(), Some(3), "{words}");
+        assert!(words.contains("the run is damaged, and what its figures would be"), "{words}");
+        let forced = lab(&[&compare[..], &["--force", "--json"]].concat());
+        common::assert_exit(&forced, 0);
+        let comparison: Value = serde_json::from_slice(&forced.stdout).expect("JSON");
+        let damage = comparison["damage"].as_array().expect("what is damaged");
+        let named = |it: &Value| it.as_str().is_some_and(|it| it.contains(&place));
+        assert!(damage.len() == 1 && damage.iter().all(named), "{damage:?}");
+    }
+    let (whole, run) = (a_copy(), a_copy());
+    std::fs::remove_file(run.path().join("slow.jsonl")).expect("removed");
+    for command in [
+        &["plan", path(run.path()), "--json"][..],
+        &["compare", path(whole.path()), path(run.path()), "--json"],
+    ] {
+        let output = lab(command);
+        common::assert_exit(&output, 0);
+        let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(made["damage"].as_array().map(Vec::len), Some(1), "{command:?}");
+        let words = said(&lab(&command[..command.len() - 1]));
+        assert!(words.contains("damaged") && words.contains("slow.jsonl"), "{words}");
+    }
+}
+
 /// Every file of a run absent, empty, a directory, or a list: a sentence each, and no panic.
 #[test]
 fn strange_files_get_a_sentence() {

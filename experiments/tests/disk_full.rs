@@ -8,7 +8,7 @@ mod lan;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Running, assert_adds_up, json, lines, number, output, wait_until};
 use lan::Lan;
@@ -184,6 +184,130 @@ fn the_truth_about_faults_waits_for_room_until_the_end() {
         let kept = lines(&out, "truth.jsonl").len() as u64;
         assert_eq!(kept + number(ends, "/truth/not_kept"), spins, "{ends}");
     });
+}
+
+/// A `lab run` whose words are kept, and which is killed when this is dropped.
+struct Heard {
+    child: std::process::Child,
+    words: PathBuf,
+}
+
+impl Heard {
+    fn start(file: &Path, out: &Path, words: PathBuf) -> Self {
+        let log = File::create(&words).expect("made");
+        let mut run = Command::new(env!("CARGO_BIN_EXE_lab"));
+        run.args(["run", path(file), "--out", path(out)]).stdin(Stdio::null());
+        run.stdout(log.try_clone().expect("a file")).stderr(log);
+        Self { child: run.spawn().expect("lab starts"), words }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.words).expect("written")
+    }
+
+    fn wait_for(&self, words: &str) {
+        wait_until(words, || self.said().contains(words));
+    }
+
+    fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is there");
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        wait_until("lab ends", || self.child.try_wait().expect("our child").is_some());
+        self.child.wait().expect("our child").code()
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What waits when the run is over.
+const WAITS: &str = "; this waits up to ";
+
+#[test]
+fn an_interrupt_while_the_disk_is_full_ends_a_run_as_any_other() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("x.ron");
+    std::fs::write(&file, text()).expect("written");
+    with_own_mounts(|| {
+        // There is room again before its patience ends.
+        let disk = Disk::mount(directory.path().join("room"));
+        let out = disk.directory.join("out");
+        let mut run = Heard::start(&file, &out, directory.path().join("room.log"));
+        run.wait_for("load 1/");
+        disk.fill();
+        run.wait_for("No space left on device");
+        run.interrupt();
+        run.wait_for(WAITS);
+        disk.free();
+        assert_eq!(run.exit_code(), Some(5), "{}", run.said());
+        assert_eq!(json(&out, "summary.json")["outcome"], "interrupted");
+        assert_eq!(json(&out, "manifest.json")["closed"], true);
+        assert!(out.join("report.html").is_file());
+        // There is none to the end.
+        let disk = Disk::mount(directory.path().join("none"));
+        let out = disk.directory.join("out");
+        let mut run = Heard::start(&file, &out, directory.path().join("none.log"));
+        run.wait_for("load 1/");
+        disk.fill();
+        run.wait_for("No space left on device");
+        run.interrupt();
+        run.wait_for(WAITS);
+        run.interrupt();
+        assert_eq!(run.exit_code(), Some(5), "{}", run.said());
+        assert_says_what_is_where(&run.said(), &out);
+        disk.free();
+        // What is there is a run that was cut off.
+        common::assert_exit(&common::lab(&["report", path(&out)]), 5);
+        assert_eq!(json(&out, "summary.json")["outcome"], "incomplete");
+    });
+}
+
+/// The same for one that is over, and whose record waits for room.
+#[test]
+fn a_run_that_waits_for_room_alone_can_be_given_up() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("x.ron");
+    std::fs::write(&file, text()).expect("written");
+    with_own_mounts(|| {
+        let disk = Disk::mount(directory.path().join("disk"));
+        let out = disk.directory.join("out");
+        let mut run = Heard::start(&file, &out, directory.path().join("log"));
+        run.wait_for("next 1/");
+        disk.fill();
+        run.wait_for(WAITS);
+        run.interrupt();
+        assert_eq!(run.exit_code(), Some(5), "{}", run.said());
+        assert_says_what_is_where(&run.said(), &out);
+        let parts = |it: std::fs::DirEntry| it.file_name().to_string_lossy().ends_with(".part");
+        let mut files = std::fs::read_dir(&out).expect("there").flatten();
+        assert!(!files.any(parts), "nothing half made takes room");
+    });
+}
+
+/// The table of what there is, and a sentence about what there is not.
+fn assert_says_what_is_where(said: &str, out: &Path) {
+    assert!(said.contains("phase") && said.contains("connect"), "a table: {said}");
+    let about = |line: &&str| line.starts_with("lab: ") && line.contains("missing is");
+    let sentence = said.lines().find(about).unwrap_or_else(|| panic!("{said}"));
+    let again = format!("lab report {}", out.display());
+    for words in ["No space left on device", "how it ended, in manifest.json", &again] {
+        assert!(sentence.contains(words), "{words}: {sentence}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use shard::ConnId;
 
 /// A connection of any shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// The shard that holds the connection.
     pub shard: u16,

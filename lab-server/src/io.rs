@@ -7,6 +7,7 @@ use platform::Spin;
 use shard::ConnId;
 use wire::Frame;
 
+use crate::directory::Address;
 use crate::message::Message;
 
 /// The world of a shard.
@@ -55,6 +56,14 @@ pub trait Io {
     fn hold(&mut self, _shard: usize, message: Message) -> Option<Message> {
         Some(message)
     }
+
+    /// Whether shares of this connection are kept, so that refusals must wait behind them.
+    fn keeps_share_of(&self, _at: Address) -> bool {
+        false
+    }
+
+    /// Keeps a refusal for a shard until the shares before it have left.
+    fn hold_refusal(&mut self, _shard: usize, _refusal: Message) {}
 
     /// Spends CPU time of the shard. In a world without a clock of its own none passes.
     fn spin(&mut self, ns: u64) -> Spin {

@@ -9,6 +9,7 @@ use platform::{Clock, NANOS_PER_SECOND, SchedStat, Spin, ThreadTimes, monotonic_
 use shard::{Closed, ConnId, Handler, Inboxes, Net, Next};
 use wire::Frame;
 
+use crate::directory::Address;
 use crate::holding::Held;
 use crate::io::Io;
 use crate::keeping::Keeping;
@@ -70,13 +71,18 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    /// Keeps a frame until everything recorded by now is durable.
-    fn hold_frame(&mut self, conn: ConnId, frame: &Frame<'_>) {
+    /// A frame that is to be kept.
+    fn encoded(&self, conn: ConnId, frame: &Frame<'_>) -> Held {
         let mut bytes = vec![0; frame.encoded_len()];
         let written = frame.encode(self.second, &mut bytes);
         debug_assert!(written.is_ok(), "{written:?}");
+        Held::Frame(conn, bytes.into())
+    }
+
+    /// Keeps it behind what waits already.
+    fn hold_behind(&mut self, held: Held) {
         if let Some(keeping) = &mut self.keeping {
-            keeping.holding.hold(Held::Frame(conn, bytes.into()));
+            keeping.holding.hold_behind(held);
         }
     }
 
@@ -102,7 +108,7 @@ impl Io for World<'_> {
 
     fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
         if self.waits(conn) {
-            return self.hold_frame(conn, frame);
+            return self.hold_behind(self.encoded(conn, frame));
         }
         let second = self.second;
         self.net.send_with(conn, frame.encoded_len(), |space| {
@@ -113,11 +119,10 @@ impl Io for World<'_> {
     }
 
     fn finish(&mut self, conn: ConnId) {
-        match &mut self.keeping {
-            Some(keeping) if keeping.holding.waits(conn) => {
-                keeping.holding.hold(Held::Finish(conn));
-            }
-            _ => self.net.finish(conn),
+        if self.waits(conn) {
+            self.hold_behind(Held::Finish(conn));
+        } else {
+            self.net.finish(conn);
         }
     }
 
@@ -140,10 +145,10 @@ impl Io for World<'_> {
     }
 
     fn send_recorded(&mut self, conn: ConnId, frame: &Frame<'_>) {
-        if self.is_behind() {
-            self.hold_frame(conn, frame);
-        } else {
-            self.send(conn, frame);
+        let held = self.is_behind().then(|| self.encoded(conn, frame));
+        match (held, &mut self.keeping) {
+            (Some(held), Some(keeping)) => keeping.holding.hold(held),
+            _ => self.send(conn, frame),
         }
     }
 
@@ -155,6 +160,14 @@ impl Io for World<'_> {
             }
             _ => Some(message),
         }
+    }
+
+    fn keeps_share_of(&self, at: Address) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.holding.keeps_share_of(at))
+    }
+
+    fn hold_refusal(&mut self, shard: usize, refusal: Message) {
+        self.hold_behind(Held::Post(shard, refusal));
     }
 
     fn post(&mut self, shard: usize, message: Message) -> bool {

@@ -376,6 +376,73 @@ fn a_claim_after_the_deadline_brings_nothing_although_the_disk_held_the_refund_b
     assert_eq!((audit.faults.len(), audit.ledger), (0, cluster.ledger()));
 }
 
+/// What a user's claims brought, in the order of the answers that have left.
+fn claims(cluster: &mut Cluster) -> Vec<u32> {
+    while cluster.deliver() {}
+    let mut brought = Vec::new();
+    frames(cluster, |frame| {
+        if let Frame::ClaimResponse { amount, .. } = frame {
+            brought.push(*amount);
+        }
+    });
+    brought
+}
+
+/// The disk is slow, and then full: what is refused says nothing of the ledger.
+#[test]
+fn a_refused_claim_waits_for_shares_of_its_connection_and_not_for_the_disk() {
+    const NONE: [u32; 0] = [];
+    for shards in [1, 2] {
+        let disk = begun_with(State::default());
+        let rules = rules(USERS, Notices::Push, 1);
+        let mut cluster = Cluster::restarted(&disk, (shards, 2), rules, START_NS).expect("begins");
+        let ats: Vec<Address> = (0..2).map(|_| cluster.connect(shards - 1)).collect();
+        for (user, at) in ats.iter().enumerate() {
+            cluster.frame(*at, &Frame::LoginRequest { user: user as u32 });
+        }
+        let bytes: Vec<u8> = [0_u32].iter().flat_map(|user| user.to_be_bytes()).collect();
+        let recipients = UserList::from_be_bytes(&bytes).expect("whole users");
+        let create = Frame::CreatePacket { request: 1, amount: 100, count: 1, recipients };
+        // Two packets of shard 0.
+        let creator = cluster.connect(0);
+        cluster.frame(creator, &Frame::LoginRequest { user: 2 });
+        cluster.frame(creator, &create);
+        cluster.frame(creator, &create);
+        assert!(cluster.commit(0));
+        let mut made = Vec::new();
+        frames(&mut cluster, |frame| {
+            if let Frame::CreatePacketResponse { packet, result: 0, .. } = frame {
+                made.push(*packet);
+            }
+        });
+        assert_eq!(made.len(), 2);
+        let claim = |at: usize, packet: usize| {
+            let frame = Frame::ClaimRequest { user: at as u32, packet: made[packet] };
+            (ats[at], frame)
+        };
+        let ask = |cluster: &mut Cluster, (at, frame): (Address, Frame<'_>)| {
+            cluster.frame(at, &frame);
+            claims(cluster)
+        };
+        // A share waits until its record is durable, and a refusal to the same user behind it.
+        assert_eq!(ask(&mut cluster, claim(0, 0)), NONE);
+        assert_eq!(ask(&mut cluster, claim(0, 0)), NONE);
+        assert_eq!(ask(&mut cluster, claim(1, 0)), [0], "others do not wait");
+        disk.set_full(true);
+        assert!(!cluster.commit(0));
+        assert_eq!(ask(&mut cluster, claim(1, 1)), [0], "money does not move, and that is said");
+        assert_eq!(ask(&mut cluster, claim(0, 1)), NONE, "order is kept");
+        disk.set_full(false);
+        assert!(cluster.commit(0));
+        assert_eq!(claims(&mut cluster), [100, 0, 0]);
+        assert_eq!(ask(&mut cluster, claim(0, 1)), NONE);
+        assert!(cluster.commit(0));
+        assert_eq!(claims(&mut cluster), [100], "a refusal took nothing away");
+        let audit = audit(&disk, |_| {}).expect("readable");
+        assert_eq!((audit.faults, audit.ledger.claimed.amount), (Vec::<String>::new(), 200));
+    }
+}
+
 #[test]
 fn ids_go_round_and_one_that_waits_is_not_given_out_again() {
     const FIRST: u32 = 0x0010_0000;

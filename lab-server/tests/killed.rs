@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use journal::{Directory, Record, audit, recover};
+use lab_server::packets::FIRST_SENT;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use service::Line;
@@ -287,6 +288,15 @@ fn a_full_disk_stops_the_money_and_nothing_else_until_there_is_room() {
     };
     assert!(is_busy, "{bytes:?}");
     peer.ping();
+    // So is one who claims, although the shards have records that they cannot write.
+    let packet = FIRST_SENT + 1;
+    peer.send(&Frame::ClaimRequest { user: 99, packet });
+    let bytes = peer.next().expect("an answer");
+    let refused = match frame_of(&bytes) {
+        Frame::ClaimResponse { packet: of, amount: 0 } => of == packet,
+        _ => false,
+    };
+    assert!(refused, "{bytes:?}");
     let enlarged = Command::new("nsenter")
         .args(["--mount", "--target", &program.child.id().to_string()])
         .args(["mount", "-o", "remount,size=64m"])

@@ -31,6 +31,17 @@ pub enum InputError {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A run of which something is left out that would be in the result.
+    #[error(
+        "{}: the run is damaged, and what it would come to without that is not known: {damage}",
+        directory.display()
+    )]
+    Damaged {
+        /// The run.
+        directory: PathBuf,
+        /// What is left out.
+        damage: String,
+    },
     /// A run whose latencies cannot be read.
     #[error("{}: cannot read its histograms: {what}", directory.display())]
     Histograms {

@@ -108,6 +108,11 @@ impl<W: Write> Appender<W> {
         std::mem::take(&mut self.news)
     }
 
+    /// How many bytes wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Why what waits cannot be written, if something does.
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref().filter(|_| !self.waiting.is_empty())

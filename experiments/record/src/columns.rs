@@ -46,14 +46,23 @@ pub fn convert(directory: &Path) -> Result<(), FileError> {
 }
 
 fn convert_file(directory: &Path, name: &str) -> Result<(), ParquetError> {
-    let schema = Schema::of(directory, name)?;
     let part = directory.join(format!("{name}.parquet.part"));
+    let written = write_file(directory, name, &part);
+    if written.is_err() {
+        // What is there of it takes the room of something that is needed.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
+fn write_file(directory: &Path, name: &str, part: &Path) -> Result<(), ParquetError> {
+    let schema = Schema::of(directory, name)?;
     // The truth about faults is on the monotonic clock, in nanoseconds.
     let units_per_second = if name == TRUTH { 1e9 } else { 1.0 };
-    let mut table = Table::create(&part, schema, units_per_second)?;
+    let mut table = Table::create(part, schema, units_per_second)?;
     each_row(directory, name, |row| table.add(row))?;
     table.close()?;
-    Ok(std::fs::rename(&part, directory.join(format!("{name}.parquet")))?)
+    Ok(std::fs::rename(part, directory.join(format!("{name}.parquet")))?)
 }
 
 /// The columns of a file, in the order in which its lines name them first.

@@ -413,6 +413,21 @@ impl Files {
             None => Ok(()),
         }
     }
+
+    /// What of each file is in memory alone, in words.
+    pub fn in_memory(&self) -> Vec<String> {
+        let names = NAMES.map(|name| format!("{name}.jsonl"));
+        let files = names.iter().map(String::as_str).chain([HLOG]);
+        let all = files.zip(self.lines.iter().chain([&self.hlog]));
+        let mut missing: Vec<String> = all
+            .filter(|(_, file)| file.waiting() > 0)
+            .map(|(name, file)| format!("the last {} bytes of {name}", file.waiting()))
+            .collect();
+        if self.manifest.is_some() {
+            missing.push(format!("how it ended, in {MANIFEST_FILE}"));
+        }
+        missing
+    }
 }
 
 /// Writes a JSON file in one step: a reader sees the old one or the new one.

@@ -8,6 +8,8 @@ const MOST_PROBLEMS: usize = 20;
 pub struct Problems {
     sentences: Vec<String>,
     more: usize,
+    /// Files of which something is left out.
+    damaged: Vec<&'static str>,
 }
 
 impl Problems {
@@ -21,6 +23,19 @@ impl Problems {
         } else {
             self.more += 1;
         }
+    }
+
+    /// Adds a sentence about something that is left out of a file.
+    pub(crate) fn add_of_file(&mut self, file: &'static str, sentence: String) {
+        if !self.damaged.contains(&file) {
+            self.damaged.push(file);
+        }
+        self.add(sentence);
+    }
+
+    /// Whether something is left out of a file.
+    pub fn is_damaged(&self, file: &str) -> bool {
+        self.damaged.contains(&file)
     }
 
     /// All of them.

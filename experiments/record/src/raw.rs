@@ -95,14 +95,15 @@ fn read(directory: &Path, name: &str) -> Result<(PathBuf, String), RawError> {
 
 /// The whole lines of a file, each with its number. A last line without an end was cut off by a
 /// kill and is left out.
-fn lines(directory: &Path, name: &str, damage: &mut Problems) -> Vec<(usize, String)> {
+fn lines(directory: &Path, name: &'static str, damage: &mut Problems) -> Vec<(usize, String)> {
     match read(directory, name) {
         Ok((_, text)) => {
             let whole = text.rfind('\n').map_or("", |end| &text[..end]);
             whole.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect()
         }
         Err(_) => {
-            damage.add(format!("{name}: cannot read it; what it says is missing here"));
+            let why = format!("{name}: cannot read it; what it says is missing here");
+            damage.add_of_file(name, why);
             Vec::new()
         }
     }
@@ -111,13 +112,14 @@ fn lines(directory: &Path, name: &str, damage: &mut Problems) -> Vec<(usize, Str
 /// Hands each line of a file to `read`. One that cannot be read is left out and named.
 fn each_line(
     directory: &Path,
-    name: &str,
+    name: &'static str,
     damage: &mut Problems,
     mut read: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
 ) {
     for (number, line) in lines(directory, name, damage) {
         if let Err(error) = read(line.as_bytes()) {
-            damage.add(format!("{name}:{number}: {error}; the line is left out"));
+            let why = format!("{name}:{number}: {error}; the line is left out");
+            damage.add_of_file(name, why);
         }
     }
 }
@@ -197,10 +199,11 @@ impl Raw {
             .collect();
         strange.sort_unstable();
         for (tag, values) in strange {
-            self.damage.add(format!(
+            let why = format!(
                 "{HLOG}: {values} values have the tag \"{tag}\", which is of no phase and segment \
                  of this run; they are left out"
-            ));
+            );
+            self.damage.add_of_file(HLOG, why);
         }
     }
 
@@ -261,7 +264,7 @@ fn histograms(directory: &Path, damage: &mut Problems) -> HashMap<String, Histog
     let mut decoder = hlog::Decoder::default();
     for (number, line) in lines(directory, HLOG, damage) {
         if let Err(what) = add_histogram(&line, &mut sums, &mut decoder) {
-            damage.add(format!("{HLOG}:{number}: {what}; the line is left out"));
+            damage.add_of_file(HLOG, format!("{HLOG}:{number}: {what}; the line is left out"));
         }
     }
     sums

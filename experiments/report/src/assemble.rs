@@ -124,8 +124,10 @@ pub fn write(directory: &Path, mut problems: Problems) -> Result<Problems, Repor
     let html = Page { title: &title, content: Some(&page) }.to_html();
     let file = directory.join(NAME);
     let part = directory.join("report.html.part");
-    std::fs::write(&part, html)
-        .and_then(|()| std::fs::rename(&part, &file))
-        .map_err(|source| ReportError::Write { file, source })?;
+    std::fs::write(&part, html).and_then(|()| std::fs::rename(&part, &file)).map_err(|source| {
+        // What is there of it takes the room of something that is needed.
+        let _ = std::fs::remove_file(&part);
+        ReportError::Write { file, source }
+    })?;
     Ok(problems)
 }

@@ -13,7 +13,7 @@ use workload::Command as ClientCommand;
 use crate::coordinator::Coordinator;
 use crate::events::PhaseEvent;
 use crate::leadership::TakenOver;
-use crate::outcome::{Ended, Ending};
+use crate::outcome::{Ended, Ending, Unwritten};
 use crate::place::Place;
 use crate::waiting::Patience;
 
@@ -54,15 +54,16 @@ impl<P: Place> Coordinator<P> {
         self.run.records.console.end_line();
         let finished = self.finish_files(&ending).await;
         self.kill();
-        finished?;
+        let unwritten = finished?;
         let profiles = self.place.profile_lines();
         let live = self.control.close();
         let files = &self.run.records.files;
         let (directory, lock) = (files.directory().to_owned(), files.lock());
-        Ok(Ended { directory, ending, profiles, live, _lock: lock })
+        Ok(Ended { directory, ending, profiles, unwritten, live, _lock: lock })
     }
 
-    async fn finish_files(&mut self, ending: &Ending) -> anyhow::Result<()> {
+    /// Completes the files. Returns what of them could not be written.
+    async fn finish_files(&mut self, ending: &Ending) -> anyhow::Result<Option<Unwritten>> {
         // An earlier coordinator that knew the ending has waited for what was under way.
         let known = self.place.known_ending().is_some();
         self.place.mark_ending(ending, &mut self.run)?;
@@ -112,15 +113,20 @@ impl<P: Place> Coordinator<P> {
             self.run.records.say(&format!("a program ended with {status}"));
         }
         self.run.records.close(ending);
-        self.wait_until_written().await?;
+        let unwritten = self.wait_until_written().await?;
+        if unwritten.is_some() {
+            // Hosts must not forget what is nowhere else.
+            return Ok(unwritten);
+        }
         let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
         tokio::select! {
             biased;
-            forgotten = self.place.forget(&mut self.run.records) => forgotten,
+            forgotten = self.place.forget(&mut self.run.records) => forgotten?,
             // Hosts keep files of what is merged, until they are as old as that may be.
-            () = self.interrupts.next() => Ok(()),
-            () = tokio::time::sleep_until(bound) => Ok(()),
+            () = self.interrupts.next() => {}
+            () = tokio::time::sleep_until(bound) => {}
         }
+        Ok(None)
     }
 
     /// The profiles, as far as they come before an interrupt and their time is over.
@@ -159,30 +165,58 @@ impl<P: Place> Coordinator<P> {
         self.run.records.warn("lab", what)
     }
 
-    /// Waits until all is on disk. A person may make room meanwhile, or give it up.
-    async fn wait_until_written(&mut self) -> anyhow::Result<()> {
+    /// Waits until all is on disk. A person may make room meanwhile, or give it up: then it is
+    /// tried once more. Returns what is not on disk.
+    async fn wait_until_written(&mut self) -> anyhow::Result<Option<Unwritten>> {
         let bound = self.bounded(self.stalls.patience(Instant::now() + PATIENCE));
-        while let Err(error) = self.check_written() {
-            if Instant::now() >= bound {
-                return Err(error);
+        let (mut told, mut given_up) = (false, false);
+        while let Some(why) = self.unwritten()? {
+            let left = bound.saturating_duration_since(Instant::now());
+            if given_up || left == Duration::ZERO {
+                let what = self.what_is_where(&why);
+                return Ok(Some(Unwritten { what, given_up }));
+            }
+            if !told {
+                told = true;
+                self.run.records.say(&format!(
+                    "{why}; this waits up to {} s for room, or for another interrupt",
+                    left.as_secs().max(1)
+                ));
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.interrupts.next() => return Err(error),
+                () = self.interrupts.next() => given_up = true,
             }
         }
         // That there is room again is an event, too.
-        self.check_written()
+        let why = self.unwritten()?;
+        Ok(why.map(|why| Unwritten { what: self.what_is_where(&why), given_up }))
     }
 
-    /// Whether all is on disk, after trying that.
-    fn check_written(&mut self) -> anyhow::Result<()> {
+    /// Why not all is on disk, after trying that.
+    fn unwritten(&mut self) -> anyhow::Result<Option<String>> {
         let whole = self.place.flush(&mut self.run.records)?;
         self.run.records.flush()?;
-        self.run.records.files.check_written()?;
-        let directory = self.run.records.files.directory().display();
-        anyhow::ensure!(whole, "{directory}/truth.jsonl: not all of it could be written");
-        Ok(())
+        let files = &mut self.run.records.files;
+        Ok(match files.check_written() {
+            Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+            Ok(()) if whole => None,
+            Ok(()) => {
+                let directory = files.directory().display();
+                Some(format!("{directory}/truth.jsonl: not all of it could be written"))
+            }
+        })
+    }
+
+    /// What of the record is on disk and what is not, for a person.
+    fn what_is_where(&self, why: &str) -> String {
+        let files = &self.run.records.files;
+        let mut missing = files.in_memory().join(", ");
+        if missing.is_empty() {
+            missing = "the end of truth.jsonl".to_owned();
+        }
+        let rest = self.place.rest_is(files.directory());
+        format!("{why}; what came before is there, and missing is {missing}: {rest}")
     }
 
     /// Records what comes until something is so, or patience ends.

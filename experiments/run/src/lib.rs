@@ -38,7 +38,7 @@ use spec::Source;
 pub use directory::default_directory;
 pub use leadership::TakenOver;
 pub use options::{Options, Sampling};
-pub use outcome::{Ended, Ending};
+pub use outcome::{Ended, Ending, Unwritten};
 pub use remote::checkpoint::check_checkpoint;
 pub use remote::pipe::PIPE_PROTOCOL;
 

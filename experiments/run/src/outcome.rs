@@ -38,6 +38,15 @@ impl Ending {
     }
 }
 
+/// What of a run's record is not on disk.
+#[derive(Clone, Debug)]
+pub struct Unwritten {
+    /// What is where, and the way out, for a person.
+    pub what: String,
+    /// A person did not want to wait for room any longer.
+    pub given_up: bool,
+}
+
 /// A run that has ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -47,6 +56,8 @@ pub struct Ended {
     pub ending: Ending,
     /// What became of the profile of each phase, in words.
     pub profiles: Vec<String>,
+    /// What of its record is not on disk, when there was no room for it to the end.
+    pub unwritten: Option<Unwritten>,
     /// Its live page, which shows how it ended until this is dropped.
     pub live: Option<Live>,
     /// What is made of the files has one writer, too.

@@ -4,6 +4,7 @@
 //! Owns: the interface between the coordinator and a place. Must not know: either of the two.
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::process::ExitStatus;
 
 use attribution::{Sampled, SlowRequest};
@@ -169,6 +170,9 @@ pub(crate) trait Place {
 
     /// Everything is recorded: hosts may forget the run.
     async fn forget(&mut self, records: &mut Records) -> anyhow::Result<()>;
+
+    /// What becomes of the part of the record for which a directory had no room, for a person.
+    fn rest_is(&self, directory: &Path) -> String;
 
     /// An error ends the run: hosts are told, if they can be.
     async fn leave(&mut self);

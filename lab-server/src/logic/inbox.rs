@@ -267,14 +267,24 @@ impl Logic {
             io.record(|| Record::Claimed { packet, user, amount: claimed.amount });
         }
         let amount = claimed.map_or(0, |claimed| claimed.amount);
-        // What waits has a bound, and a refusal is worth less than what it would keep out.
-        if claimed.is_none() && !io.has_room() {
-            self.counters.ledger_overflow += 1;
-            return;
-        }
-        let answer = Message::Claimed { at: reply, user, packet, amount };
-        // A refusal waits behind a share of the same connection: it must not overtake it.
-        if !self.post_recorded(io, usize::from(reply.shard), answer) {
+        let (to, answer) =
+            (usize::from(reply.shard), Message::Claimed { at: reply, user, packet, amount });
+        let sent = match claimed {
+            Some(_) => self.post_recorded(io, to, answer),
+            // It says nothing of the ledger, and does not wait for it.
+            None if !io.keeps_share_of(reply) => self.post(io, to, answer),
+            // But it must not overtake a share.
+            None if io.has_room() => {
+                io.hold_refusal(to, answer);
+                true
+            }
+            // What waits has a bound, and a refusal is worth less than what it would keep out.
+            None => {
+                self.counters.ledger_overflow += 1;
+                true
+            }
+        };
+        if !sent {
             self.undelivered(amount);
         }
     }

@@ -84,6 +84,10 @@ impl Port<'_> {
         self.holding().expect("a ledger").hold(held);
     }
 
+    fn hold_behind(&mut self, held: Held) {
+        self.holding().expect("a ledger").hold_behind(held);
+    }
+
     fn encoded(&self, frame: &Frame<'_>) -> Vec<u8> {
         let mut bytes = vec![0; frame.encoded_len()];
         frame.encode(self.unix_second(), &mut bytes).expect("no frame is too long");
@@ -103,7 +107,7 @@ impl Io for Port<'_> {
     fn send(&mut self, conn: ConnId, frame: &Frame<'_>) {
         let bytes = self.encoded(frame);
         if self.holding().is_some_and(|it| it.waits(conn)) {
-            return self.hold_back(Held::Frame(conn, bytes.into()));
+            return self.hold_behind(Held::Frame(conn, bytes.into()));
         }
         let at = self.address(conn);
         self.wires.out.push_back(Out::Frame(at, bytes));
@@ -116,7 +120,12 @@ impl Io for Port<'_> {
     }
 
     fn refuses_money(&self) -> bool {
-        self.wires.failing.get(self.me).copied().unwrap_or_default()
+        let full = self.wires.holdings.get(self.me).is_some_and(Holding::is_full);
+        full || self.wires.failing.get(self.me).copied().unwrap_or_default()
+    }
+
+    fn has_room(&self) -> bool {
+        !self.wires.holdings.get(self.me).is_some_and(Holding::is_full)
     }
 
     fn send_recorded(&mut self, conn: ConnId, frame: &Frame<'_>) {
@@ -136,9 +145,17 @@ impl Io for Port<'_> {
         None
     }
 
+    fn keeps_share_of(&self, at: Address) -> bool {
+        self.wires.holdings.get(self.me).is_some_and(|it| it.keeps_share_of(at))
+    }
+
+    fn hold_refusal(&mut self, shard: usize, refusal: Message) {
+        self.hold_behind(Held::Post(shard, refusal));
+    }
+
     fn finish(&mut self, conn: ConnId) {
         if self.holding().is_some_and(|it| it.waits(conn)) {
-            return self.hold_back(Held::Finish(conn));
+            return self.hold_behind(Held::Finish(conn));
         }
         let at = self.address(conn);
         self.wires.out.push_back(Out::Closed(at));

@@ -13,7 +13,7 @@ use super::verdicts::{ComparedPhase, Verdict, compare_figures, correct};
 use crate::input::InputError;
 use crate::stats::CONFIDENCE;
 use crate::summary::PhaseSummary;
-use record::Outcome;
+use record::{EVENTS_FILE, HLOG, Outcome, SAMPLES_FILE};
 
 /// What `lab compare` is told.
 #[derive(Clone, Debug, Args)]
@@ -35,6 +35,9 @@ pub struct CompareArgs {
     #[arg(long = "figure", value_name = "FIGURE")]
     pub figures: Vec<Figure>,
 }
+
+/// The files from which all that is compared comes.
+const COMPARED: [&str; 3] = [SAMPLES_FILE, EVENTS_FILE, HLOG];
 
 /// What variation differences are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +68,8 @@ pub struct Comparison {
     pub questions: usize,
     /// Why they should not be compared at all.
     pub objections: Vec<String>,
+    /// What could not be read of the files of the runs, and was left out.
+    pub damage: Vec<String>,
     /// What limits what it says.
     pub caveats: Vec<String>,
     /// What else differs between them, by their manifests.
@@ -121,6 +126,7 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
         confidence: CONFIDENCE,
         questions,
         objections,
+        damage: first.iter().chain(&second).flat_map(RecordedRun::damage).collect(),
         caveats: caveats(&first, &second, variation, of),
         differing,
         phases,
@@ -160,6 +166,12 @@ fn object(run: &RecordedRun, names: &[String], objections: &mut Vec<String>) {
     let directory = run.directory.display();
     if run.summary.outcome != Outcome::Completed {
         objections.push(format!("{directory}: the run is {}", run.summary.outcome));
+    }
+    if run.lacks_some_of(&COMPARED) {
+        objections.push(format!(
+            "{directory}: the run is damaged, and what its figures would be without that is not \
+             known"
+        ));
     }
     // A percentile that is not valid is marked as such, and no reason against the other figures.
     let unsound = |phase: &&PhaseSummary| !phase.load_valid && names.contains(&phase.name);

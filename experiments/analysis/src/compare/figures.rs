@@ -200,6 +200,11 @@ impl<'a> Pool<'a> {
 
     /// A figure of all units, or of all but one.
     pub(crate) fn value(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
+        self.ratio(figure, left_out).filter(|value| value.is_finite())
+    }
+
+    /// The same, or no number where there is nothing to divide by.
+    fn ratio(&self, figure: Figure, left_out: Option<usize>) -> Option<f64> {
         if let Some(quantile) = figure.quantile() {
             return Some(self.percentile(quantile, left_out)?.exactly()? as f64);
         }
@@ -273,6 +278,18 @@ mod tests {
             latency: Some(latency),
             server_cpu: cpu,
             ..SamplingUnit::default()
+        }
+    }
+
+    #[test]
+    fn what_has_nothing_to_be_divided_by_is_no_figure() {
+        let units = [SamplingUnit { retransmits: Some(3), ..unit(0.0, 5, &[]) }];
+        let pool = Pool::new(&units, false);
+        for figure in Figure::ALL {
+            let value = pool.value(figure, None);
+            assert!(value.is_none_or(f64::is_finite), "{figure:?}: {value:?}");
+            let without = pool.value(figure, Some(0));
+            assert_eq!(without, None, "{figure:?} of no unit");
         }
     }
 

@@ -37,6 +37,17 @@ impl RecordedRun {
         Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
     }
 
+    /// What is left out of its files, each with the run.
+    pub(crate) fn damage(&self) -> impl Iterator<Item = String> + '_ {
+        let sentences = self.raw.damage.sentences();
+        sentences.map(|sentence| format!("{}: {sentence}", self.directory.display()))
+    }
+
+    /// Whether something is left out of one of these files.
+    pub(crate) fn lacks_some_of(&self, files: &[&str]) -> bool {
+        files.iter().any(|file| self.raw.damage.is_damaged(file))
+    }
+
     pub(crate) fn phase(&self, name: &str) -> Option<&PhaseSummary> {
         self.summary.phases.iter().find(|phase| phase.name == name)
     }

@@ -119,6 +119,9 @@ fn notes(comparison: &Comparison, out: &mut String) {
         let name = &phase.name;
         say(&format!("not compared in {name}, as shakes without an answer decide it: {bounds}"));
     }
+    for damage in &comparison.damage {
+        say(&format!("damaged: {damage}"));
+    }
     for caveat in &comparison.caveats {
         say(caveat);
     }

@@ -26,13 +26,17 @@ pub struct IntervalEstimate {
 }
 
 impl IntervalEstimate {
+    /// An interval that ends nowhere says nothing.
+    pub(super) fn new(value: f64, interval: Option<(f64, f64)>) -> Self {
+        let ends = |(low, high): &(f64, f64)| *low > 0.0 && high.is_finite();
+        Self { value, interval: interval.filter(ends) }
+    }
+
+    /// A figure of which there is something.
     fn of(pool: &Pool<'_>, figure: Figure) -> Option<Self> {
-        let value = pool.value(figure, None)?;
+        let value = pool.value(figure, None).filter(|value| *value > 0.0)?;
         let estimate = pool.estimate(figure, Scale::Ratio);
-        Some(Self {
-            value,
-            interval: estimate.and_then(|estimate| estimate.interval(Scale::Ratio)),
-        })
+        Some(Self::new(value, estimate.and_then(|it| it.interval(Scale::Ratio))))
     }
 }
 
@@ -82,7 +86,7 @@ pub struct MeasuredPhase {
     pub client_bytes: Option<IntervalEstimate>,
     /// What goes over the wire.
     pub wire: Option<WireUse>,
-    /// Logins a second.
+    /// Logins a second; null when nobody logged in.
     pub connect_rate: Option<f64>,
 }
 
@@ -156,7 +160,9 @@ fn of_phase(runs: &[RecordedRun], name: &str) -> Result<Result<MeasuredPhase, St
     let Some(machine) = machine else {
         return Ok(Err("its manifest.json names no machine with CPUs".to_owned()));
     };
+    // A phase in which nobody was left to log in does not say how fast that goes.
     let connect_rates = first.summary.phases.iter().filter_map(|it| it.connections.connect_rate);
+    let connect_rates = connect_rates.filter(|rate| *rate > 0.0);
     Ok(Ok(MeasuredPhase {
         experiment: first.summary.experiment.clone(),
         phase: name.to_owned(),
@@ -195,7 +201,7 @@ fn bytes(
         .filter(|_| kernel > 0.0)?;
     let value = sums.iter().sum::<f64>() / sums.len() as f64;
     let interval = Estimate::of(&sums, Scale::Ratio).and_then(|it| it.interval(Scale::Ratio));
-    Some(IntervalEstimate { value, interval })
+    Some(IntervalEstimate::new(value, interval))
 }
 
 /// What the kernel counted on its way, for a request. Each answer is taken to be a packet, and all

@@ -6,8 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::measured::{IntervalEstimate, MeasuredPhase, measure};
-use crate::compare::sets;
+use crate::compare::sets::{self, RecordedRun};
 use crate::input::InputError;
+use record::{EVENTS_FILE, SAMPLES_FILE};
 
 /// What the articles answered: 10 billion shakes with 600 servers in 7 minutes.
 const ARTICLES: (f64, f64, f64) = (1e10, 600.0, 7.0);
@@ -17,6 +18,12 @@ const MEMORY_SHARE: f64 = 0.9;
 
 /// Ports of an address from which a client can connect to one server: 1024 to 65535.
 const PORTS: f64 = 64_512.0;
+
+/// The files from which a projection comes.
+const PROJECTED: [&str; 2] = [SAMPLES_FILE, EVENTS_FILE];
+
+/// What is asked about lies between these: whatever is divided by it stays a number.
+const ASKED: std::ops::RangeInclusive<f64> = 1e-6..=1e18;
 
 /// What `lab plan` is told.
 #[derive(Clone, Debug, Args)]
@@ -60,7 +67,10 @@ pub struct PlanArgs {
 
 fn positive(text: &str) -> Result<f64, String> {
     match text.replace(['_', ','], "").parse::<f64>() {
-        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        Ok(value) if ASKED.contains(&value) => Ok(value),
+        Ok(value) if value > 0.0 => {
+            Err(format!("between {:e} and {:e}", ASKED.start(), ASKED.end()))
+        }
         _ => Err("a number above 0".to_owned()),
     }
 }
@@ -148,8 +158,12 @@ pub struct Projection {
     pub as_measured: ProjectedServers,
     /// Servers whose CPUs are their own.
     pub by_cpu: ProjectedServers,
-    /// Seconds until all connections of a server are there, at the rate measured.
+    /// Seconds until all connections of a server are there, at the rate measured; null when nobody
+    /// logged in.
     pub connect_s: Option<f64>,
+    /// What could not be read of the files of the runs, and was left out: nothing of it is in the
+    /// projection.
+    pub damage: Vec<String>,
 }
 
 /// Projects measured runs.
@@ -158,8 +172,15 @@ pub struct Projection {
 /// [`InputError`].
 pub fn project(args: &PlanArgs) -> Result<Projection, InputError> {
     let runs = sets::read(&args.run)?;
+    if let Some(run) = runs.iter().find(|run| run.lacks_some_of(&PROJECTED)) {
+        return Err(InputError::Damaged {
+            directory: run.directory.clone(),
+            damage: run.raw.damage.sentences().collect::<Vec<_>>().join("; "),
+        });
+    }
     let measured = measure(&runs, args.phase.as_deref())?;
-    Ok(project_measured(measured, args))
+    let damage = runs.iter().flat_map(RecordedRun::damage).collect();
+    Ok(Projection { damage, ..project_measured(measured, args) })
 }
 
 /// Projects what was measured.
@@ -179,7 +200,8 @@ fn project_measured(measured: MeasuredPhase, args: &PlanArgs) -> Projection {
     let cpu_us = machine.cores * machine.busy * 1e6;
     let by_cpu = inverse(measured.server_us, cpu_us);
     let servers_at = |rate| servers_at(rate, &measured, &machine, args);
-    let connect_s = measured.connect_rate.map(|rate| machine.connections / rate);
+    let rate = measured.connect_rate.filter(|rate| *rate > 0.0);
+    let connect_s = rate.and_then(|rate| finite(machine.connections / rate));
     Projection {
         format: 1,
         machine,
@@ -189,14 +211,20 @@ fn project_measured(measured: MeasuredPhase, args: &PlanArgs) -> Projection {
         as_measured: servers_at(measured.rate),
         by_cpu: servers_at(by_cpu),
         connect_s,
+        damage: Vec::new(),
         measured,
     }
 }
 
-/// `of` over a figure: what is more becomes less.
+/// A number that can be shown.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+/// `of` over a figure, which is above 0: what is more becomes less.
 fn inverse(figure: IntervalEstimate, of: f64) -> IntervalEstimate {
     let interval = figure.interval.map(|(low, high)| (of / high, of / low));
-    IntervalEstimate { value: of / figure.value, interval }
+    IntervalEstimate::new(of / figure.value, interval)
 }
 
 fn servers_at(
@@ -208,10 +236,8 @@ fn servers_at(
     // A server cannot answer more than its network carries.
     let wire = measured.wire.map(|wire| machine.network_bytes / wire.to_server.max(wire.to_client));
     let limited = |rate: f64| wire.map_or(rate, |most| rate.min(most));
-    let rate = IntervalEstimate {
-        value: limited(rate.value),
-        interval: rate.interval.map(|(low, high)| (limited(low), limited(high))),
-    };
+    let interval = rate.interval.map(|(low, high)| (limited(low), limited(high)));
+    let rate = IntervalEstimate::new(limited(rate.value), interval);
     let cpu = |us: f64| rate.value * us / (machine.cores * machine.busy * 1e6);
     let memory = |of_connection: Option<IntervalEstimate>| {
         let (bytes, all) = of_connection.map(|it| it.value).zip(machine.memory_bytes)?;
@@ -236,7 +262,7 @@ fn servers_at(
         |needs: &mut Vec<ResourceShare>| needs.sort_by(|a, b| b.share.total_cmp(&a.share));
     scarcest_first(&mut server);
     scarcest_first(&mut client);
-    let clients_per_server = measured.client_us.map(|_| client[0].share);
+    let clients_per_server = measured.client_us.map(|_| client[0].share).filter(|it| *it > 0.0);
     if let Some(machines) = clients_per_server {
         client.iter_mut().for_each(|need| need.share /= machines);
     }
@@ -350,9 +376,44 @@ mod tests {
         assert_eq!(plan.as_measured.server[0].resource, Resource::Memory);
     }
 
+    /// Whatever a run says, no figure of a projection is infinite or no number.
+    #[test]
+    fn what_a_run_has_none_of_is_none_that_is_divided_by() {
+        let shown = |plan: &Projection| {
+            let text = super::super::table(plan);
+            assert!(!text.contains("inf") && !text.contains("NaN"), "{text}");
+            text
+        };
+        let line = CommandLine::parse_from(["plan", "run"]);
+        let of = |measured| project_measured(measured, &line.args);
+        for rate in [Some(0.0), Some(f64::MIN_POSITIVE), None] {
+            let plan = of(MeasuredPhase { connect_rate: rate, ..measured() });
+            assert_eq!(plan.connect_s, None, "{rate:?}");
+            assert!(shown(&plan).contains("how long connecting takes is not known"), "{rate:?}");
+        }
+        let alone = MeasuredPhase { connections: 0, client_us: Some(estimate(0.0)), ..measured() };
+        let plan = of(MeasuredPhase { wire: None, client_bytes: None, ..alone });
+        assert_eq!(plan.by_cpu.clients_per_server, None);
+        let all = plan.as_measured.client.iter().chain(&plan.by_cpu.client);
+        assert!(all.clone().all(|it| it.share.is_finite()), "{plan:?}");
+        shown(&plan);
+        let wide = IntervalEstimate::new(7.0, Some((0.0, f64::INFINITY)));
+        assert_eq!(wide.interval, None, "it says nothing");
+        let plan = of(MeasuredPhase { server_us: wide, rate: wide, ..measured() });
+        shown(&plan);
+    }
+
     #[test]
     fn arguments_are_numbers_that_make_sense() {
-        for wrong in [["--busy", "1.5"], ["--minutes", "0"], ["--shakes", "many"]] {
+        for wrong in [
+            ["--busy", "1.5"],
+            ["--minutes", "0"],
+            ["--shakes", "many"],
+            ["--shakes", "inf"],
+            ["--servers", "1e-300"],
+            ["--gbit", "NaN"],
+            ["--busy", "1e-30"],
+        ] {
             assert!(CommandLine::try_parse_from([&["plan", "run"], &wrong[..]].concat()).is_err());
         }
     }

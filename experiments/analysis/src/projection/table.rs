@@ -124,8 +124,14 @@ fn notes(plan: &Projection, out: &mut String) {
             ));
         }
     }
-    if let Some(seconds) = plan.connect_s {
-        say(&format!("connecting takes {seconds:.0} s before, at the rate measured"));
+    match plan.connect_s {
+        Some(seconds) => {
+            say(&format!("connecting takes {seconds:.0} s before, at the rate measured"));
+        }
+        None => say("how long connecting takes is not known: no phase has a rate of logins"),
+    }
+    for damage in &plan.damage {
+        say(&format!("damaged, though nothing of it is in this: {damage}"));
     }
     say("the articles: 10,000,000,000 shakes in 7 minutes with 600 servers, 39,683 a second each");
 }

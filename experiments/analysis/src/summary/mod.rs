@@ -27,7 +27,7 @@ pub use figures::{
 };
 pub use ledger::{LedgerSummary, losses};
 pub use machine::{LabShare, LongestStall, MachineStalls};
-pub use run::{Summary, SummaryError, write};
+pub use run::{Summary, of, write};
 pub use table::table;
 
 pub(crate) use seconds::answered_by_clock as seconds_by_clock;

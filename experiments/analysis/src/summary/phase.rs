@@ -308,7 +308,7 @@ fn connect_rate(raw: &Raw, spec: &PhaseSpec, name: &str, logins: u64, seconds: u
     };
     let took = raw.events.iter().filter_map(established).reduce(f64::max);
     let took = took.unwrap_or(seconds as f64);
-    (took > 0.0).then(|| logins as f64 / took)
+    (took > 0.0).then(|| logins as f64 / took).filter(|rate| rate.is_finite())
 }
 
 fn shakes(spec: &PhaseSpec, tally: &Tally, seconds: u64) -> Shakes {

@@ -145,25 +145,20 @@ fn settled(raw: &Raw, phases: &[PhaseSummary]) -> Option<Tally> {
     Some(sum)
 }
 
-/// Why there is no summary.
-#[derive(Debug, thiserror::Error)]
-pub enum SummaryError {
-    /// The raw files cannot be read.
-    #[error(transparent)]
-    Raw(#[from] RawError),
-    /// The summary cannot be written.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-/// Works out the summary of the run in a directory and writes it there. Also, what of its files
-/// could not be read.
+/// Works out the summary of the run in a directory. Also, what of its files could not be read.
 ///
 /// # Errors
-/// [`SummaryError`].
-pub fn write(directory: &Path) -> Result<(Summary, Problems), SummaryError> {
+/// [`RawError`].
+pub fn of(directory: &Path) -> Result<(Summary, Problems), RawError> {
     let raw = Raw::read(directory)?;
     let summary = Summary::of(&raw)?;
-    record::write_json(directory, SUMMARY_FILE, &summary)?;
     Ok((summary, raw.damage))
+}
+
+/// Writes the summary of the run in a directory there.
+///
+/// # Errors
+/// [`FileError`].
+pub fn write(directory: &Path, summary: &Summary) -> Result<(), FileError> {
+    record::write_json(directory, SUMMARY_FILE, summary)
 }

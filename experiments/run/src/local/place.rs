@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::process::ExitStatus;
 
 use attribution::{Sampled, SlowRequest};
@@ -365,6 +366,14 @@ impl Place for Local {
 
     async fn forget(&mut self, _: &mut Records) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    fn rest_is(&self, directory: &Path) -> String {
+        format!(
+            "it was in the memory of this process, and is lost; with room, lab report {} makes \
+             summary and page of what is there",
+            directory.display()
+        )
     }
 
     async fn leave(&mut self) {}

@@ -2,6 +2,7 @@
 //! checkpoints for a coordinator that takes the run over.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -532,6 +533,13 @@ impl Place for Fleet {
             ));
         }
         Ok(())
+    }
+
+    fn rest_is(&self, directory: &Path) -> String {
+        format!(
+            "its hosts keep what they have said; with room, lab run --resume {} merges it",
+            directory.display()
+        )
     }
 
     async fn leave(&mut self) {
