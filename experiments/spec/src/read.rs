@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::experiment::Experiment;
 use crate::order::OrderError;
+use crate::ron_value;
 
 /// The longest text of an experiment, in bytes: a thousand phases with all that they can have.
 const MOST_TEXT: u64 = 1 << 20;
@@ -123,8 +124,22 @@ fn set(experiment: &Experiment, setting: &str) -> Result<Experiment, String> {
     for part in key.split('.') {
         at = step(at, part)?;
     }
-    *at = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    serde_json::from_value(tree).map_err(|error| error.to_string())
+    // JSON, or as the file writes it, or else a word: the first one that fits counts.
+    let readings = [serde_json::from_str(text).ok(), ron_value::parse(text)];
+    let word = Value::String(text.to_owned());
+    let mut refused = None;
+    for value in readings.into_iter().flatten().chain([word]) {
+        *at = value;
+        match serde_json::from_value(tree.clone()) {
+            Ok(experiment) => return Ok(experiment),
+            Err(error) => refused = refused.or(Some(error.to_string())),
+        }
+        at = &mut tree;
+        for part in key.split('.') {
+            at = step(at, part)?;
+        }
+    }
+    Err(refused.unwrap_or_default())
 }
 
 fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, String> {
@@ -207,7 +222,18 @@ mod tests {
         assert_eq!(changed.phases[1].seconds.map(Seconds::get), Some(9));
         let Some(Shake::Open { rate, .. }) = changed.phases[1].shake else { panic!("open") };
         assert_eq!(rate, Rate::Ramp { from: 1, to: 5, seconds: 3 });
+        let settings = [
+            "phases.load.shake=Open(rate: Ramp(from: 1, to: 5, seconds: 3))",
+            "about=in(words)",
+            "phases.load.faults=[Hog(cpus: [0], busy: 0.25)]",
+        ];
+        let again = parse(SMALL, &settings).expect("valid").experiment;
+        assert_eq!(again.phases[1].shake, changed.phases[1].shake);
+        assert_eq!(again.about, "in(words)");
+        assert_eq!(again.phases[1].faults.len(), 1);
         for (setting, words) in [
+            ("phases.load.shake=Open(rate: Steady(1))", "unknown variant `Steady`"),
+            ("phases.load.shake=Open(rate: Fixed(1)", "unknown variant"),
             ("users", "expected key=value"),
             ("users=0", "0 is not a number of users"),
             ("user=1", "there is no 'user', only: name, about, users"),

@@ -6,6 +6,7 @@ use ron::extensions::Extensions;
 use serde::Deserialize;
 
 use super::{Key, Place, PlacedSetting, Profile, Scope, Setting, embedded};
+use crate::sysctl_file;
 use crate::value::Relation;
 
 /// Why a profile cannot be read.
@@ -111,7 +112,10 @@ fn read(
     let file: File = ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)
         .from_str(&text)
-        .map_err(|error| at(error.span.start.line, error.code.to_string()))?;
+        .map_err(|error| match sysctl_file::looks_like_one(&text) {
+            true => at(1, "it is a sysctl.conf: lab tune import makes a profile of it".to_owned()),
+            false => at(error.span.start.line, error.code.to_string()),
+        })?;
     let lines = lines_of(&text, "key");
     if lines.len() != file.settings.len() {
         return Err(at(1, "the lines of its settings cannot be found".to_owned()));
@@ -181,6 +185,11 @@ fn check(setting: &Setting) -> Result<(), String> {
         return Err("nics are for settings of interfaces".to_owned());
     }
     let exactly = setting.value.relation() == Relation::Exactly;
+    if setting.value.text().source().is_empty()
+        && !(exactly && matches!(setting.key, Key::Sysctl(_)))
+    {
+        return Err("an empty value: only a sysctl can be empty, Exactly(\"\")".to_owned());
+    }
     match &setting.key {
         Key::Sysctl(name) => {
             let odd = |part: &str| part.is_empty() || part == "..";
@@ -308,7 +317,7 @@ mod tests {
         for (wrong, right, line, words) in [
             ("AtLeast(\"1000\")", "Atleast(\"1000\")", 8, "AtLeast"),
             ("\"1000\"", "\"{pages\"", 8, "without '}'"),
-            ("\"1000\"", "\"\"", 8, "empty"),
+            ("\"1000\"", "\"\"", 7, "empty"),
             ("\"3.2\"", "\"new\"", 11, "no kernel version"),
             ("scope: Namespace", "scope: Net", 12, "Net"),
             ("scope: Namespace", "scop: Namespace", 12, "scop"),
