@@ -52,7 +52,7 @@ pub use attach::{AttachError, ProbeState, Probes};
 pub use btf::BtfError;
 pub use counters::{
     BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
-    SoftirqCounters,
+    SoftirqCounters, Stopped,
 };
 pub use events::JOINED_ONE_IN;
 pub use faults::{

@@ -272,11 +272,26 @@ impl Command {
             Command::Ledger(ask) => {
                 ledger::run(&ask).map(|fine| if fine { Exit::Fine } else { Exit::Invalid })
             }
-            Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
-            Command::Client(args) => lab_client::cli::run(&args)
-                .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+            Command::Server(args) => serve(&args),
+            Command::Client(args) => load(&args),
             Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
         }
+    }
+}
+
+/// A server on its own ends as `lab-server` does.
+fn serve(args: &lab_server::cli::Args) -> anyhow::Result<Exit> {
+    match lab_server::cli::run(args) {
+        Err(error) if lab_server::cli::is_usage(&error) => Err(UsageError::of(error)),
+        ended => ended.map(|()| Exit::Fine),
+    }
+}
+
+/// A client on its own ends as `lab-client` does.
+fn load(args: &lab_client::cli::Args) -> anyhow::Result<Exit> {
+    match lab_client::cli::run(args) {
+        Err(error) if lab_client::cli::is_usage(&error) => Err(UsageError::of(error)),
+        ended => ended.map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
     }
 }
 

@@ -34,6 +34,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("lab tune diff", &["lab tune diff million-sockets"]),
     ("lab tune apply", &["sudo lab tune apply million-sockets"]),
     ("lab tune revert", &["sudo lab tune revert --last"]),
+    ("lab tune import", &["lab tune import /etc/sysctl.conf > mine.ron"]),
     ("lab tune status", &["lab tune status"]),
     (
         "lab tune ablate",

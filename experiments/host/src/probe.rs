@@ -7,6 +7,7 @@ use interrupts::Interrupts;
 use serde_json::{Map, Value, json};
 use spec::UsageError;
 
+use crate::causing::{self, Caused, Causing};
 use crate::listeners::{is_listened_on, ports_of};
 
 /// Drop reasons named in a line at most: the rest are in their sum.
@@ -22,7 +23,7 @@ pub struct ProbeArgs {
     #[arg(long)]
     pid: Option<u32>,
     /// End after so many seconds [default: when interrupted]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// Lines of JSON with everything that is counted
     #[arg(long)]
@@ -49,6 +50,8 @@ fn port(args: &ProbeArgs) -> anyhow::Result<u16> {
     })?;
     match (args.port, &ports[..]) {
         (Some(port), _) if ports.contains(&port) => Ok(port),
+        // A socket that a program keeps without a descriptor (io_uring) is nobody's in `/proc`.
+        (Some(port), _) if is_listened_on(port)? => Ok(port),
         (Some(port), _) => Err(not_listened_on(port)),
         (None, [port]) => Ok(*port),
         (None, _) => Err(UsageError::error(format!(
@@ -82,6 +85,7 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.tick().await;
     let mut before = probes.read();
+    let mut causing = Causing::default();
     let mut left = args.seconds.unwrap_or(u64::MAX);
     while left > 0 {
         tokio::select! {
@@ -91,8 +95,10 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
         left -= 1;
         let now = probes.read();
         let grown = now.since(&before);
+        let causes = causing.second(&probes, (&before, &now), &grown);
         before = now;
-        let line = if args.json { json_line(&grown)? } else { line(&grown) };
+        let causes = causes.as_deref();
+        let line = if args.json { json_line(&grown, causes)? } else { line(&grown, causes) };
         // The reader of the pipe has seen enough, or nothing more can be written: `lab` knows.
         if !text::tell(format_args!("{line}\n")) {
             break;
@@ -101,7 +107,7 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn json_line(grown: &Counters) -> anyhow::Result<String> {
+fn json_line(grown: &Counters, causes: Option<&[Caused]>) -> anyhow::Result<String> {
     let t = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut line = Map::new();
     line.insert("t".to_owned(), t.into());
@@ -110,6 +116,7 @@ fn json_line(grown: &Counters) -> anyhow::Result<String> {
         line.extend(fields);
     }
     line.insert("runqueue_delay_us".to_owned(), serde_json::to_value(delays(grown))?);
+    line.insert("causes".to_owned(), causing::json(causes));
     Ok(serde_json::to_string(&line)?)
 }
 
@@ -142,7 +149,7 @@ fn quantiles(durations: Option<&Durations>) -> String {
     }
 }
 
-fn line(grown: &Counters) -> String {
+fn line(grown: &Counters, causes: Option<&[Caused]>) -> String {
     let packets = |which: fn(&ebpf::PortPackets) -> Option<u64>| {
         let rows = grown.packets.as_ref()?;
         rows.iter().map(which).sum::<Option<u64>>()
@@ -158,7 +165,7 @@ fn line(grown: &Counters) -> String {
     let requests = grown.server_wait.as_ref().map(Durations::count);
     format!(
         "in {} out {} packets  requests {}  retransmits {}  drops {}{reasons}  µs p50/p99/max: \
-         run queue {}  wait {}  service {}",
+         run queue {}  wait {}  service {}{}",
         count(packets(|row| row.rx_packets)),
         count(packets(|row| row.tx_packets)),
         count(requests),
@@ -167,5 +174,6 @@ fn line(grown: &Counters) -> String {
         quantiles(delays(grown).as_ref()),
         quantiles(grown.server_wait.as_ref()),
         quantiles(grown.server_service.as_ref()),
+        causing::words(causes),
     )
 }

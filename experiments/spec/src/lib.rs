@@ -19,6 +19,7 @@ pub mod places;
 pub mod preflight;
 mod programs;
 mod read;
+mod ron_value;
 mod tuning;
 mod usage;
 mod validity;

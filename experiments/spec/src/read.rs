@@ -9,6 +9,10 @@ use serde_json::Value;
 use crate::experiment::Experiment;
 use crate::hints;
 use crate::order::OrderError;
+use crate::ron_value;
+
+/// The longest text of an experiment, in bytes: a thousand phases with all that they can have.
+const MOST_TEXT: u64 = 1 << 20;
 
 /// Why there is no experiment. The message has file, line and column where there are any.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +71,7 @@ impl Source {
     /// # Errors
     /// [`ReadError`].
     pub fn read(file: &Path, settings: &[String]) -> Result<Self, ReadError> {
-        let text = std::fs::read_to_string(file).map_err(|source| {
+        let text = platform::read_text_within(file, MOST_TEXT).map_err(|source| {
             let hint = hints::of_file(file);
             ReadError::File { hint, file: file.to_owned(), source }
         })?;
@@ -125,8 +129,22 @@ fn set(experiment: &Experiment, setting: &str) -> Result<Experiment, String> {
     for part in key.split('.') {
         at = step(at, part)?;
     }
-    *at = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    serde_json::from_value(tree).map_err(|error| hints::added(error.to_string()))
+    // JSON, or as the file writes it, or else a word: the first one that fits counts.
+    let readings = [serde_json::from_str(text).ok(), ron_value::parse(text)];
+    let word = Value::String(text.to_owned());
+    let mut refused = None;
+    for value in readings.into_iter().flatten().chain([word]) {
+        *at = value;
+        match serde_json::from_value(tree.clone()) {
+            Ok(experiment) => return Ok(experiment),
+            Err(error) => refused = refused.or(Some(hints::added(error.to_string()))),
+        }
+        at = &mut tree;
+        for part in key.split('.') {
+            at = step(at, part)?;
+        }
+    }
+    Err(refused.unwrap_or_default())
 }
 
 fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, String> {
@@ -206,7 +224,18 @@ mod tests {
         assert_eq!(changed.phases[1].seconds.map(Seconds::get), Some(9));
         let Some(Shake::Open { rate, .. }) = changed.phases[1].shake else { panic!("open") };
         assert_eq!(rate, Rate::Ramp { from: 1, to: 5, seconds: 3 });
+        let settings = [
+            "phases.load.shake=Open(rate: Ramp(from: 1, to: 5, seconds: 3))",
+            "about=in(words)",
+            "phases.load.faults=[Hog(cpus: [0], busy: 0.25)]",
+        ];
+        let again = parse(SMALL, &settings).expect("valid").experiment;
+        assert_eq!(again.phases[1].shake, changed.phases[1].shake);
+        assert_eq!(again.about, "in(words)");
+        assert_eq!(again.phases[1].faults.len(), 1);
         for (setting, words) in [
+            ("phases.load.shake=Open(rate: Steady(1))", "unknown variant `Steady`"),
+            ("phases.load.shake=Open(rate: Fixed(1)", "unknown variant"),
             ("users", "expected key=value"),
             ("users=0", "0 is not a number of users"),
             ("user=1", "there is no 'user', only: name, about, users"),
