@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::profile::{Key, Profile};
-use crate::sysctl_file::{Line, MOST_BYTES, comment_behind, fits, is_pattern, lines, path};
+use crate::profile::{Key, MOST_TEXT, Profile};
+use crate::sysctl_file::{Line, comment_behind, fits, is_pattern, lines, path};
 
 /// Where such files are. Of two with one name the first directory's counts.
 const DIRECTORIES: [&str; 5] = [
@@ -109,7 +109,7 @@ fn in_files(keys: &[&str], files: &[PathBuf]) -> Vec<AtBoot> {
     let mut named: BTreeMap<&str, Option<AtBoot>> = BTreeMap::new();
     let mut by_pattern: BTreeMap<&str, AtBoot> = BTreeMap::new();
     for file in files {
-        let Ok(bytes) = platform::read_within(file, MOST_BYTES) else { continue };
+        let Ok(bytes) = platform::read_within(file, MOST_TEXT) else { continue };
         for (line, said) in lines(&String::from_utf8_lossy(&bytes)) {
             let (pattern, value) = match said {
                 Line::Set { path, value, .. } => (path, Some(value)),

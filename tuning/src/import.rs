@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::profile::ProfileError;
-use crate::sysctl_file::{Line, MOST_BYTES, comment_behind, is_pattern, lines};
+use crate::profile::{MOST_TEXT, ProfileError};
+use crate::sysctl_file::{Line, comment_behind, is_pattern, lines};
 use crate::system::{Location, NotWritable, System};
 use crate::value::{format_of_sysctl, normal};
 
@@ -32,7 +32,7 @@ struct Taken {
 /// When the file cannot be read.
 pub fn import(file: &Path) -> Result<Imported, ProfileError> {
     let shown = file.display().to_string();
-    let bytes = platform::read_within(file, MOST_BYTES)
+    let bytes = platform::read_within(file, MOST_TEXT)
         .map_err(|source| ProfileError::File { file: shown.clone(), source })?;
     let name = file.file_stem().map_or_else(|| "imported".into(), |name| name.to_string_lossy());
     Ok(from_text(&String::from_utf8_lossy(&bytes), &shown, &name, &System::of_this_thread()))

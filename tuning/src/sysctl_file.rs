@@ -1,9 +1,6 @@
 //! The lines of a file of settings as sysctl.d(5) has them: names, patterns, exclusions. Must not
 //! know: what a machine has, profiles.
 
-/// The longest file of settings that is read, in bytes.
-pub(crate) const MOST_BYTES: u64 = 1 << 20;
-
 /// A line that says something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Line {

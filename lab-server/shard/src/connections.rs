@@ -375,7 +375,7 @@ impl Net {
     fn sent(&mut self, op: usize) {
         let (ops, _, ids) = self.outgoing.parts();
         let (id, len, result) = (ids[op], ops[op].len as usize, self.results[op]);
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(mut slot) = self.slots.get(id) else { return };
         slot.link = NONE;
         let sent = match usize::try_from(result) {
             // One of no bytes, of a connection that is gone, was not tried.
@@ -385,6 +385,8 @@ impl Net {
                 if !self.put_off(id, -result) {
                     return;
                 }
+                let Some(still) = self.slots.get(id) else { return };
+                slot = still;
                 0
             }
             Err(_) => return self.fail(id, Closed::Broken(-result)),
@@ -392,7 +394,6 @@ impl Net {
         if sent > 0 {
             self.setbacks.remove(id);
         }
-        let Some(slot) = self.slots.get(id) else { return };
         self.counters.bytes_out += sent as u64;
         if sent < len {
             let bytes = self.outgoing.bytes_of(op)[sent..].to_vec();

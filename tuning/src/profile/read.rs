@@ -86,8 +86,8 @@ impl Profile {
     }
 }
 
-/// The longest text of a profile, in bytes.
-const MOST_TEXT: u64 = 1 << 20;
+/// The longest text of a profile or of a file of settings, in bytes.
+pub(crate) const MOST_TEXT: u64 = 1 << 20;
 
 /// Reads a profile and what it includes; `within` is the directory of the file that names it.
 fn read(
