@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddrV4,
+    net::{IpAddr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
 };
@@ -15,7 +15,7 @@ use aya::{
     programs::{BtfTracePoint, ProgramError},
 };
 use events::{
-    Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, PROGRAM_INTERRUPTS, StopLog, TaskRef,
+    ABSENT, Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, PROGRAM_INTERRUPTS, StopLog, TaskRef,
     kept_entries,
 };
 use serde::Serialize;
@@ -133,6 +133,7 @@ pub struct Probes {
     /// The server, once it is known.
     server_pid: OnceLock<u32>,
     pub(crate) listening: ListenQueue,
+    follows: bool,
 }
 
 impl Probes {
@@ -146,8 +147,15 @@ impl Probes {
         let resolved = offsets::resolve(&btf);
         let reasons = DropReasons::of_kernel(&btf);
         let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
+        let symbols = Symbols::read();
+        let (takes, turns_away) = DropReasons::places(&symbols);
         let config = KernelData(Config {
             retransmit_tells_error: u32::from(retransmit_tells_error),
+            exit_tells_process: u32::from(
+                btf.tracepoint_arguments("sched_process_exit") >= Some(2),
+            ),
+            takes,
+            turns_away,
             ..configure(options, &resolved, &reasons)
         });
         let aya_btf =
@@ -180,7 +188,7 @@ impl Probes {
         let probes = Self {
             regulator: regulator.transpose().map_err(unmapped("SAMPLING"))?,
             reasons,
-            symbols: Symbols::read(),
+            symbols,
             layout: options.flows,
             flow_table: FlowTable::map(flows, options.flows).map_err(unmapped("FLOWS"))?,
             answers: answers.map_err(unmapped("ANSWERS"))?,
@@ -199,6 +207,7 @@ impl Probes {
             retransmit_tells_error,
             server_pid: OnceLock::new(),
             listening: ListenQueue::default(),
+            follows: options.follow,
         };
         probes.watch_interrupts();
         if let Some(pid) = options.server_pid {
@@ -214,6 +223,11 @@ impl Probes {
     pub fn watch(&self, pid: u32, program: Program) {
         let process = TaskRef { slot: 0, program: program.number(), padding: 0, tgid: pid };
         self.processes.write(pid as usize, process);
+        if self.follows {
+            for child in proc::descendants(pid) {
+                self.processes.write(child as usize, TaskRef { tgid: child, ..process });
+            }
+        }
         if program == Program::Server {
             // Of several processes the first: they share a network namespace.
             let _ = self.server_pid.set(pid);
@@ -338,6 +352,8 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
         stamp_reads: u32::from(options.stamp_reads),
         server_end: u32::from(options.server_end),
         softirqs: u32::from(options.softirqs),
+        owned: u32::from(options.owned),
+        follow: u32::from(options.follow),
         kept_answers: if options.keep_answers { KEPT_ANSWERS } else { 0 },
         harmless_reasons: reasons.harmless(),
         offsets: resolved.offsets,
@@ -352,6 +368,24 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
             config.port_span = port_span(port_first, port_last);
         }
         FlowLayout::Hashed { .. } => config.flow_mode = FLOW_HASHED,
+    }
+    if let Some(netns) = options.netns.filter(|_| resolved.offsets.skc_net != ABSENT) {
+        config.netns = netns;
+    }
+    match options.address {
+        Some(IpAddr::V4(address)) => {
+            config.address_family = 4;
+            config.address[3] = u32::from(address).to_be();
+        }
+        Some(IpAddr::V6(address)) => {
+            config.address_family = 6;
+            let word = |at: usize| {
+                let octets = address.octets();
+                u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
+            };
+            config.address = [word(0), word(4), word(8), word(12)];
+        }
+        None => {}
     }
     if options.learn_server {
         config.learn |= Learn::SERVER;
