@@ -146,18 +146,9 @@ impl Probes {
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
         let reasons = DropReasons::of_kernel(&btf);
-        let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
         let symbols = Symbols::read();
-        let (takes, turns_away) = DropReasons::places(&symbols);
-        let config = KernelData(Config {
-            retransmit_tells_error: u32::from(retransmit_tells_error),
-            exit_tells_process: u32::from(
-                btf.tracepoint_arguments("sched_process_exit") >= Some(2),
-            ),
-            takes,
-            turns_away,
-            ..configure(options, &resolved, &reasons)
-        });
+        let config = configure(options, &resolved, &reasons);
+        let config = KernelData(of_kernel(config, &btf, &symbols));
         let aya_btf =
             aya::Btf::from_sys_fs().map_err(|_| BtfError::NotBtf(crate::btf::VMLINUX.into()))?;
         let mut ebpf = load(options, &config, &aya_btf)?;
@@ -167,14 +158,7 @@ impl Probes {
         }
         let ticks = attach_ticks(&mut ebpf, options);
         let unmapped = |name| move |source| AttachError::Unmapped { name, source };
-        let arrays = [
-            array(&ebpf, "FLOWS")?,
-            array(&ebpf, "THREADS")?,
-            array(&ebpf, "TIMELINES")?,
-            array(&ebpf, "CPUS")?,
-            array(&ebpf, "CPU_LOGS")?,
-            array(&ebpf, "SAMPLING")?,
-        ];
+        let arrays = shared_arrays(&ebpf)?;
         let [flows, threads, timelines, cpus, logs, sampling] = &arrays;
         let processes = array(&ebpf, "PROCESSES")?;
         let answers = array(&ebpf, "ANSWERS")?;
@@ -204,7 +188,7 @@ impl Probes {
             ebpf,
             counts_server: options.server_histograms,
             counts_softirqs: options.softirqs,
-            retransmit_tells_error,
+            retransmit_tells_error: config.0.retransmit_tells_error != 0,
             server_pid: OnceLock::new(),
             listening: ListenQueue::default(),
             follows: options.follow,
@@ -372,7 +356,33 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
     if let Some(netns) = options.netns.filter(|_| resolved.offsets.skc_net != ABSENT) {
         config.netns = netns;
     }
-    match options.address {
+    set_address(&mut config, options.address);
+    if options.learn_server {
+        config.learn |= Learn::SERVER;
+    }
+    if options.learn_clients {
+        config.learn |= Learn::CLIENT;
+    }
+    config
+}
+
+/// What the running kernel's code and tracepoints tell.
+fn of_kernel(config: Config, btf: &Btf, symbols: &Symbols) -> Config {
+    let (takes, turns_away) = DropReasons::places(symbols);
+    let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
+    let exit_tells_process = btf.tracepoint_arguments("sched_process_exit") >= Some(2);
+    Config {
+        retransmit_tells_error: u32::from(retransmit_tells_error),
+        exit_tells_process: u32::from(exit_tells_process),
+        takes,
+        turns_away,
+        ..config
+    }
+}
+
+/// The server's address that is watched.
+fn set_address(config: &mut Config, address: Option<IpAddr>) {
+    match address {
         Some(IpAddr::V4(address)) => {
             config.address_family = 4;
             config.address[3] = u32::from(address).to_be();
@@ -387,13 +397,6 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
         }
         None => {}
     }
-    if options.learn_server {
-        config.learn |= Learn::SERVER;
-    }
-    if options.learn_clients {
-        config.learn |= Learn::CLIENT;
-    }
-    config
 }
 
 /// Makes the maps, at the sizes that this machine and the options ask for.
@@ -526,6 +529,18 @@ fn none_attached(attached: &Attached) -> AttachError {
         Some(Absence::Refused { not_permitted: true, .. }) => AttachError::NotPermitted,
         first => AttachError::NoneAttached(first.map(|it| it.to_string()).unwrap_or_default()),
     }
+}
+
+/// The arrays that clients map.
+fn shared_arrays(ebpf: &Ebpf) -> Result<[OwnedFd; 6], AttachError> {
+    Ok([
+        array(ebpf, "FLOWS")?,
+        array(ebpf, "THREADS")?,
+        array(ebpf, "TIMELINES")?,
+        array(ebpf, "CPUS")?,
+        array(ebpf, "CPU_LOGS")?,
+        array(ebpf, "SAMPLING")?,
+    ])
 }
 
 /// A descriptor of an array. A duplicate: aya's own is needed by programs loaded later.

@@ -164,8 +164,8 @@ pub struct Counters {
     pub losses_by_client: Option<BTreeMap<IpAddr, PeerCounters>>,
     /// Packets of the port that were dropped on this host, and something was lost with them.
     pub drops: Option<u64>,
-    /// Packets of the port that were dropped and lost nothing: acknowledgements that had been taken,
-    /// data that had come before, what comes after the end, connections turned away.
+    /// Packets of the port that were dropped and lost nothing: acknowledgements that had been
+    /// taken, data that had come before, what comes after the end, connections turned away.
     pub drops_harmless: Option<u64>,
     /// Packets of any kind that were dropped on this host.
     pub drops_all: Option<u64>,

@@ -74,9 +74,9 @@ impl Probes {
         counters
     }
 
-    /// Gives back the slots of threads that a reading saw ended, so that others may be watched: what
-    /// they did is in that reading. Not where somebody still asks for the past of a thread by its
-    /// slot, as clients of a run do.
+    /// Gives back the slots of threads that a reading saw ended, so that others may be watched:
+    /// what they did is in that reading. Not where somebody still asks for the past of a thread by
+    /// its slot, as clients of a run do.
     ///
     /// # Errors
     /// What the kernel says.

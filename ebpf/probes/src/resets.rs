@@ -65,8 +65,8 @@ fn try_reset_received(socket: Socket) -> Option<()> {
     Some(())
 }
 
-/// Apart from its record: a peer that may be absent must not be passed on, for the verifier does not
-/// let registers be copied that nobody wrote.
+/// Apart from its record: a peer that may be absent must not be passed on, for the verifier does
+/// not let registers be copied that nobody wrote.
 #[inline(always)]
 fn counted(side: Side, kind: u32) {
     let index = side as usize & 1;

@@ -128,8 +128,8 @@ impl Target {
     pub(crate) fn sentences(&self, address: Option<IpAddr>, pid: Option<u32>) -> Vec<String> {
         let port = self.port;
         let mut sentences = vec![format!(
-            "port {port}: when its requests were due, only their client knows (no T0); a request is \
-             what the server reads after a wait, so pipelined commands are one"
+            "port {port}: when its requests were due, only their client knows (no T0); a request \
+             is what the server reads after a wait, so pipelined commands are one"
         )];
         if self.elsewhere.is_some() {
             sentences.push(format!("in the network namespace net:[{}]", self.netns));
