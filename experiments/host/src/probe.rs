@@ -261,3 +261,72 @@ impl Second<'_> {
         notes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ebpf::{DropPlace, Lost};
+
+    use super::*;
+
+    fn line(grown: &Counters) -> String {
+        let near = Near { netns: 1, names: vec!["br0".to_owned()] };
+        Second { grown, queues: &Queues::default(), near }.line()
+    }
+
+    fn packets(name: &str, netns: u32, count: u64) -> PortPackets {
+        let name = name.to_owned();
+        PortPackets {
+            netns,
+            name,
+            rx_packets: Some(count),
+            tx_packets: Some(count),
+            ..PortPackets::default()
+        }
+    }
+
+    #[test]
+    fn a_packet_counts_once_and_at_the_nearest_interface() {
+        let rows = vec![packets("br0", 1, 7), packets("eth0", 1, 7), packets("br0", 2, 9)];
+        let line = line(&Counters { packets: Some(rows), ..Counters::default() });
+        assert!(line.starts_with("in 7 out 7 packets at br0  "), "{line}");
+        let unknown = super::tests::line(&Counters::default());
+        assert!(unknown.starts_with("in - out - packets  "), "{unknown}");
+    }
+
+    #[test]
+    fn drops_have_their_places_and_what_loses_nothing_is_no_drop() {
+        let place = |place: &str, port, lost| DropPlace {
+            reason: "R".to_owned(),
+            place: place.to_owned(),
+            all: port,
+            port,
+            lost,
+        };
+        let places = vec![
+            place("healthy", 900, 0),
+            place("a", 1, 1),
+            place("b", 9, 9),
+            place("c", 2, 2),
+            place("d", 3, 3),
+            place("e", 4, 4),
+        ];
+        let line = line(&Counters { drops_by_place: Some(places), ..Counters::default() });
+        let expected = "  drops 19 R@b:9 R@e:4 R@d:3 at 2 other places:3  ";
+        assert!(line.contains(expected), "{line}");
+    }
+
+    #[test]
+    fn what_is_not_counted_is_said() {
+        let silent = Counters {
+            packets: Some(vec![packets("br0", 1, 30_917)]),
+            server_wait: Some(Durations::default()),
+            ..Counters::default()
+        };
+        assert!(line(&silent).contains("no read was seen: data that leaves by splice"));
+        let quiet = Counters { packets: Some(vec![packets("br0", 1, 3)]), ..silent.clone() };
+        assert!(!line(&quiet).contains("no read was seen"));
+        let lost = Lost { threads: 476, ..Lost::default() };
+        let line = line(&Counters { lost, ..quiet });
+        assert!(line.ends_with("  NOT COUNTED: threads not watched (no slot) 476"), "{line}");
+    }
+}
