@@ -149,6 +149,19 @@ pub struct Stopped {
     pub sender_pid: u32,
 }
 
+impl Stopped {
+    /// The signal's name.
+    pub fn signal_name(&self) -> String {
+        match i32::try_from(self.signal).unwrap_or_default() {
+            libc::SIGSTOP => "SIGSTOP".to_owned(),
+            libc::SIGTSTP => "SIGTSTP".to_owned(),
+            libc::SIGTTIN => "SIGTTIN".to_owned(),
+            libc::SIGTTOU => "SIGTTOU".to_owned(),
+            other => format!("signal {other}"),
+        }
+    }
+}
+
 /// A reading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Counters {

@@ -13,7 +13,7 @@ use events::{FaultConfig, FaultCounts, FaultRecord, FaultSpan, TO_CLIENT, TO_SER
 use crate::attach::{KernelData, chain};
 
 /// The compiled program.
-static OBJECT: &[u8] = include_bytes_aligned!("../prebuilt/faults.o");
+pub(crate) static OBJECT: &[u8] = include_bytes_aligned!("../prebuilt/faults.o");
 
 /// Why faults cannot be injected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -42,12 +42,17 @@ mod threads;
 mod ticks;
 mod timelines;
 
+/// What is loaded into the kernel: the objects of the probes, and of faults on purpose.
+pub fn objects() -> [&'static [u8]; 2] {
+    [attach::OBJECT, faults::OBJECT]
+}
+
 pub use absence::Absence;
 pub use attach::{AttachError, ProbeState, Probes};
 pub use btf::BtfError;
 pub use counters::{
     BySide, Counters, DropPlace, Lost, NapiCounters, PeerCounters, PortPackets, RetransmitKinds,
-    SoftirqCounters,
+    SoftirqCounters, Stopped,
 };
 pub use events::JOINED_ONE_IN;
 pub use faults::{

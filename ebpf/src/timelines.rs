@@ -99,6 +99,18 @@ impl Timelines {
         turns
     }
 
+    /// The longest time for which the CPU of a thread stood still between two instants; 0 for none.
+    pub fn longest_stall_ns(&self, slot: u16, from_ns: u64, to_ns: u64) -> u64 {
+        let Some(timeline) = self.of(slot) else { return 0 };
+        let cpu = timeline.thread.cpu;
+        let written = timeline.stalls_written(cpu);
+        let stalls = (written.saturating_sub(STALLS as u64 - 1)..written)
+            .map(|number| timeline.stall(cpu, number));
+        let within =
+            |stall: Stall| stall.until_ns.min(to_ns).saturating_sub(stall.from_ns.max(from_ns));
+        stalls.map(within).max().unwrap_or(0)
+    }
+
     /// Who has held a CPU up to an instant.
     fn held(&self, cpu: u32, program: u32, now_ns: u64) -> Held {
         self.cpus.read(cpu as usize).map(|cpu| cpu.held(program, now_ns)).unwrap_or_default()

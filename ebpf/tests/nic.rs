@@ -157,7 +157,9 @@ fn the_machines_own_card_is_readable() {
             losses.frames(),
         );
         assert!(reading.link["rx_packets"].is_some());
-        assert!(losses.received.is_some() && losses.sent.is_some(), "{losses:?}");
+        // A driver of unknown counters has no sum.
+        let known = losses.received.is_some() && losses.sent.is_some();
+        assert!(known || reading.driver_counters.is_some(), "{losses:?}");
         assert!(serde_json::to_string(&reading).expect("JSON").contains("\"rx_packets\""));
     }
 }

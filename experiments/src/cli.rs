@@ -6,38 +6,37 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::check;
 use crate::clean;
+use crate::examples;
+use crate::exit::Exit;
+use crate::explain::explain;
+use crate::install;
 use crate::ledger;
-use crate::made::Made;
-use crate::owner::Handover;
+use crate::runs::{carry_out, read, repeatedly, report_again, resume_run, runtime};
 use crate::tune;
 use crate::validate;
 use analysis::compare;
 use analysis::projection;
-use analysis::summary::Summary;
 use fleet::Access;
 use host::hog;
-use host::leftover;
 use host::privileges::Privileges;
 use host::probe;
 use host::profile;
-use interrupts::{EndsAtOnce, Interrupted};
-use record::{DirectoryLock, Outcome};
+use interrupts::Interrupted;
 use report::live;
-use run::{Ending, Options, Sampling, TakenOver};
+use run::{Options, Sampling, TakenOver};
+use spec::UsageError;
 use spec::machine::Machine;
-use spec::preflight::{self, Preflight};
-use spec::{Hosts, Source, UsageError};
-use tokio::runtime::{Builder, Runtime};
+use spec::preflight::Preflight;
 
 /// A lab for the "10 billion red packets" experiment: it holds the line, and knows why when it does
 /// not.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_STATUS)]
+#[command(name = "lab", version, after_help = EXIT_STATUS)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -53,6 +52,52 @@ Exit status:
   4  completed, but a phase is not valid or the books do not balance
   5  aborted by a condition of the experiment, interrupted, or taken over by another lab run";
 
+/// What to carry out, and where.
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// The experiment file
+    #[arg(required_unless_present = "resume")]
+    file: Option<PathBuf>,
+    /// The directory to write [default: results/EXPERIMENT-START, start in UTC]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// As whom programs run: NAME, UID or UID:GID [default: who has called sudo, else nobody]
+    #[arg(long, value_name = "USER", conflicts_with = "nats")]
+    user: Option<String>,
+    /// Apply the tuning profile's settings of the machine, too, and put them back at the end
+    #[arg(long)]
+    tune_host: bool,
+    /// Where the journals of what is changed are
+    #[arg(long, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
+    journals: PathBuf,
+    /// Do it so many times, and write a directory of runs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// How many seconds the ending of an interrupted run may take [default: 120]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    end_within: Option<u32>,
+    /// Serve a live page there meanwhile, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS")]
+    live: Option<SocketAddr>,
+    /// A further name that the live page is asked for by; addresses, localhost and this
+    /// machine's own name always are. Can be repeated
+    #[arg(long, value_name = "NAME", requires = "live")]
+    live_host: Vec<String>,
+    #[command(flatten)]
+    access: Box<Access>,
+    /// Use hosts whose clocks are off by more than 50 ms, too
+    #[arg(long, requires = "nats")]
+    allow_clock_offset: bool,
+    /// Take over the run on a fleet in this directory, whose coordinator is gone, or merge what
+    /// its hosts have kept
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "out", "settings", "repeat",
+        "tune_host"])]
+    resume: Option<PathBuf>,
+}
+
 /// What `lab` can do.
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -65,49 +110,7 @@ enum Command {
         settings: Vec<String>,
     },
     /// Carry out an experiment and record it
-    Run {
-        /// The experiment file
-        #[arg(required_unless_present = "resume")]
-        file: Option<PathBuf>,
-        /// The directory to write [default: results/EXPERIMENT-START, start in UTC]
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-        /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
-        #[arg(long = "set", value_name = "KEY=VALUE")]
-        settings: Vec<String>,
-        /// As whom programs run: NAME, UID or UID:GID [default: who has called sudo, else nobody]
-        #[arg(long, value_name = "USER", conflicts_with = "nats")]
-        user: Option<String>,
-        /// Apply the tuning profile's settings of the machine, too, and put them back at the end
-        #[arg(long)]
-        tune_host: bool,
-        /// Where the journals of what is changed are
-        #[arg(long, value_name = "DIR", default_value = tuning::DEFAULT_DIRECTORY)]
-        journals: PathBuf,
-        /// Do it so many times, and write a directory of runs
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        repeat: Option<u32>,
-        /// How many seconds the ending of an interrupted run may take [default: 120]
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-        end_within: Option<u32>,
-        /// Serve a live page there meanwhile, such as 127.0.0.1:8080
-        #[arg(long, value_name = "ADDRESS")]
-        live: Option<SocketAddr>,
-        /// A further name that the live page is asked for by; addresses, localhost and this
-        /// machine's own name always are. Can be repeated
-        #[arg(long, value_name = "NAME", requires = "live")]
-        live_host: Vec<String>,
-        #[command(flatten)]
-        access: Box<Access>,
-        /// Use hosts whose clocks are off by more than 50 ms, too
-        #[arg(long, requires = "nats")]
-        allow_clock_offset: bool,
-        /// Take over the run on a fleet in this directory, whose coordinator is gone, or merge what
-        /// its hosts have kept
-        #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "out", "settings", "repeat",
-            "tune_host"])]
-        resume: Option<PathBuf>,
-    },
+    Run(Box<RunArgs>),
     /// Be a host of a fleet: wait for work from NATS and do it
     Agent(Box<fleet::agent::AgentArgs>),
     /// Say which hosts of a fleet are there, what they can do, and how far their clocks are off
@@ -154,6 +157,22 @@ enum Command {
         #[arg(long, value_name = "USER")]
         user: Option<String>,
     },
+    /// Print what the documents say of a cause, a field of a file, an exit status or a word
+    Explain {
+        /// Such as client_stopped, shake.late_turns, 4
+        #[arg(required = true)]
+        name: Vec<String>,
+    },
+    /// Print completions of this command line for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write man pages of all commands, lab.1 and others
+    Man {
+        /// The directory to write them to
+        directory: PathBuf,
+    },
     /// A durable ledger: its audit
     #[command(subcommand)]
     Ledger(ledger::Ask),
@@ -166,47 +185,26 @@ enum Command {
     Hog(hog::HogArgs),
 }
 
-/// How `lab` ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-enum Exit {
-    Fine = 0,
-    Error = 1,
-    BadInput = 2,
-    Refused = 3,
-    Invalid = 4,
-    Aborted = 5,
-}
-
-impl From<&UsageError> for Exit {
-    fn from(error: &UsageError) -> Self {
-        match error {
-            UsageError::BadInput(_) => Exit::BadInput,
-            UsageError::Refused(_) => Exit::Refused,
-        }
-    }
-}
-
-impl From<tune::Ended> for Exit {
-    fn from(ended: tune::Ended) -> Self {
-        match ended {
-            tune::Ended::Well => Exit::Fine,
-            tune::Ended::Badly => Exit::Error,
-        }
-    }
-}
-
 impl Cli {
+    /// What the arguments of this process ask for; ends it where they ask for help, or wrongly.
+    pub fn of_arguments() -> Self {
+        let matches = Self::described().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command line with an example for each command.
+    fn described() -> clap::Command {
+        examples::added(Self::command()).long_version(install::version())
+    }
+
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
         // What has a CPU is known by its name. One that is started from an open file is named by
         // the number of that.
         let _ = rustix::thread::set_name(self.command.program());
         // What these come to is on disk, whether anybody reads the rest or not.
-        let records = matches!(
-            self.command,
-            Command::Run { .. } | Command::Profile(_) | Command::Validate(_)
-        );
+        let records =
+            matches!(self.command, Command::Run(_) | Command::Profile(_) | Command::Validate(_));
         let exit = self.command.carry_out().unwrap_or_else(|error| {
             text::say!("lab: {error:#}");
             match error.downcast_ref::<UsageError>() {
@@ -241,44 +239,7 @@ impl Command {
     fn carry_out(self) -> anyhow::Result<Exit> {
         match self {
             Command::Check { file, settings } => check(&file, &settings),
-            Command::Run {
-                file,
-                out,
-                settings,
-                repeat,
-                user,
-                tune_host,
-                journals,
-                end_within,
-                live,
-                live_host: live_hosts,
-                access,
-                allow_clock_offset,
-                resume,
-            } => {
-                let journals = Some(journals);
-                let on_fleet = access.nats.is_some() || resume.is_some();
-                let fleet =
-                    on_fleet.then_some(fleet::Options { access: *access, allow_clock_offset });
-                let options = Options {
-                    out,
-                    settings,
-                    tune_host,
-                    journals,
-                    user,
-                    sampling: None,
-                    ends_within: end_within.map(|most| Duration::from_secs(most.into())),
-                    live,
-                    live_hosts,
-                    fleet,
-                };
-                let file = file.unwrap_or_default();
-                match (resume, repeat) {
-                    (Some(directory), _) => resume_run(directory, options),
-                    (None, Some(times)) => repeatedly(&file, &options, times),
-                    (None, None) => carry_out(&file, options),
-                }
-            }
+            Command::Run(args) => run(*args),
             Command::Agent(args) => {
                 block_on("lab-agent-io", fleet::agent::run(&args, run::PIPE_PROTOCOL))
             }
@@ -296,20 +257,68 @@ impl Command {
             }
             Command::Tune(args) => tune::run(&args).map(Exit::from),
             Command::Clean(args) => clean::run(&args).map(Exit::from),
+            Command::Explain { name } => {
+                text::tell_words!("{}", explain(&name)?);
+                Ok(Exit::Fine)
+            }
+            Command::Completions { shell } => {
+                text::tell_words!("{}", install::completions(&mut Cli::described(), shell));
+                Ok(Exit::Fine)
+            }
+            Command::Man { directory } => {
+                install::man(Cli::described(), &directory).map(|()| Exit::Fine)
+            }
             Command::Doctor { json, user } => doctor(json, user.as_deref()),
             Command::Ledger(ask) => {
                 ledger::run(&ask).map(|fine| if fine { Exit::Fine } else { Exit::Invalid })
             }
-            Command::Server(args) => lab_server::cli::run(&args).map(|()| Exit::Fine),
-            Command::Client(args) => lab_client::cli::run(&args)
-                .map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+            Command::Server(args) => serve(&args),
+            Command::Client(args) => load(&args),
             Command::Hog(args) => hog::run(&args).map(|()| Exit::Fine),
         }
     }
 }
 
-fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {
-    Source::read(file, settings).map_err(UsageError::of)
+/// A server on its own ends as `lab-server` does.
+fn serve(args: &lab_server::cli::Args) -> anyhow::Result<Exit> {
+    match lab_server::cli::run(args) {
+        Err(error) if lab_server::cli::is_usage(&error) => Err(UsageError::of(error)),
+        ended => ended.map(|()| Exit::Fine),
+    }
+}
+
+/// A client on its own ends as `lab-client` does.
+fn load(args: &lab_client::cli::Args) -> anyhow::Result<Exit> {
+    match lab_client::cli::run(args) {
+        Err(error) if lab_client::cli::is_usage(&error) => Err(UsageError::of(error)),
+        ended => ended.map(|valid| if valid { Exit::Fine } else { Exit::Invalid }),
+    }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<Exit> {
+    let on_fleet = args.access.nats.is_some() || args.resume.is_some();
+    let fleet = on_fleet.then_some(fleet::Options {
+        access: *args.access,
+        allow_clock_offset: args.allow_clock_offset,
+    });
+    let options = Options {
+        out: args.out,
+        settings: args.settings,
+        tune_host: args.tune_host,
+        journals: Some(args.journals),
+        user: args.user,
+        sampling: None,
+        ends_within: args.end_within.map(|most| Duration::from_secs(most.into())),
+        live: args.live,
+        live_hosts: args.live_host,
+        fleet,
+    };
+    let file = args.file.unwrap_or_default();
+    match (args.resume, args.repeat) {
+        (Some(directory), _) => resume_run(directory, options),
+        (None, Some(times)) => repeatedly(&file, &options, times),
+        (None, None) => carry_out(&file, options),
+    }
 }
 
 fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
@@ -319,118 +328,12 @@ fn check(file: &Path, settings: &[String]) -> anyhow::Result<Exit> {
     Ok(if preflight.is_refused() { Exit::Refused } else { Exit::Fine })
 }
 
-fn carry_out(file: &Path, mut options: Options) -> anyhow::Result<Exit> {
-    let source = read(file, &options.settings)?;
-    let name = source.experiment.name.as_str();
-    let out = options.out.take().unwrap_or_else(|| run::default_directory(name));
-    let handover = Handover::of_new(&out);
-    options.out = Some(out.clone());
-    let exit = carry_out_into(file, source, options);
-    // Also of a run that has failed.
-    if let Some(handover) = handover.filter(|_| out.exists()) {
-        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
-    }
-    exit
-}
-
-fn carry_out_into(file: &Path, source: Source, options: Options) -> anyhow::Result<Exit> {
-    if options.fleet.is_some() {
-        return to_its_end(run::run(source, options));
-    }
-    if matches!(source.experiment.hosts, Hosts::Fleet { .. }) {
-        return Err(UsageError::error(format!(
-            "{} wants a fleet of machines: give --nats URL, or --set 'hosts=\"Local\"' to run it \
-             here",
-            file.display()
-        )));
-    }
-    // Between the runs of --repeat nothing is under way, and nothing listens.
-    let at_once = EndsAtOnce::begin();
-    leftover::wait();
-    let preflight = Preflight::of(&source.experiment, &Machine::this());
-    if preflight.is_refused() {
-        text::say_words(&preflight::table(&preflight));
-        return Ok(Exit::Refused);
-    }
-    drop(at_once);
-    to_its_end(run::run(source, options))
-}
-
-/// One whose further threads have this name.
-fn runtime(threads: &str) -> std::io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().thread_name(threads).build()
-}
-
 /// Something that NATS is needed for.
 fn block_on(threads: &str, what: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Exit> {
     let runtime = runtime(threads)?;
     let done = runtime.block_on(what);
     runtime.shutdown_background();
     done.map(|()| Exit::Fine)
-}
-
-fn resume_run(directory: PathBuf, options: Options) -> anyhow::Result<Exit> {
-    to_its_end(run::resume(directory, options))
-}
-
-fn to_its_end(run: impl Future<Output = anyhow::Result<run::Ended>>) -> anyhow::Result<Exit> {
-    let runtime = runtime("lab-io")?;
-    let ended = runtime.block_on(run)?;
-    runtime.shutdown_background();
-    // Everything is recorded, and what was changed is put back. An interrupt from here on ends this
-    // process at once; `lab report` makes summary and page again.
-    let _at_once = EndsAtOnce::begin();
-    let made = Made::of(&ended.directory);
-    made.tell(&ended.directory, &ended.profiles);
-    if let Some(unwritten) = &ended.unwritten {
-        text::say!("lab: {}", unwritten.what);
-    }
-    let given_up = ended.unwritten.as_ref().is_some_and(|it| it.given_up);
-    Ok(match ended.ending {
-        Ending::Aborted(why) => {
-            text::say!("lab: aborted: {why}");
-            Exit::Aborted
-        }
-        Ending::Completed if !given_up => match made.summary {
-            Some(summary) if made.whole && ended.unwritten.is_none() => verdict(&summary),
-            _ => Exit::Error,
-        },
-        Ending::Interrupted | Ending::Completed => {
-            text::say!("lab: interrupted");
-            Exit::Aborted
-        }
-    })
-}
-
-/// Carries an experiment out again and again, into directories 1, 2, … of one directory. Ends at
-/// the first run that does not complete.
-fn repeatedly(file: &Path, options: &Options, times: u32) -> anyhow::Result<Exit> {
-    let source = read(file, &options.settings)?;
-    let name = format!("{}-x{times}", source.experiment.name);
-    let out = options.out.clone().unwrap_or_else(|| run::default_directory(&name));
-    let handover = Handover::of_new(&out);
-    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    let exit = one_by_one(file, options, times, &out);
-    // Also of runs that have failed.
-    if let Some(handover) = handover {
-        handover.hand_over(&out).with_context(|| format!("{}: owner", out.display()))?;
-    }
-    exit
-}
-
-fn one_by_one(file: &Path, options: &Options, times: u32, out: &Path) -> anyhow::Result<Exit> {
-    let width = times.to_string().len();
-    let mut worst = Exit::Fine;
-    for time in 1..=times {
-        text::say!("run {time} of {times}");
-        let out = Some(out.join(format!("{time:0width$}")));
-        match carry_out(file, Options { out, ..options.clone() })? {
-            exit @ (Exit::Fine | Exit::Invalid) => worst = worst.max(exit),
-            other => return Ok(other),
-        }
-    }
-    text::tell!("{}", out.display());
-    Ok(worst)
 }
 
 fn compare(args: &compare::CompareArgs) -> anyhow::Result<Exit> {
@@ -456,12 +359,6 @@ fn plan(args: &projection::PlanArgs) -> anyhow::Result<Exit> {
         text::tell_words!("{}", projection::table(&plan));
     }
     Ok(Exit::Fine)
-}
-
-fn verdict(summary: &Summary) -> Exit {
-    let valid = summary.phases.iter().all(|phase| phase.valid);
-    let balanced = summary.ledger.balanced == Some(true);
-    if valid && balanced { Exit::Fine } else { Exit::Invalid }
 }
 
 fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
@@ -499,31 +396,43 @@ fn watch_live(directory: &Path, listen: SocketAddr, names: &[String]) -> anyhow:
     Ok(Exit::Fine)
 }
 
-/// Makes everything that can be made from what is left of a run, and says what cannot.
-fn report_again(directory: &Path) -> anyhow::Result<Exit> {
-    report::assert_run(directory).map_err(UsageError::of)?;
-    // What another process still writes is not whole.
-    let by = format!("lab report (process {})", std::process::id());
-    let _lock = DirectoryLock::take_again(directory, &by).map_err(UsageError::of)?;
-    let made = Made::of(directory);
-    made.tell(directory, &[]);
-    Ok(match made.summary {
-        Some(summary) if made.problems.is_empty() => match summary.outcome {
-            Outcome::Completed => verdict(&summary),
-            _ => Exit::Aborted,
-        },
-        _ => Exit::Error,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        Cli::described().debug_assert();
+    }
+
+    /// Every example of every command, with the command.
+    fn walk(command: &clap::Command, path: &str, found: &mut Vec<(String, Vec<String>)>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().skip_while(|line| !line.starts_with("Example")).skip(1);
+        let lines = lines.take_while(|line| line.starts_with("  "));
+        found.push((path.to_owned(), lines.map(|line| line.trim().to_owned()).collect()));
+        for below in command.get_subcommands().filter(|it| it.get_name() != "help") {
+            walk(below, &format!("{path} {}", below.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_is_one_of_it() {
+        let mut found = Vec::new();
+        walk(&Cli::described(), "lab", &mut found);
+        assert!(found.len() > 30, "{found:?}");
+        for (path, examples) in found {
+            assert!(!examples.is_empty(), "{path}: the help has no example (examples.rs)");
+            for example in examples {
+                // A shell's redirection is not the command's.
+                let line = example.split(" > ").next().unwrap_or_default();
+                let line = line.strip_prefix("sudo ").unwrap_or(line);
+                assert!(line.starts_with(&path), "{path}: {example}");
+                let words: Vec<String> = line.split(' ').map(|it| it.replace('\'', "")).collect();
+                if let Err(error) = Cli::described().try_get_matches_from(words) {
+                    panic!("{path}: {example}: {error}");
+                }
+            }
+        }
     }
 }

@@ -4,9 +4,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use experiments::cli::Cli;
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    Cli::of_arguments().run()
 }

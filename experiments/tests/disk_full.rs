@@ -231,6 +231,19 @@ impl Drop for Heard {
 /// What waits when the run is over.
 const WAITS: &str = "; this waits up to ";
 
+/// A run whose disk was full when it was interrupted, and which waits for room.
+fn interrupted_without_room(within: &Path, name: &str, file: &Path) -> (Disk, PathBuf, Heard) {
+    let disk = Disk::mount(within.join(name));
+    let out = disk.directory.join("out");
+    let run = Heard::start(file, &out, within.join(format!("{name}.log")));
+    run.wait_for("load 1/");
+    disk.fill();
+    run.wait_for("No space left on device");
+    run.interrupt();
+    run.wait_for(WAITS);
+    (disk, out, run)
+}
+
 #[test]
 fn an_interrupt_while_the_disk_is_full_ends_a_run_as_any_other() {
     if !needs::root() {
@@ -241,28 +254,14 @@ fn an_interrupt_while_the_disk_is_full_ends_a_run_as_any_other() {
     std::fs::write(&file, text()).expect("written");
     with_own_mounts(|| {
         // There is room again before its patience ends.
-        let disk = Disk::mount(directory.path().join("room"));
-        let out = disk.directory.join("out");
-        let mut run = Heard::start(&file, &out, directory.path().join("room.log"));
-        run.wait_for("load 1/");
-        disk.fill();
-        run.wait_for("No space left on device");
-        run.interrupt();
-        run.wait_for(WAITS);
+        let (disk, out, mut run) = interrupted_without_room(directory.path(), "room", &file);
         disk.free();
         assert_eq!(run.exit_code(), Some(5), "{}", run.said());
         assert_eq!(json(&out, "summary.json")["outcome"], "interrupted");
         assert_eq!(json(&out, "manifest.json")["closed"], true);
         assert!(out.join("report.html").is_file());
         // There is none to the end.
-        let disk = Disk::mount(directory.path().join("none"));
-        let out = disk.directory.join("out");
-        let mut run = Heard::start(&file, &out, directory.path().join("none.log"));
-        run.wait_for("load 1/");
-        disk.fill();
-        run.wait_for("No space left on device");
-        run.interrupt();
-        run.wait_for(WAITS);
+        let (disk, out, mut run) = interrupted_without_room(directory.path(), "none", &file);
         run.interrupt();
         assert_eq!(run.exit_code(), Some(5), "{}", run.said());
         assert_says_what_is_where(&run.said(), &out);

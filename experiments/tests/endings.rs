@@ -360,6 +360,12 @@ fn the_ending_of_an_interrupted_run_has_a_bound() {
     assert_eq!(json(&out, "summary.json")["outcome"], "interrupted");
 }
 
+/// Whether a process has a file open.
+fn has_open(process: u32, file: &Path) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|it| std::fs::read_link(it.path()).ok()).any(|it| it == file)
+}
+
 /// A command that has nothing to put right ends by the signal itself, and loses nothing.
 #[test]
 fn every_signal_ends_a_report_that_is_being_made() {
@@ -371,22 +377,18 @@ fn every_signal_ends_a_report_that_is_being_made() {
         for file in std::fs::read_dir(&recorded).expect("a run").flatten() {
             std::fs::copy(file.path(), out.join(file.file_name())).expect("copied");
         }
-        // It reads this file for as long as this test holds the other end.
+        // So much of it that it takes a while.
         let samples = out.join("samples.jsonl");
-        std::fs::remove_file(&samples).expect("it is there");
-        let made = Command::new("mkfifo").arg(&samples).status().expect("mkfifo");
-        assert!(made.success());
+        let text = std::fs::read(&samples).expect("it is there");
+        std::fs::write(&samples, text.repeat(1 + (64 << 20) / text.len())).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
         command.args(["report", path(&out)]).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::null()).spawn().expect("lab starts");
-        // Opened when it reads.
-        let held = OpenOptions::new().write(true).open(&samples).expect("it reads");
+        wait_until("it reads", || has_open(child.id(), &samples));
         kill_process(Pid::from_child(&child), signal).expect("it is there");
         wait_until("it ends", || child.try_wait().expect("our child").is_some());
         let status = child.wait().expect("our child");
         assert_eq!(status.signal(), Some(signal.as_raw()), "{status:?}");
-        drop(held);
-        std::fs::remove_file(&samples).expect("it is there");
         std::fs::copy(recorded.join("samples.jsonl"), &samples).expect("copied");
         assert_ne!(lab(&["report", path(&out)]).status.code(), Some(1), "it can be made again");
     }

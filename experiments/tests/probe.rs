@@ -9,9 +9,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use common::{assert_exit, experiment, json, lab, number, output, said};
+use common::{
+    Running, assert_exit, experiment, json, lab, lines, number, output, said, wait_until,
+};
 use needs::test;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 needs::main!();
@@ -48,7 +52,7 @@ impl Chatter {
                     .write_all(&bytes)
                     .and_then(|()| client.read_exact(&mut bytes))
                     .expect("echo");
-                std::thread::sleep(std::time::Duration::from_micros(500));
+                std::thread::sleep(Duration::from_micros(500));
             }
         });
         Self { listener, over, client: Some(client) }
@@ -339,7 +343,7 @@ fn a_full_accept_queue_stands_apart_and_addresses_are_whole() {
     let other = Chatter::start();
     let mut held = Vec::new();
     let calls = Again::start(move || {
-        let wait = std::time::Duration::from_millis(1200);
+        let wait = Duration::from_millis(1200);
         held.extend(TcpStream::connect_timeout(&address, wait));
     });
     let port = address.port().to_string();
@@ -365,4 +369,117 @@ fn a_full_accept_queue_stands_apart_and_addresses_are_whole() {
     assert!(text.lines().filter_map(turned_away).any(|count| count > 0), "{text}");
     assert!(text.lines().all(|line| line.contains("  drops 0  ")), "{text}");
     drop(server);
+}
+
+const LOAD: &str = "(
+    name: \"probed\",
+    users: 100,
+    network: (namespace: Host),
+    probes: Off,
+    server: (shards: 1),
+    client: (shards: 1, processes: 1),
+    validity: (late_share: 1.0, client_busy_share: 1.0, because: \"stops\"),
+    phases: [
+        (name: \"connect\", connect: (), until: Established, longest_s: 30),
+        (name: \"load\", seconds: 120, shake: Open(rate: Fixed(1000))),
+    ],
+)";
+
+/// The quota of a cgroup of this test's own, with one process; gone when dropped.
+struct Quota(std::path::PathBuf);
+
+impl Quota {
+    /// A millisecond in a hundred, for a process.
+    fn of(pid: u64) -> Self {
+        let first = std::path::Path::new("/sys/fs/cgroup/cpu");
+        let root =
+            if first.join("cgroup.procs").exists() { first } else { first.parent().unwrap() };
+        let directory = root.join(format!("lab-test-{}", std::process::id()));
+        std::fs::create_dir(&directory).expect("a cgroup");
+        let group = Self(directory);
+        if group.0.join("cpu.max").exists() {
+            group.write("cpu.max", "1000 100000");
+        } else {
+            group.write("cpu.cfs_period_us", "100000");
+            group.write("cpu.cfs_quota_us", "1000");
+        }
+        group.write("cgroup.procs", &pid.to_string());
+        group
+    }
+
+    fn write(&self, file: &str, value: &str) {
+        std::fs::write(self.0.join(file), value).expect(file);
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        // The process has ended by then, or goes where the group was made.
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines()
+        {
+            let _ = std::fs::write(self.0.with_file_name("cgroup.procs"), pid);
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn what_keeps_a_server_from_its_work_is_named() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, out) = (directory.path().join("load.ron"), directory.path().join("run"));
+    std::fs::write(&file, LOAD).expect("written");
+    let (file, to) = (file.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
+    let running = Running::start(&["run", file, "--out", to]);
+    let answers = |row: &Value| row["source"] == "client" && row["answered"].as_u64() > Some(0);
+    wait_until("shakes are answered", || {
+        out.join("samples.jsonl").exists() && lines(&out, "samples.jsonl").iter().any(answers)
+    });
+    let pid = number(&json(&out, "manifest.json"), "/server/pid");
+    let server = Pid::from_raw(i32::try_from(pid).expect("a process")).expect("not 0");
+    let pid_text = pid.to_string();
+    let listen = json(&out, "manifest.json")["server"]["listen"].clone();
+    let port = listen.as_str().and_then(|it| it.rsplit(':').next()).expect("a port").to_owned();
+    let watch = |json: bool, seconds: &str| {
+        let mut arguments = vec!["probe", "--pid", &pid_text, "--port", &port];
+        arguments.extend(["--seconds", seconds]);
+        arguments.extend(json.then_some("--json"));
+        let output = lab(&arguments);
+        assert_exit(&output, 0);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // Again and again, as when the probes are attached, and when a second begins, is not known.
+    let stopper = Again::start(move || {
+        kill_process(server, Signal::STOP).expect("stopped");
+        std::thread::sleep(Duration::from_millis(150));
+        kill_process(server, Signal::CONT).expect("goes on");
+        std::thread::sleep(Duration::from_millis(150));
+    });
+    let (rows, text) = (watch(true, "3"), watch(false, "2"));
+    drop(stopper);
+    let rows: Vec<Value> = rows.lines().map(|it| serde_json::from_str(it).expect("JSON")).collect();
+    let stopped = &rows[2]["causes"]["server_stopped"];
+    // Half of the time, but for what this machine does else.
+    assert!(stopped["us"].as_u64() > Some(250_000), "{}", rows[2]);
+    assert_eq!(
+        (&stopped["signal"], &stopped["sender_pid"]),
+        (&"SIGSTOP".into(), &std::process::id().into())
+    );
+    assert_eq!(rows[2]["causes"]["server_throttled"], Value::Null);
+    let said = format!("process {})", std::process::id());
+    assert!(text.contains("server stopped") && text.contains(&said), "{text}");
+
+    let quota = Quota::of(pid);
+    let (rows, text) = (watch(true, "3"), watch(false, "2"));
+    drop(quota);
+    let rows: Vec<Value> = rows.lines().map(|it| serde_json::from_str(it).expect("JSON")).collect();
+    let throttled = &rows[2]["causes"]["server_throttled"];
+    assert!(throttled["us"].as_u64() > Some(250_000), "{}", rows[2]);
+    let group = format!("/lab-test-{}", std::process::id());
+    assert_eq!(throttled["cgroup"], Value::from(group.as_str()), "{throttled}");
+    assert!(throttled["cpu_stat_us"].as_u64() > Some(100_000), "{throttled}");
+    assert!(text.contains("server throttled") && text.contains(&group), "{text}");
+    drop(running);
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use control::{AccessArgs, Interface, Output};
+use control::{AccessArgs, AccessError, Interface, Output};
 use platform::{Priority, set_priority};
 use service::Notices;
 use workload::{
     Chat, Config, Connect, Creates, Line, Load, Pacing, Phase, Rate, Ready, SLOW_KEPT, check_rate,
 };
 
-use crate::client::Client;
+use crate::client::{Client, StartError};
 use crate::panel::{Hub, router};
 use crate::solo::{Plan, Solo, load_phase};
 
@@ -42,10 +42,11 @@ pub struct Args {
     pub in_flight: Option<u32>,
     /// How long to shake [default: until interrupted; a second interrupt does not wait for answers]
     #[arg(long, value_name = "SECONDS",
-          value_parser = clap::value_parser!(u64).range(..=MOST_SECONDS))]
+          value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
     pub seconds: Option<u64>,
     /// Connections begun per second, over all clients [default: as fast as they complete]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = connects_per_second,
+          allow_negative_numbers = true)]
     pub connect_rate: Option<f64>,
     /// Addresses to come from [default: loopback addresses for a server on this machine]
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
@@ -147,7 +148,7 @@ impl Args {
     /// JSON that is no configuration.
     fn config(&self) -> anyhow::Result<Config> {
         if let Some(json) = &self.config {
-            return serde_json::from_str(json).context("--config");
+            return Ok(serde_json::from_str(json).map_err(BadConfig)?);
         }
         let (first_user, end_user) = self.users;
         Ok(Config {
@@ -202,6 +203,29 @@ impl Args {
     }
 }
 
+fn connects_per_second(text: &str) -> Result<f64, String> {
+    let rate = per_second(text)?;
+    if rate > 0.0 { Ok(rate) } else { Err("nobody would connect".to_owned()) }
+}
+
+/// A load that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadLoad(String);
+
+/// `--config` that says no configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("--config: {0}")]
+struct BadConfig(serde_json::Error);
+
+/// Whether a client did not start because of what it was asked for, and not of what it met.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StartError::Config(_)))
+        || matches!(error.downcast_ref(), Some(AccessError::Outside(_)))
+        || error.is::<BadConfig>()
+        || error.is::<BadLoad>()
+}
+
 /// Runs a client: on its own, or with `--pipe` as it is told. Returns whether the load was what was
 /// asked for.
 ///
@@ -209,6 +233,10 @@ impl Args {
 /// What keeps the client from starting, or a shard from going on.
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     let config = args.config()?;
+    let plan = (!args.pipe).then(|| args.plan());
+    if let Some(plan) = &plan {
+        plan.load.check().map_err(|error| BadLoad(error.to_string()))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("lab-client-io")
@@ -230,7 +258,6 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     let hub = Hub::new(&client);
     let routes = router(&hub, &access);
     let interface = Interface { listener, routes, pipe: args.pipe, output: output.clone() };
-    let plan = (!args.pipe).then(|| args.plan());
     let ended = attend(&runtime, client, &hub, &config, plan, interface);
     runtime.block_on(output.finish())?;
     // A thread of the runtime may still wait for input that never comes.

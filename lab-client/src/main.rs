@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lab_client::cli::{Args, run};
+use lab_client::cli::{Args, is_usage, run};
 
 /// The load was not what was asked for: its figures say nothing about the server.
 const INVALID: u8 = 4;
@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::from(INVALID),
         Err(error) => {
             control::last_words(&format!("lab-client: {error:#}"));
-            ExitCode::FAILURE
+            // As for the options that the parser itself finds wrong.
+            if is_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

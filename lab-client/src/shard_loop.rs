@@ -73,6 +73,11 @@ impl Transport for Sockets<'_> {
         let _ = self.net.flush();
     }
 
+    fn give_way(&mut self) {
+        std::thread::yield_now();
+        self.net.read_clock();
+    }
+
     fn close(&mut self, conn: ConnId) {
         self.net.close(conn);
     }

@@ -28,6 +28,10 @@ pub trait Transport {
     /// Sends what waits to be sent.
     fn flush(&mut self);
 
+    /// Lets the other end take what was sent, if it waits for the same CPU. Never waits for it: an
+    /// end that does nothing holds nobody up.
+    fn give_way(&mut self);
+
     /// Closes a connection.
     fn close(&mut self, conn: ConnId);
 

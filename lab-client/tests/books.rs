@@ -49,6 +49,8 @@ impl Transport for Network {
 
     fn flush(&mut self) {}
 
+    fn give_way(&mut self) {}
+
     fn close(&mut self, _: ConnId) {}
 }
 

@@ -25,6 +25,8 @@ struct Network {
     now_ns: u64,
     opened: u32,
     sent: Vec<(ConnId, Vec<u8>)>,
+    /// How much was sent each time that the other end was given way.
+    gave_way_after: Vec<usize>,
 }
 
 impl Transport for Network {
@@ -48,6 +50,10 @@ impl Transport for Network {
     }
 
     fn flush(&mut self) {}
+
+    fn give_way(&mut self) {
+        self.gave_way_after.push(self.sent.len());
+    }
 
     fn close(&mut self, _: ConnId) {}
 }
@@ -369,4 +375,23 @@ fn a_client_that_was_stopped_is_late_with_what_it_did_not_send_either() {
         assert!(tally.late_sends <= tally.late_turns && tally.skipped_waiting > 900, "{tally:?}");
         assert_eq!(shard.histograms()(Segment::Latency).len(), 20_000);
     }
+}
+
+/// One that is behind lets the other end take what it was sent, turn by turn. It does not wait for
+/// answers: a server that gives none gets all that is due.
+#[test]
+fn who_is_behind_gives_way_after_each_turn_and_waits_for_no_answer() {
+    const TURN: usize = 64;
+    let mut shard = Shard::new(1_000, [open(1, START + 1, 1_000)]);
+    shard.log_in(|_| LoginResult::Ok);
+    let before = shard.network.sent.len();
+    for ms in 1_000..=1_010 {
+        shard.turn_at(ms * MILLISECOND);
+    }
+    assert_eq!(shard.network.sent.len(), before + 11);
+    assert_eq!(shard.network.gave_way_after, [0; 0], "it is not behind");
+    while shard.turn_at(1_500 * MILLISECOND) == Some(shard.network.now_ns) {}
+    assert_eq!(shard.network.sent.len(), before + 501);
+    let turns: Vec<_> = (1..=490 / TURN).map(|turn| before + 11 + turn * TURN).collect();
+    assert_eq!(shard.network.gave_way_after, turns);
 }

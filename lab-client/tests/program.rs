@@ -399,6 +399,10 @@ fn bad_input_is_told_in_a_sentence() {
         (["--chat", "-1"], "--chat"),
         (["--creates", "nan"], "rate NaN"),
         (["--seconds", "18446744073709551615"], "--seconds"),
+        (["--seconds", "0"], "--seconds"),
+        (["--connect-rate", "0"], "nobody would connect"),
+        (["--connect-rate", "nan"], "rate NaN"),
+        (["--config", "{}"], "--config"),
     ] {
         let output = run(&mut client(&arguments));
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
@@ -408,9 +412,14 @@ fn bad_input_is_told_in_a_sentence() {
         (["--users", "0..10", "--shards", "0"], "--shards 0"),
         (["--users", "0..10", "--rate", "4294967295"], "rate 4294967295: between 0 and 10000000"),
         (["--users", "0..4294967295", "--rate", "5"], "more than one client can have"),
+        (["--control", "0.0.0.0:0", "--rate", "5"], "reached from other machines"),
     ] {
-        let output = run(&mut client(&arguments));
-        assert!(!output.status.success());
+        let mut command = client(&arguments);
+        if arguments[0] == "--control" {
+            command.arg("--control-open");
+        }
+        let output = run(&mut command);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains(words), "{}", said(&output));
     }
 }

@@ -197,6 +197,8 @@ impl Transport for Port<'_> {
 
     fn flush(&mut self) {}
 
+    fn give_way(&mut self) {}
+
     fn close(&mut self, conn: ConnId) {
         self.links.send_up(self.shard, conn, Moving::End);
         if let Some(link) = self.links.link(self.shard, conn) {

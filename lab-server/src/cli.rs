@@ -119,7 +119,7 @@ impl Args {
     /// A packet life that is no duration, or JSON that is no configuration.
     pub fn config(&self) -> anyhow::Result<Config> {
         if let Some(json) = &self.config {
-            return serde_json::from_str(json).context("--config");
+            return Ok(serde_json::from_str(json).map_err(BadConfig)?);
         }
         Ok(Config {
             listen: self.listen,
@@ -163,10 +163,16 @@ fn seconds(text: &str) -> Result<f64, String> {
     Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
 }
 
+/// `--config` that says no configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("--config: {0}")]
+struct BadConfig(serde_json::Error);
+
 /// Whether a server did not start because of what it was asked for, and not of what it met.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StartError::Config(_)))
         || matches!(error.downcast_ref(), Some(AccessError::Outside(_)))
+        || error.is::<BadConfig>()
 }
 
 /// Runs a server until SIGTERM, SIGINT, SIGHUP, a stop command, or, with `--pipe`, the end of its

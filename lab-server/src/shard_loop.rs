@@ -323,6 +323,7 @@ impl ShardLoop {
         counters.turned_away = sockets.turned_away + self.seats.refused;
         counters.bytes_in = sockets.bytes_in;
         counters.bytes_out = sockets.bytes_out;
+        counters.io_put_off = sockets.put_off;
         counters.turns = sockets.polls;
         counters.ledger_records = self.keeping.as_ref().map_or(0, |it| it.holding.recorded());
         counters.mail_sent = self.outbox.sent;

@@ -220,6 +220,7 @@ fn bad_arguments_are_refused_in_a_sentence() {
         (&["--packet-life", "1e18"], "(31 days)"),
         (&["--connections", "0"], "--connections 0"),
         (&["--cpus", "4000"], "--cpus 4000"),
+        (&["--config", "{"], "--config"),
     ] {
         let anywhere = ["--control", "127.0.0.1:0"];
         let listen: &[&str] =

@@ -40,6 +40,12 @@ const EITHER: [(&str, &str); 3] = [
     ("vm/overcommit_kbytes", "vm/overcommit_ratio"),
 ];
 
+/// Names of one number: what is written under one of them is read under the other one.
+const ALIASES: [(&str, &str); 2] = [
+    ("net/nf_conntrack_max", "net/netfilter/nf_conntrack_max"),
+    ("net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding"),
+];
+
 /// Values that the kernel keeps until the next boot.
 const ONE_WAY: [(&str, &str); 4] = [
     ("kernel/kexec_load_disabled", "1"),
@@ -106,6 +112,17 @@ fn of_sysctl(path: &str, system: &System) -> Vec<Location> {
 pub(crate) fn reset_by(at: &Location) -> Option<Location> {
     let Location::Sysctl(path) = at else { return None };
     let other = EITHER.iter().find_map(|(one, other)| match path.as_str() {
+        path if path == *one => Some(other),
+        path if path == *other => Some(one),
+        _ => None,
+    })?;
+    Some(Location::Sysctl((*other).to_owned()))
+}
+
+/// The other name of a setting's number.
+pub(crate) fn alias_of(at: &Location) -> Option<Location> {
+    let Location::Sysctl(path) = at else { return None };
+    let other = ALIASES.iter().find_map(|(one, other)| match path.as_str() {
         path if path == *one => Some(other),
         path if path == *other => Some(one),
         _ => None,

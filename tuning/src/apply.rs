@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::along::{along, has_no_way_back, reset_by};
+use crate::along::{alias_of, along, has_no_way_back, reset_by};
 use crate::check::{Finding, State, check_on};
 use crate::journal::{
     Along, Directory, Entry, Journal, JournalError, Lock, Log, Owner, Record, boot,
@@ -200,6 +200,13 @@ fn unfit(finding: &Finding, all: &[Finding]) -> Option<SettingError> {
     let (at, target) = (finding.at.as_ref()?, finding.target.as_ref()?);
     if has_no_way_back(at, target) {
         let what = format!("the kernel keeps '{target}' until the next boot: set it by hand");
+        return Some(SettingError::Invalid(what));
+    }
+    let same_number = alias_of(at)
+        .and_then(|alias| all.iter().find(|it| it.at.as_ref() == Some(&alias)))
+        .filter(|other| other.target.is_some() && other.target != finding.target);
+    if let Some(Finding { name, place, target: Some(other), .. }) = same_number {
+        let what = format!("it is another name of {name}, which {place} sets to {other}: set one");
         return Some(SettingError::Invalid(what));
     }
     let reset = reset_by(at)?;

@@ -73,7 +73,8 @@ impl TryFrom<String> for Template {
         }
         parts.push(Part::Literal(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Literal(text) if text.is_empty()));
-        if source.trim().is_empty() {
+        // No text at all is a value: an empty set. Blanks are a mistake.
+        if !source.is_empty() && source.trim().is_empty() {
             return Err("an empty value".to_owned());
         }
         Ok(Self { source, parts })

@@ -21,6 +21,9 @@ use crate::namespace::NamespaceId;
 use crate::profile::{Place, Scope};
 use crate::system::Location;
 
+/// The most that a file of a journal has, in bytes: 10,000 settings take less.
+const MOST_BYTES: u64 = 4 << 20;
+
 /// The default directory of journals. Only root may write it: its values are written into the
 /// kernel.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/lab-tuning";
@@ -237,10 +240,10 @@ impl Directory {
 
     fn read(&self, number: u32) -> Result<Journal, JournalError> {
         let path = self.json(number);
-        let text = std::fs::read(&path).map_err(failed(&path, "read it"))?;
+        let text = platform::read_within(&path, MOST_BYTES).map_err(failed(&path, "read it"))?;
         let record: Record = serde_json::from_slice(&text)
             .map_err(|error| JournalError::Text { file: path.clone(), what: error.to_string() })?;
-        let log = match std::fs::read_to_string(self.log(number)) {
+        let log = match platform::read_text_within(&self.log(number), MOST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             text => text.map_err(failed(&self.log(number), "read it"))?,
         };

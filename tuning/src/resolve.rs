@@ -5,6 +5,7 @@ use std::io;
 
 use crate::facts::Facts;
 use crate::profile::{Key, Setting};
+use crate::sysctl_file::path as sysctl_path;
 use crate::system::{Location, System};
 use crate::value::{Format, Relation, mask, normal};
 
@@ -63,28 +64,6 @@ pub(crate) fn resolve(setting: &Setting, system: &System, facts: &Facts) -> io::
         }
         Key::CStates => c_states(&wanted, system, facts),
         _ => interfaces(setting, &wanted, system, facts),
-    }
-}
-
-/// Dots become slashes, unless the name is written with slashes already, as sysctl(8) has it for
-/// names with dots in them.
-fn sysctl_path(name: &str) -> String {
-    let slash = name.find('/').unwrap_or(usize::MAX);
-    if name.find('.').is_some_and(|dot| dot < slash) {
-        // A slash in a name with dots stands for a dot.
-        name.chars()
-            .map(|c| {
-                if c == '.' {
-                    '/'
-                } else if c == '/' {
-                    '.'
-                } else {
-                    c
-                }
-            })
-            .collect()
-    } else {
-        name.to_owned()
     }
 }
 

@@ -31,6 +31,18 @@ pub enum SettingError {
         /// What is known about it.
         what: String,
     },
+    /// It exists in the first network namespace alone.
+    #[error(
+        "it is a setting of the machine, and the kernel shows it in the first network namespace \
+         only, not in this one: give it scope: Machine, and set it there"
+    )]
+    FirstNamespaceOnly,
+    /// The kernel lets no process read it.
+    #[error(
+        "it is write-only: writing it does something once, and it keeps no value that could be \
+         compared or put back: leave it out, and write it by hand when it is wanted"
+    )]
+    WriteOnly,
     /// The kernel lets no process write it.
     #[error("it is read-only")]
     ReadOnly,
@@ -82,13 +94,15 @@ impl From<NotWritable> for SettingError {
 }
 
 impl SettingError {
-    /// Whether the machine does not have the setting.
+    /// Whether the machine does not have the setting, or has nothing there to be kept.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(
             self,
             SettingError::TooOld { .. }
                 | SettingError::Removed { .. }
                 | SettingError::NotThere { .. }
+                | SettingError::FirstNamespaceOnly
+                | SettingError::WriteOnly
         )
     }
 
@@ -102,6 +116,7 @@ impl SettingError {
     ) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => missing(&error, setting, at, facts, system),
+            io::ErrorKind::PermissionDenied if system.is_write_only(at) => SettingError::WriteOnly,
             io::ErrorKind::PermissionDenied => {
                 SettingError::NoPrivilege { what: "read", source: error }
             }
@@ -132,6 +147,61 @@ impl SettingError {
     }
 }
 
+/// Settings below `net` that the kernel registers for its first network namespace
+/// (net/core/sysctl_net_core.c, net/ipv4/sysctl_net_ipv4.c, net/ipv4/route.c,
+/// net/core/neighbour.c; some of them have come to every namespace since). A star ends a beginning.
+const FIRST_NAMESPACE: [&str; 37] = [
+    "net/core/bpf_jit_*",
+    "net/core/busy_*",
+    "net/core/default_qdisc",
+    "net/core/dev_weight*",
+    "net/core/devconf_inherit_init_net",
+    "net/core/fb_tunnels_only_for_init_net",
+    "net/core/flow_limit_*",
+    "net/core/gro_normal_batch",
+    "net/core/high_order_alloc_disable",
+    "net/core/max_skb_frags",
+    "net/core/message_*",
+    "net/core/netdev_*",
+    "net/core/optmem_max",
+    "net/core/rmem_default",
+    "net/core/rmem_max",
+    "net/core/rps_sock_flow_entries",
+    "net/core/tstamp_allow_data",
+    "net/core/warnings",
+    "net/core/wmem_default",
+    "net/core/wmem_max",
+    "net/ipv4/cipso_*",
+    "net/ipv4/inet_peer_*",
+    "net/ipv4/neigh/default/gc_*",
+    "net/ipv4/route/error_*",
+    "net/ipv4/route/gc_*",
+    "net/ipv4/route/max_size",
+    "net/ipv4/route/redirect_*",
+    "net/ipv4/tcp_allowed_congestion_control",
+    "net/ipv4/tcp_available_congestion_control",
+    "net/ipv4/tcp_low_latency",
+    "net/ipv4/tcp_max_orphans",
+    "net/ipv4/tcp_mem",
+    "net/ipv4/udp_mem",
+    "net/ipv6/calipso_*",
+    "net/ipv6/mld_max_msf",
+    "net/ipv6/neigh/default/gc_*",
+    "net/nf_conntrack_max",
+];
+
+fn of_first_namespace_only(path: &str) -> bool {
+    FIRST_NAMESPACE.iter().any(|name| match name.strip_suffix('*') {
+        Some(start) => path.starts_with(start),
+        None => path == *name,
+    })
+}
+
+/// Whether the calling thread is in it: there the kernel has at least one of them.
+fn in_first_namespace(system: &System) -> bool {
+    system.read(&Location::Sysctl("net/ipv4/tcp_mem".to_owned())).is_ok()
+}
+
 fn missing(
     error: &io::Error,
     setting: &Setting,
@@ -147,6 +217,12 @@ fn missing(
         && facts.kernel_version() >= until.numbers
     {
         return SettingError::Removed { this: this(), until: until.clone() };
+    }
+    if let Location::Sysctl(path) = at
+        && of_first_namespace_only(path)
+        && !in_first_namespace(system)
+    {
+        return SettingError::FirstNamespaceOnly;
     }
     let what = match (&setting.key, at) {
         (Key::Sysctl(_), Location::Sysctl(path)) => {
@@ -186,6 +262,16 @@ fn distance(one: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_the_first_namespace_are_told_from_others() {
+        for path in ["net/core/rmem_max", "net/ipv4/neigh/default/gc_thresh3", "net/ipv4/tcp_mem"] {
+            assert!(of_first_namespace_only(path), "{path}");
+        }
+        for path in ["net/core/somaxconn", "net/ipv4/neigh/eth0/gc_stale_time", "vm/swappiness"] {
+            assert!(!of_first_namespace_only(path), "{path}");
+        }
+    }
 
     #[test]
     fn letters_apart() {

@@ -13,6 +13,19 @@ pub(crate) enum Format {
     Mask,
     /// All choices, and the one that is taken in brackets.
     Choice,
+    /// A set of numbers: single ones and ranges with commas between them. The kernel prints
+    /// neighbours as a range (lib/bitmap.c), and nothing for the empty set.
+    Ranges,
+}
+
+/// How a sysctl writes its value (net/ipv4/sysctl_net_ipv4.c, kernel/watchdog.c,
+/// net/core/sysctl_net_core.c).
+pub(crate) fn format_of_sysctl(path: &str) -> Format {
+    match path {
+        "net/ipv4/ip_local_reserved_ports" | "kernel/watchdog_cpumask" => Format::Ranges,
+        "net/core/flow_limit_cpu_bitmap" | "net/core/rps_default_mask" => Format::Mask,
+        _ => Format::Words,
+    }
 }
 
 /// How a value is meant.
@@ -64,6 +77,7 @@ pub(crate) fn normal(format: Format, text: &str) -> String {
             let digits = digits.trim_start_matches("0x").trim_start_matches('0');
             if digits.is_empty() { "0".to_owned() } else { digits.to_ascii_lowercase() }
         }
+        Format::Ranges => ranges(text).unwrap_or_else(|| text.trim().to_owned()),
         Format::Choice => {
             let taken = text
                 .split_whitespace()
@@ -71,6 +85,32 @@ pub(crate) fn normal(format: Format, text: &str) -> String {
             taken.unwrap_or_else(|| text.trim().to_owned())
         }
     }
+}
+
+/// A set with its neighbours joined, as the kernel prints it; `None` for what is no set.
+fn ranges(text: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|it| !it.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last {
+            return None;
+        }
+        parts.push((first, last));
+    }
+    parts.sort_unstable();
+    let mut joined: Vec<(u32, u32)> = Vec::new();
+    for (first, last) in parts {
+        match joined.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = (*end).max(last),
+            _ => joined.push((first, last)),
+        }
+    }
+    let part = |(first, last): &(u32, u32)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    Some(joined.iter().map(part).collect::<Vec<_>>().join(","))
 }
 
 fn numbers(text: &str) -> Option<Vec<i128>> {
@@ -158,6 +198,12 @@ mod tests {
             (Format::Mask, "00", "0"),
             (Format::Choice, "always [madvise] never\n", "madvise"),
             (Format::Choice, "performance\n", "performance"),
+            (Format::Ranges, "8080,8081,9148,30000-30010", "8080-8081,9148,30000-30010"),
+            (Format::Ranges, "9,1-3 4, 7-8,2\n", "1-4,7-9"),
+            (Format::Ranges, "\n", ""),
+            (Format::Ranges, "3-1", "3-1"),
+            (Format::Ranges, "4294967295,4294967294", "4294967294-4294967295"),
+            (Format::Ranges, "http", "http"),
         ] {
             assert_eq!(normal(format, text), expected, "{text}");
             assert_eq!(normal(format, expected), expected, "twice: {text}");

@@ -513,3 +513,55 @@ fn a_full_apply_is_quick_and_leaves_nothing() {
         assert_eq!(changed(&before.1, &after.1), [], "{name}");
     }
 }
+
+/// A set is compared as a set: the kernel joins neighbours, and the empty set is a value.
+#[test]
+fn sets_of_ports_hold_however_they_are_written() {
+    let Some(_machine) = machine_as_it_is() else { return };
+    in_namespace(|| {
+        const KEY: &str = "net.ipv4.ip_local_reserved_ports";
+        let place = Place::new();
+        let key = format!("Sysctl(\"{KEY}\")");
+        let wanted = "Exactly(\"8080,8081,9148,30000-30010\")";
+        let profile = place.profile("ports", &[(&key, wanted, "")]);
+        let applied = place.apply(&profile).expect("applied");
+        assert!(applied.failures.is_empty(), "{applied:?}");
+        assert_eq!(sysctl(KEY), "8080-8081,9148,30000-30010");
+        assert!(place.apply(&profile).expect("applied").changes.is_empty());
+        let none = place.profile("none", &[(&key, "Exactly(\"\")", "")]);
+        assert!(place.apply(&none).expect("applied").failures.is_empty());
+        assert_eq!(sysctl(KEY), "");
+        assert!(place.revert(Selection::Last)[0].is_done());
+        assert_eq!(sysctl(KEY), "8080-8081,9148,30000-30010");
+        assert!(place.revert(Selection::All)[0].is_done());
+        assert_eq!(sysctl(KEY), "");
+    });
+}
+
+/// What cannot be kept, and what another namespace alone has, is said as it is.
+#[test]
+fn odd_settings_are_named_for_what_they_are() {
+    let Some(_machine) = machine_as_it_is() else { return };
+    in_namespace(|| {
+        let place = Place::new();
+        let faulty = |name: &str, value: &str, more: &str| {
+            let (key, value) = (format!("Sysctl(\"{name}\")"), format!("Exactly(\"{value}\")"));
+            let profile = place.profile("odd", &[(&key, &value, more)]);
+            tuning::check(&profile).expect("readable")[0].to_string()
+        };
+        let said = faulty("net.ipv4.route.flush", "1", "");
+        assert!(said.contains("FAULTY") && said.contains("write-only"), "{said}");
+        let said = faulty("net.ipv4.route.flush", "1", "optional: true");
+        assert!(said.contains("skipped") && said.contains("write-only"), "{said}");
+        for name in ["net.ipv4.tcp_mem", "net.core.netdev_max_backlog"] {
+            let said = faulty(name, "1", "");
+            assert!(said.contains("first network namespace only"), "{said}");
+        }
+        let both = [
+            ("Sysctl(\"net.ipv4.ip_forward\")", "Exactly(\"1\")", ""),
+            ("Sysctl(\"net.ipv4.conf.all.forwarding\")", "Exactly(\"0\")", ""),
+        ];
+        let error = place.apply(&place.profile("alias", &both)).expect_err("both").to_string();
+        assert!(error.contains("another name of net.ipv4.conf.all.forwarding"), "{error}");
+    });
+}

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{
     NicReading,
-    table::{self, Direction, LossName, Weight},
+    loss_name::{Direction, LossName, Weight},
+    suspects, table,
 };
 
 /// Whose counter it is.
@@ -63,11 +64,13 @@ impl NicReading {
     /// reading before.
     ///
     /// Each way the driver's own counters are summed where the table knows them, else the
-    /// kernel's. Those that are not part of the sum are listed with what they are worth.
+    /// kernel's. Those that are not part of the sum are listed with what they are worth. A driver
+    /// with counters that the table does not know has no sum, but its suspicious names.
     pub fn losses(&self) -> NicLosses {
         let driver = self.driver.as_ref().map_or("", |driver| driver.driver.as_str());
         let family = table::family(driver);
-        let mut rows = self.by_driver(family.names);
+        let unknown = family.drivers.is_empty() && self.driver_counters.is_some();
+        let mut rows = if unknown { self.suspicious() } else { self.by_driver(family.names) };
         rows.extend(self.by_kernel(family.link));
         let special: Vec<&str> = family.link.iter().map(|row| row.name).collect();
         for mut row in self.by_kernel(table::LINK) {
@@ -82,8 +85,8 @@ impl NicReading {
             }
             rows.push(row);
         }
-        let received = total(&rows, Direction::Received);
-        let sent = total(&rows, Direction::Sent);
+        let sum = |direction| if unknown { None } else { total(&rows, direction) };
+        let (received, sent) = (sum(Direction::Received), sum(Direction::Sent));
         rows.retain(|row| row.frames != Some(0));
         NicLosses { received, sent, by_name: rows }
     }
@@ -97,11 +100,7 @@ impl NicReading {
     /// The driver's counters that a list names, of the whole interface and of queues.
     fn by_driver(&self, names: &'static [LossName]) -> Vec<NicLoss> {
         let mut rows = Vec::new();
-        let whole = self.driver_counters.iter().flatten().map(|(name, value)| (None, name, value));
-        let queues = self.queues.iter().flatten().flat_map(|(queue, counters)| {
-            counters.iter().map(move |(name, value)| (Some(*queue), name, value))
-        });
-        for (queue, name, frames) in whole.chain(queues) {
+        for (queue, name, frames) in self.of_driver() {
             let Some(known) = names.iter().find(|known| known.name == *name) else { continue };
             // A queue's share of what is counted for the whole interface, too.
             let shared = queue.is_some() && self.has(name, None);
@@ -110,6 +109,31 @@ impl NicReading {
             rows.push(row(known, queue, CountedBy::Driver, *frames, shared || within));
         }
         rows
+    }
+
+    /// The driver's counters, of the whole interface and then of queues.
+    fn of_driver(&self) -> impl Iterator<Item = (Option<u32>, &String, &Option<u64>)> {
+        let whole = self.driver_counters.iter().flatten().map(|(name, value)| (None, name, value));
+        let queues = self.queues.iter().flatten().flat_map(|(queue, counters)| {
+            counters.iter().map(move |(name, value)| (Some(*queue), name, value))
+        });
+        whole.chain(queues)
+    }
+
+    /// Counters of a driver that nobody here knows, whose names speak of a loss.
+    fn suspicious(&self) -> Vec<NicLoss> {
+        let suspects = self.of_driver().filter(|(_, name, _)| suspects::speaks_of_loss(name));
+        suspects
+            .map(|(queue, name, frames)| NicLoss {
+                name: name.clone(),
+                queue,
+                counted_by: CountedBy::Driver,
+                direction: suspects::direction(name),
+                weight: Weight::Perhaps,
+                frames: *frames,
+                meaning: UNKNOWN,
+            })
+            .collect()
     }
 
     /// The kernel's counters that a list names.
@@ -134,6 +158,9 @@ impl NicReading {
         }
     }
 }
+
+/// What a counter of an unknown driver means.
+const UNKNOWN: &str = "its name speaks of a loss; what this driver means by it is not known here";
 
 fn row(
     known: &'static LossName,
@@ -163,113 +190,4 @@ fn total(rows: &[NicLoss], direction: Direction) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::nic::{Driver, assign, names};
-
-    /// A card: its driver, the driver's counters and counters of the kernel's.
-    fn card(driver: &str, own: &[(&str, u64)], kernel: &[(&'static str, u64)]) -> NicReading {
-        let raw: Vec<_> = own.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        let (whole, queues) = assign(names::sort(raw));
-        let mut link: BTreeMap<_, _> =
-            crate::nic::link::NAMES.into_iter().map(|name| (name, Some(0))).collect();
-        link.extend(kernel.iter().map(|(name, value)| (*name, Some(*value))));
-        NicReading {
-            name: "eth0".to_owned(),
-            link,
-            driver: Some(Driver { driver: driver.to_owned(), ..Driver::default() }),
-            driver_counters: Some(whole),
-            queues: Some(queues),
-            ..NicReading::default()
-        }
-    }
-
-    fn check(reading: &NicReading, received: u64, sent: u64, listed: usize) {
-        let losses = reading.losses();
-        let found = (losses.received, losses.sent, losses.by_name.len());
-        assert_eq!(found, (Some(received), Some(sent), listed), "{losses:#?}");
-    }
-
-    #[test]
-    fn the_prototypes_screenshot_is_a_loss_at_the_card() {
-        // Error counters of zero beside 26,000 discards a second.
-        let own = [
-            ("rx_bytes", 123_456_789),
-            ("rx_crc_errors", 0),
-            ("rx_discards", 0),
-            ("rx_ftq_discards", 0),
-            ("rx_fw_discards", 26_000),
-            ("tx_mac_errors", 0),
-        ];
-        // The kernel's counter is the same frames again.
-        let reading = card("bnx2", &own, &[("rx_missed_errors", 26_000)]);
-        check(&reading, 26_000, 0, 2);
-        let losses = reading.losses();
-        assert_eq!(losses.by_name[0].name, "rx_fw_discards");
-        assert_eq!(losses.by_name[0].weight, Weight::Lost);
-        assert_eq!(losses.by_name[1].weight, Weight::PartOf);
-        assert_eq!(losses.frames(), Some(26_000));
-    }
-
-    #[test]
-    fn a_frame_is_counted_once() {
-        // virtio: the sum and its parts.
-        let own = [("rx_drops", 7), ("rx0_drops", 4), ("rx1_drops", 3), ("tx0_kicks", 1)];
-        check(&card("virtio_net", &own, &[]), 7, 0, 3);
-        // The same driver of an older kernel has the parts only.
-        check(&card("virtio_net", &own[1..], &[]), 7, 0, 2);
-        // igb: the queues' drops are summed up under another name.
-        let own = [
-            ("rx_missed_errors", 5),
-            ("rx_fifo_errors", 9),
-            ("rx_no_buffer_count", 100),
-            ("rx_queue_0_drops", 9),
-            ("tx_aborted_errors", 2),
-        ];
-        check(&card("igb", &own, &[("rx_errors", 77)]), 14, 2, 6);
-        let own = [
-            ("[0]: rx_discards", 3),
-            ("[1]: rx_discards", 4),
-            ("rx_total_discard_pkts", 7),
-            ("rx_stat_discard", 1),
-            ("rx_fcs_err_frames", 2),
-        ];
-        check(&card("bnxt_en", &own, &[]), 10, 0, 5);
-        // vmxnet3: sections.
-        let own = [
-            ("Rx Queue#", 0),
-            ("  pkts rx OOB", 6),
-            ("  drv dropped rx total", 5),
-            ("     err", 5),
-            ("Rx Queue#", 1),
-            ("  pkts rx OOB", 1),
-        ];
-        check(&card("vmxnet3", &own, &[]), 12, 0, 4);
-    }
-
-    #[test]
-    fn drivers_without_counters_are_judged_by_the_kernels() {
-        let kernel =
-            [("rx_missed_errors", 5), ("rx_errors", 3), ("rx_crc_errors", 3), ("tx_errors", 1)];
-        check(&card("r8169", &[("rx_unicast", 10)], &kernel), 8, 1, 4);
-        // Names that are known of other drivers are shown, but not summed.
-        check(&card("newnic", &[("rx_discards", 10)], &kernel), 8, 1, 5);
-        // A pair of virtual interfaces drops on sending, and only the kernel's counter has it.
-        let own = [("peer_ifindex", 3), ("rx_queue_0_drops", 2)];
-        check(&card("veth", &own, &[("tx_dropped", 9)]), 2, 9, 2);
-    }
-
-    #[test]
-    fn a_reset_counter_makes_the_sum_unknown() {
-        let mut reading = card("bnx2", &[("rx_fw_discards", 5), ("tx_mac_errors", 0)], &[]);
-        reading.driver_counters.as_mut().expect("counters").insert("rx_fw_discards".into(), None);
-        let losses = reading.losses();
-        assert_eq!((losses.received, losses.sent), (None, Some(0)));
-        assert_eq!(losses.by_name.len(), 1);
-        assert_eq!(losses.frames(), None);
-        let nothing = NicReading::default().losses();
-        assert_eq!((nothing.received, nothing.sent), (None, None));
-    }
-}
+mod tests;

@@ -12,14 +12,18 @@ use std::{collections::BTreeMap, io};
 use ethtool::{CounterBuffer, Ethtool};
 use serde::Serialize;
 
+mod cards;
+mod guests;
 mod link;
+mod loss_name;
 mod losses;
 mod names;
+mod suspects;
 mod table;
 
 pub use ethtool::Driver;
+pub use loss_name::{Direction, Weight};
 pub use losses::{CountedBy, NicLoss, NicLosses};
-pub use table::{Direction, Weight};
 
 use crate::kernel::monotonic_ns;
 

@@ -46,8 +46,12 @@ const BEFORE: [(&str, &str); 15] = [
 /// | `[3]: rx_discards`, `3: rx_discards` | bnxt, bnx2x, qede | 3, `rx_discards` |
 /// | `rxq3: rx_drops` | be2net | 3, `rx_drops` |
 /// | `rx_packets[3]` | gve | 3, `rx_packets` |
+/// | `rx_3_packets`, when there is `rx_0_` | mana, ionic | 3, `rx_packets` |
+/// | `Queue[3] InErrors` | atlantic | 3, `InErrors` |
 /// | `Rx Queue#` = 3, then names set in | vmxnet3 | 3, as it stands |
 pub(crate) fn sort(raw: Vec<(String, u64)>) -> Vec<Counter> {
+    // `rx_64_bytes_phy` is a size: only a card that has a queue 0 so written counts queues so.
+    let bare = raw.iter().any(|(name, _)| is_queue_zero(name.trim()));
     let mut section = None;
     raw.into_iter()
         .map(|(raw, value)| {
@@ -62,7 +66,7 @@ pub(crate) fn sort(raw: Vec<(String, u64)>) -> Vec<Counter> {
             if section.is_some() {
                 return Counter { queue: section, name: name.to_owned(), value };
             }
-            match of_queue(name) {
+            match of_queue(name).or_else(|| if bare { of_bare_number(name) } else { None }) {
                 Some((queue, name)) => Counter { queue: Some(queue), name, value },
                 None => Counter { queue: None, name: name.to_owned(), value },
             }
@@ -75,6 +79,10 @@ fn of_queue(name: &str) -> Option<(u32, String)> {
     if let Some(rest) = name.strip_prefix('[') {
         let (queue, rest) = number(rest)?;
         return Some((queue, rest.strip_prefix("]:")?.trim().to_owned()));
+    }
+    if let Some((_, rest)) = name.split_once("Queue[") {
+        let (queue, rest) = number(rest)?;
+        return Some((queue, rest.strip_prefix(']')?.trim_start().to_owned()));
     }
     if let Some((rest, queue)) = name.strip_suffix(']').and_then(|name| name.rsplit_once('[')) {
         let (queue, nothing) = number(queue)?;
@@ -90,6 +98,22 @@ fn of_queue(name: &str) -> Option<(u32, String)> {
         let has_direction = rest.starts_with("rx_") || rest.starts_with("tx_");
         let direction = if has_direction { "" } else { direction };
         (!rest.is_empty()).then(|| (queue, format!("{direction}{rest}")))
+    })
+}
+
+/// Whether a name is of queue 0 as in `rx_0_packets`; `rx_0_to_64_bytes` is a size.
+fn is_queue_zero(name: &str) -> bool {
+    ["rx_0_", "tx_0_"].into_iter().any(|zero| {
+        name.strip_prefix(zero).is_some_and(|rest| !rest.starts_with("to_") && rest != "bytes_phy")
+    })
+}
+
+/// `rx_3_packets`.
+fn of_bare_number(name: &str) -> Option<(u32, String)> {
+    ["rx_", "tx_"].into_iter().find_map(|way| {
+        let (queue, rest) = number(name.strip_prefix(way)?)?;
+        let rest = rest.strip_prefix('_')?;
+        (!rest.is_empty()).then(|| (queue, format!("{way}{rest}")))
     })
 }
 

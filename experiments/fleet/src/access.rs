@@ -1,7 +1,7 @@
 //! The way to NATS: address, credentials and TLS, as NATS has them.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, jetstream};
@@ -65,8 +65,14 @@ pub struct Options {
     pub allow_clock_offset: bool,
 }
 
-fn secret(path: &PathBuf) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path)
+/// The longest password or token that a file has, in bytes.
+const LONGEST_SECRET: u64 = 4 << 10;
+
+/// The most that a file of certificates or credentials has, in bytes.
+const MOST_CERTIFICATES: u64 = 4 << 20;
+
+fn secret(path: &Path) -> anyhow::Result<String> {
+    let text = platform::read_text_within(path, LONGEST_SECRET)
         .map_err(|error| UsageError::error(format!("{}: {error}", path.display())))?;
     Ok(text.trim().to_owned())
 }
@@ -122,7 +128,7 @@ impl Access {
             ("--tls-key", &self.tls_key),
         ] {
             let Some(file) = file else { continue };
-            std::fs::File::open(file).map_err(|error| {
+            platform::read_within(file, MOST_CERTIFICATES).map_err(|error| {
                 UsageError::error(format!("{flag} {}: {error}", file.display()))
             })?;
         }

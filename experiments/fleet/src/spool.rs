@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -35,6 +35,9 @@ const MOST_ON_DISK: u64 = 1 << 30;
 
 /// Blocks of merged batches are given back when they are this long together, in bytes.
 const CUT: u64 = 1 << 20;
+
+/// No batch is longer, in bytes: what NATS carries in one message is 1 MiB.
+const LONGEST: u64 = 16 << 20;
 
 /// The unit in which the system tells of the room that a file takes, in bytes.
 const BLOCK: u64 = 512;
@@ -164,7 +167,7 @@ impl Spool {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let length = lines.read_until(b'\n', &mut line)?;
+            let length = lines.by_ref().take(LONGEST).read_until(b'\n', &mut line)?;
             if line.last() != Some(&b'\n') {
                 return Ok(());
             }

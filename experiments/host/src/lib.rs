@@ -6,6 +6,7 @@
 
 pub mod background;
 mod backlog;
+mod causing;
 pub mod congestion;
 pub mod ended;
 pub mod hog;

@@ -7,6 +7,7 @@ use ebpf::{Absence, BySide, Counters, Durations, Options, PortPackets, Probes, P
 use interrupts::Interrupts;
 use serde_json::{Map, Value, json};
 
+use crate::causing::{self, Caused, Causing};
 use crate::target::{Queues, Target};
 
 /// Drop reasons named in a line at most: the rest are in their sum.
@@ -42,7 +43,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "ADDRESS")]
     address: Option<IpAddr>,
     /// End after so many seconds [default: when interrupted]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// Lines of JSON with everything that is counted
     #[arg(long)]
@@ -81,6 +82,7 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.tick().await;
     let mut before = (probes.read(), target.queues());
+    let mut causing = Causing::default();
     let mut left = args.seconds.unwrap_or(u64::MAX);
     while left > 0 {
         tokio::select! {
@@ -91,12 +93,13 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
         let now = (probes.read(), target.queues());
         probes.reuse_slots(&now.0)?;
         let (grown, queues) = (now.0.since(&before.0), now.1.since(&before.1));
+        let causes = causing.second(&probes, (&before.0, &now.0), &grown);
         before = now;
         let rows =
             || grown.packets.iter().flatten().filter(|it| u64::from(it.netns) == target.netns);
         let near = target.nearest(rows().map(|row| row.name.as_str()));
         let near = Near { netns: target.netns, names: near };
-        let shown = Second { grown: &grown, queues: &queues, near };
+        let shown = Second { grown: &grown, queues: &queues, near, causes };
         let line = if args.json { json_line(&shown)? } else { shown.line() };
         // The reader of the pipe has seen enough, or nothing more can be written: `lab` knows.
         if !text::tell(format_args!("{line}\n")) {
@@ -118,6 +121,7 @@ fn json_line(second: &Second<'_>) -> anyhow::Result<String> {
     }
     line.insert("nearest".to_owned(), json!(second.near.names));
     line.insert("runqueue_delay_us".to_owned(), serde_json::to_value(delays(second.grown))?);
+    line.insert("causes".to_owned(), causing::json(second.causes.as_deref()));
     Ok(serde_json::to_string(&line)?)
 }
 
@@ -125,6 +129,7 @@ fn json_line(second: &Second<'_>) -> anyhow::Result<String> {
 struct Second<'a> {
     grown: &'a Counters,
     queues: &'a Queues,
+    causes: Option<Vec<Caused>>,
     near: Near,
 }
 
@@ -182,7 +187,7 @@ impl Second<'_> {
         let requests = grown.server_wait.as_ref().map(Durations::count);
         format!(
             "{}  requests (by reads) {}  retransmits {}  {}  {}  {}  µs p50/p99/max: run queue {}  \
-             wait {}  service {}{}",
+             wait {}  service {}{}{}",
             self.packets(),
             count(requests),
             count(retransmits),
@@ -192,6 +197,7 @@ impl Second<'_> {
             quantiles(delays(grown).as_ref()),
             quantiles(grown.server_wait.as_ref()),
             quantiles(grown.server_service.as_ref()),
+            causing::words(self.causes.as_deref()),
             self.notes(requests),
         )
     }
@@ -270,7 +276,7 @@ mod tests {
 
     fn line(grown: &Counters) -> String {
         let near = Near { netns: 1, names: vec!["br0".to_owned()] };
-        Second { grown, queues: &Queues::default(), near }.line()
+        Second { grown, queues: &Queues::default(), near, causes: None }.line()
     }
 
     fn packets(name: &str, netns: u32, count: u64) -> PortPackets {

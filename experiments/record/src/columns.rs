@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::error::FileError;
 use crate::files::{EVENTS, NAMES, TRUTH};
+use crate::lines::Lines;
 
 /// Seconds of a row group at most.
 const GROUP_S: f64 = 60.0;
@@ -268,9 +268,10 @@ fn each_row(
     name: &str,
     mut take: impl FnMut(Map<String, Value>) -> Result<(), ParquetError>,
 ) -> Result<(), ParquetError> {
-    let file = BufReader::new(File::open(directory.join(format!("{name}.jsonl")))?);
-    for line in file.lines() {
-        let Ok(Value::Object(line)) = serde_json::from_str(&line?) else { continue };
+    let mut lines = Lines::open(&directory.join(format!("{name}.jsonl")))?;
+    // What no run has written ends it: whoever reads the lines names that.
+    while let Ok(Some((_, line))) = lines.next_line() {
+        let Ok(Value::Object(line)) = serde_json::from_slice(line) else { continue };
         let row = if name == NAMES[EVENTS] { event(line) } else { flat(line) };
         take(row)?;
     }

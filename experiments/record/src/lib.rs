@@ -36,7 +36,7 @@ pub use lines::Lines;
 pub use lock::{DirectoryLock, LockError};
 pub use outcome::Outcome;
 pub use problems::Problems;
-pub use raw::{Raw, RawError, total};
+pub use raw::{Raw, RawError, read_whole, read_within, total};
 pub use rows::{
     CausesRow, CgroupRow, ClientRow, NicRow, ProbeRow, ProbedThread, ProcRow, ProcSubject,
     SampleSource, ServerRow, ShardBooks, ShardRow, SlowRow, StallRow, TruthRow, parse,

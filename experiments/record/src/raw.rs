@@ -2,6 +2,7 @@
 //! killed. What else cannot be read is left out and named.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use attribution::Segment;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use crate::events::{ClosingBooks, EventKind, EventRow};
 use crate::files::{EVENTS_FILE, FORMAT, MANIFEST_FILE, Manifest, SAMPLES_FILE, SLOW_FILE};
 use crate::hlog::{self, HLOG};
+use crate::lines::Lines;
 use crate::problems::Problems;
 use crate::rows::{
     CausesRow, ClientRow, NicRow, ProbeRow, ProcRow, ProcSubject, SampleSource, ServerRow, SlowRow,
@@ -86,42 +88,65 @@ pub struct Raw {
     pub damage: Problems,
 }
 
-fn read(directory: &Path, name: &str) -> Result<(PathBuf, String), RawError> {
-    let file = directory.join(name);
-    let bytes =
-        std::fs::read(&file).map_err(|source| RawError::File { file: file.clone(), source })?;
-    Ok((file, String::from_utf8_lossy(&bytes).into_owned()))
+/// The most that a file of a run has that is one JSON text, in bytes: its manifest, its summary.
+const MOST_JSON: u64 = 4 << 20;
+
+/// Reads a file of a run that is one JSON text.
+///
+/// # Errors
+/// What the system says, or that it is none that a run has.
+pub fn read_whole(directory: &Path, name: &str) -> io::Result<Vec<u8>> {
+    read_within(directory, name, MOST_JSON)
 }
 
-/// The whole lines of a file, each with its number. A last line without an end was cut off by a
-/// kill and is left out.
-fn lines(directory: &Path, name: &'static str, damage: &mut Problems) -> Vec<(usize, String)> {
-    match read(directory, name) {
-        Ok((_, text)) => {
-            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            whole.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect()
+/// Reads a file of a run that has so many bytes at most.
+///
+/// # Errors
+/// As [`read_whole`].
+pub fn read_within(directory: &Path, name: &str, most: u64) -> io::Result<Vec<u8>> {
+    platform::read_within(&directory.join(name), most)
+}
+
+/// Hands the whole lines of a file to `read`, each with its number. A last line without an end was
+/// cut off by a kill and is left out. A line that cannot be read is left out and named.
+fn each_line(
+    directory: &Path,
+    name: &'static str,
+    damage: &mut Problems,
+    mut read: impl FnMut(&[u8]) -> Result<(), String>,
+) {
+    let mut lines = match Lines::open(&directory.join(name)) {
+        Ok(lines) => lines,
+        Err(error) => {
+            let why = format!("{name}: cannot read it ({error}); what it says is missing here");
+            return damage.add_of_file(name, why);
         }
-        Err(_) => {
-            let why = format!("{name}: cannot read it; what it says is missing here");
-            damage.add_of_file(name, why);
-            Vec::new()
+    };
+    loop {
+        match lines.next_line() {
+            Ok(Some((number, line))) => {
+                if let Err(error) = read(line) {
+                    let why = format!("{name}:{number}: {error}; the line is left out");
+                    damage.add_of_file(name, why);
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                let why = format!("{name}: {error}; it and what comes after it are left out");
+                return damage.add_of_file(name, why);
+            }
         }
     }
 }
 
-/// Hands each line of a file to `read`. One that cannot be read is left out and named.
-fn each_line(
+/// The same for lines of JSON.
+fn each_row(
     directory: &Path,
     name: &'static str,
     damage: &mut Problems,
     mut read: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
 ) {
-    for (number, line) in lines(directory, name, damage) {
-        if let Err(error) = read(line.as_bytes()) {
-            let why = format!("{name}:{number}: {error}; the line is left out");
-            damage.add_of_file(name, why);
-        }
-    }
+    each_line(directory, name, damage, |line| read(line).map_err(|error| error.to_string()));
 }
 
 fn push<T: DeserializeOwned>(rows: &mut Vec<T>, line: &[u8]) -> Result<(), serde_json::Error> {
@@ -130,16 +155,18 @@ fn push<T: DeserializeOwned>(rows: &mut Vec<T>, line: &[u8]) -> Result<(), serde
 }
 
 fn manifest(directory: &Path) -> Result<Manifest, RawError> {
-    let (file, text) = read(directory, MANIFEST_FILE)?;
+    let file = directory.join(MANIFEST_FILE);
+    let text = read_whole(directory, MANIFEST_FILE)
+        .map_err(|source| RawError::File { file: file.clone(), source })?;
     let wrong = |error: serde_json::Error| RawError::Text {
         file: file.clone(),
         line: Some(error.line()),
         what: error.to_string(),
     };
-    let value: Value = serde_json::from_str(&text).map_err(wrong)?;
+    let value: Value = serde_json::from_slice(&text).map_err(wrong)?;
     match value["format"].as_u64() {
         Some(format) if format > u64::from(FORMAT) => Err(RawError::Newer { file, format }),
-        _ => serde_json::from_str(&text).map_err(wrong),
+        _ => serde_json::from_slice(&text).map_err(wrong),
     }
 }
 
@@ -163,7 +190,7 @@ impl Raw {
             histograms: HashMap::new(),
             damage: Problems::default(),
         };
-        each_line(directory, SAMPLES_FILE, &mut raw.damage, |line| match SampleSource::of(line)? {
+        each_row(directory, SAMPLES_FILE, &mut raw.damage, |line| match SampleSource::of(line)? {
             SampleSource::Client => push(&mut raw.clients, line),
             SampleSource::Server => push(&mut raw.servers, line),
             SampleSource::Causes => push(&mut raw.causes, line),
@@ -173,8 +200,8 @@ impl Raw {
             SampleSource::Stalls => push(&mut raw.stalls, line),
             SampleSource::Other => Ok(()),
         });
-        each_line(directory, SLOW_FILE, &mut raw.damage, |line| push(&mut raw.slow, line));
-        each_line(directory, EVENTS_FILE, &mut raw.damage, |line| {
+        each_row(directory, SLOW_FILE, &mut raw.damage, |line| push(&mut raw.slow, line));
+        each_row(directory, EVENTS_FILE, &mut raw.damage, |line| {
             raw.events.push(EventRow::parse(line)?);
             Ok(())
         });
@@ -262,20 +289,16 @@ pub fn total(values: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
 fn histograms(directory: &Path, damage: &mut Problems) -> HashMap<String, Histogram<u64>> {
     let mut sums: HashMap<String, Histogram<u64>> = HashMap::new();
     let mut decoder = hlog::Decoder::default();
-    for (number, line) in lines(directory, HLOG, damage) {
-        if let Err(what) = add_histogram(&line, &mut sums, &mut decoder) {
-            damage.add_of_file(HLOG, format!("{HLOG}:{number}: {what}; the line is left out"));
-        }
-    }
+    each_line(directory, HLOG, damage, |line| add_histogram(line, &mut sums, &mut decoder));
     sums
 }
 
 fn add_histogram(
-    line: &str,
+    line: &[u8],
     sums: &mut HashMap<String, Histogram<u64>>,
     decoder: &mut hlog::Decoder,
 ) -> Result<(), String> {
-    let interval = decoder.line(line.as_bytes(), |_| true).map_err(|error| error.to_string())?;
+    let interval = decoder.line(line, |_| true).map_err(|error| error.to_string())?;
     let Some(interval) = interval else { return Ok(()) };
     match sums.get_mut(&interval.tag) {
         Some(sum) => sum.add(&interval.values).map_err(|error| error.to_string())?,

@@ -74,6 +74,14 @@ fn gather(directory: &Path, digest: &mut Digest, problems: &mut Problems) {
     }
 }
 
+/// A flame graph; `None` when it has more than so many bytes.
+fn picture(directory: &Path, name: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
+    if std::fs::metadata(directory.join(name))?.len() > most as u64 {
+        return Ok(None);
+    }
+    record::read_within(directory, name, most as u64).map(Some)
+}
+
 /// The flame graphs of a run, as pictures within the page.
 fn flames(directory: &Path, digest: &Digest, problems: &mut Problems) -> Value {
     let mut size = 0;
@@ -81,19 +89,18 @@ fn flames(directory: &Path, digest: &Digest, problems: &mut Problems) -> Value {
     for flame in digest.incidents.flames.iter().filter(|flame| flame.samples > 0) {
         // A name that leads out of the directory is none of ours.
         let Some(name) = Path::new(&flame.svg).file_name() else { continue };
-        let file = directory.join(name);
-        let picture = match std::fs::read(&file) {
-            Ok(bytes) if size + bytes.len() <= MOST_FLAMES => {
+        let name = name.to_string_lossy();
+        let picture = match picture(directory, &name, MOST_FLAMES - size) {
+            Ok(Some(bytes)) => {
                 size += bytes.len();
                 Some(base64::engine::general_purpose::STANDARD.encode(bytes))
             }
-            Ok(_) => None,
+            Ok(None) => None,
             Err(error) => {
-                problems.add(format!("{}: {error}", name.display()));
+                problems.add(format!("{name}: {error}"));
                 continue;
             }
         };
-        let name = name.to_string_lossy();
         flames.push(json!({
             "phase": flame.phase, "file": name, "samples": flame.samples, "svg": picture,
         }));

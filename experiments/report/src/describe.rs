@@ -11,7 +11,7 @@ use record::{FORMAT, MANIFEST_FILE, Problems};
 
 /// Reads a JSON file; null, and a sentence, when it cannot be read.
 pub(crate) fn read_json(directory: &Path, name: &str, problems: &mut Problems) -> Value {
-    let read = std::fs::read(directory.join(name));
+    let read = record::read_whole(directory, name);
     match read.map(|bytes| serde_json::from_slice(&bytes)) {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => {

@@ -10,6 +10,7 @@
 pub mod configure;
 mod experiment;
 mod fault;
+mod hints;
 mod hosts;
 pub mod machine;
 mod order;
@@ -18,6 +19,7 @@ pub mod places;
 pub mod preflight;
 mod programs;
 mod read;
+mod ron_value;
 mod tuning;
 mod usage;
 mod validity;

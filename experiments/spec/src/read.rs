@@ -7,14 +7,21 @@ use ron::extensions::Extensions;
 use serde_json::Value;
 
 use crate::experiment::Experiment;
+use crate::hints;
 use crate::order::OrderError;
+use crate::ron_value;
+
+/// The longest text of an experiment, in bytes: a thousand phases with all that they can have.
+const MOST_TEXT: u64 = 1 << 20;
 
 /// Why there is no experiment. The message has file, line and column where there are any.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file cannot be read.
-    #[error("{}: cannot read it", file.display())]
+    #[error("{}: cannot read it{hint}", file.display())]
     File {
+        /// The file beside it that may be meant, as part of the sentence; or empty.
+        hint: String,
         /// The file.
         file: PathBuf,
         /// What the system says.
@@ -64,8 +71,10 @@ impl Source {
     /// # Errors
     /// [`ReadError`].
     pub fn read(file: &Path, settings: &[String]) -> Result<Self, ReadError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| ReadError::File { file: file.to_owned(), source })?;
+        let text = platform::read_text_within(file, MOST_TEXT).map_err(|source| {
+            let hint = hints::of_file(file);
+            ReadError::File { hint, file: file.to_owned(), source }
+        })?;
         Self::parse(file, text, settings)
     }
 
@@ -76,7 +85,7 @@ impl Source {
     pub fn parse(file: &Path, text: String, settings: &[String]) -> Result<Self, ReadError> {
         let at = |line, column, what| ReadError::Text { file: file.to_owned(), line, column, what };
         let mut experiment: Experiment = options().from_str(&text).map_err(|error| {
-            at(error.span.start.line, error.span.start.col, error.code.to_string())
+            at(error.span.start.line, error.span.start.col, hints::added(error.code.to_string()))
         })?;
         for setting in settings {
             experiment = set(&experiment, setting)
@@ -120,17 +129,30 @@ fn set(experiment: &Experiment, setting: &str) -> Result<Experiment, String> {
     for part in key.split('.') {
         at = step(at, part)?;
     }
-    *at = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    serde_json::from_value(tree).map_err(|error| error.to_string())
+    // JSON, or as the file writes it, or else a word: the first one that fits counts.
+    let readings = [serde_json::from_str(text).ok(), ron_value::parse(text)];
+    let word = Value::String(text.to_owned());
+    let mut refused = None;
+    for value in readings.into_iter().flatten().chain([word]) {
+        *at = value;
+        match serde_json::from_value(tree.clone()) {
+            Ok(experiment) => return Ok(experiment),
+            Err(error) => refused = refused.or(Some(hints::added(error.to_string()))),
+        }
+        at = &mut tree;
+        for part in key.split('.') {
+            at = step(at, part)?;
+        }
+    }
+    Err(refused.unwrap_or_default())
 }
 
 fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, String> {
     match at {
         Value::Object(fields) => {
             let known: Vec<String> = fields.keys().cloned().collect();
-            fields
-                .get_mut(part)
-                .ok_or_else(|| format!("there is no '{part}', only: {}", known.join(", ")))
+            let none = || hints::none_of(part, known.iter().map(String::as_str));
+            fields.get_mut(part).ok_or_else(none)
         }
         Value::Array(items) => {
             let is_named = |item: &Value| item.get("name").and_then(Value::as_str) == Some(part);
@@ -139,12 +161,10 @@ fn step<'a>(at: &'a mut Value, part: &str) -> Result<&'a mut Value, String> {
                 .ok()
                 .filter(|index| *index < items.len())
                 .or_else(|| items.iter().position(is_named));
-            let names: Vec<&str> =
-                items.iter().filter_map(|item| item.get("name")?.as_str()).collect();
-            let known = names.join(", ");
-            match place {
-                Some(place) => Ok(&mut items[place]),
-                None => Err(format!("there is no '{part}', only: {known}")),
+            let names = items.iter().filter_map(|item| item.get("name")?.as_str());
+            match place.ok_or_else(|| hints::none_of(part, names)) {
+                Ok(place) => Ok(&mut items[place]),
+                Err(none) => Err(none),
             }
         }
         other => Err(format!("'{part}' is looked for in {other}, which has no fields")),
@@ -204,7 +224,18 @@ mod tests {
         assert_eq!(changed.phases[1].seconds.map(Seconds::get), Some(9));
         let Some(Shake::Open { rate, .. }) = changed.phases[1].shake else { panic!("open") };
         assert_eq!(rate, Rate::Ramp { from: 1, to: 5, seconds: 3 });
+        let settings = [
+            "phases.load.shake=Open(rate: Ramp(from: 1, to: 5, seconds: 3))",
+            "about=in(words)",
+            "phases.load.faults=[Hog(cpus: [0], busy: 0.25)]",
+        ];
+        let again = parse(SMALL, &settings).expect("valid").experiment;
+        assert_eq!(again.phases[1].shake, changed.phases[1].shake);
+        assert_eq!(again.about, "in(words)");
+        assert_eq!(again.phases[1].faults.len(), 1);
         for (setting, words) in [
+            ("phases.load.shake=Open(rate: Steady(1))", "unknown variant `Steady`"),
+            ("phases.load.shake=Open(rate: Fixed(1)", "unknown variant"),
             ("users", "expected key=value"),
             ("users=0", "0 is not a number of users"),
             ("user=1", "there is no 'user', only: name, about, users"),

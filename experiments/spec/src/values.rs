@@ -121,9 +121,12 @@ impl TryFrom<String> for Name {
 
     fn try_from(name: String) -> Result<Self, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        // "." and ".." are other files than this one's.
+        let is_told = name.chars().any(|c| c.is_ascii_alphanumeric());
+        if name.len() > 64 || !is_told || !name.chars().all(allowed) {
             return Err(format!(
-                "\"{name}\" is not a name: 1 to 64 letters, digits, '-', '_' and '.'"
+                "\"{name}\" is not a name: 1 to 64 letters, digits, '-', '_' and '.', a letter or \
+                 digit among them"
             ));
         }
         Ok(Self(name))

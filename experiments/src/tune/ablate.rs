@@ -118,7 +118,7 @@ fn phase(args: &Args, source: &Source) -> anyhow::Result<String> {
 
 /// Whether a run has been recorded already.
 fn is_there(directory: &Path) -> anyhow::Result<bool> {
-    let Ok(text) = std::fs::read(directory.join("manifest.json")) else { return Ok(false) };
+    let Ok(text) = record::read_whole(directory, "manifest.json") else { return Ok(false) };
     let manifest: Value = serde_json::from_slice(&text)?;
     let name = directory.display();
     // One that was interrupted is closed, too, and has not measured what was asked.

@@ -5,7 +5,7 @@ mod ablate;
 mod arms;
 mod effects;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use tuning::profile::{EMBEDDED, Scope};
@@ -69,6 +69,11 @@ enum Command {
         #[arg(long)]
         forget: bool,
     },
+    /// Print a profile made from a file like /etc/sysctl.conf; say what of it was not taken
+    Import {
+        /// The file
+        file: PathBuf,
+    },
     /// Show which profiles are applied, and what has become of their settings
     Status,
     /// Measure what each setting is worth: the experiment with the profile, without it, and with
@@ -128,6 +133,7 @@ fn act(args: &Args) -> anyhow::Result<Ended> {
         Command::Revert { last, overwrite, forget } => {
             revert(&directory, *last, *overwrite, *forget)
         }
+        Command::Import { file } => import(file),
         Command::Status => status(&directory),
         Command::Ablate(ablation) => ablate::run(ablation, &args.journals).map(|()| Ended::Well),
         Command::Script { profile, limits } => script(&Profile::load(profile)?, *limits),
@@ -289,6 +295,16 @@ fn revert(
         );
     }
     Ok(ended)
+}
+
+/// Prints the profile, and says what is not in it.
+fn import(file: &Path) -> anyhow::Result<Ended> {
+    let imported = tuning::import(file)?;
+    text::tell_words!("{}", imported.ron);
+    imported.not_taken.iter().for_each(|line| text::say!("not taken     {line}"));
+    let (taken, left) = (imported.settings, imported.not_taken.len());
+    text::say!("{taken} settings taken, {left} lines not; keep the text as a .ron file");
+    Ok(if taken == 0 { Ended::Badly } else { Ended::Well })
 }
 
 fn status(directory: &Directory) -> Result<Ended, anyhow::Error> {

@@ -51,8 +51,8 @@ pub(super) struct OutsideCase {
 /// All cases of a round.
 pub(super) fn outside_cases(slow_us: u64) -> Vec<OutsideCase> {
     let each = |load: Load| Means::all().into_iter().map(move |means| case(means, load, slow_us));
-    // What a shaper lets pass is a rate: one of the two is shaped.
-    let shared = each(Load::Shared).filter(|case| case.means != Means::Shaper);
+    // What a shaper lets pass is a rate, and what is done to the way needs one: apart alone.
+    let shared = each(Load::Shared).filter(|case| !case.means.is_of_the_way());
     each(Load::Apart).chain(shared).collect()
 }
 
@@ -65,8 +65,7 @@ fn case(means: Means, load: Load, slow_us: u64) -> OutsideCase {
         Load::Apart => format!(", cpus: [{cpu}]"),
         Load::Shared => String::new(),
     };
-    // What is done to the way needs one.
-    let hosts = if means == Means::Shaper { "Namespaces(1)" } else { "Local" };
+    let hosts = if means.is_of_the_way() { "Namespaces(1)" } else { "Local" };
     let (server, client) = (cpus(PLACES.server_cpu), cpus(PLACES.client_cpu));
     let text = format!(
         r#"(
@@ -102,7 +101,7 @@ fn case(means: Means, load: Load, slow_us: u64) -> OutsideCase {
 fn expected(means: Means, load: Load) -> Vec<Cause> {
     use Cause::{
         ClientInterrupts, ClientRunqueue, ClientStopped, ClientThrottled, NetworkDelay,
-        ServerInterrupts, ServerRunqueue, ServerStopped, ServerThrottled,
+        NetworkLoss, ServerInterrupts, ServerRunqueue, ServerStopped, ServerThrottled,
     };
     let of = |end: End, server: Cause, client: Cause| match end {
         End::Server => vec![server],
@@ -116,6 +115,7 @@ fn expected(means: Means, load: Load) -> Vec<Cause> {
         (Means::Flood(end), Load::Apart) => of(end, ServerInterrupts, ClientInterrupts),
         (Means::Flood(_), Load::Shared) => vec![ServerInterrupts, ClientInterrupts],
         (Means::Shaper, _) => vec![NetworkDelay],
+        (Means::DropsIn | Means::DropsOut, _) => vec![NetworkLoss],
         (Means::RealTimeHog(end) | Means::Storm(end), Load::Apart) => {
             of(end, ServerRunqueue, ClientRunqueue)
         }
@@ -208,7 +208,7 @@ mod tests {
         let mut names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((cases.len(), names.len()), (31, 31));
+        assert_eq!((cases.len(), names.len()), (33, 33));
         for case in &cases {
             let source = Source::parse(Path::new("case.ron"), case.text.clone(), &[]);
             source.unwrap_or_else(|error| panic!("{error}: {}", case.text));

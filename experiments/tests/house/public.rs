@@ -19,7 +19,6 @@ use crate::packages::{Package, owner};
 /// Public items that may stay without a user: crate and name, and the reason.
 pub(crate) const KEPT: &[(&str, &str)] = &[
     ("ebpf::ThreadCounters", "tests that need root compare its counts with those of /proc"),
-    ("ebpf::ThreadTable::slot_of", "tests look up the entry of a thread that they started"),
     ("fuzz::LARGEST_BYTES", "a test asks for more, and is ended"),
     ("fuzz::TARGETS", "a test feeds each target its corpus"),
     ("journal::SimulatedDisk::flip", "the simulation damages files"),

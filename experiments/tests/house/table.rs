@@ -39,7 +39,7 @@ const RUNNING: &[&str] = &["async-nats", "aya", "axum", "blazesym", "glommio", "
 pub(crate) const TABLE: &[Row] = &[
     row("events", &[], Outside::Only(&[])),
     row("wire", &[], Outside::Only(&["thiserror"])),
-    row("text", &[], Outside::Only(&[])),
+    row("text", &[], Outside::Only(&["strsim"])),
     row("needs-macros", &[], Outside::Only(&[])),
     row("needs", &["needs-macros"], Outside::Only(&["inventory", "libtest-mimic", "rustix"])),
     row("accounting", &[], Outside::Only(&["serde"])),
@@ -47,7 +47,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("interrupts", &["platform"], Outside::Only(&["libc", "tokio"])),
     row(
         "journal",
-        &["accounting"],
+        &["accounting", "platform"],
         Outside::Only(&["crc32fast", "rand", "rustix", "serde", "thiserror"]),
     ),
     row("ethtool", &[], Outside::Only(&["libc", "rustix", "serde"])),
@@ -65,7 +65,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("shard", &["platform"], never(&["aya", "axum", "serde_json", "tokio"], HEAVY)),
     row(
         "tuning",
-        &["ethtool"],
+        &["ethtool", "platform"],
         never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"]),
     ),
     row("ebpf", &["attribution", "ethtool", "events", "text"], never(&["glommio", "tokio"], HEAVY)),

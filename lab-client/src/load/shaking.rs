@@ -8,18 +8,26 @@ use crate::load::punctual::LATE_NS;
 use crate::load::state::{LoadGenerator, UserState};
 use crate::transport::Transport;
 
-/// Shakes that leave together before the clock is read again: at 6 µs each, the last of them is
-/// 200 µs behind the first, which its own lag then shows.
-const SENDS_PER_FLUSH: usize = 32;
+/// Shakes that leave together, before answers are read and the clock is read again. Each is 5 to
+/// 6 KB of sockets and buffers of both ends, which the other end finds in the cache if it takes its
+/// turn now: 64 are half of an L2 cache of 1 MB (docs/decisions/0046-turns-of-both-ends.md).
+const SENDS_PER_TURN: usize = 64;
 
-/// Shakes of one poll, so that answers are read in between.
+/// Shakes of users who cannot shake that are counted in one turn.
+const UNSENT_PER_TURN: usize = 1_024;
+
+/// Shakes that a closed load begins in one poll, so that answers are read in between.
 const SENDS_PER_POLL: usize = 256;
 
 /// Shakes that are skipped in one poll at the end of a phase: a few milliseconds' work.
 const SKIPS_PER_POLL: usize = 8_192;
 
 impl LoadGenerator {
-    /// Sends what is due by now. Returns whether there is more.
+    /// Sends what is due by now, or a turn of it. Returns whether there may be more.
+    ///
+    /// Who is behind gives way after each turn. Both ends may share a CPU, and the other one then
+    /// answers while what it was sent is in the cache; a backlog that goes out whole before it
+    /// gets its turn costs half as much again.
     pub(super) fn shake_due(&mut self, net: &mut impl Transport) -> bool {
         if self.closed.is_some() {
             self.keep_closed_load(net, None);
@@ -29,23 +37,25 @@ impl LoadGenerator {
             return true;
         }
         let phase = self.phase_index();
-        for _ in 0..SENDS_PER_POLL / SENDS_PER_FLUSH {
-            let now_ns = net.now_ns();
-            let mut sent = 0;
-            while sent < SENDS_PER_FLUSH {
-                let Some(pacer) = &mut self.pacer else { return false };
-                let Some((due_ns, user)) = pacer.next(now_ns).filter(|(due, _)| *due <= now_ns)
-                else {
-                    break;
-                };
-                pacer.pop();
-                sent += usize::from(self.shake(net, phase, user, due_ns));
-            }
-            if sent == 0 {
-                return false;
-            }
+        let now_ns = net.now_ns();
+        let (mut sent, mut unsent) = (0, 0);
+        while sent < SENDS_PER_TURN && unsent < UNSENT_PER_TURN {
+            let Some(pacer) = &mut self.pacer else { break };
+            let Some((due_ns, user)) = pacer.next(now_ns).filter(|(due, _)| *due <= now_ns) else {
+                break;
+            };
+            pacer.pop();
+            let left = self.shake(net, phase, user, due_ns);
+            sent += usize::from(left);
+            unsent += usize::from(!left);
+        }
+        if sent > 0 {
             self.flush_and_record_lag(net, sent);
         }
+        if sent < SENDS_PER_TURN {
+            return unsent == UNSENT_PER_TURN;
+        }
+        net.give_way();
         true
     }
 

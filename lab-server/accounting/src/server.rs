@@ -127,6 +127,8 @@ crate::counters! {
     bytes_in,
     /// Bytes sent.
     bytes_out,
+    /// Receives and sends that the kernel had no memory for, tried again after a pause.
+    io_put_off,
     /// Polls of the loop in which something happened.
     turns,
     }

@@ -79,6 +79,10 @@ impl Directory {
     }
 }
 
+/// The most that a file has, in bytes: a segment is ended at 64 MiB, and a snapshot of 100 million
+/// packets takes less.
+const MOST_BYTES: u64 = 1 << 30;
+
 impl Storage for Directory {
     type File = File;
 
@@ -92,7 +96,7 @@ impl Storage for Directory {
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.path.join(name))
+        platform::read_within(&self.path.join(name), MOST_BYTES)
     }
 
     fn create(&self, name: &str) -> io::Result<File> {

@@ -1,7 +1,9 @@
-//! What a machine gives a program: clocks, CPUs, descriptors, and a way to spend time on purpose.
+//! What a machine gives a program: clocks, CPUs, descriptors, files within a bound, and a way to
+//! spend time on purpose.
 //!
 //! Owns: system calls that need no executor. Must not know: shards, sockets, frames.
 
+mod bounded;
 mod clock;
 mod descriptors;
 mod lockfile;
@@ -14,6 +16,7 @@ mod slowness;
 mod splitmix;
 mod suspend;
 
+pub use bounded::{open_file, read_text_within, read_within};
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
 pub use lockfile::LockFile;

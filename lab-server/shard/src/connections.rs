@@ -13,6 +13,7 @@ use crate::listener::{Listener, set_congestion};
 use crate::outgoing::{ARENA_BYTES, Outgoing};
 use crate::ready_queues::{Queue, ReadyQueues};
 use crate::registered::RegisteredSockets;
+use crate::setbacks::Setbacks;
 use crate::slots::{Backlog, ConnId, NONE, Slots, Stash, State};
 use crate::timer::Timer;
 use crate::timing::Timing;
@@ -39,6 +40,10 @@ const STALL_TICK_NS: u64 = 10_000_000;
 
 /// Connections closed in one poll because their time is up: at 5 µs each 0.1 ms.
 const EXPIRIES_PER_POLL: usize = 16;
+
+/// Sockets tried again in one poll for which the kernel had no memory: as many as are read
+/// together.
+const RETRIES_PER_POLL: usize = 4;
 
 /// Finished connections shut down in one poll. The kernel has other threads do it, which are waited
 /// for: 20 µs each.
@@ -80,6 +85,8 @@ pub struct Net {
     finishing: VecDeque<(u64, ConnId)>,
     /// When to look whether a backlog has moved, once for each connection that has one.
     stalled: Wheel<ConnId>,
+    /// Sockets for which the kernel has no memory.
+    setbacks: Setbacks,
     /// Those to be looked at now.
     overdue: Vec<ConnId>,
     pub(crate) limits: Limits,
@@ -128,6 +135,7 @@ impl Net {
             spare: Vec::new(),
             finishing: VecDeque::new(),
             stalled: Wheel::new(STALL_TICK_NS, now_ns),
+            setbacks: Setbacks::new(limits.retry_ns, now_ns),
             overdue: Vec::new(),
             limits,
             now_ns,
@@ -297,6 +305,7 @@ impl Net {
         self.flush_or_discard();
         // The flush may have found it broken.
         if self.slots.get(id).is_some_and(|slot| slot.state != State::Dead) {
+            self.setbacks.remove(id);
             self.sockets.unregister(id.slot);
             self.slots.release(id);
         }
@@ -320,7 +329,8 @@ impl Net {
     /// When [`Self::poll`] has something to do though nothing happens, in nanoseconds.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         let finishing = self.finishing.front().map(|(at, _)| *at);
-        finishing.into_iter().chain(self.stalled.next_ns()).min()
+        let later = [self.stalled.next_ns(), self.setbacks.next_ns()];
+        finishing.into_iter().chain(later.into_iter().flatten()).min()
     }
 
     /// Makes [`Self::poll`] return by this instant.
@@ -365,19 +375,25 @@ impl Net {
     fn sent(&mut self, op: usize) {
         let (ops, _, ids) = self.outgoing.parts();
         let (id, len, result) = (ids[op], ops[op].len as usize, self.results[op]);
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(mut slot) = self.slots.get(id) else { return };
         slot.link = NONE;
         let sent = match usize::try_from(result) {
+            // One of no bytes, of a connection that is gone, was not tried.
             Ok(sent) => sent,
             Err(_) if result == -libc::EAGAIN => 0,
-            // No event would tell when to try again.
-            Err(_) if matches!(-result, libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
-                slot.writable = true;
-                self.queues.join(Queue::Busy, id, slot);
+            Err(_) if is_passing(-result) => {
+                if !self.put_off(id, -result) {
+                    return;
+                }
+                let Some(still) = self.slots.get(id) else { return };
+                slot = still;
                 0
             }
             Err(_) => return self.fail(id, Closed::Broken(-result)),
         };
+        if sent > 0 {
+            self.setbacks.remove(id);
+        }
         self.counters.bytes_out += sent as u64;
         if sent < len {
             let bytes = self.outgoing.bytes_of(op)[sent..].to_vec();
@@ -409,6 +425,35 @@ impl Net {
             self.flush_or_discard();
             self.resend(id, backlog);
         }
+    }
+
+    /// The kernel had no memory for a receive or a send, and no event tells when it has: the socket
+    /// is tried again after a pause. When that was in vain too often, the connection is closed, and
+    /// false is returned.
+    pub(crate) fn put_off(&mut self, id: ConnId, errno: i32) -> bool {
+        self.counters.put_off += 1;
+        let again = self.setbacks.add(id, self.now_ns);
+        if !again {
+            self.fail(id, Closed::Broken(errno));
+        }
+        again
+    }
+
+    /// The kernel had memory for a socket.
+    #[inline]
+    pub(crate) fn had_memory(&mut self, id: ConnId) {
+        self.setbacks.remove(id);
+    }
+
+    /// Those whose pause is over have a turn: to send what waits, and to be read.
+    pub(crate) fn end_pauses(&mut self) {
+        let (slots, queues) = (&mut self.slots, &mut self.queues);
+        self.setbacks.take_due(RETRIES_PER_POLL, self.now_ns, |id| {
+            if let Some(slot) = slots.get(id) {
+                slot.writable |= slot.backlog.is_some();
+                queues.join(Queue::Busy, id, slot);
+            }
+        });
     }
 
     /// Closes what is due, a bounded number of each kind: finished connections, and peers that do
@@ -452,6 +497,7 @@ impl Net {
         let handler_knows = slot.state == State::Finishing;
         slot.state = State::Dead;
         slot.backlog = None;
+        self.setbacks.remove(id);
         self.outgoing.cancel(slot);
         self.sockets.unregister(id.slot);
         if handler_knows {
@@ -472,4 +518,9 @@ impl Net {
             self.outgoing.clear();
         }
     }
+}
+
+/// What the kernel says of a socket that may be well again, and of which no event tells.
+pub(crate) fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::ENOBUFS | libc::ENOMEM)
 }

@@ -20,6 +20,7 @@ mod outgoing;
 mod poll;
 mod ready_queues;
 mod registered;
+mod setbacks;
 mod slots;
 mod timer;
 mod timing;

@@ -18,6 +18,9 @@ pub struct Limits {
     pub stall_ns: u64,
     /// The longest unfinished frame that is kept for a peer.
     pub stash_bytes: usize,
+    /// How long a socket waits, for which the kernel has no memory, before it is tried again, in
+    /// nanoseconds; the next pauses double.
+    pub retry_ns: u64,
     /// The shortest sleep worth a timer, see `Timer::new`.
     pub timer_slack_ns: u64,
 }
@@ -31,6 +34,7 @@ impl Limits {
             backlog_bytes: (4 * max_frame).min(ARENA_BYTES / 4),
             stall_ns: 10_000_000_000,
             stash_bytes: max_frame,
+            retry_ns: 1_000_000,
             timer_slack_ns: 0,
         }
     }
@@ -43,7 +47,7 @@ pub enum Closed {
     ByPeer,
     /// It could not be opened; the errno.
     NotConnected(i32),
-    /// It broke; the errno.
+    /// It broke, or the kernel had no memory for it for too long; the errno.
     Broken(i32),
     /// The peer does not read: too many bytes wait for it, or they wait too long.
     NotReading,
@@ -64,6 +68,8 @@ pub struct NetCounters {
     pub bytes_out: u64,
     /// Sends that a socket cut short or refused for want of room.
     pub short_sends: u64,
+    /// Receives and sends that the kernel had no memory for, and that are tried again later.
+    pub put_off: u64,
     /// Polls in which something happened.
     pub polls: u64,
 }

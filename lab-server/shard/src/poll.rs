@@ -14,7 +14,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventFlags};
 
-use crate::connections::{BATCH, CHUNK, EVENTS, LISTENER, NOTIFICATION, Net, TIMER};
+use crate::connections::{BATCH, CHUNK, EVENTS, LISTENER, NOTIFICATION, Net, TIMER, is_passing};
 use crate::handler::Handler;
 use crate::limits::Closed;
 use crate::listener::{Accepted, reset};
@@ -73,6 +73,7 @@ impl Net {
         self.sockets.usable()?;
         let left = self.queues.waiting(Queue::Quiet) + self.queues.waiting(Queue::Busy);
         let asked = self.ask(handler, block && !self.has_work())?;
+        self.end_pauses();
         self.serve_quiet(handler)?;
         if asked.notified {
             handler.notified(self);
@@ -243,6 +244,7 @@ impl Net {
             (Ok(0), _) => self.fail(id, Closed::ByPeer),
             (Ok(len), _) => {
                 self.counters.bytes_in += len as u64;
+                self.had_memory(id);
                 if state == State::Open {
                     self.deliver(handler, id, &bytes[..len]);
                 }
@@ -256,11 +258,8 @@ impl Net {
                 self.fail(id, Closed::NotConnected(-result));
             }
             (Err(_), _) if result == -libc::EAGAIN => {}
-            // No event would tell of the bytes that are still there.
-            (Err(_), _) if matches!(-result, libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
-                if let Some(slot) = self.slots.get(id) {
-                    self.queues.join(Queue::Busy, id, slot);
-                }
+            (Err(_), _) if is_passing(-result) => {
+                self.put_off(id, -result);
             }
             (Err(_), _) => self.fail(id, Closed::Broken(-result)),
         }

@@ -11,6 +11,7 @@ use crate::formula::Template;
 use crate::value::{Relation, Rounding};
 
 pub use embedded::{EMBEDDED, names};
+pub(crate) use read::MOST_TEXT;
 pub use read::ProfileError;
 
 /// A profile with everything that it includes.

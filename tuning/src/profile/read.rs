@@ -6,6 +6,7 @@ use ron::extensions::Extensions;
 use serde::Deserialize;
 
 use super::{Key, Place, PlacedSetting, Profile, Scope, Setting, embedded};
+use crate::sysctl_file;
 use crate::value::Relation;
 
 /// Why a profile cannot be read.
@@ -85,6 +86,9 @@ impl Profile {
     }
 }
 
+/// The longest text of a profile or of a file of settings, in bytes.
+pub(crate) const MOST_TEXT: u64 = 1 << 20;
+
 /// Reads a profile and what it includes; `within` is the directory of the file that names it.
 fn read(
     name: &str,
@@ -96,7 +100,7 @@ fn read(
         Origin::Embedded(text) => (format!("{name}.ron"), (*text).to_owned()),
         Origin::Path(path) => {
             let shown = path.display().to_string();
-            let text = std::fs::read_to_string(path)
+            let text = platform::read_text_within(path, MOST_TEXT)
                 .map_err(|source| ProfileError::File { file: shown.clone(), source })?;
             (shown, text)
         }
@@ -108,7 +112,10 @@ fn read(
     let file: File = ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)
         .from_str(&text)
-        .map_err(|error| at(error.span.start.line, error.code.to_string()))?;
+        .map_err(|error| match sysctl_file::looks_like_one(&text) {
+            true => at(1, "it is a sysctl.conf: lab tune import makes a profile of it".to_owned()),
+            false => at(error.span.start.line, error.code.to_string()),
+        })?;
     let lines = lines_of(&text, "key");
     if lines.len() != file.settings.len() {
         return Err(at(1, "the lines of its settings cannot be found".to_owned()));
@@ -178,6 +185,11 @@ fn check(setting: &Setting) -> Result<(), String> {
         return Err("nics are for settings of interfaces".to_owned());
     }
     let exactly = setting.value.relation() == Relation::Exactly;
+    if setting.value.text().source().is_empty()
+        && !(exactly && matches!(setting.key, Key::Sysctl(_)))
+    {
+        return Err("an empty value: only a sysctl can be empty, Exactly(\"\")".to_owned());
+    }
     match &setting.key {
         Key::Sysctl(name) => {
             let odd = |part: &str| part.is_empty() || part == "..";
@@ -305,7 +317,7 @@ mod tests {
         for (wrong, right, line, words) in [
             ("AtLeast(\"1000\")", "Atleast(\"1000\")", 8, "AtLeast"),
             ("\"1000\"", "\"{pages\"", 8, "without '}'"),
-            ("\"1000\"", "\"\"", 8, "empty"),
+            ("\"1000\"", "\"\"", 7, "empty"),
             ("\"3.2\"", "\"new\"", 11, "no kernel version"),
             ("scope: Namespace", "scope: Net", 12, "Net"),
             ("scope: Namespace", "scop: Namespace", 12, "scop"),

@@ -8,7 +8,7 @@ use ethtool::long_name;
 use crate::along::for_shell;
 use crate::limits::{Limit, limits, limits_d, systemd};
 use crate::profile::{Effect, Key, PlacedSetting, Profile, Ring, Setting};
-use crate::value::{Format, Relation, Rounding, normal};
+use crate::value::{Format, Relation, Rounding, format_of_sysctl, normal};
 
 /// Everything but the settings.
 const BODY: &str = include_str!("body.sh");
@@ -61,7 +61,10 @@ fn add(out: &mut String, placed: &PlacedSetting) -> std::fmt::Result {
         writeln!(out, "    # In network namespaces that are made after it was set.")?;
     }
     let (file, format) = match &setting.key {
-        Key::Sysctl(name) => (format!("/proc/sys/{}", path(name)), Format::Words),
+        Key::Sysctl(name) => {
+            let path = path(name);
+            (format!("/proc/sys/{path}"), format_of_sysctl(&path))
+        }
         Key::Thp(thp) => {
             (format!("/sys/kernel/mm/transparent_hugepage/{}", thp.name()), Format::Choice)
         }
@@ -83,7 +86,8 @@ fn path(name: &str) -> String {
 /// `setting NAME FORMAT RELATION ROUNDING NEED`.
 fn head(function: &str, setting: &Setting, format: Format) -> String {
     let format = match format {
-        Format::Words => "words",
+        // The kernel prints a set as its normal form is.
+        Format::Words | Format::Ranges => "words",
         Format::Mask => "mask",
         Format::Choice => "choice",
     };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::profile::{Resource, Ring};
 use crate::system::System;
 use crate::system::files::{read_at, write_at};
-use crate::value::{Format, grouped, normal};
+use crate::value::{Format, format_of_sysctl, grouped, normal};
 
 /// Where a setting lives. It is written into journals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,7 @@ impl Location {
         match self {
             Location::Irq(_) => Format::Mask,
             Location::Sys { format, .. } => *format,
+            Location::Sysctl(path) => format_of_sysctl(path),
             _ => Format::Words,
         }
     }
@@ -168,6 +169,14 @@ impl System {
         } else {
             NotWritable::Other(error)
         })
+    }
+
+    /// Whether nobody may read it: a file that does something when it is written.
+    pub(crate) fn is_write_only(&self, at: &Location) -> bool {
+        let Location::Sysctl(path) = at else { return false };
+        let Ok(directory) = self.proc() else { return false };
+        let file = openat(directory, path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        file.and_then(fstat).is_ok_and(|stat| stat.st_mode & 0o666 == 0o200)
     }
 
     /// The most that a ring may have.

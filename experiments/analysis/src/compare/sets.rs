@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use attribution::Segment;
@@ -14,7 +15,7 @@ use crate::summary;
 use crate::summary::latency::{self, Bounded};
 use crate::summary::{PhaseSummary, Summary};
 use record::hlog::{self, HLOG};
-use record::{MANIFEST_FILE, ProcSubject, Raw};
+use record::{Lines, MANIFEST_FILE, ProcSubject, Raw};
 
 /// A run, as far as comparisons need it.
 #[derive(Debug)]
@@ -31,9 +32,9 @@ impl RecordedRun {
         let unreadable = |source: Box<dyn Error + Send + Sync>| InputError::Run { source };
         let raw = Raw::read(directory).map_err(|error| unreadable(error.into()))?;
         let summary = Summary::of(&raw).map_err(|error| unreadable(error.into()))?;
-        let text = std::fs::read_to_string(directory.join(MANIFEST_FILE));
+        let text = record::read_whole(directory, MANIFEST_FILE);
         let text = text.map_err(|error| unreadable(error.into()))?;
-        let manifest = serde_json::from_str(&text).map_err(|error| unreadable(error.into()))?;
+        let manifest = serde_json::from_slice(&text).map_err(|error| unreadable(error.into()))?;
         Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
     }
 
@@ -248,15 +249,14 @@ fn latency_by_second(
     phase: &str,
     segment: Segment,
 ) -> Result<Vec<(u64, Histogram<u64>)>, InputError> {
-    let text = std::fs::read_to_string(directory.join(HLOG))
+    let mut lines = Lines::open(&directory.join(HLOG))
         .map_err(|error| InputError::histograms(directory, error))?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let wanted = hlog::tag(phase, segment);
     let (mut decoder, mut seconds) = (hlog::Decoder::default(), Vec::new());
-    for line in whole.lines() {
-        let interval = decoder
-            .line(line.as_bytes(), |tag| tag == wanted)
-            .map_err(|error| InputError::histograms(directory, error))?;
+    let unreadable = |error: &dyn Display| InputError::histograms(directory, error);
+    while let Some((_, line)) = lines.next_line().map_err(|error| unreadable(&error))? {
+        let interval = decoder.line(line, |tag| tag == wanted);
+        let interval = interval.map_err(|error| unreadable(&error))?;
         seconds.extend(interval.map(|interval| (interval.t, interval.values)));
     }
     Ok(seconds)

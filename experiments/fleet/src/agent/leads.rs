@@ -21,6 +21,9 @@ pub(super) struct Leads {
     over: VecDeque<(RunName, Leader)>,
 }
 
+/// The most that a file says of who leads, in bytes.
+const MOST_BYTES: u64 = 64 << 10;
+
 fn path(directory: &Path, run: &RunName) -> PathBuf {
     directory.join(format!("{run}.{LEADER_ENDING}"))
 }
@@ -29,7 +32,7 @@ impl Leads {
     /// What an earlier process left of these runs.
     pub(super) fn of_kept(directory: &Path, runs: &[RunName]) -> Self {
         let read = |run: &RunName| {
-            let text = std::fs::read(path(directory, run)).ok()?;
+            let text = platform::read_within(&path(directory, run), MOST_BYTES).ok()?;
             Some((run.clone(), serde_json::from_slice(&text).ok()?))
         };
         let known = runs.iter().filter_map(read).collect();

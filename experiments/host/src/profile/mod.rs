@@ -41,7 +41,8 @@ pub struct ProfileArgs {
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
     /// End after so many seconds [default: when interrupted, or when the process ends]
-    #[arg(long, value_name = "N", requires = "pid")]
+    #[arg(long, value_name = "N", requires = "pid",
+          value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: Option<u64>,
     /// The run's directory, or with --pid the file to write [default: profile-PID.svg]
     #[arg(long, value_name = "DIR|FILE.svg")]

@@ -68,9 +68,20 @@ impl Feed {
                 *lines = Lines::open(&self.directory.join(name)).ok();
             }
             let Some(lines) = lines else { continue };
-            while let Ok(Some((number, line))) = lines.next_line() {
-                if let Err(error) = self.digest.line(name, line) {
-                    self.problems.add(format!("{name}:{number}: {error}; the line is left out"));
+            loop {
+                match lines.next_line() {
+                    Ok(Some((number, line))) => {
+                        if let Err(error) = self.digest.line(name, line) {
+                            let why = format!("{name}:{number}: {error}; the line is left out");
+                            self.problems.add(why);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        let why = format!("{name}: {error}; the rest of it is missing here");
+                        self.problems.add(why);
+                        break;
+                    }
                 }
             }
         }
@@ -92,7 +103,7 @@ impl Feed {
                 self.manifest = manifest(&self.directory, &mut self.problems);
                 self.digest.manifest(&self.manifest);
             } else {
-                let read = std::fs::read(self.directory.join(name));
+                let read = record::read_whole(&self.directory, name);
                 self.summary =
                     read.ok().and_then(|it| serde_json::from_slice(&it).ok()).unwrap_or_default();
             }

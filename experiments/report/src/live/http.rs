@@ -40,6 +40,9 @@ use crate::page::Page;
 /// its orders are answered beside them.
 const MOST_READERS: usize = 32;
 
+/// The most that the page of a run has, in bytes: that of an hour has 3 MB.
+const MOST_PAGE: u64 = 64 << 20;
+
 /// What requests are answered from.
 #[derive(Clone)]
 pub(super) struct AppState {
@@ -141,8 +144,9 @@ async fn scrape(State(state): State<AppState>) -> Response {
 }
 
 async fn report(State(state): State<AppState>) -> Response {
-    let file = state.directory.join(NAME);
-    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(file)).await;
+    let directory = state.directory.clone();
+    let read = move || record::read_within(&directory, NAME, MOST_PAGE);
+    let read = tokio::task::spawn_blocking(read).await;
     match read.unwrap_or_else(|ended| Err(ended.into())) {
         Ok(page) => Html(page).into_response(),
         Err(_) => error(StatusCode::NOT_FOUND, "the report is made when the run has ended"),

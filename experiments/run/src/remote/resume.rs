@@ -54,8 +54,8 @@ pub(crate) async fn resume(
     let lock = DirectoryLock::take(&directory, &who).map_err(UsageError::of)?;
     let roster = Roster::read(&directory)?;
     let mut checkpoint = Checkpoint::read(&directory)?;
-    let text = std::fs::read_to_string(directory.join("manifest.json"))?;
-    let manifest: Manifest = serde_json::from_str(&text)
+    let text = record::read_whole(&directory, "manifest.json")?;
+    let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|error| UsageError::error(format!("manifest.json: {error}")))?;
     let mut control = RunControl::bind(options.live, &options.live_hosts)?;
     let mut access = fleet.access;

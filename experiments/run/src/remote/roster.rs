@@ -55,13 +55,16 @@ impl RosterHost {
     }
 }
 
+/// The most that such a file has, in bytes: where 1,000 hosts stand takes less.
+const MOST_TEXT: u64 = 16 << 20;
+
 /// Reads a file that a coordinator left for the next one.
 ///
 /// # Errors
 /// [`UsageError`]: there is none, or another version of this program wrote it.
 pub(super) fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> anyhow::Result<T> {
     let file = directory.join(name);
-    let text = std::fs::read_to_string(&file).map_err(|error| {
+    let text = platform::read_text_within(&file, MOST_TEXT).map_err(|error| {
         UsageError::error(format!("{}: {error}: is this a run on a fleet?", file.display()))
     })?;
     serde_json::from_str(&text).map_err(|error| {

@@ -36,6 +36,10 @@ pub(super) enum Means {
     Flood(End),
     /// A shaper in front of the server that drops nothing.
     Shaper,
+    /// A part of the packets that come in at the server is dropped.
+    DropsIn,
+    /// A part of the packets that the server sends is dropped.
+    DropsOut,
 }
 
 /// Where the programs of a run are.
@@ -77,8 +81,13 @@ impl Means {
         ];
         let ends = [End::Server, End::Client];
         let mut all: Vec<Self> = each.iter().flat_map(|means| ends.map(means)).collect();
-        all.extend([Self::HogsOnBothEnds, Self::Shaper]);
+        all.extend([Self::HogsOnBothEnds, Self::Shaper, Self::DropsIn, Self::DropsOut]);
         all
+    }
+
+    /// Whether it is done to the way, and needs one.
+    pub(super) const fn is_of_the_way(self) -> bool {
+        matches!(self, Self::Shaper | Self::DropsIn | Self::DropsOut)
     }
 
     /// Its name.
@@ -100,6 +109,8 @@ impl Means {
             Self::Flood(End::Server) => "flood_server",
             Self::Flood(End::Client) => "flood_client",
             Self::Shaper => "shaper",
+            Self::DropsIn => "drops_in",
+            Self::DropsOut => "drops_out",
         }
     }
 
@@ -122,6 +133,8 @@ impl Means {
                 network::flood(programs.cpu(end), from, over)
             }
             Self::Shaper => network::shaper(programs.server, over),
+            Self::DropsIn => network::drops("input", programs.server, over),
+            Self::DropsOut => network::drops("output", programs.server, over),
         }
     }
 }
@@ -135,6 +148,6 @@ mod tests {
         let mut names: Vec<&str> = Means::all().into_iter().map(Means::name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 18);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::Pid;
 
-use super::bursts::{Account, LONG, Made};
+use super::bursts::{Account, LONG, Made, bursts};
 use super::holding::apart;
 
 /// The server's interface in a run with namespaces of its own.
@@ -67,6 +67,47 @@ pub(super) fn shaper(server: Pid, over: &AtomicBool) -> Made {
     // Where the run has ended, so has its namespace.
     let _ = within(&["tc", "qdisc", "del", "dev", INTERFACE, "ingress"]);
     Ok(Account { bursts: 1, held_ms: held.as_millis() as u64 })
+}
+
+/// Packets of which one is dropped.
+const DROPPED_ONE_IN: u32 = 10;
+
+/// Drops packets that come in at a server, or that it sends, burst by burst. The rules vanish with
+/// the run's namespace. The account is the count of the rule that drops.
+pub(super) fn drops(hook: &str, server: Pid, over: &AtomicBool) -> Made {
+    let pid = server.to_string();
+    let nft = |rules: &str| {
+        let within = ["nsenter", "-t", &pid, "-n", "nft", rules];
+        let output = Command::new(within[0]).args(&within[1..]).stdin(Stdio::null()).output();
+        let output = output.context("nsenter cannot be started")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "nft {rules}: {}", said.trim());
+        anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let rules = format!(
+        "add table ip labdrop; add chain ip labdrop c {{ type filter hook {hook} priority 0; }}; \
+         add rule ip labdrop c meta l4proto tcp numgen random mod {DROPPED_ONE_IN} 0 counter drop"
+    );
+    let mut dropped = 0;
+    let account = bursts(
+        over,
+        || nft(&rules).map(drop),
+        || {
+            // Where the run has ended, so has its namespace.
+            dropped += nft("list table ip labdrop").map_or(0, |said| counted(&said));
+            let _ = nft("delete table ip labdrop");
+            Ok(())
+        },
+    )?;
+    anyhow::ensure!(dropped > 0, "no packet was dropped");
+    Ok(account)
+}
+
+/// What `nft` says that a rule has counted.
+fn counted(said: &str) -> u64 {
+    let after = said.split("counter packets ").nth(1);
+    let count = after.and_then(|it| it.split_whitespace().next()?.parse().ok());
+    count.unwrap_or(0)
 }
 
 /// The flood's namespace and pair of interfaces; both go when it is dropped.
@@ -149,5 +190,7 @@ mod tests {
         assert!(error.to_string().ends_with(": no"), "{error}");
         assert!(command(&["true"]).is_ok() && command(&["no-such-program"]).is_err());
         assert_eq!(rules().lines().count(), RULES as usize + 2);
+        let said = "numgen random mod 10 0 counter packets 31 bytes 2204 drop";
+        assert_eq!((counted(said), counted("table ip labdrop {}")), (31, 0));
     }
 }

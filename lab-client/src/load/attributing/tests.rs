@@ -26,23 +26,8 @@ fn check(request: Request, due_ns: u64, served: Served, expected: &[(Cause, u64)
 /// Its user waits for a request that reached the server at 200 and has not been read.
 #[test]
 fn a_shake_that_waits_for_a_request_is_late_for_what_keeps_that() {
-    let request = Request {
-        sequence: 1,
-        end: 21,
-        answer: 1,
-        sent_ns: 100,
-        server_ready_ns: Some(200),
-        server_read_ns: None,
-        answered_ns: None,
-        ready_ns: None,
-        read_ns: None,
-        losses: 0,
-        mixed: false,
-        beside: false,
-        unread_ns: None,
-        client_slot: CLIENT,
-        server_slot: SERVER,
-    };
+    let request =
+        Request { server_ready_ns: Some(200), ready_ns: None, server_slot: SERVER, ..HALF };
     let stopped = Cause::ServerStopped;
     check(request, 500, Served::Not, &[(stopped, 1_000)]);
     check(request, 150, Served::Not, &[(Cause::NetworkDelay, 50), (stopped, 950)]);

@@ -1,6 +1,7 @@
 //! Each error at each call, and at each operation.
 
 use std::cell::RefCell;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -8,10 +9,11 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::talk::{Echo, PATIENCE, Talk, answers, check, check_but_for, connect, talk, talk_with};
-use super::{Call, Fault};
+use super::{Call, Fault, PLAN};
 use crate::ready_queues::Queue;
 use crate::registered::{ATTEMPTS, pause_after};
-use crate::{Limits, ListenOptions, Net, bind_listener};
+use crate::setbacks;
+use crate::{Closed, ConnId, Handler, Limits, ListenOptions, Net, Next, bind_listener};
 
 /// What `io_uring_enter` gives that passes, and what does not: those of `io_uring_enter(2)`,
 /// and some that it has given or may give one day.
@@ -251,6 +253,124 @@ fn room_that_is_none_is_no_movement() {
         slot.writable = true;
         net.queues.join(Queue::Busy, id, slot);
         net.poll(&mut echo, false).expect("poll");
+    }
+}
+
+/// Reads what comes, says it back, and notes why connections are gone.
+#[derive(Default)]
+struct Witness {
+    accepted: Vec<ConnId>,
+    heard: Vec<u8>,
+    gone: Vec<(u32, Closed)>,
+}
+
+impl Handler for Witness {
+    fn accepted(&mut self, _: &mut Net, id: ConnId) {
+        self.accepted.push(id);
+    }
+
+    fn connected(&mut self, _: &mut Net, _: ConnId) {}
+
+    fn received(&mut self, net: &mut Net, id: ConnId, bytes: &[u8]) -> usize {
+        self.heard.extend(bytes);
+        net.send_with(id, bytes.len(), |space| space.copy_from_slice(bytes));
+        bytes.len()
+    }
+
+    fn closed(&mut self, _: &mut Net, id: ConnId, why: Closed) {
+        self.gone.push((id.slot, why));
+    }
+
+    fn notified(&mut self, _: &mut Net) {}
+    fn polled(&mut self, _: &mut Net) -> Next {
+        Next::Whenever
+    }
+}
+
+/// What the operations on the socket of slot 0 came to, when so many of a kind fail.
+struct Failed {
+    /// Attempts at it, and polls meanwhile.
+    attempts: u32,
+    polls: u64,
+    witness: Witness,
+    put_off: u64,
+    /// What the peers in slots 0 and 1 were told.
+    answers: [Vec<u8>; 2],
+}
+
+/// Two peers ask once each; of the first one's operations of a kind, so many find no memory.
+fn without_memory(of: fn(u32) -> Call, times: u32, errno: i32) -> Failed {
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let options = ListenOptions { address, backlog: 64, cpu: None, congestion: None };
+    let socket = bind_listener(&options).expect("a free port");
+    let address: SocketAddr =
+        rustix::net::getsockname(&socket).expect("bound").try_into().expect("an address");
+    // 80 ms in all.
+    let limits = Limits { retry_ns: 10_000, ..Limits::new(2, 8, 4096) };
+    let mut net = Net::new(limits, None).expect("epoll");
+    net.listen(socket).expect("listening");
+    let mut witness = Witness::default();
+    let mut streams: Vec<_> = (0..2).map(|_| connect(address)).collect();
+    let start = Instant::now();
+    let mut polls = 0;
+    let mut poll = |net: &mut Net, witness: &mut Witness| {
+        net.poll(witness, false).expect("poll");
+        polls += 1;
+        assert!(start.elapsed() < PATIENCE);
+    };
+    while witness.accepted.len() < 2 {
+        poll(&mut net, &mut witness);
+    }
+    let attempts = Rc::new(RefCell::new(0));
+    let counted = Rc::clone(&attempts);
+    PLAN.set(Some(Box::new(move |call| {
+        let failing = of(0);
+        if call != failing {
+            return None;
+        }
+        *counted.borrow_mut() += 1;
+        (*counted.borrow() <= times).then_some(Fault::Completed(errno))
+    })));
+    streams.iter_mut().for_each(|stream| stream.write_all(b"hello").expect("room"));
+    let mut answers = [Vec::new(), Vec::new()];
+    streams.iter().for_each(|stream| stream.set_nonblocking(true).expect("set"));
+    let mut slept = 0;
+    while witness.gone.is_empty() && answers.iter().any(|answer| answer.len() < 5) {
+        poll(&mut net, &mut witness);
+        // Nothing keeps it from sleeping until the pause is over.
+        slept += u32::from(!net.has_work() && net.next_deadline_ns().is_some());
+        for (stream, answer) in streams.iter_mut().zip(&mut answers) {
+            let mut bytes = [0; 64];
+            let read = stream.read(&mut bytes).unwrap_or(0);
+            answer.extend(&bytes[..read]);
+        }
+    }
+    PLAN.set(None);
+    assert!(slept > 0, "it waits");
+    let put_off = net.counters().put_off;
+    net.ids().collect::<Vec<_>>().into_iter().for_each(|id| net.close(id));
+    let attempts = *attempts.borrow();
+    Failed { attempts, polls, witness, put_off, answers }
+}
+
+#[test]
+fn a_socket_without_memory_is_tried_a_bounded_number_of_times_and_costs_no_polls() {
+    for of in [Call::Receive, Call::Send] {
+        for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EINTR] {
+            let what = format!("{:?} {errno}", of(0));
+            let failed = without_memory(of, u32::MAX, errno);
+            assert_eq!(failed.witness.gone, [(0, Closed::Broken(errno))], "{what}: the reason");
+            assert_eq!(failed.attempts, setbacks::ATTEMPTS, "{what}");
+            assert!(failed.polls > 10 * u64::from(failed.attempts), "{what}: {}", failed.polls);
+            assert_eq!(failed.put_off, u64::from(failed.attempts), "{what}: counted");
+            assert_eq!(failed.answers, [b"".to_vec(), b"hello".to_vec()], "{what}: the other one");
+            // There is memory again.
+            let failed = without_memory(of, 5, errno);
+            assert_eq!(failed.witness.gone, [], "{what}");
+            assert_eq!(failed.answers, [b"hello", b"hello"].map(|it| it.to_vec()), "{what}");
+            assert_eq!(failed.put_off, 5, "{what}");
+            assert_eq!(failed.witness.heard.len(), 10, "{what}: nothing twice");
+        }
     }
 }
 
