@@ -72,12 +72,12 @@ pub(crate) fn owners(port: u16) -> Vec<Owner> {
     owners.into_values().collect()
 }
 
-/// Whether a process in this network namespace listens on a port.
+/// Whether anything listens on a port in the network namespace of a process, a number or `self`.
 ///
 /// # Errors
-/// When `/proc` cannot be read.
-pub(crate) fn is_listened_on(port: u16) -> io::Result<bool> {
-    Ok(of_namespace("self")?.contains_key(&port))
+/// When there is no such process, or it may not be looked at.
+pub(crate) fn is_listened_on(port: u16, process: &str) -> io::Result<bool> {
+    Ok(of_namespace(process)?.contains_key(&port))
 }
 
 /// The ports that a process listens on, in its own network namespace.
@@ -117,7 +117,7 @@ mod tests {
     fn a_listener_of_this_process_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        assert!(is_listened_on(port).expect("readable"));
+        assert!(is_listened_on(port, "self").expect("readable"));
         assert!(ports_of(std::process::id()).expect("readable").contains(&port));
         let found = owners(port);
         let [owner] = &found[..] else { panic!("one: {found:?}") };

@@ -66,6 +66,13 @@ fn not_listened_on(port: u16, netns: u64, whose: &str) -> anyhow::Error {
     refused(words)
 }
 
+/// Whether somebody listens on a port in a process's network namespace, and no process has the
+/// socket among its descriptors.
+fn is_nobodys(port: u16, pid: u32, netns: u64) -> io::Result<bool> {
+    let is_owned = || owners(port).iter().any(|it| it.netns == netns);
+    Ok(is_listened_on(port, &pid.to_string())? && !is_owned())
+}
+
 fn netns_of(process: &str) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{process}/ns/net"))?.ino())
 }
@@ -79,7 +86,7 @@ impl Target {
         let own = netns_of("self")?;
         let Some(pid) = pid else {
             let port = port.unwrap_or(0);
-            if !is_listened_on(port)? {
+            if !is_listened_on(port, "self")? {
                 return Err(not_listened_on(port, own, "this"));
             }
             return Ok(Self::of(port, own, None));
@@ -90,6 +97,8 @@ impl Target {
         let netns = netns_of(&pid.to_string()).map_err(unseen)?;
         let port = match (port, &ports[..]) {
             (Some(port), _) if ports.contains(&port) => port,
+            // A socket that a program keeps without a descriptor (io_uring) is nobody's in /proc.
+            (Some(port), _) if is_nobodys(port, pid, netns).map_err(unseen)? => port,
             (Some(port), []) => return Err(not_listened_on(port, netns, "that process's")),
             (Some(port), _) => {
                 return Err(refused(format!(
