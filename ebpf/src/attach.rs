@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddrV4,
+    net::{IpAddr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
 };
@@ -15,7 +15,7 @@ use aya::{
     programs::{BtfTracePoint, ProgramError},
 };
 use events::{
-    Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, PROGRAM_INTERRUPTS, StopLog, TaskRef,
+    ABSENT, Config, CpuEntry, FLOW_DENSE, FLOW_HASHED, Learn, PROGRAM_INTERRUPTS, StopLog, TaskRef,
     kept_entries,
 };
 use serde::Serialize;
@@ -133,6 +133,7 @@ pub struct Probes {
     /// The server, once it is known.
     server_pid: OnceLock<u32>,
     pub(crate) listening: ListenQueue,
+    follows: bool,
 }
 
 impl Probes {
@@ -145,11 +146,9 @@ impl Probes {
         let btf = Btf::of_kernel()?;
         let resolved = offsets::resolve(&btf);
         let reasons = DropReasons::of_kernel(&btf);
-        let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
-        let config = KernelData(Config {
-            retransmit_tells_error: u32::from(retransmit_tells_error),
-            ..configure(options, &resolved, &reasons)
-        });
+        let symbols = Symbols::read();
+        let config = configure(options, &resolved, &reasons);
+        let config = KernelData(of_kernel(config, &btf, &symbols));
         let aya_btf =
             aya::Btf::from_sys_fs().map_err(|_| BtfError::NotBtf(crate::btf::VMLINUX.into()))?;
         let mut ebpf = load(options, &config, &aya_btf)?;
@@ -159,14 +158,7 @@ impl Probes {
         }
         let ticks = attach_ticks(&mut ebpf, options);
         let unmapped = |name| move |source| AttachError::Unmapped { name, source };
-        let arrays = [
-            array(&ebpf, "FLOWS")?,
-            array(&ebpf, "THREADS")?,
-            array(&ebpf, "TIMELINES")?,
-            array(&ebpf, "CPUS")?,
-            array(&ebpf, "CPU_LOGS")?,
-            array(&ebpf, "SAMPLING")?,
-        ];
+        let arrays = shared_arrays(&ebpf)?;
         let [flows, threads, timelines, cpus, logs, sampling] = &arrays;
         let processes = array(&ebpf, "PROCESSES")?;
         let answers = array(&ebpf, "ANSWERS")?;
@@ -180,7 +172,7 @@ impl Probes {
         let probes = Self {
             regulator: regulator.transpose().map_err(unmapped("SAMPLING"))?,
             reasons,
-            symbols: Symbols::read(),
+            symbols,
             layout: options.flows,
             flow_table: FlowTable::map(flows, options.flows).map_err(unmapped("FLOWS"))?,
             answers: answers.map_err(unmapped("ANSWERS"))?,
@@ -196,9 +188,10 @@ impl Probes {
             ebpf,
             counts_server: options.server_histograms,
             counts_softirqs: options.softirqs,
-            retransmit_tells_error,
+            retransmit_tells_error: config.0.retransmit_tells_error != 0,
             server_pid: OnceLock::new(),
             listening: ListenQueue::default(),
+            follows: options.follow,
         };
         probes.watch_interrupts();
         if let Some(pid) = options.server_pid {
@@ -214,6 +207,11 @@ impl Probes {
     pub fn watch(&self, pid: u32, program: Program) {
         let process = TaskRef { slot: 0, program: program.number(), padding: 0, tgid: pid };
         self.processes.write(pid as usize, process);
+        if self.follows {
+            for child in proc::descendants(pid) {
+                self.processes.write(child as usize, TaskRef { tgid: child, ..process });
+            }
+        }
         if program == Program::Server {
             // Of several processes the first: they share a network namespace.
             let _ = self.server_pid.set(pid);
@@ -338,6 +336,8 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
         stamp_reads: u32::from(options.stamp_reads),
         server_end: u32::from(options.server_end),
         softirqs: u32::from(options.softirqs),
+        owned: u32::from(options.owned),
+        follow: u32::from(options.follow),
         kept_answers: if options.keep_answers { KEPT_ANSWERS } else { 0 },
         harmless_reasons: reasons.harmless(),
         offsets: resolved.offsets,
@@ -353,6 +353,10 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
         }
         FlowLayout::Hashed { .. } => config.flow_mode = FLOW_HASHED,
     }
+    if let Some(netns) = options.netns.filter(|_| resolved.offsets.skc_net != ABSENT) {
+        config.netns = netns;
+    }
+    set_address(&mut config, options.address);
     if options.learn_server {
         config.learn |= Learn::SERVER;
     }
@@ -360,6 +364,39 @@ fn configure(options: &Options, resolved: &Resolved, reasons: &DropReasons) -> C
         config.learn |= Learn::CLIENT;
     }
     config
+}
+
+/// What the running kernel's code and tracepoints tell.
+fn of_kernel(config: Config, btf: &Btf, symbols: &Symbols) -> Config {
+    let (takes, turns_away) = DropReasons::places(symbols);
+    let retransmit_tells_error = btf.tracepoint_arguments("tcp_retransmit_skb") >= Some(3);
+    let exit_tells_process = btf.tracepoint_arguments("sched_process_exit") >= Some(2);
+    Config {
+        retransmit_tells_error: u32::from(retransmit_tells_error),
+        exit_tells_process: u32::from(exit_tells_process),
+        takes,
+        turns_away,
+        ..config
+    }
+}
+
+/// The server's address that is watched.
+fn set_address(config: &mut Config, address: Option<IpAddr>) {
+    match address {
+        Some(IpAddr::V4(address)) => {
+            config.address_family = 4;
+            config.address[3] = u32::from(address).to_be();
+        }
+        Some(IpAddr::V6(address)) => {
+            config.address_family = 6;
+            let word = |at: usize| {
+                let octets = address.octets();
+                u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
+            };
+            config.address = [word(0), word(4), word(8), word(12)];
+        }
+        None => {}
+    }
 }
 
 /// Makes the maps, at the sizes that this machine and the options ask for.
@@ -492,6 +529,18 @@ fn none_attached(attached: &Attached) -> AttachError {
         Some(Absence::Refused { not_permitted: true, .. }) => AttachError::NotPermitted,
         first => AttachError::NoneAttached(first.map(|it| it.to_string()).unwrap_or_default()),
     }
+}
+
+/// The arrays that clients map.
+fn shared_arrays(ebpf: &Ebpf) -> Result<[OwnedFd; 6], AttachError> {
+    Ok([
+        array(ebpf, "FLOWS")?,
+        array(ebpf, "THREADS")?,
+        array(ebpf, "TIMELINES")?,
+        array(ebpf, "CPUS")?,
+        array(ebpf, "CPU_LOGS")?,
+        array(ebpf, "SAMPLING")?,
+    ])
 }
 
 /// A descriptor of an array. A duplicate: aya's own is needed by programs loaded later.

@@ -71,6 +71,8 @@ pub(crate) const PROBES: &[Spec] = &[
     probe("woken", ("sched", "sched_wakeup"), "5.5", 1, &[TASK]),
     probe("waking", ("sched", "sched_waking"), "5.5", 1, &[TASK]),
     probe("migrated", ("sched", "sched_migrate_task"), "5.5", 2, &[TASK]),
+    probe("forked", ("sched", "sched_process_fork"), "5.5", 2, &[TASK]),
+    probe("exited", ("sched", "sched_process_exit"), "5.5", 1, &[TASK]),
     probe("send_begins", ("tcp", "tcp_sendmsg_locked"), "6.16", 2, &[PORTS, STREAM, MESSAGE]),
     Spec {
         instead_of: Some("send_begins"),

@@ -3,7 +3,7 @@
 //! A reading is cumulative since the probes were attached; [`Counters::since`] makes it a delta.
 //! What no attached probe counts is `None`, never 0.
 
-use std::{collections::BTreeMap, hash::Hash, net::Ipv4Addr};
+use std::{collections::BTreeMap, hash::Hash, net::IpAddr};
 
 use serde::Serialize;
 
@@ -76,6 +76,8 @@ pub struct DropPlace {
     pub all: u64,
     /// Packets of the experiment's port.
     pub port: u64,
+    /// Those of them that lost something.
+    pub lost: u64,
 }
 
 /// Losses of one client address, either way.
@@ -172,9 +174,12 @@ pub struct Counters {
     /// Attempts that failed, on the way down or before; `None` before Linux 6.17.
     pub retransmits_failed: Option<u64>,
     /// Losses by client address.
-    pub losses_by_client: Option<BTreeMap<Ipv4Addr, PeerCounters>>,
-    /// Packets of the port that were dropped on this host.
+    pub losses_by_client: Option<BTreeMap<IpAddr, PeerCounters>>,
+    /// Packets of the port that were dropped on this host, and something was lost with them.
     pub drops: Option<u64>,
+    /// Packets of the port that were dropped and lost nothing: acknowledgements that had been
+    /// taken, data that had come before, what comes after the end, connections turned away.
+    pub drops_harmless: Option<u64>,
     /// Packets of any kind that were dropped on this host.
     pub drops_all: Option<u64>,
     /// Drops by reason and place, the most frequent first.
@@ -226,6 +231,7 @@ impl Counters {
             retransmits_failed: self.retransmits_failed.minus(&before.retransmits_failed),
             losses_by_client: self.losses_by_client.minus(&before.losses_by_client),
             drops: self.drops.minus(&before.drops),
+            drops_harmless: self.drops_harmless.minus(&before.drops_harmless),
             drops_all: self.drops_all.minus(&before.drops_all),
             drops_by_place: rows(
                 self.drops_by_place.as_ref(),
@@ -241,7 +247,7 @@ impl Counters {
             softirq: rows(self.softirq.as_ref(), before.softirq.as_ref(), |row| row.cpu),
             napi: rows(self.napi.as_ref(), before.napi.as_ref(), |row| row.cpu),
             cpus: rows(self.cpus.as_ref(), before.cpus.as_ref(), |row| row.cpu),
-            threads: rows(self.threads.as_ref(), before.threads.as_ref(), |row| row.tid),
+            threads: rows(self.threads.as_ref(), before.threads.as_ref(), Thread::identity),
             server_wait: self.server_wait.minus(&before.server_wait),
             server_service: self.server_service.minus(&before.server_service),
             stops: self.stops.as_ref().map(|stops| {
@@ -317,7 +323,7 @@ macro_rules! minus {
 
 minus!(RetransmitKinds: fast, timeout, tail_loss, syn, syn_ack, other);
 minus!(PortPackets: rx_packets, rx_bytes, tx_packets, tx_bytes; keeps netns, ifindex, name);
-minus!(DropPlace: all, port; keeps reason, place);
+minus!(DropPlace: all, port, lost; keeps reason, place);
 minus!(PeerCounters: retransmits, drops);
 minus!(SoftirqCounters: time_ns, runs; keeps cpu);
 minus!(NapiCounters: polls, packets, exhausted; keeps cpu);

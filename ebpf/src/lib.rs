@@ -64,7 +64,7 @@ pub use histogram::Durations;
 pub use losses::{Loss, LossKind, RetransmitKind, Side};
 pub use namespaces::NamespaceError;
 pub use options::Options;
-pub use profile::{Profile, Profiler, Sample, Stack};
+pub use profile::{Profile, Profiler, Sample, Stack, program_now};
 pub use sampling::SampleTable;
 pub use symbols::Symbols;
 pub use threads::{CpuHeld, Program, Thread, ThreadTable};

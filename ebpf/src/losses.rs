@@ -1,9 +1,9 @@
 //! Records of losses, in the order they happened on each CPU.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use aya::maps::RingBuf;
-use events::{LossRecord, loss};
+use events::{AddressKey, LossRecord, loss};
 use serde::Serialize;
 
 use crate::attach::Probes;
@@ -67,8 +67,8 @@ pub enum LossKind {
 pub struct Loss {
     /// When, CLOCK_MONOTONIC.
     pub at_ns: u64,
-    /// The client's address; absent for IPv6.
-    pub client_address: Option<Ipv4Addr>,
+    /// The client's address; absent where the packet did not tell it.
+    pub client_address: Option<IpAddr>,
     /// The client's port.
     pub client_port: u16,
     /// The end that sent the packet, or sent or received the reset.
@@ -119,13 +119,21 @@ impl Probes {
         };
         Some(Loss {
             at_ns: record.at_ns,
-            client_address: (record.client_address != 0)
-                .then(|| Ipv4Addr::from(record.client_address)),
+            client_address: Some(address(record.client)).filter(|it| !it.is_unspecified()),
             client_port: record.client_port,
             side: if record.side == 0 { Side::Server } else { Side::Client },
             what,
         })
     }
+}
+
+/// An address of the kernel side.
+pub(crate) fn address(key: AddressKey) -> IpAddr {
+    let mut octets = [0; 16];
+    for (into, word) in octets.chunks_exact_mut(4).zip(key) {
+        into.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_canonical()
 }
 
 fn record(bytes: &[u8]) -> Option<LossRecord> {

@@ -1,5 +1,7 @@
 //! What to watch.
 
+use std::net::IpAddr;
+
 use attribution::FlowLayout;
 
 /// Entries of a hashed flow array when clients are not known: 32 MiB, and with 10,000 connections
@@ -42,6 +44,16 @@ pub struct Options {
     /// Beyond so many requests a second for a second, stamp a sample of the connections; always
     /// all of them when `None`. For clients that ask [`crate::SampleTable`].
     pub sample_beyond: Option<u32>,
+    /// The network namespace whose sockets count, by inode; those of all when `None`. A server of
+    /// the same port in another one, and its clients there, are somebody else's.
+    pub netns: Option<u32>,
+    /// Count as the server's requests only what its own processes read: another process may have
+    /// the port, too.
+    pub owned: bool,
+    /// The server's address whose connections count; all of them when `None`.
+    pub address: Option<IpAddr>,
+    /// Watch the children of watched processes, too.
+    pub follow: bool,
     /// Probes to treat as absent, by name: for tests of what is left then.
     pub absent: Vec<String>,
 }
@@ -64,6 +76,10 @@ impl Options {
             softirqs: true,
             packets: true,
             sample_beyond: None,
+            netns: None,
+            owned: false,
+            address: None,
+            follow: false,
             absent: Vec::new(),
         }
     }

@@ -13,14 +13,15 @@ use aya::{
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
 };
-use events::{CounterBlock, StackKey, TaskRef};
+use events::{Config, CounterBlock, Offsets, StackKey, TaskRef, program_of_stack};
 use serde::Serialize;
 
 use crate::{
     attach::{AttachError, KernelData, OBJECT, array, chain, not_permitted, pid_max},
+    btf::Btf,
     catalog::PROFILE,
     mapping::{SharedArray, cpu_count},
-    namespaces,
+    namespaces, offsets,
     threads::Program,
 };
 
@@ -54,6 +55,9 @@ pub struct Sample {
     pub tid: u32,
     /// Its process.
     pub pid: u32,
+    /// Which of the programs that its process was, one after the other ([`program_now`]); 0 where
+    /// the kernel does not tell.
+    pub program: u32,
     /// How often.
     pub count: u64,
     /// Addresses in the kernel.
@@ -75,8 +79,8 @@ impl Profile {
     /// What came since an earlier reading of the same profile.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        fn key(sample: &Sample) -> (u32, &Stack, &Stack) {
-            (sample.tid, &sample.kernel, &sample.user)
+        fn key(sample: &Sample) -> (u32, u32, &Stack, &Stack) {
+            (sample.tid, sample.program, &sample.kernel, &sample.user)
         }
         let mut earlier: HashMap<_, u64> = HashMap::new();
         for sample in &before.samples {
@@ -99,6 +103,14 @@ impl Profile {
     }
 }
 
+/// Which program a process is now, as [`Sample::program`] has it.
+pub fn program_now(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The 28th field; the name in parentheses, the second, may have spaces of its own.
+    let start_stack = stat.rsplit_once(") ")?.1.split(' ').nth(25)?.parse().ok()?;
+    Some(program_of_stack(start_stack))
+}
+
 /// A clock on every CPU that takes the stack of each watched thread. Dropping this ends it.
 pub struct Profiler {
     ebpf: Ebpf,
@@ -112,7 +124,11 @@ impl Profiler {
     /// When it is not allowed, or the kernel cannot.
     pub fn start(samples_per_second: u64) -> Result<Self, AttachError> {
         namespaces::check_numbers()?;
+        let offsets = Btf::of_kernel().map(|btf| offsets::resolve(&btf).offsets);
+        let offsets = offsets.unwrap_or(Offsets::UNKNOWN);
+        let config = KernelData(Config { offsets, ..Config::EMPTY });
         let mut ebpf = EbpfLoader::new()
+            .override_global("CONFIG", &config, true)
             .map_max_entries("PROCESSES", u32::try_from(pid_max()).unwrap_or(u32::MAX))
             .map_max_entries("CPUS", u32::try_from(cpu_count()).unwrap_or(1))
             .map_max_entries("STACKS", STACKS)
@@ -166,7 +182,14 @@ impl Profiler {
                 bare += count;
             }
             let (kernel, user) = (frames(key.kernel), frames(key.user));
-            profile.samples.push(Sample { tid: key.tid, pid: key.tgid, count, kernel, user });
+            profile.samples.push(Sample {
+                tid: key.tid,
+                pid: key.tgid,
+                program: key.program,
+                count,
+                kernel,
+                user,
+            });
         }
         // The kernel side counts those without any stack as lost, too; they are in the samples.
         let lost: u64 = lost.iter().map(|KernelData(block)| block.samples_lost).sum();
@@ -201,7 +224,14 @@ mod tests {
     use super::*;
 
     fn sample(tid: u32, count: u64, user: &[u64]) -> Sample {
-        Sample { tid, pid: 1, count, kernel: Stack::None, user: Stack::Known(user.to_vec()) }
+        Sample {
+            tid,
+            pid: 1,
+            program: 1,
+            count,
+            kernel: Stack::None,
+            user: Stack::Known(user.to_vec()),
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Reading the kernel's counters.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
-use aya::maps::{HashMap, Map, PerCpuArray};
+use aya::maps::{HashMap, Map, PerCpuArray, Queue};
 use events::{
-    CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS,
-    PeerLosses, RETRANSMIT_KINDS, Retransmit, STOPS, ServerBlock, Side, SoftirqBlock,
+    AddressKey, CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, NET_SOFTIRQ_SAMPLE,
+    NET_SOFTIRQS, PeerLosses, RETRANSMIT_KINDS, Retransmit, STOPS, ServerBlock, Side, SoftirqBlock,
 };
 
 use crate::{
@@ -17,8 +17,9 @@ use crate::{
     },
     histogram::Durations,
     kernel::monotonic_ns,
+    losses::address,
     reasons::DropReasons,
-    threads::{CpuHeld, name},
+    threads::{CpuHeld, ThreadTable, name},
 };
 
 /// Softirq vectors by number, as `/proc/softirqs` names them.
@@ -39,7 +40,10 @@ impl Probes {
             retransmits_failed: if_attached("retransmitted", |block| block.retransmits_failed)
                 .filter(|_| self.retransmit_tells_error),
             losses_by_client: self.losses_by_client(),
-            drops: if_attached("packet_dropped", |block| block.drops),
+            drops: if_attached("packet_dropped", |block| block.drops_losing),
+            drops_harmless: if_attached("packet_dropped", |block| {
+                block.drops.saturating_sub(block.drops_losing)
+            }),
             drops_all: if_attached("packet_dropped", |block| block.drops_all),
             qdisc_drops: drops_by_place.as_ref().map(|places| {
                 let of_qdisc = places.iter().filter(|place| DropReasons::is_qdisc(&place.reason));
@@ -68,6 +72,24 @@ impl Probes {
         self.add_scheduling(&mut counters);
         self.add_server(&mut counters);
         counters
+    }
+
+    /// Gives back the slots of threads that a reading saw ended, so that others may be watched:
+    /// what they did is in that reading. Not where somebody still asks for the past of a thread by
+    /// its slot, as clients of a run do.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn reuse_slots(&mut self, reading: &Counters) -> io::Result<()> {
+        let array = self.arrays().get(1).copied().ok_or(io::ErrorKind::NotFound)?;
+        let threads = ThreadTable::map_as(array, true)?;
+        let freed = self.ebpf.map_mut("FREED").ok_or(io::ErrorKind::NotFound)?;
+        let mut freed: Queue<_, u32> = Queue::try_from(freed).map_err(io::Error::other)?;
+        for ended in reading.threads.iter().flatten().filter(|thread| thread.ended) {
+            threads.empty(ended.slot);
+            freed.push(u32::from(ended.slot), 0).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 
     /// The latest signals that stopped a watched process, oldest first.
@@ -180,19 +202,19 @@ impl Probes {
         })
     }
 
-    fn losses_by_client(&self) -> Option<BTreeMap<Ipv4Addr, PeerCounters>> {
+    fn losses_by_client(&self) -> Option<BTreeMap<IpAddr, PeerCounters>> {
         let drops = self.is_attached("packet_dropped");
         if !drops && self.retransmits_counted() == (false, false) {
             return None;
         }
-        let map: HashMap<_, u32, KernelData<PeerLosses>> =
+        let map: HashMap<_, AddressKey, KernelData<PeerLosses>> =
             HashMap::try_from(self.map("PEERS")?).ok()?;
-        let peers = map.iter().filter_map(Result::ok).map(|(address, KernelData(losses))| {
+        let peers = map.iter().filter_map(Result::ok).map(|(key, KernelData(losses))| {
             let counters = PeerCounters {
                 retransmits: self.kinds(&losses.retransmits),
                 drops: drops.then_some(losses.drops),
             };
-            (Ipv4Addr::from(address), counters)
+            (address(key), counters)
         });
         Some(peers.collect())
     }
@@ -210,12 +232,14 @@ impl Probes {
             let row = places.entry(named).or_default();
             row.all += count.all;
             row.port += count.port;
+            row.lost += count.lost;
         }
         let rows = places.into_iter().map(|((reason, place), count)| DropPlace {
             reason,
             place,
             all: count.all,
             port: count.port,
+            lost: count.lost,
         });
         let mut rows: Vec<_> = rows.collect();
         rows.sort_by_key(|row| std::cmp::Reverse((row.port, row.all)));

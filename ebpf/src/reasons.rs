@@ -3,14 +3,15 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use crate::btf::Btf;
+use crate::{btf::Btf, symbols::Symbols};
 
 /// Where tracefs is looked for. It is not mounted for this: BTF has the names too.
 const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 const PREFIX: &str = "SKB_DROP_REASON_";
 
-/// Reasons that lose nothing: the data had been received before, or the connection was over.
+/// Reasons that lose nothing: the data had been received before, the connection was over, or the
+/// server's accept queue was full, which is the server's doing and counted apart.
 const HARMLESS: &[&str] = &[
     "TCP_OLD_DATA",
     "TCP_OLD_SEQUENCE",
@@ -19,7 +20,17 @@ const HARMLESS: &[&str] = &[
     "TCP_TOO_OLD_ACK",
     "TCP_RESET",
     "SOCKET_CLOSE",
+    "TCP_CLOSE",
+    "TCP_ABORT_ON_DATA",
+    "QUEUE_PURGE",
+    "TCP_LISTEN_OVERFLOW",
 ];
+
+/// The function that lets go of an acknowledgement when it has been taken.
+const TAKES: &str = "tcp_rcv_state_process";
+
+/// Functions that turn away a connection by a SYN cookie that finds the accept queue full.
+const TURNS_AWAY: [&str; 2] = ["cookie_v4_check", "cookie_v6_check"];
 
 /// Reasons of queue disciplines.
 const QDISC: &[&str] = &["QDISC_", "FQ_", "CAKE_", "DUALPI2_"];
@@ -71,6 +82,12 @@ impl DropReasons {
             }
         }
         bits
+    }
+
+    /// Where packets are let go without a loss ([`events::Config::takes`] and `turns_away`).
+    pub(crate) fn places(symbols: &Symbols) -> ([u64; 2], [[u64; 2]; 2]) {
+        let range = |name| symbols.range(name).unwrap_or_default();
+        (range(TAKES), TURNS_AWAY.map(range))
     }
 
     /// Whether a reason is a queue discipline's.

@@ -26,6 +26,15 @@ impl Symbols {
         after.checked_sub(1).and_then(|index| sorted.get(index)).map(|(_, name)| name.as_str())
     }
 
+    /// The first address of a function, and the one behind its last.
+    pub(crate) fn range(&self, name: &str) -> Option<[u64; 2]> {
+        let sorted = self.sorted.get_or_init(read);
+        let place = sorted.iter().position(|(_, own)| own == name)?;
+        let start = sorted[place].0;
+        let end = sorted[place..].iter().map(|(address, _)| *address).find(|it| *it > start)?;
+        Some([start, end])
+    }
+
     /// Whether the kernel hides its addresses: without CAP_SYSLOG, or with
     /// `kernel.kptr_restrict` 2.
     pub fn are_hidden(&self) -> bool {

@@ -5,7 +5,7 @@
 use std::{io, os::fd::AsFd};
 
 use events::{
-    CpuEntry, PROGRAM_IDLE, PROGRAM_INTERRUPTS, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS,
+    CpuEntry, Histogram, PROGRAM_IDLE, PROGRAM_INTERRUPTS, PROGRAM_SERVER, PROGRAMS, THREAD_SLOTS,
     ThreadEntry, ThreadHead, ThreadState, kind,
 };
 use serde::Serialize;
@@ -52,6 +52,9 @@ impl Program {
 /// What a watched thread has done since it was first seen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Thread {
+    /// Its slot.
+    #[serde(skip)]
+    pub(crate) slot: u16,
     /// The thread.
     pub tid: u32,
     /// Its process.
@@ -80,10 +83,11 @@ pub struct Thread {
 }
 
 impl Thread {
-    fn of(entry: &ThreadEntry, now_ns: u64) -> Option<Self> {
+    fn of(slot: u16, entry: &ThreadEntry, now_ns: u64) -> Option<Self> {
         let head = &entry.head;
         let sum = |clocks: &[usize]| clocks.iter().map(|clock| head.clocks_ns[*clock]).sum();
         let mut thread = Self {
+            slot,
             tid: head.tid,
             pid: head.tgid,
             program: Program::of_number(u8::try_from(head.program).ok()?)?,
@@ -108,9 +112,18 @@ impl Thread {
         Some(thread)
     }
 
-    /// What it did since an earlier reading of the same thread.
+    /// What tells it from any other thread: numbers are used again, and slots are.
+    pub(crate) fn identity(&self) -> (u16, u32, u32) {
+        (self.slot, self.tid, self.pid)
+    }
+
+    /// What it did since an earlier reading of the same thread. One that had ended by then is not
+    /// the same.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
+        if before.ended && !self.ended {
+            return self.clone();
+        }
         Self {
             ran_ns: self.ran_ns.saturating_sub(before.ran_ns),
             off_cpu_ns: self.off_cpu_ns.saturating_sub(before.off_cpu_ns),
@@ -138,7 +151,15 @@ impl ThreadTable {
     /// # Errors
     /// When it is no such array.
     pub fn map(fd: impl AsFd) -> io::Result<Self> {
-        Ok(Self { entries: SharedArray::map(fd.as_fd(), THREAD_SLOTS, false)? })
+        Self::map_as(fd, false)
+    }
+
+    /// As [`Self::map`], to empty slots, too.
+    ///
+    /// # Errors
+    /// As [`Self::map`].
+    pub(crate) fn map_as(fd: impl AsFd, writable: bool) -> io::Result<Self> {
+        Ok(Self { entries: SharedArray::map(fd.as_fd(), THREAD_SLOTS, writable)? })
     }
 
     /// The slot of a thread, from 1; look it up once, for it never changes while the thread lives.
@@ -179,7 +200,7 @@ impl ThreadTable {
 
     /// What the thread of a slot has done, up to `now_ns`.
     pub fn thread(&self, slot: u16, now_ns: u64) -> Option<Thread> {
-        Thread::of(&self.entry(slot)?, now_ns)
+        Thread::of(slot, &self.entry(slot)?, now_ns)
     }
 
     /// What all watched threads have done, up to `now_ns`.
@@ -188,6 +209,19 @@ impl ThreadTable {
             .take_while(|slot| self.taken(*slot))
             .filter_map(|slot| self.thread(slot, now_ns))
             .collect()
+    }
+
+    /// Empties the slot of a thread that has ended, for another thread.
+    pub(crate) fn empty(&self, slot: u16) {
+        let Some(entry) = self.entry(slot) else { return };
+        // No program has this number: nobody takes it for a thread until it is one again.
+        let head = ThreadHead {
+            version: entry.head.version,
+            tid: u32::MAX,
+            timeline: entry.head.timeline,
+            ..ThreadHead::default()
+        };
+        self.entries.write(usize::from(slot), ThreadEntry { head, delays: Histogram::EMPTY });
     }
 
     fn taken(&self, slot: u16) -> bool {

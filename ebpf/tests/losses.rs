@@ -166,7 +166,7 @@ fn count_losses() -> bool {
     }
     assert_eq!(filtered, truth, "{counters:?}");
     assert_eq!(totals(counters.retransmits.expect("counted")), kernel, "{counters:?}");
-    let of_client = counters.losses_by_client.expect("counted")[&CLIENT_ADDRESS];
+    let of_client = counters.losses_by_client.expect("counted")[&CLIENT_ADDRESS.into()];
     let of_client = of_client.retransmits.expect("counted");
     assert_eq!(of_client.total(), Some(kernel.server + kernel.client));
     assert_eq!(counters.lost, Counters::default().lost);
@@ -230,6 +230,46 @@ fn a_full_accept_queue_is_counted_as_the_kernel_counts_it() {
         };
         scope.spawn(own).join().expect("the server");
     });
+}
+
+#[test]
+fn resets_are_counted_as_the_kernel_counts_them() {
+    let Some(_turn) = needs(&["root", "ip"]) else { return };
+    const CLOSES: u64 = 200;
+    let pair = Pair::new("labreset");
+    let inode = std::fs::metadata(format!("/run/netns/{}", pair.server)).expect("a namespace");
+    let netns = std::os::unix::fs::MetadataExt::ino(&inode) as u32;
+    let options = Options { netns: Some(netns), ..Options::of_port(server_port()) };
+    let probes = Probes::attach(&options).expect("probes");
+    let netns = pair.server.clone();
+    let server = thread::spawn(move || {
+        Pair::enter(&netns);
+        let address = (std::net::Ipv4Addr::LOCALHOST, server_port());
+        let listener = TcpListener::bind(address).expect("the port");
+        let before = Pair::counter("Tcp", "OutRsts");
+        for close in 0..CLOSES {
+            let mut client = std::net::TcpStream::connect(address).expect("connects");
+            let (mut server, _) = listener.accept().expect("a client");
+            std::io::Write::write_all(&mut client, b"more than is read").expect("sent");
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut server, &mut byte).expect("read");
+            // Whoever closes with bytes unread resets: one end, then the other.
+            if close % 2 == 0 {
+                drop(server);
+            } else {
+                std::io::Write::write_all(&mut server, b"unread").expect("sent");
+                rustix::net::recv(&client, &mut byte, rustix::net::RecvFlags::PEEK).expect("came");
+                drop(client);
+            }
+        }
+        Pair::counter("Tcp", "OutRsts") - before
+    });
+    let kernels = server.join().expect("the server");
+    let sent = probes.read().resets_sent.expect("counted");
+    assert_eq!(sent.server + sent.client, kernels, "{sent:?}");
+    assert_eq!(sent, BySide { server: CLOSES / 2, client: CLOSES / 2 });
+    let received = probes.read().resets_received.expect("counted");
+    assert_eq!(received, BySide { server: CLOSES / 2, client: CLOSES / 2 });
 }
 
 /// Lets through what comes to the server at so many bits a second, and drops nothing of it.

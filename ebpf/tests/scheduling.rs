@@ -315,3 +315,33 @@ fn the_profile_finds_the_function_that_spins() {
     assert!(user.any(|it| matches!(it, Stack::Known(it) if !it.is_empty())), "{profile:?}");
     assert!(profile.samples.iter().all(|sample| sample.pid == std::process::id()));
 }
+
+#[test]
+fn a_family_of_short_processes_is_followed_and_its_slots_come_back() {
+    let Some(_turn) = needs(&["root", "sh"]) else { return };
+    const PROCESSES: usize = 1500;
+    let mut probes = Probes::attach(&Options { follow: true, ..options(port(6)) }).expect("probes");
+    let script = format!(
+        "read go; i=0; while [ $i -lt {PROCESSES} ]; do (exit 0); i=$((i+1)); done; read go"
+    );
+    let mut shell = Command::new("sh");
+    let shell = shell.args(["-c", &script]).stdin(std::process::Stdio::piped());
+    let mut shell = Reaped(shell.spawn().expect("a shell"));
+    let pid = shell.0.id();
+    probes.watch(pid, Program::Server);
+    let mut said = shell.0.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut said, b"go\n").expect("the shell");
+    let mut seen = std::collections::HashSet::new();
+    wait_until("all have been seen to end", || {
+        let reading = probes.read();
+        let threads = reading.threads.as_ref().expect("threads");
+        seen.extend(threads.iter().filter(|it| it.ended).map(|it| it.pid));
+        probes.reuse_slots(&reading).expect("slots");
+        assert_eq!(reading.lost.threads, 0, "{} have been seen", seen.len());
+        seen.len() == PROCESSES
+    });
+    // The dead are gone, and their numbers are nobody's.
+    let threads = probes.read().threads.expect("threads");
+    assert!(threads.iter().all(|it| it.pid == pid), "{threads:?}");
+    assert!(!seen.contains(&pid));
+}

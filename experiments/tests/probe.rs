@@ -3,9 +3,9 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -175,6 +175,202 @@ fn a_kernel_without_btf_is_told_and_one_without_tracefs_is_watched_all_the_same(
     assert!(why.contains("BTF"), "{why}");
 }
 
+/// Something that a thread does again and again until this is dropped.
+struct Again {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Again {
+    fn start(mut act: impl FnMut() + Send + 'static) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                act();
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Why it failed has been said by its own panic.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The last line of a probe of two seconds.
+fn second_line(arguments: &[&str]) -> Value {
+    let mut all = vec!["probe", "--seconds", "2", "--json"];
+    all.extend(arguments);
+    let output = lab(&all);
+    assert_exit(&output, 0);
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().nth(1).expect("two lines")).expect("JSON")
+}
+
+fn requests(line: &Value) -> u64 {
+    number(line, "/server_wait_us/count")
+}
+
+/// A server and its client in one process of a network namespace of its own; gone when dropped.
+struct Elsewhere(Child);
+
+impl Elsewhere {
+    fn start(port: &str) -> Self {
+        let script = "import socket, sys, threading, time
+l = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+def ask():
+    c = socket.create_connection(l.getsockname())
+    while True:
+        c.sendall(b'ask'); c.recv(10); time.sleep(0.001)
+threading.Thread(target=ask, daemon=True).start()
+s, _ = l.accept()
+print('ready', flush=True)
+while True:
+    s.sendall(s.recv(10))
+";
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"])
+            .args(["python3", "-c", script, port])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut ready = [0; 6];
+        child.stdout.take().expect("piped").read_exact(&mut ready).expect("it serves");
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_in_another_network_namespace_is_another() {
+    let there = || needs::program("python", "python3") && needs::program("ip", "ip");
+    if !needs::root() || !there() || !needs::program("unshare", "unshare") {
+        return;
+    }
+    let own = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = own.local_addr().expect("bound").port().to_string();
+    let other = Elsewhere::start(&port);
+    let pid = other.0.id().to_string();
+    // Nobody asks here, whoever asks there.
+    let line = second_line(&["--port", &port]);
+    assert_eq!(requests(&line), 0, "{line}");
+    assert_eq!(line["nearest"], serde_json::json!([]), "{line}");
+    let line = second_line(&["--pid", &pid]);
+    assert!(requests(&line) > 50, "{line}");
+    assert_eq!(line["nearest"], serde_json::json!(["lo"]), "{line}");
+    assert_eq!(number(&line, "/listeners/0/turned_away"), 0);
+    drop(own);
+    let output = lab(&["probe", "--port", &port, "--seconds", "1"]);
+    assert_exit(&output, 2);
+    let said = said(&output);
+    assert!(said.contains(&format!("python3 (process {pid}")), "{said}");
+    assert!(said.contains(&format!("lab probe --pid {pid}")), "{said}");
+}
+
+#[test]
+fn two_servers_on_one_port_are_told_apart_by_address() {
+    if !needs::root() {
+        return;
+    }
+    let chatter = Chatter::start();
+    let port = chatter.port();
+    let six = TcpListener::bind(("::1", port.parse().expect("a port"))).expect("the same port");
+    let line = second_line(&["--port", &port, "--address", "127.0.0.1"]);
+    assert!(requests(&line) > 50, "{line}");
+    assert_eq!(line["listeners"].as_array().map(Vec::len), Some(2), "{line}");
+    let line = second_line(&["--port", &port, "--address", "::1"]);
+    assert_eq!(requests(&line), 0, "{line}");
+    let output = lab(&["probe", "--port", &port, "--seconds", "1"]);
+    assert_exit(&output, 0);
+    assert!(said(&output).contains("it has 2 listeners"), "{}", said(&output));
+    assert!(said(&output).contains("--address tells them apart"), "{}", said(&output));
+    drop(six);
+}
+
+#[test]
+fn a_healthy_close_is_no_loss() {
+    if !needs::root() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let closes = Again::start(move || {
+        let mut client = TcpStream::connect(address).expect("connects");
+        let (mut server, _) = listener.accept().expect("a client");
+        // The client ends first, and the server closes last.
+        client.write_all(b"ask").expect("sent");
+        client.shutdown(Shutdown::Write).expect("connected");
+        let mut bytes = Vec::new();
+        server.read_to_end(&mut bytes).expect("read");
+        server.write_all(&bytes).expect("sent");
+        drop(server);
+        client.read_to_end(&mut bytes).expect("read");
+    });
+    let line = second_line(&["--port", &address.port().to_string()]);
+    drop(closes);
+    assert!(number(&line, "/drops_harmless") > 0, "the case is not what it is for: {line}");
+    assert_eq!(number(&line, "/drops"), 0, "{line}");
+    let clients = line["losses_by_client"].as_object().expect("counted");
+    assert!(clients.values().all(|it| it["drops"] == 0), "{line}");
+}
+
+#[test]
+fn a_full_accept_queue_stands_apart_and_addresses_are_whole() {
+    if !needs::root() {
+        return;
+    }
+    // The standard library's queue is 128 or 4096 long: one that is shorter.
+    let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0);
+    let family = rustix::net::AddressFamily::INET6;
+    let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).expect("IPv6");
+    rustix::net::bind(&socket, &address).expect("a free port");
+    rustix::net::listen(&socket, 1).expect("a short queue");
+    let server = TcpListener::from(socket);
+    let address = server.local_addr().expect("bound");
+    // Beside it, one in the same namespace that is well.
+    let other = Chatter::start();
+    let mut held = Vec::new();
+    let calls = Again::start(move || {
+        let wait = Duration::from_millis(1200);
+        held.extend(TcpStream::connect_timeout(&address, wait));
+    });
+    let port = address.port().to_string();
+    let text = std::thread::scope(|scope| {
+        let text = scope.spawn(|| lab(&["probe", "--port", &port, "--seconds", "4"]));
+        let line = second_line(&["--port", &other.port()]);
+        assert_eq!(number(&line, "/listeners/0/turned_away"), 0, "the neighbour's: {line}");
+        text.join().expect("the probe")
+    });
+    assert_exit(&text, 0);
+    let line = second_line(&["--port", &port]);
+    drop(calls);
+    assert!(number(&line, "/listeners/0/turned_away") > 0, "{line}");
+    assert_eq!(number(&line, "/listeners/0/waiting"), 2, "{line}");
+    assert_eq!(number(&line, "/drops"), 0, "{line}");
+    let clients = line["losses_by_client"].as_object().expect("counted");
+    assert!(clients.contains_key("::1") && !clients.contains_key("0.0.0.0"), "{line}");
+    let text = String::from_utf8_lossy(&text.stdout);
+    let turned_away = |line: &str| {
+        let queue = line.split("accept queue 2 of 1, ").nth(1)?;
+        queue.split(' ').next()?.parse::<u64>().ok()
+    };
+    assert!(text.lines().filter_map(turned_away).any(|count| count > 0), "{text}");
+    assert!(text.lines().all(|line| line.contains("  drops 0  ")), "{text}");
+    drop(server);
+}
+
 const LOAD: &str = "(
     name: \"probed\",
     users: 100,
@@ -255,19 +451,14 @@ fn what_keeps_a_server_from_its_work_is_named() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     // Again and again, as when the probes are attached, and when a second begins, is not known.
-    let over = Arc::new(AtomicBool::new(false));
-    let is_over = Arc::clone(&over);
-    let stopper = std::thread::spawn(move || {
-        while !is_over.load(Ordering::Relaxed) {
-            kill_process(server, Signal::STOP).expect("stopped");
-            std::thread::sleep(Duration::from_millis(150));
-            kill_process(server, Signal::CONT).expect("goes on");
-            std::thread::sleep(Duration::from_millis(150));
-        }
+    let stopper = Again::start(move || {
+        kill_process(server, Signal::STOP).expect("stopped");
+        std::thread::sleep(Duration::from_millis(150));
+        kill_process(server, Signal::CONT).expect("goes on");
+        std::thread::sleep(Duration::from_millis(150));
     });
     let (rows, text) = (watch(true, "3"), watch(false, "2"));
-    over.store(true, Ordering::Relaxed);
-    stopper.join().expect("the server goes on");
+    drop(stopper);
     let rows: Vec<Value> = rows.lines().map(|it| serde_json::from_str(it).expect("JSON")).collect();
     let stopped = &rows[2]["causes"]["server_stopped"];
     // Half of the time, but for what this machine does else.

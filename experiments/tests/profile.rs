@@ -203,3 +203,39 @@ fn a_process_that_ends_and_never_ran_is_no_error() {
     assert_eq!(profile.exit_code(), Some(0));
     assert_eq!(tooltips(&svg).len(), 1);
 }
+
+#[test]
+fn samples_belong_to_the_program_that_ran_and_made_code_has_its_names() {
+    if !needs::root() || !needs::program("python", "python3") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let svg = directory.path().join("exec.svg");
+    // A shell that spins, and becomes another program; that one makes code of its own: an endless
+    // loop, to which it gives a name.
+    let script = "import ctypes, mmap, os
+code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code.write(b'\\xeb\\xfe')
+at = ctypes.addressof(ctypes.c_char.from_buffer(code))
+open(f'/tmp/perf-{os.getpid()}.map', 'w').write(f'{at:x} 1000 made_by_the_program\\n')
+ctypes.CFUNCTYPE(None)(at)()";
+    let file = directory.path().join("made.py");
+    std::fs::write(&file, script).expect("a file");
+    let shell = "i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done; exec python3 \"$0\"";
+    let mut child =
+        Reaped(Command::new("sh").args(["-c", shell, path(&file)]).spawn().expect("a shell"));
+    let pid = child.0.id().to_string();
+    let output = lab(&["profile", "--pid", &pid, "--seconds", "6", "--out", path(&svg)]);
+    let _ = std::fs::remove_file(format!("/tmp/perf-{pid}.map"));
+    child.0.kill().expect("our child");
+    assert_exit(&output, 0);
+    let stacks = folded(&directory.path().join("exec.folded"));
+    let of = |what: &dyn Fn(&str) -> bool| -> u64 {
+        stacks.iter().filter(|(stack, _)| what(stack)).map(|(_, count)| count).sum()
+    };
+    let shells = of(&|it| it.split(';').nth(1) == Some("sh"));
+    let made = of(&|it| it.starts_with("python3") && it.ends_with(";made_by_the_program"));
+    assert!(shells > 10 && made > 10, "{shells} and {made}: {stacks:#?}");
+    let mixed = of(&|it| it.starts_with("python3") != (it.split(';').nth(1) == Some("python3")));
+    assert_eq!(mixed, 0, "{stacks:#?}");
+}

@@ -57,6 +57,25 @@ pub struct Config {
     pub kept_answers: u32,
     /// Whether softirqs are counted by vector and timed.
     pub softirqs: u32,
+    /// The inode of the network namespace whose sockets are watched; 0 for those of all.
+    pub netns: u32,
+    /// Whether only what the server's own processes read counts as its requests; else whatever is
+    /// read on the port.
+    pub owned: u32,
+    /// Whether a watched process's children are watched, too.
+    pub follow: u32,
+    /// Whether `sched_process_exit` tells in its second argument that the process is gone with the
+    /// thread (Linux 6.16).
+    pub exit_tells_process: u32,
+    /// Which address of the server's is watched: 0 for all, else 4 or 6.
+    pub address_family: u32,
+    /// That address in network byte order: an IPv4 one in the last word.
+    pub address: [u32; 4],
+    /// Ranges of the kernel's code (first address, one behind the last) that let go of
+    /// acknowledgements whose content was taken: packets without data are not lost there.
+    pub takes: [u64; 2],
+    /// Ranges that turn away a connection for want of room in the accept queue.
+    pub turns_away: [[u64; 2]; 2],
     /// Drop reasons that lose nothing (data received twice, for instance), one bit each.
     pub harmless_reasons: [u32; 8],
     /// Field offsets.
@@ -83,6 +102,10 @@ pub struct Offsets {
     pub skc_v6_daddr: u32,
     /// `sock_common.skc_v6_rcv_saddr`
     pub skc_v6_rcv_saddr: u32,
+    /// `sock_common.skc_net.net`
+    pub skc_net: u32,
+    /// `inet_sock.inet_sport`, network byte order: left when a closed socket has lost its number
+    pub inet_sport: u32,
     /// `tcp_sock.write_seq`
     pub write_seq: u32,
     /// `tcp_sock.rcv_nxt`
@@ -105,6 +128,10 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `task_struct.comm`
     pub task_comm: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `mm_struct.start_stack`
+    pub mm_start_stack: u32,
     /// `task_struct.jobctl`, 64 bits
     pub task_jobctl: u32,
     /// `task_struct.nvcsw`, 64 bits
@@ -133,6 +160,10 @@ pub struct Offsets {
     pub skb_dev: u32,
     /// `sk_buff.sk`
     pub skb_sk: u32,
+    /// `sk_buff._skb_refdst`, 64 bits
+    pub skb_refdst: u32,
+    /// `dst_entry.dev`
+    pub dst_dev: u32,
     /// `sk_buff.network_header`
     pub skb_network_header: u32,
     /// `sk_buff.protocol`, network byte order
@@ -160,6 +191,8 @@ impl Offsets {
         skc_state: ABSENT,
         skc_v6_daddr: ABSENT,
         skc_v6_rcv_saddr: ABSENT,
+        skc_net: ABSENT,
+        inet_sport: ABSENT,
         write_seq: ABSENT,
         rcv_nxt: ABSENT,
         copied_seq: ABSENT,
@@ -171,6 +204,8 @@ impl Offsets {
         task_pid: ABSENT,
         task_tgid: ABSENT,
         task_comm: ABSENT,
+        task_mm: ABSENT,
+        mm_start_stack: ABSENT,
         task_jobctl: ABSENT,
         task_nvcsw: ABSENT,
         task_nivcsw: ABSENT,
@@ -185,6 +220,8 @@ impl Offsets {
         skb_data: ABSENT,
         skb_dev: ABSENT,
         skb_sk: ABSENT,
+        skb_refdst: ABSENT,
+        dst_dev: ABSENT,
         skb_network_header: ABSENT,
         skb_protocol: ABSENT,
         skb_tcp_segments: ABSENT,
@@ -212,6 +249,14 @@ impl Config {
         server_end: 1,
         kept_answers: 0,
         softirqs: 0,
+        netns: 0,
+        owned: 0,
+        follow: 0,
+        exit_tells_process: 0,
+        address_family: 0,
+        address: [0; 4],
+        takes: [0; 2],
+        turns_away: [[0; 2]; 2],
         harmless_reasons: [0; 8],
         offsets: Offsets::UNKNOWN,
     };
@@ -234,6 +279,7 @@ pub const fn dense_index(
     Some(host.wrapping_mul(port_span).wrapping_add(port))
 }
 
-layout!(Offsets, 160, skc_daddr at 0, write_seq at 32, task_pid at 64, skb_len at 112,
-    net_inum at 156);
-layout!(Config, 244, client_first at 4, learn at 24, harmless_reasons at 52, offsets at 84);
+layout!(Offsets, 184, skc_daddr at 0, write_seq at 40, task_pid at 72, skb_len at 128,
+    net_inum at 180);
+layout!(Config, 352, client_first at 4, learn at 24, netns at 52, address at 72, takes at 88,
+    harmless_reasons at 136, offsets at 168);

@@ -63,6 +63,8 @@ pub struct CounterBlock {
     pub retransmits_failed: u64,
     /// Packets of the experiment's port that were dropped.
     pub drops: u64,
+    /// Those of them that lost something.
+    pub drops_losing: u64,
     /// Packets of any kind that were dropped.
     pub drops_all: u64,
     /// Resets sent, by side.
@@ -161,6 +163,19 @@ pub struct DropCount {
     pub all: u64,
     /// Packets of the experiment's port.
     pub port: u64,
+    /// Those of them that lost something.
+    pub lost: u64,
+}
+
+/// A client's address as 128 bits in network byte order; an IPv4 one as IPv6 writes it
+/// (`::ffff:a.b.c.d`).
+pub type AddressKey = [u32; 4];
+
+/// The key of an IPv4 address in network byte order.
+#[inline(always)]
+#[must_use]
+pub const fn address_v4(address: u32) -> AddressKey {
+    [0, 0, 0xffff_u32.to_be(), address]
 }
 
 /// Losses of one client address.
@@ -197,8 +212,10 @@ pub struct LossRecord {
     pub kind: u32,
     /// By kind.
     pub detail: u32,
-    /// The client's IPv4 address, host byte order; 0 for IPv6.
-    pub client_address: u32,
+    /// The client's address.
+    pub client: AddressKey,
+    /// Unused, zero.
+    pub padding: u32,
     /// The client's port.
     pub client_port: u16,
     /// The [`Side`] that sent it (drops: 0 when it came from the server).
@@ -217,22 +234,33 @@ pub struct StackKey {
     pub tid: u32,
     /// Its process.
     pub tgid: u32,
+    /// Which program the process was: [`program_of_stack`], 0 where that is not known.
+    pub program: u32,
     /// Number of the kernel's stack, negative for none.
     pub kernel: i32,
     /// Number of the user's stack, negative for none.
     pub user: i32,
 }
 
+/// Tells the programs apart that a process was one after the other, by where its stack began
+/// (`startstack` of `/proc/PID/stat`), which `exec` chooses anew.
+#[inline(always)]
+#[must_use]
+pub const fn program_of_stack(start_stack: u64) -> u32 {
+    // Stacks begin at multiples of 16, below 2^48.
+    (start_stack >> 4) as u32
+}
+
 /// Samples of one stack.
 pub type StackCount = u64;
 
-layout!(CounterBlock, 232, retransmits at 0, drops at 104, records_lost at 168,
-    samples_lost at 224);
+layout!(CounterBlock, 240, retransmits at 0, drops at 104, records_lost at 176,
+    samples_lost at 232);
 layout!(ServerBlock, 4096, wait at 0, service at 2048);
 layout!(SoftirqBlock, 408, entered_ns at 0, time_ns at 128, runs at 256, polls at 384);
 layout!(DeviceEntry, 64, device at 0, ifindex at 8, name at 16, rx_packets at 32, tx_bytes at 56);
 layout!(DropKey, 16, location at 0, reason at 8);
-layout!(DropCount, 16, all at 0, port at 8);
+layout!(DropCount, 24, all at 0, port at 8, lost at 16);
 layout!(PeerLosses, 56, retransmits at 0, drops at 48);
-layout!(LossRecord, 40, at_ns at 0, kind at 16, client_port at 28, count at 36);
-layout!(StackKey, 16, tid at 0, kernel at 8);
+layout!(LossRecord, 56, at_ns at 0, kind at 16, client at 24, client_port at 44, count at 52);
+layout!(StackKey, 20, tid at 0, program at 8, kernel at 12);

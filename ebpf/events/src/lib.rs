@@ -19,9 +19,10 @@ mod timeline;
 pub use clocks::{Held, KINDS, kind};
 pub use config::{ABSENT, Config, FLOW_DENSE, FLOW_HASHED, Learn, Offsets, dense_index};
 pub use counters::{
-    CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, LossRecord, NAME_LENGTH,
-    NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS, PeerLosses, RETRANSMIT_KINDS, Retransmit, SIDES, SOFTIRQS,
-    ServerBlock, Side, SoftirqBlock, StackCount, StackKey, loss,
+    AddressKey, CounterBlock, DEVICE_SLOTS, DeviceEntry, DropCount, DropKey, LossRecord,
+    NAME_LENGTH, NET_SOFTIRQ_SAMPLE, NET_SOFTIRQS, PeerLosses, RETRANSMIT_KINDS, Retransmit, SIDES,
+    SOFTIRQS, ServerBlock, Side, SoftirqBlock, StackCount, StackKey, address_v4, loss,
+    program_of_stack,
 };
 pub use fault::{FaultConfig, FaultCounts, FaultRecord, FaultSpan, TO_CLIENT, TO_SERVER};
 pub use flow::{

@@ -7,11 +7,11 @@ use aya_ebpf::{
     maps::HashMap,
     programs::BtfTracePointContext,
 };
-use events::{DropCount, DropKey, LossRecord, Side, loss};
+use events::{ABSENT, DropCount, DropKey, LossRecord, Side, loss};
 
 use crate::{
     count::{atomic_add, count},
-    kernel::{Object, Socket, config},
+    kernel::{Object, Socket, config, in_namespace},
     packets::Segment,
     peers,
 };
@@ -37,14 +37,17 @@ pub(crate) fn packet_dropped(ctx: BtfTracePointContext) -> i32 {
 fn try_packet_dropped(skb: Object, location: u64, reason: u32) -> Option<()> {
     count(|block| &mut block.drops_all);
     let segment = Segment::of(skb);
-    by_place(DropKey { location, reason, padding: 0 }, segment.found);
-    if !segment.found {
+    let ours = segment.found && is_watched(skb);
+    let lost = ours && !harmless(reason) && !no_loss_at(location, segment.payload);
+    by_place(DropKey { location, reason, padding: 0 }, ours, lost);
+    if !ours {
         return None;
     }
     count(|block| &mut block.drops);
-    if harmless(reason) {
+    if !lost {
         return None;
     }
+    count(|block| &mut block.drops_losing);
     peers::lost(
         segment.peer,
         LossRecord {
@@ -52,7 +55,8 @@ fn try_packet_dropped(skb: Object, location: u64, reason: u32) -> Option<()> {
             location,
             kind: loss::DROP,
             detail: reason,
-            client_address: 0,
+            client: [0; 4],
+            padding: 0,
             client_port: 0,
             side: segment.sender as u16,
             sequence: segment.sequence,
@@ -60,6 +64,42 @@ fn try_packet_dropped(skb: Object, location: u64, reason: u32) -> Option<()> {
         },
     );
     Some(())
+}
+
+/// Whether a packet is one of the network namespace that is watched: its socket's, or without one
+/// its interface's.
+#[inline(always)]
+pub(crate) fn is_watched(skb: Object) -> bool {
+    if config!(netns) == 0 {
+        return true;
+    }
+    let socket = Socket(skb.object(config!(offsets.skb_sk)));
+    if !socket.0.is_null() {
+        return socket.in_namespace();
+    }
+    let device = skb.object(config!(offsets.skb_dev));
+    if !device.is_null() {
+        return in_namespace(device.object(config!(offsets.dev_net)));
+    }
+    // TCP takes the interface away from what it receives, and leaves the route. Without either it
+    // cannot be told apart, and counts.
+    route_is_watched(skb).unwrap_or(true)
+}
+
+#[inline(always)]
+fn route_is_watched(skb: Object) -> Option<bool> {
+    if config!(offsets.skb_refdst) == ABSENT || config!(offsets.dst_dev) == ABSENT {
+        return None;
+    }
+    let route: u64 = skb.field(config!(offsets.skb_refdst));
+    if route & !7 == 0 {
+        return None;
+    }
+    let at = |address: u64| Object::new(address as *const core::ffi::c_void);
+    let device: u64 = at(route & !7).copy(config!(offsets.dst_dev))?;
+    let namespace: u64 = at(device).copy(config!(offsets.dev_net))?;
+    let inode: u32 = at(namespace).copy(config!(offsets.net_inum))?;
+    Some(inode == config!(netns))
 }
 
 /// Whether a drop for this reason loses nothing.
@@ -80,11 +120,21 @@ fn harmless(reason: u32) -> bool {
     word >> (reason & 31) & 1 != 0
 }
 
+/// Whether a drop at this place loses nothing on the way: an acknowledgement has been taken, or the
+/// server's accept queue is full.
 #[inline(always)]
-fn by_place(key: DropKey, of_the_port: bool) {
+fn no_loss_at(location: u64, payload: u32) -> bool {
+    let within = |from: u64, behind: u64| from <= location && location < behind;
+    (payload == 0 && within(config!(takes[0]), config!(takes[1])))
+        || within(config!(turns_away[0][0]), config!(turns_away[0][1]))
+        || within(config!(turns_away[1][0]), config!(turns_away[1][1]))
+}
+
+#[inline(always)]
+fn by_place(key: DropKey, of_the_port: bool, lost: bool) {
     if DROPS.get_ptr(key).is_none() {
         // Somebody else may insert it first: then it is there.
-        let _ = DROPS.insert(key, DropCount { all: 0, port: 0 }, NO_EXIST);
+        let _ = DROPS.insert(key, DropCount { all: 0, port: 0, lost: 0 }, NO_EXIST);
     }
     let Some(entry) = DROPS.get_ptr_mut(key) else {
         count(|block| &mut block.drop_places_lost);
@@ -95,6 +145,9 @@ fn by_place(key: DropKey, of_the_port: bool) {
         atomic_add(&raw mut (*entry).all, 1);
         if of_the_port {
             atomic_add(&raw mut (*entry).port, 1);
+        }
+        if lost {
+            atomic_add(&raw mut (*entry).lost, 1);
         }
     }
 }

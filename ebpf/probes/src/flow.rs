@@ -2,7 +2,8 @@
 
 use aya_ebpf::{macros::map, maps::Array};
 use events::{
-    FLOW_DENSE, FlowEntry, Sampling, Side, dense_index, hashed_slot, in_sample, key_v4, key_v6,
+    AddressKey, FLOW_DENSE, FlowEntry, Sampling, Side, address_v4, dense_index, hashed_slot,
+    in_sample, key_v4, key_v6,
 };
 
 use crate::{
@@ -30,6 +31,8 @@ static SAMPLING: Array<Sampling> = Array::with_max_entries(1, MMAPABLE);
 const IDLE_NS: u64 = 1_000_000_000;
 
 const AF_INET6: u16 = 10;
+/// The third word of an IPv4 address that IPv6 has, in network byte order.
+const MAPPED: u32 = 0xffff_u32.to_be();
 
 /// A client's address and port, as far as they name a flow.
 #[derive(Clone, Copy)]
@@ -40,27 +43,46 @@ pub(crate) struct Peer {
     pub(crate) port: u16,
     /// The key in hashed mode.
     key: u64,
+    /// The IPv6 address, in network byte order; 0 for IPv4.
+    v6: [u64; 2],
 }
 
 impl Peer {
     /// No client.
-    pub(crate) const NOBODY: Self = Self { address: 0, port: 0, key: 0 };
+    pub(crate) const NOBODY: Self = Self { address: 0, port: 0, key: 0, v6: [0; 2] };
 
     #[inline(always)]
     pub(crate) fn v4(address: u32, port: u16) -> Self {
-        Self { address, port, key: key_v4(address, port) }
+        Self { address, port, key: key_v4(address, port), v6: [0; 2] }
     }
 
     #[inline(always)]
     pub(crate) fn v6(high: u64, low: u64, port: u16) -> Self {
-        Self { address: 0, port, key: key_v6(high, low, port) }
+        Self { address: 0, port, key: key_v6(high, low, port), v6: [high, low] }
+    }
+
+    /// Its address, of whatever family.
+    #[inline(always)]
+    pub(crate) fn full_address(self) -> AddressKey {
+        let [high, low] = self.v6;
+        if high | low == 0 {
+            return address_v4(self.address.to_be());
+        }
+        [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]
     }
 
     /// The client of a connection, seen from either end.
     #[inline(always)]
     pub(crate) fn of_socket(socket: Socket, side: Side) -> Option<Self> {
+        let port =
+            if matches!(side, Side::Server) { socket.peer_port() } else { socket.own_port() };
+        Self::at_port(socket, side, port)
+    }
+
+    /// The client of a connection when its port is known.
+    #[inline(always)]
+    pub(crate) fn at_port(socket: Socket, side: Side, port: u16) -> Option<Self> {
         let server = matches!(side, Side::Server);
-        let port = if server { socket.peer_port() } else { socket.own_port() };
         if port == 0 {
             // Listening.
             return None;
@@ -71,18 +93,21 @@ impl Peer {
             socket.0.field(config!(offsets.skc_rcv_saddr))
         };
         if config!(flow_mode) == FLOW_DENSE {
-            return Some(Self { address: u32::from_be(address), port, key: 0 });
+            return Some(Self { address: u32::from_be(address), port, key: 0, v6: [0; 2] });
         }
-        // A socket of the other family that carries IPv4 has its IPv4 addresses set.
+        // A socket of the other family has its true address there, whatever it has for IPv4
+        // (127.0.0.6), and one that carries IPv4 has that mapped.
         let family: u16 = socket.0.field(config!(offsets.skc_family));
-        if family == AF_INET6 && address == 0 {
+        if family == AF_INET6 {
             let offset = if server {
                 config!(offsets.skc_v6_daddr)
             } else {
                 config!(offsets.skc_v6_rcv_saddr)
             };
             let words: [u64; 2] = socket.0.copy(offset)?;
-            return Some(Self::v6(words[0], words[1], port));
+            if words[0] != 0 || words[1] as u32 != MAPPED {
+                return Some(Self::v6(words[0], words[1], port));
+            }
         }
         Some(Self::v4(u32::from_be(address), port))
     }

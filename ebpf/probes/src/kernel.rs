@@ -3,7 +3,7 @@
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
-use events::{Config, Side};
+use events::{ABSENT, Config, Side};
 
 /// Written by the loader, frozen before the first program is verified.
 #[unsafe(no_mangle)]
@@ -18,11 +18,11 @@ unsafe impl<T> Sync for Shared<T> {}
 
 /// A field of [`CONFIG`]. One load, whose value the verifier knows.
 macro_rules! config {
-    ($($field:ident).+ $([$index:literal])?) => {
+    ($($field:ident).+ $([$index:literal])*) => {
         // SAFETY: the field lies within the global, which always holds a valid `Config`.
         unsafe {
             core::ptr::read_volatile(
-                &raw const (*$crate::kernel::CONFIG.0.as_ptr()).$($field).+ $([$index])?
+                &raw const (*$crate::kernel::CONFIG.0.as_ptr()).$($field).+ $([$index])*
             )
         }
     };
@@ -62,12 +62,25 @@ impl Object {
         Self(self.field::<*const c_void>(offset))
     }
 
+    /// A field that points to another object; null, and not read, when `wanted` is 0.
+    #[inline(always)]
+    pub(crate) fn object_or(self, offset: u32, wanted: u32) -> Self {
+        if wanted == 0 { Self(ptr::null()) } else { self.object(offset) }
+    }
+
     /// Bytes at an offset, where the verifier knows no type. `None` if they cannot be read.
     #[inline(always)]
     pub(crate) fn copy<T>(self, offset: u32) -> Option<T> {
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_kernel(self.0.cast::<u8>().add(offset as usize).cast::<T>()).ok() }
     }
+}
+
+/// Whether a network namespace is the one that is watched.
+#[inline(always)]
+pub(crate) fn in_namespace(namespace: Object) -> bool {
+    let wanted = config!(netns);
+    wanted == 0 || namespace.field::<u32>(config!(offsets.net_inum)) == wanted
 }
 
 /// A socket.
@@ -80,14 +93,87 @@ impl Socket {
     pub(crate) fn side(self) -> Option<Side> {
         let port = config!(port);
         let num: u16 = self.0.field(config!(offsets.skc_num));
-        if num == port {
-            return if config!(server_end) == 0 { None } else { Some(Side::Server) };
+        let side = if num == port {
+            if config!(server_end) == 0 {
+                return None;
+            }
+            Side::Server
+        } else {
+            let dport: u16 = self.0.field(config!(offsets.skc_dport));
+            if dport != port.to_be() {
+                return None;
+            }
+            Side::Client
+        };
+        if self.is_watched(side) { Some(side) } else { None }
+    }
+
+    /// Whether it is one of the port's, in whatever network namespace.
+    #[inline(always)]
+    pub(crate) fn has_port(self) -> bool {
+        (config!(server_end) != 0 && self.own_port() == config!(port))
+            || self.peer_port() == config!(port)
+    }
+
+    /// As [`Self::side`], also of a socket that has been closed and lost its number.
+    #[inline(always)]
+    pub(crate) fn side_of_closed(self) -> Option<Side> {
+        if self.own_port() != 0 || config!(offsets.inet_sport) == ABSENT {
+            return self.side();
         }
-        let dport: u16 = self.0.field(config!(offsets.skc_dport));
-        if dport == port.to_be() {
-            return Some(Side::Client);
+        let side = if self.port_before() == config!(port) {
+            Side::Server
+        } else if self.peer_port() == config!(port) {
+            Side::Client
+        } else {
+            return None;
+        };
+        if self.is_watched(side) { Some(side) } else { None }
+    }
+
+    /// Its own port, host byte order, also after it has been closed.
+    #[inline(always)]
+    pub(crate) fn port_before(self) -> u16 {
+        let port: u16 = self.0.copy(config!(offsets.inet_sport)).unwrap_or_default();
+        u16::from_be(port)
+    }
+
+    /// Whether it is one of the network namespace and of the server's address that are watched.
+    #[inline(always)]
+    fn is_watched(self, side: Side) -> bool {
+        if !in_namespace(self.0.object_or(config!(offsets.skc_net), config!(netns))) {
+            return false;
         }
-        None
+        let server = matches!(side, Side::Server);
+        match config!(address_family) {
+            4 => {
+                let offset = if server {
+                    config!(offsets.skc_rcv_saddr)
+                } else {
+                    config!(offsets.skc_daddr)
+                };
+                self.0.field::<u32>(offset) == config!(address[3])
+            }
+            6 => {
+                let offset = if server {
+                    config!(offsets.skc_v6_rcv_saddr)
+                } else {
+                    config!(offsets.skc_v6_daddr)
+                };
+                let own: [u32; 4] = self.0.copy(offset).unwrap_or_default();
+                own[0] == config!(address[0])
+                    && own[1] == config!(address[1])
+                    && own[2] == config!(address[2])
+                    && own[3] == config!(address[3])
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether it belongs to the network namespace that is watched.
+    #[inline(always)]
+    pub(crate) fn in_namespace(self) -> bool {
+        in_namespace(self.0.object_or(config!(offsets.skc_net), config!(netns)))
     }
 
     /// The port of the other end, host byte order.

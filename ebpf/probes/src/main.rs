@@ -14,6 +14,7 @@
 
 mod count;
 mod drops;
+mod family;
 mod flow;
 mod kernel;
 mod packets;

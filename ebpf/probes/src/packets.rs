@@ -241,7 +241,10 @@ fn try_packet_sent(skb: Object, to: Object) -> Option<()> {
         let network: u16 = skb.field(config!(offsets.skb_network_header));
         of_the_port(skb.object(config!(offsets.skb_head)), u32::from(network))?;
     } else {
-        socket.side()?;
+        // Whoever's it is, as what is received: interfaces tell namespaces apart.
+        if !socket.has_port() {
+            return None;
+        }
     }
     let entry = device(to)?;
     let bytes: u32 = skb.field(config!(offsets.skb_len));

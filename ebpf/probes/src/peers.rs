@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, RingBuf},
 };
-use events::{LossRecord, PeerLosses, loss};
+use events::{AddressKey, LossRecord, PeerLosses, loss};
 
 use crate::{
     count::{atomic_add, count},
@@ -17,7 +17,7 @@ use crate::{
 /// A hash map: addresses are sparse, and losses rare. 4096 entries are twice what 17 hosts with a
 /// hundred addresses each would take.
 #[map]
-static PEERS: HashMap<u32, PeerLosses> = HashMap::with_max_entries(4096, 0);
+static PEERS: HashMap<AddressKey, PeerLosses> = HashMap::with_max_entries(4096, 0);
 
 /// Records of losses, for the run's list of events.
 ///
@@ -35,11 +35,11 @@ pub(crate) fn lost(peer: Peer, mut record: LossRecord) {
         lost_on_flow(entry);
     }
     if record.kind == loss::DROP || record.kind == loss::RETRANSMIT {
-        by_address(peer.address, record);
+        by_address(peer.full_address(), record);
     }
     // SAFETY: no arguments.
     record.at_ns = unsafe { bpf_ktime_get_ns() };
-    record.client_address = peer.address;
+    record.client = peer.full_address();
     record.client_port = peer.port;
     if LOSSES.output::<LossRecord>(record, 0).is_err() {
         count(|block| &mut block.records_lost);
@@ -53,7 +53,7 @@ fn lost_on_flow(entry: *mut events::FlowEntry) {
 }
 
 #[inline(always)]
-fn by_address(address: u32, record: LossRecord) {
+fn by_address(address: AddressKey, record: LossRecord) {
     if PEERS.get_ptr(address).is_none() {
         // Somebody else may insert it first: then it is there.
         let _ = PEERS.insert(address, PeerLosses { retransmits: [0; 6], drops: 0 }, NO_EXIST);

@@ -2,15 +2,16 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_stackid},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_stackid},
     macros::{map, perf_event},
     maps::{HashMap, StackTrace},
     programs::PerfEventContext,
 };
-use events::{PROGRAM_OTHER, StackCount, StackKey};
+use events::{ABSENT, PROGRAM_OTHER, StackCount, StackKey, program_of_stack};
 
 use crate::{
     count::{atomic_add, count},
+    kernel::{Object, config},
     threads,
 };
 
@@ -53,7 +54,8 @@ fn try_sample(ctx: &PerfEventContext) -> Option<()> {
     if kernel < 0 && user < 0 {
         count(|block| &mut block.samples_lost);
     }
-    let key = StackKey { tid, tgid, kernel: kernel as i32, user: user as i32 };
+    let program = program().unwrap_or_default();
+    let key = StackKey { tid, tgid, program, kernel: kernel as i32, user: user as i32 };
     if SAMPLES.get_ptr(key).is_none() {
         // Another CPU may insert it first: then it is there.
         let _ = SAMPLES.insert(key, 0_u64, NO_EXIST);
@@ -65,4 +67,19 @@ fn try_sample(ctx: &PerfEventContext) -> Option<()> {
     // SAFETY: a value of the map.
     unsafe { atomic_add(samples, 1) };
     Some(())
+}
+
+/// Which program the process that runs now is: where its stack begins differs from one to the next.
+#[inline(always)]
+fn program() -> Option<u32> {
+    if config!(offsets.task_mm) == ABSENT || config!(offsets.mm_start_stack) == ABSENT {
+        return None;
+    }
+    // SAFETY: no arguments; the task that runs now lives.
+    let task = unsafe { bpf_get_current_task() };
+    let task = Object::new(task as *const core::ffi::c_void);
+    let memory: u64 = task.copy(config!(offsets.task_mm))?;
+    let memory = Object::new(memory as *const core::ffi::c_void);
+    let start_stack: u64 = memory.copy(config!(offsets.mm_start_stack))?;
+    Some(program_of_stack(start_stack))
 }

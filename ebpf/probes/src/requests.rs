@@ -385,6 +385,10 @@ pub(crate) fn data_read(ctx: BtfTracePointContext) -> i32 {
 fn try_data_read(socket: Socket) -> Option<()> {
     let side = socket.side()?;
     threads::learn(side);
+    if matches!(side, Side::Server) && config!(owned) != 0 && !threads::is_server() {
+        // Another process has the port, too.
+        return None;
+    }
     if matches!(side, Side::Client) && config!(stamp_reads) == 0 {
         return None;
     }

@@ -5,7 +5,7 @@ use core::hint::black_box;
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
     macros::map,
-    maps::Array,
+    maps::{Array, Queue},
 };
 use events::{
     CpuEntry, CpuLog, Held, Histogram, Learn, PROGRAM_CLIENT_FIRST, PROGRAM_INTERRUPTS,
@@ -44,6 +44,12 @@ static PROCESSES: Array<TaskRef> = Array::with_max_entries(1, MMAPABLE);
 /// An array of one: shared by all CPUs, changed once per thread.
 #[map]
 static SLOTS_TAKEN: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
+/// Slots of threads that have ended, which user space has read, emptied and given back.
+///
+/// A queue: user space gives, and whichever CPU needs one takes.
+#[map]
+static FREED: Queue<u32> = Queue::with_max_entries(THREAD_SLOTS as u32, 0);
 
 /// The timelines of threads that serve requests, by number.
 ///
@@ -194,15 +200,49 @@ pub(crate) fn program_of(tgid: u32) -> u8 {
     PROCESSES.get_ptr(tgid).map_or(PROGRAM_OTHER, |process| unsafe { (*process).program })
 }
 
+/// Whether the process that runs now is the server.
+#[inline(always)]
+pub(crate) fn is_server() -> bool {
+    program_of((bpf_get_current_pid_tgid() >> 32) as u32) == PROGRAM_SERVER
+}
+
+/// A process has a child: it is of the same program.
+#[inline(always)]
+pub(crate) fn begin_process(parent: u32, child: u32) {
+    let program = program_of(parent);
+    if program == PROGRAM_OTHER || program == PROGRAM_INTERRUPTS {
+        return;
+    }
+    if let Some(process) = PROCESSES.get_ptr_mut(child) {
+        // SAFETY: the map's value is a `TaskRef`, and the child has not run yet.
+        unsafe { *process = TaskRef { slot: 0, program, padding: 0, tgid: child } };
+    }
+}
+
+/// A process is gone: the next one with its number is somebody else.
+#[inline(always)]
+pub(crate) fn end_process(tgid: u32) {
+    if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
+        // SAFETY: the map's value is a `TaskRef`.
+        unsafe { (*process).program = PROGRAM_OTHER };
+    }
+}
+
 /// A slot for a thread, 0 when all are taken.
 #[inline(always)]
 fn assign(tid: u32, tgid: u32, program: u8) -> u16 {
     let Some(taken) = SLOTS_TAKEN.get_ptr_mut(0) else { return 0 };
     // SAFETY: an aligned value of a map.
-    let slot = unsafe { fetch_add(taken) } + 1;
+    let mut slot = unsafe { fetch_add(taken) } + 1;
     if slot >= THREAD_SLOTS as u64 {
-        count(|block| &mut block.threads_unwatched);
-        return 0;
+        slot = match FREED.pop() {
+            Ok(Some(slot)) => u64::from(slot),
+            _ => 0,
+        };
+        if slot == 0 || slot >= THREAD_SLOTS as u64 {
+            count(|block| &mut block.threads_unwatched);
+            return 0;
+        }
     }
     let Some(entry) = head(slot as u16) else { return 0 };
     // SAFETY: the slot was just taken by this program alone.

@@ -27,6 +27,8 @@ pub(super) fn without(probe: &str) -> &'static str {
         "switched" | "woken" => {
             "waiting for a CPU is not seen: runqueue causes cannot be told from busy ones"
         }
+        "forked" => "children of a process given by --pid are not watched",
+        "exited" => "a process that gets the number of a watched one that ended is taken for it",
         "migrated" => "moves between CPUs are left to the perf counters",
         "send_begins" => "sends are stamped when they leave TCP, later than they begin",
         "send_queued" => "where send_begins is absent too, requests have no T1 and T4",

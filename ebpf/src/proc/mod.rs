@@ -22,6 +22,31 @@ pub use figures::{
     SoftnetCpu, ThreadTimes, ThreadsReading,
 };
 
+/// The processes that a process began, and those that they began, as `/proc` has them now.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let mut parents: Vec<(u32, u32)> = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(child) = entry.file_name().to_str().and_then(|it| it.parse().ok()) else {
+            continue;
+        };
+        // The name in parentheses may have spaces and parentheses of its own.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+        if let Some(parent) = fields.and_then(|mut it| it.nth(1)?.parse().ok()) {
+            parents.push((child, parent));
+        }
+    }
+    let mut found = vec![pid];
+    let mut next = 0;
+    while next < found.len() {
+        let children = parents.iter().filter(|(_, parent)| *parent == found[next]);
+        let children: Vec<u32> = children.map(|(child, _)| *child).collect();
+        found.extend(children.into_iter().filter(|it| !found.contains(it)).collect::<Vec<_>>());
+        next += 1;
+    }
+    found.split_off(1)
+}
+
 /// Reads `/proc`.
 #[derive(Clone, Debug)]
 pub struct ProcReader {

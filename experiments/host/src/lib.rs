@@ -23,6 +23,7 @@ pub mod program;
 pub mod sock_diag;
 pub mod stalls;
 pub mod surroundings;
+mod target;
 pub mod usage;
 mod user;
 mod version;

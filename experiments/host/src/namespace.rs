@@ -57,6 +57,14 @@ impl Netns {
             .map(Netns)
     }
 
+    /// The namespace of a process.
+    ///
+    /// # Errors
+    /// When there is no such process, or it may not be looked at.
+    pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
+        Ok(Self(std::fs::File::open(format!("/proc/{pid}/ns/net"))?.into()))
+    }
+
     /// Its number, as the kernel knows it.
     ///
     /// # Errors

@@ -9,10 +9,14 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
+use serde::Serialize;
 
 /// The kernel fills at most this much in one message of a dump.
 const BUFFER: usize = 32 << 10;
@@ -23,12 +27,78 @@ const BUFFER: usize = 32 << 10;
 /// # Errors
 /// What the kernel says.
 pub fn established(server: SocketAddrV4) -> io::Result<BTreeMap<IpAddr, u64>> {
+    let here = IpAddr::V4(*server.ip());
+    let mut counts = BTreeMap::new();
+    let wanted = (AF_INET, StateFlags::ESTABLISHED, ExtensionFlags::empty());
+    for response in dump(server.port(), wanted)? {
+        let id = &response.header.socket_id;
+        // On one machine a client's own port may be the server's number, too.
+        if id.source_address == here {
+            *counts.entry(id.destination_address).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+/// A socket that listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Listener {
+    /// Where.
+    pub(crate) address: IpAddr,
+    /// The number of its socket.
+    pub(crate) inode: u64,
+    /// Connections that wait to be accepted.
+    pub(crate) waiting: u32,
+    /// How many may.
+    pub(crate) limit: u32,
+    /// Connections, or attempts, turned away here: the accept queue was full, or there was no
+    /// memory. The kernel's 32 bits.
+    pub(crate) turned_away: u32,
+}
+
+/// The sockets that listen on a port, in the calling thread's network namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn listeners(port: u16) -> io::Result<Vec<Listener>> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let wanted = (family, StateFlags::LISTEN, ExtensionFlags::SKMEMINFO);
+        for response in dump(port, wanted)? {
+            let header = &response.header;
+            let drops = response.nlas.iter().find_map(|it| match it {
+                Nla::MemInfo(memory) => Some(memory.drops),
+                _ => None,
+            });
+            if header.socket_id.source_port == port {
+                found.push(Listener {
+                    address: header.socket_id.source_address,
+                    inode: u64::from(header.inode),
+                    waiting: header.recv_queue,
+                    limit: header.send_queue,
+                    turned_away: drops.unwrap_or(0),
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What the kernel says of TCP sockets with a local port: of a family, in some states, with
+/// extensions.
+fn dump(
+    port: u16,
+    (family, states, extensions): (u8, StateFlags, ExtensionFlags),
+) -> io::Result<Vec<InetResponse>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(server.port()), 0)?;
-    let here = IpAddr::V4(*server.ip());
-    let mut counts = BTreeMap::new();
+    // The kernel itself leaves out what has another local port.
+    let no_one = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let socket_id = SocketId { source_port: port, ..no_one };
+    let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+    socket.send(&bytes_of(request), 0)?;
+    let mut responses = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
         let size = socket.recv(&mut &mut buffer[..], 0)?;
@@ -38,13 +108,9 @@ pub fn established(server: SocketAddrV4) -> io::Result<BTreeMap<IpAddr, u64>> {
                 .map_err(|error| io::Error::other(format!("sock_diag: {error}")))?;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    let id = &response.header.socket_id;
-                    // On one machine a client's own port may be the server's number, too.
-                    if id.source_address == here {
-                        *counts.entry(id.destination_address).or_default() += 1;
-                    }
+                    responses.push(*response);
                 }
-                NetlinkPayload::Done(_) => return Ok(counts),
+                NetlinkPayload::Done(_) => return Ok(responses),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 _ => {}
             }
@@ -54,17 +120,9 @@ pub fn established(server: SocketAddrV4) -> io::Result<BTreeMap<IpAddr, u64>> {
     }
 }
 
-fn request(port: u16) -> Vec<u8> {
+fn bytes_of(request: InetRequest) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = InetRequest {
-        family: AF_INET,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::ESTABLISHED,
-        // The kernel itself leaves out what has another local port.
-        socket_id: SocketId { source_port: port, ..SocketId::new_v4() },
-    };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -77,6 +135,18 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn a_listener_tells_its_own_queue() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = address_of(&listener).port();
+        let waits = TcpStream::connect(address_of(&listener)).expect("connects");
+        let [own] = &listeners(port).expect("the kernel answers")[..] else { panic!("one") };
+        assert_eq!((own.address, own.waiting), (IpAddr::V4(Ipv4Addr::LOCALHOST), 1));
+        assert!(own.limit > 1 && own.turned_away == 0 && own.inode > 0, "{own:?}");
+        drop((waits, listener));
+        assert_eq!(listeners(port).expect("the kernel answers"), Vec::new());
+    }
 
     #[test]
     fn connections_are_counted_by_address() {

@@ -336,6 +336,15 @@ pub struct DropPlace {
     /// Packets of the experiment.
     #[serde(default)]
     pub port: u64,
+    /// Of these, packets that lost something; rows of before do not tell.
+    pub lost: Option<u64>,
+}
+
+impl DropPlace {
+    /// Packets of the experiment that lost something: all of them where the row does not tell.
+    pub fn lost(&self) -> u64 {
+        self.lost.unwrap_or(self.port)
+    }
 }
 
 /// What passed one end of a path.

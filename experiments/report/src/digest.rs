@@ -269,9 +269,9 @@ impl Digest {
     fn probe(&mut self, row: &ProbeRow) {
         let t = row.t;
         self.columns.set(t, "probe.seen", 1.0);
-        for place in row.drops_by_place.iter().flatten().filter(|place| place.port > 0) {
+        for place in row.drops_by_place.iter().flatten().filter(|place| place.lost() > 0) {
             if let Some(reason) = &place.reason {
-                self.columns.add(t, &format!("drops.{reason}"), place.port as f64);
+                self.columns.add(t, &format!("drops.{reason}"), place.lost() as f64);
             }
         }
         for (kind, count) in row.retransmits.iter().flat_map(|sides| sides.values()).flatten() {

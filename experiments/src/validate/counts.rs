@@ -42,7 +42,7 @@ impl Counts {
             let missing = || anyhow::anyhow!("the probes did not count in second {}", row.t);
             let places = row.drops_by_place.as_ref().ok_or_else(missing)?;
             let injected = places.iter().filter(|it| it.reason.as_deref() == Some("TC_INGRESS"));
-            it.dropped_seen += injected.map(|place| place.port).sum::<u64>();
+            it.dropped_seen += injected.map(|place| place.lost()).sum::<u64>();
             let sides = row.retransmits.as_ref().ok_or_else(missing)?;
             for side in ["server", "client"] {
                 it.sent_again_seen += sides.get(side).ok_or_else(missing)?.values().sum::<u64>();

@@ -130,6 +130,21 @@ impl CauseTotals {
         all
     }
 
+    /// Where the slowest hundredth begins. That of a small sample may begin earlier, and without it
+    /// there may be nobody of the sample in the tail.
+    fn tail_from_us(&self, p99_us: Option<u64>) -> u64 {
+        let p99_us = p99_us.unwrap_or(0);
+        if self.unsampled == 0 {
+            return p99_us;
+        }
+        let mut left = self.requests.div_ceil(100);
+        let first = self.sums.iter().rposition(|(requests, _)| {
+            left = left.saturating_sub(*requests);
+            left == 0
+        });
+        first.map_or(p99_us, |first| p99_us.min(bucket_floor(first)))
+    }
+
     /// What half of the requests took.
     fn typical(&self) -> Typical {
         let half = self.requests.div_ceil(2);
@@ -158,7 +173,7 @@ impl CauseTotals {
             return Attribution::default();
         }
         let least_us = u64::from(spec.slow_us);
-        let first = slow_from(evidence.p99_us.unwrap_or(0).max(least_us), least_us);
+        let first = slow_from(self.tail_from_us(evidence.p99_us).max(least_us), least_us);
         let (requests, mut excess) = self.beyond(first);
         let without_evidence = without_evidence(&mut excess, &evidence.bare);
         let late_share = evidence.late_share.unwrap_or_else(|| {
@@ -377,6 +392,21 @@ mod tests {
         let verdict = blamed.verdict.expect("a sentence");
         assert!(verdict.contains("60% of the slow ones are left out"), "{verdict}");
         assert!(!verdict.contains("sample"), "{verdict}");
+    }
+
+    #[test]
+    fn a_sample_has_a_tail_of_its_own() {
+        let spec = AttributionSpec::default();
+        let mut totals = totals(200, 500_000, Cause::ServerStopped);
+        // All of the slowest hundredth were outside of the sample.
+        let evidence = PhaseEvidence { p99_us: Some(900_000), ..evidence(50) };
+        assert_eq!(totals.attribution(&spec, &evidence).tail.requests, Some(0));
+        totals.add(7, &CauseRows { unsampled: 640_000, ..CauseRows::default() });
+        let blamed = totals.attribution(&spec, &evidence);
+        assert_eq!(blamed.tail.requests, Some(200));
+        assert_eq!(blamed.tail.from_us, Some(bucket_floor(bucket(500_000))));
+        assert!(blamed.tail.shares.expect("shares")[&Cause::ServerStopped] > 0.99);
+        assert!(blamed.verdict.expect("a sentence").contains("from a sample"));
     }
 
     #[test]

@@ -17,16 +17,17 @@ fn probe_rows(raw: &Raw, start: u64, end: u64) -> impl Iterator<Item = &ProbeRow
     raw.probes.iter().filter(move |row| (start..end).contains(&row.t))
 }
 
-/// Packets of the experiment that were dropped on this host, by reason; `None` without probes.
+/// Packets of the experiment that were dropped on this host and lost something, by reason; `None`
+/// without probes.
 pub(super) fn drops(raw: &Raw, start: u64, end: u64) -> Option<BTreeMap<String, u64>> {
     let mut drops = None;
     for row in probe_rows(raw, start, end) {
         let Some(places) = &row.drops_by_place else { continue };
         let drops = drops.get_or_insert_with(BTreeMap::new);
-        for place in places.iter().filter(|place| place.port > 0) {
+        for place in places.iter().filter(|place| place.lost() > 0) {
             if let Some(reason) = &place.reason {
                 let count: &mut u64 = drops.entry(reason.clone()).or_default();
-                *count = count.saturating_add(place.port);
+                *count = count.saturating_add(place.lost());
             }
         }
     }

@@ -9,6 +9,7 @@
 //! programs and libraries built without them, whose stacks then begin in the middle.
 
 pub mod fold;
+mod made;
 mod sampler;
 pub mod svg;
 mod symbols;

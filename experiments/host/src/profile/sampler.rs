@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use ebpf::{AttachError, Profile, Profiler, Stack};
+use ebpf::{AttachError, Profile, Profiler, Stack, program_now};
 
 use super::fold::{Frame, Kind, Stacks};
 use super::svg::{Heading, draw};
@@ -20,6 +20,17 @@ struct SampledProcess {
     pid: u32,
     /// What it is called in the graph; `None` when it is the only one.
     label: Option<String>,
+    /// The programs that it was, one after the other.
+    programs: Vec<SampledProgram>,
+}
+
+/// A program that a process is until it begins another (`exec`).
+#[derive(Clone, Debug, Default)]
+struct SampledProgram {
+    /// As samples have it.
+    number: u32,
+    /// The name of its file.
+    name: String,
     code: CodeMap,
     /// Names of its threads, also of those that have ended.
     threads: HashMap<u32, String>,
@@ -28,9 +39,32 @@ struct SampledProcess {
 impl SampledProcess {
     /// Looks at it again. What cannot be seen any more stays as it was.
     fn look(&mut self) {
+        let Some(number) = program_now(self.pid) else { return };
+        if self.programs.last().is_none_or(|it| it.number != number) {
+            let file = std::fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap_or_default();
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.programs.push(SampledProgram { number, name, ..SampledProgram::default() });
+        }
+        if let Some(program) = self.programs.last_mut() {
+            program.look(self.pid);
+        }
+    }
+
+    /// The program of a sample; `None` when it was gone before anybody looked.
+    fn program(&self, number: u32) -> Option<&SampledProgram> {
+        match number {
+            // The kernel does not tell.
+            0 => self.programs.last(),
+            _ => self.programs.iter().rev().find(|it| it.number == number),
+        }
+    }
+}
+
+impl SampledProgram {
+    fn look(&mut self, pid: u32) {
         // It has ended: what is known of it is all there will be.
-        let _ = self.code.look(self.pid);
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else { return };
+        let _ = self.code.look(pid);
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
         for thread in threads.flatten() {
             let Ok(tid) = thread.file_name().to_string_lossy().parse() else { continue };
             // A thread may end meanwhile, and a name need not be UTF-8.
@@ -38,6 +72,15 @@ impl SampledProcess {
             let name = String::from_utf8_lossy(&name).trim_end().to_owned();
             self.threads.insert(tid, name);
         }
+    }
+
+    /// The addresses of a stack as far as they lead through code, innermost first, and whether that
+    /// is all of them. Without frame pointers a stack leads anywhere.
+    fn within_code<'a>(&self, addresses: &'a [u64]) -> (&'a [u64], bool) {
+        let callers = addresses.iter().skip(1);
+        let good = callers.take_while(|it| self.code.has(it.saturating_sub(1))).count();
+        let kept = addresses.len().min(good + 1);
+        (&addresses[..kept], kept == addresses.len())
     }
 }
 
@@ -69,8 +112,7 @@ impl Sampler {
 
     /// Samples a process, too. `label` tells it from others.
     pub fn watch(&mut self, pid: u32, label: Option<String>) {
-        let (code, threads) = (CodeMap::default(), HashMap::new());
-        let mut process = SampledProcess { pid, label, code, threads };
+        let mut process = SampledProcess { pid, label, programs: Vec::new() };
         process.look();
         self.processes.push(process);
         self.profiler.watch(pid);
@@ -107,16 +149,19 @@ pub struct Graph {
     pub lost: u64,
     /// Samples in it of whose stack a part is missing, for want of room.
     pub cut: u64,
+    /// Samples in it whose stack led out of the program's code, and ends there.
+    pub astray: u64,
 }
 
 impl Graph {
     /// What it has, in words.
     pub fn counts(&self) -> String {
         format!(
-            "{} samples, {} lost, {} without their whole stack",
+            "{} samples, {} lost, {} without their whole stack, {} whose stack left the code",
             thousands(self.samples),
             thousands(self.lost),
-            thousands(self.cut)
+            thousands(self.cut),
+            thousands(self.astray)
         )
     }
 }
@@ -125,7 +170,7 @@ impl Recording {
     /// Names all frames and draws them, `title` above.
     pub fn draw(&self, title: &str, symbols: &mut Symboliser) -> Graph {
         let mut stacks = Stacks::default();
-        let (mut cut, mut user, mut shallow) = (0, 0, 0);
+        let (mut cut, mut astray, mut user, mut shallow) = (0, 0, 0, 0);
         for sample in &self.profile.samples {
             let parts = [&sample.kernel, &sample.user];
             if parts.iter().any(|part| matches!(part, Stack::Lost)) {
@@ -133,13 +178,17 @@ impl Recording {
             }
             if let Stack::Known(addresses) = &sample.user {
                 user += sample.count;
-                shallow += if addresses.len() <= SHALLOW { sample.count } else { 0 };
+                let (kept, whole) = self
+                    .program(sample)
+                    .map_or((&addresses[..], true), |program| program.within_code(addresses));
+                astray += if whole { 0 } else { sample.count };
+                shallow += if kept.len() <= SHALLOW { sample.count } else { 0 };
             }
             stacks.add(self.stack(sample, symbols), sample.count);
         }
         let (samples, lost) = (stacks.samples(), self.profile.lost);
         let folded = stacks.folded();
-        let mut graph = Graph { svg: String::new(), folded, samples, lost, cut };
+        let mut graph = Graph { svg: String::new(), folded, samples, lost, cut, astray };
         let seconds = samples as f64 / f64::from(self.hertz);
         let counts = graph.counts();
         let mut lines =
@@ -165,20 +214,40 @@ impl Recording {
         graph
     }
 
-    /// The frames of a sample, outermost first: program, thread, its functions, the kernel's.
+    fn process(&self, sample: &ebpf::Sample) -> Option<&SampledProcess> {
+        self.processes.iter().find(|process| process.pid == sample.pid)
+    }
+
+    fn program(&self, sample: &ebpf::Sample) -> Option<&SampledProgram> {
+        self.process(sample)?.program(sample.program)
+    }
+
+    /// The frames of a sample, outermost first: process, program where it was several, thread, its
+    /// functions, the kernel's.
     fn stack(&self, sample: &ebpf::Sample, symbols: &mut Symboliser) -> Vec<Frame> {
-        let process = self.processes.iter().find(|process| process.pid == sample.pid);
+        let (process, program) = (self.process(sample), self.program(sample));
         let mut frames = Vec::new();
         let label = process.and_then(|process| process.label.clone());
         frames.extend(label.map(|label| Frame::new(label, Kind::Thread)));
-        let thread = process.and_then(|process| process.threads.get(&sample.tid));
+        match program {
+            Some(program) if process.is_some_and(|it| it.programs.len() > 1) => {
+                frames.push(Frame::new(program.name.clone(), Kind::Thread));
+            }
+            None => frames.push(Frame::new("[a program that was gone at once]", Kind::Unknown)),
+            Some(_) => {}
+        }
+        let thread = program.and_then(|program| program.threads.get(&sample.tid));
         let thread = thread.cloned().unwrap_or_else(|| format!("thread {}", sample.tid));
         frames.push(Frame::new(thread, Kind::Thread));
         let lost = |of: &str| Frame::new(format!("[{of} stack lost]"), Kind::Unknown);
-        match (&sample.user, process) {
-            (Stack::Known(addresses), Some(process)) => {
-                for address in call_sites(addresses) {
-                    frames.extend(symbols.user(&process.code, address).iter().cloned());
+        match (&sample.user, program) {
+            (Stack::Known(addresses), Some(program)) => {
+                let (kept, whole) = program.within_code(addresses);
+                if !whole {
+                    frames.push(Frame::new("[callers not known]", Kind::Unknown));
+                }
+                for address in call_sites(kept) {
+                    frames.extend(symbols.user(&program.code, address).iter().cloned());
                 }
             }
             (Stack::Known(_) | Stack::Lost, _) => frames.push(lost("user")),
@@ -212,12 +281,11 @@ mod tests {
     use super::*;
 
     fn recording(samples: Vec<Sample>, lost: u64) -> Recording {
-        let process = SampledProcess {
-            pid: 1,
-            label: None,
-            code: CodeMap::default(),
+        let program = SampledProgram {
             threads: HashMap::from([(2, "shard".to_owned())]),
+            ..SampledProgram::default()
         };
+        let process = SampledProcess { pid: 1, label: None, programs: vec![program] };
         let profile = Profile { samples, lost };
         Recording { hertz: 99, profile, processes: vec![process] }
     }
@@ -226,7 +294,8 @@ mod tests {
     fn nothing_of_a_sample_is_dropped() {
         let user = || Stack::Known(vec![0x20, 0x11]);
         let kernel = Stack::Known(vec![0x4, 0x3]);
-        let sample = |tid, kernel, user, count| Sample { tid, pid: 1, count, kernel, user };
+        let sample =
+            |tid, kernel, user, count| Sample { tid, pid: 1, program: 0, count, kernel, user };
         let recording = recording(
             vec![
                 sample(2, kernel, user(), 1),
@@ -240,17 +309,17 @@ mod tests {
         let graph = recording.draw("a phase", &mut Symboliser::default());
         let expected = "shard 5\n\
              shard;[user stack lost] 4\n\
-             shard;[unmapped+0x10];[unmapped+0x20] 2\n\
-             shard;[unmapped+0x10];[unmapped+0x20];[kernel+0x2]_[k];[kernel+0x4]_[k] 1\n\
-             thread 3;[unmapped+0x10];[unmapped+0x20];[kernel stack lost] 3\n";
+             shard;[callers not known];[unmapped+0x20] 2\n\
+             shard;[callers not known];[unmapped+0x20];[kernel+0x2]_[k];[kernel+0x4]_[k] 1\n\
+             thread 3;[callers not known];[unmapped+0x20];[kernel stack lost] 3\n";
         let sorted = |text: &str| {
             let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
             lines.sort();
             lines
         };
         assert_eq!(sorted(&graph.folded), sorted(expected));
-        assert_eq!((graph.samples, graph.lost, graph.cut), (15, 6, 7));
-        assert!(graph.svg.contains("15 samples, 6 lost, 7 without their whole stack"));
+        assert_eq!((graph.samples, graph.lost, graph.cut, graph.astray), (15, 6, 7, 6));
+        assert!(graph.svg.contains("15 samples, 6 lost, 7 without their whole stack, 6 whose"));
         assert!(graph.svg.contains("without frame pointers"));
     }
 

@@ -18,6 +18,7 @@ use blazesym::symbolize::{Input, Symbolized, Symbolizer};
 use ebpf::Symbols as KernelSymbols;
 
 use super::fold::{Frame, Kind};
+use super::made::MadeCode;
 
 /// Device and inode of a file.
 type FileId = (u64, u64);
@@ -40,6 +41,8 @@ pub struct CodeMap {
     mappings: Vec<Mapping>,
     /// The file of the program itself.
     program: Option<FileId>,
+    /// Code that the program made itself, and says the names of.
+    made: MadeCode,
 }
 
 /// A line of `/proc/PID/maps` that is about code.
@@ -88,7 +91,13 @@ impl CodeMap {
         }
         let program = std::fs::metadata(format!("/proc/{pid}/exe"));
         self.program = program.ok().map(|it| (it.dev(), it.ino())).or(self.program);
+        self.made.look(pid);
         Ok(())
+    }
+
+    /// Whether there is code at an address.
+    pub(crate) fn has(&self, address: u64) -> bool {
+        self.at(address).is_some() || self.made.name(address).is_some()
     }
 
     fn open(&self, path: &str) -> Option<(FileId, Arc<File>)> {
@@ -149,19 +158,29 @@ impl Symboliser {
         let unknown = |module: &str, offset: u64| -> Rc<[Frame]> {
             Rc::new([Frame::new(format!("[{module}+{offset:#x}]"), Kind::Unknown)])
         };
-        let Some(mapping) = map.at(address) else { return unknown("unmapped", address) };
+        let Some(mapping) = map.at(address) else {
+            return made(map, address).unwrap_or_else(|| unknown("unmapped", address));
+        };
         let offset = address - mapping.start + mapping.offset;
-        let Some((id, file)) = &mapping.file else { return unknown(&mapping.name, offset) };
+        let nameless = || made(map, address).unwrap_or_else(|| unknown(&mapping.name, offset));
+        let Some((id, file)) = &mapping.file else { return nameless() };
         if let Some(known) = self.known.get(&(*id, offset)) {
             return Rc::clone(known);
         }
         let file = self.open.entry(*id).or_insert_with(|| Arc::clone(file));
         let is_program = map.program == Some(*id);
-        let frames = functions(&self.files, file, offset, is_program)
-            .unwrap_or_else(|| unknown(&mapping.name, offset));
+        // Made code may lie in a file that is only memory.
+        let Some(frames) = functions(&self.files, file, offset, is_program) else {
+            return nameless();
+        };
         self.known.insert((*id, offset), Rc::clone(&frames));
         frames
     }
+}
+
+/// The function at an address of code that the program made itself.
+fn made(map: &CodeMap, address: u64) -> Option<Rc<[Frame]>> {
+    Some(Rc::new([Frame::new(map.made.name(address)?, Kind::Program)]))
 }
 
 /// The functions at a place of a file.

@@ -66,6 +66,7 @@ fn draw(job: &Job, symbols: &mut Symboliser, hertz: u32) -> Written {
         "samples": graph.samples,
         "lost": graph.lost,
         "cut": graph.cut,
+        "astray": graph.astray,
         "svg": name(&job.svg),
         "folded": name(&folded_beside(&job.svg)),
         "error": written.as_ref().err().map(ToString::to_string),
