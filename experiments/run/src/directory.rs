@@ -21,33 +21,7 @@ pub fn default_directory(name: &str) -> PathBuf {
 }
 
 pub(super) fn directory_of(name: &str, started: u64) -> PathBuf {
-    let (year, month, day) = civil(started / 86_400);
-    let (hour, minute, second) = (started / 3600 % 24, started / 60 % 60, started % 60);
-    PathBuf::from(format!(
-        "results/{name}-{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z"
-    ))
-}
-
-/// An instant for people.
-pub(super) fn utc(unix: u64) -> String {
-    let (year, month, day) = civil(unix / 86_400);
-    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
-/// The date of a day counted from 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
-/// algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    PathBuf::from(format!("results/{name}-{}", text::utc_in_a_name(started)))
 }
 
 /// What is known of a run before it begins.
@@ -92,9 +66,5 @@ mod tests {
             directory_of("smoke", 1_795_311_895),
             PathBuf::from("results/smoke-20261122T014455Z")
         );
-        assert_eq!(utc(1_795_311_895), "2026-11-22 01:44:55 UTC");
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(19_782), (2024, 2, 29));
-        assert_eq!(civil(20_818), (2026, 12, 31));
     }
 }

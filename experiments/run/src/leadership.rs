@@ -4,12 +4,12 @@
 use fleet::Leader;
 use spec::machine::host_name;
 
-use crate::directory::{unix_now, utc};
+use crate::directory::unix_now;
 
 /// This process, on this host, since now: for people.
 pub(crate) fn this_process() -> String {
     let (process, host) = (std::process::id(), host_name());
-    format!("process {process} on {host}, since {}", utc(unix_now().as_secs()))
+    format!("process {process} on {host}, since {}", text::utc(unix_now().as_secs()))
 }
 
 /// Another coordinator has taken the run over: this one has ended, and left its files as they were.
