@@ -17,6 +17,7 @@ use crate::explain::explain;
 use crate::install;
 use crate::ledger;
 use crate::runs::{carry_out, read, repeatedly, report_again, resume_run, runtime};
+use crate::shared;
 use crate::tune;
 use crate::validate;
 use analysis::compare;
@@ -134,9 +135,13 @@ enum Command {
     },
     /// Make summary and page of a run again from its raw files, also of one that was killed
     Report {
-        /// The directory of the run
+        /// The directory of the run; of a file of lab export the tables are shown
         directory: PathBuf,
     },
+    /// Pack a run into one file to give away
+    Export(shared::ExportArgs),
+    /// Unpack a run that somebody has given away
+    Import(shared::ImportArgs),
     /// Show where the server's CPU time goes: a flame graph per phase of a run, or of any process
     /// (as root)
     Profile(profile::ProfileArgs),
@@ -244,13 +249,15 @@ impl Command {
                 block_on("lab-agent-io", fleet::agent::run(&args, run::PIPE_PROTOCOL))
             }
             Command::Hosts(args) => block_on("lab-io", fleet::hosts::run(&args)),
-            Command::Compare(args) => compare(&args),
+            Command::Compare(args) => shared::with_unpacked(&args, compare),
             Command::Plan(args) => plan(&args),
             Command::Live { directory, listen, live_host } => {
                 watch_live(&directory, listen, &live_host)
             }
             Command::Profile(args) => profile(args),
             Command::Report { directory } => report_again(&directory),
+            Command::Export(args) => shared::export(&args),
+            Command::Import(args) => shared::import(&args),
             Command::Probe(args) => watch(&args),
             Command::Validate(args) => {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })

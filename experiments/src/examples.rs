@@ -18,6 +18,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("lab plan", &["lab plan results/first --addresses 17"]),
     ("lab live", &["lab live results/first --listen 127.0.0.1:8080"]),
     ("lab report", &["lab report results/first"]),
+    ("lab export", &["lab export results/first --out first.zip --anonymous"]),
+    ("lab import", &["lab import first.zip --out results/of-a-colleague"]),
     (
         "lab profile",
         &[

@@ -1,6 +1,7 @@
 //! How `lab` ends: its exit status, as docs/commands.md has it.
 
 use analysis::summary::Summary;
+use record::Outcome;
 use spec::UsageError;
 
 use crate::tune;
@@ -40,5 +41,15 @@ impl From<&Summary> for Exit {
         let valid = summary.phases.iter().all(|phase| phase.valid);
         let balanced = summary.ledger.balanced == Some(true);
         if valid && balanced { Exit::Fine } else { Exit::Invalid }
+    }
+}
+
+impl Exit {
+    /// Of a run that is read again.
+    pub(crate) fn of_report(summary: &Summary) -> Self {
+        match summary.outcome {
+            Outcome::Completed => Self::from(summary),
+            _ => Self::Aborted,
+        }
     }
 }

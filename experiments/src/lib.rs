@@ -17,5 +17,6 @@ mod ledger;
 mod made;
 mod owner;
 mod runs;
+mod shared;
 mod tune;
 mod validate;

@@ -57,6 +57,11 @@ impl Made {
     pub(crate) fn tell(&self, directory: &Path, further: &[String]) {
         self.summary.iter().for_each(|it| text::tell_words!("{}", summary::table(it)));
         further.iter().for_each(|line| text::tell!("{line}"));
+        self.tell_page(directory);
+    }
+
+    /// Tells a person where the page is, and what is wrong.
+    pub(crate) fn tell_page(&self, directory: &Path) {
         if self.has_page {
             text::tell!("{}", directory.join(report::NAME).display());
         }

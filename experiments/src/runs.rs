@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use host::leftover;
 use interrupts::EndsAtOnce;
-use record::{DirectoryLock, Outcome};
+use record::DirectoryLock;
 use run::{Ending, Options};
 use spec::machine::Machine;
 use spec::preflight::{self, Preflight};
@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::exit::Exit;
 use crate::made::Made;
 use crate::owner::Handover;
+use crate::shared;
 
 /// An experiment file with settings.
 pub(crate) fn read(file: &Path, settings: &[String]) -> anyhow::Result<Source> {
@@ -132,6 +133,9 @@ fn one_by_one(file: &Path, options: &Options, times: u32, out: &Path) -> anyhow:
 
 /// Makes everything that can be made from what is left of a run, and says what cannot.
 pub(crate) fn report_again(directory: &Path) -> anyhow::Result<Exit> {
+    if let Some(exit) = shared::report(directory)? {
+        return Ok(exit);
+    }
     report::assert_run(directory).map_err(UsageError::of)?;
     // What another process still writes is not whole.
     let by = format!("lab report (process {})", std::process::id());
@@ -139,10 +143,7 @@ pub(crate) fn report_again(directory: &Path) -> anyhow::Result<Exit> {
     let made = Made::of(directory);
     made.tell(directory, &[]);
     Ok(match made.summary {
-        Some(summary) if made.problems.is_empty() => match summary.outcome {
-            Outcome::Completed => Exit::from(&summary),
-            _ => Exit::Aborted,
-        },
+        Some(summary) if made.problems.is_empty() => Exit::of_report(&summary),
         _ => Exit::Error,
     })
 }

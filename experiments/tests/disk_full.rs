@@ -245,6 +245,44 @@ fn interrupted_without_room(within: &Path, name: &str, file: &Path) -> (Disk, Pa
 }
 
 #[test]
+fn an_export_and_an_import_without_room_leave_nothing() {
+    if !needs::root() {
+        return;
+    }
+    with_own_mounts(|| {
+        let place = tempfile::tempdir().expect("a directory");
+        let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/runs/first");
+        let whole = place.path().join("whole.zip");
+        let disk = Disk::mount(place.path().join("disk"));
+        let full = disk.directory.join("away.zip");
+        let there = disk.directory.join("run");
+        let lab = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+            output(command.args(arguments))
+        };
+        let packed = lab(&["export", path(&run), "--out", path(&whole)]);
+        assert_eq!(packed.status.code(), Some(0), "{packed:?}");
+        disk.fill();
+        for (arguments, what) in [
+            (&["export", path(&run), "--out", path(&full)][..], "away.zip: cannot write it"),
+            (&["export", path(&run), "--out", path(&full), "--anonymous"], "cannot write it"),
+            (&["import", path(&whole), "--out", path(&there)], "run: cannot write it"),
+        ] {
+            let failed = lab(arguments);
+            let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+            assert_eq!(failed.status.code(), Some(1), "{said}");
+            assert!(said.contains(what) && said.contains("No space left on device"), "{said}");
+            let left: Vec<_> =
+                std::fs::read_dir(&disk.directory).expect("there").flatten().collect();
+            assert_eq!(left.len(), 1, "the filler alone: {left:?}");
+        }
+        disk.free();
+        assert_eq!(lab(&["import", path(&whole), "--out", path(&there)]).status.code(), Some(0));
+        assert!(there.join("report.html").is_file());
+    });
+}
+
+#[test]
 fn an_interrupt_while_the_disk_is_full_ends_a_run_as_any_other() {
     if !needs::root() {
         return;

@@ -2,6 +2,7 @@
 //! does what no bytes may make it do. Knows no engine: `main.rs` gives the targets to libFuzzer,
 //! and `tests/corpora.rs` gives them the inputs of `corpora/` in every `cargo test`.
 
+mod archives;
 mod frames;
 mod http;
 mod kept;
@@ -17,8 +18,9 @@ pub use memory::{Bounded, LARGEST_BYTES};
 pub type Target = fn(&[u8]);
 
 /// The targets by name. Their inputs are in `corpora/NAME/`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("agents", lines::agents),
+    ("archive", archives::archive),
     ("checkpoint", kept::checkpoint),
     ("commands", lines::commands),
     ("experiment", texts::experiment),

@@ -61,6 +61,22 @@ impl DirectoryLock {
         Self::take(directory, by).map(Some)
     }
 
+    /// The same to read all files as they are, beside others who do: nothing is written meanwhile,
+    /// and nothing is by this. `None` where no run that locks its directory has been.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn share(directory: &Path) -> Result<Option<Self>, LockError> {
+        let path = directory.join(LOCK);
+        if !path.exists() {
+            return Ok(None);
+        }
+        match LockFile::share(&path).map_err(|source| FileError::new(&path, "lock", source))? {
+            Ok(file) => Ok(Some(Self { directory: directory.to_owned(), _file: file })),
+            Err(by) => Err(LockError::Held { directory: directory.to_owned(), by }),
+        }
+    }
+
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -90,9 +106,22 @@ mod tests {
         let again = DirectoryLock::take_again(&run, "process 6").expect("free").expect("a lock");
         assert!(DirectoryLock::take(&run, "process 7").is_err());
         drop(again);
+        // Readers share it, and change nothing.
+        let text = || std::fs::read_to_string(run.join(LOCK)).expect("there");
+        let before = text();
+        let readers = [(); 2].map(|()| DirectoryLock::share(&run).expect("free").expect("a lock"));
+        let said = DirectoryLock::take(&run, "process 8").expect_err("read").to_string();
+        assert!(said.contains("writes this run"), "{said}");
+        assert_eq!(text(), before);
+        drop(readers);
+        let writer = DirectoryLock::take(&run, "process 9").expect("free");
+        let said = DirectoryLock::share(&run).expect_err("written").to_string();
+        assert!(said.contains("x: process 9 writes"), "{said}");
+        drop(writer);
         let old = directory.path().join("old");
         std::fs::create_dir(&old).expect("made");
         assert!(DirectoryLock::take_again(&old, "process 8").expect("no lock").is_none());
+        assert!(DirectoryLock::share(&old).expect("no lock").is_none());
         assert_eq!(std::fs::read_dir(&old).expect("there").count(), 0);
     }
 }

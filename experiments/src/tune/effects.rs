@@ -66,6 +66,7 @@ impl Ablation {
                 force: true,
                 phases: vec![phase.to_owned()],
                 figures: FIGURES.to_vec(),
+                unpacked: [None, None],
             })?;
             rounds = comparison.second.len();
             for objection in comparison.objections {

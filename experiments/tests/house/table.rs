@@ -127,6 +127,11 @@ pub(crate) const TABLE: &[Row] = &[
         never(&["arrow", "glommio", "parquet"], &["async-nats", "aya", "blazesym"]),
     ),
     row(
+        "share",
+        &["platform", "record"],
+        Outside::Only(&["regex", "serde_json", "tempfile", "thiserror", "zip"]),
+    ),
+    row(
         "run",
         &[
             "accounting",
@@ -150,7 +155,7 @@ pub(crate) const TABLE: &[Row] = &[
         "fuzz",
         &[
             "analysis", "control", "fleet", "journal", "platform", "record", "report", "run",
-            "service", "spec", "tuning", "wire", "workload",
+            "service", "share", "spec", "tuning", "wire", "workload",
         ],
         Outside::Only(&["axum", "libfuzzer-sys", "serde", "serde_json", "tempfile", "tokio"]),
     ),
@@ -171,6 +176,7 @@ pub(crate) const TABLE: &[Row] = &[
             "record",
             "report",
             "run",
+            "share",
             "spec",
             "text",
             "tuning",

@@ -30,20 +30,42 @@ impl LockFile {
         // Another user may have made the directory: root follows no link out of it.
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // A file system that knows no locks protects nothing, and is no reason not to run.
-            Ok(()) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let mut by = String::new();
-                // What cannot be read is not named.
-                let _ = file.take(LONGEST).read_to_string(&mut by);
-                let by = by.trim();
-                return Ok(Err(if by.is_empty() { "another process" } else { by }.to_owned()));
-            }
-            Err(error) => return Err(error.into()),
+        if let Some(by) = held(&file, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(Err(by));
         }
         // Who holds it is for people: without room for that it is held all the same.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{by}"));
         Ok(Ok(Self { _file: file }))
+    }
+
+    /// Shares a lock whose file is there with others who share it, and keeps out who takes it. The
+    /// file is only read. The inner error is who has taken it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or locked.
+    pub fn share(path: &Path) -> io::Result<Result<Self, String>> {
+        let mut options = File::options();
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        Ok(match held(&file, FlockOperation::NonBlockingLockShared)? {
+            Some(by) => Err(by),
+            None => Ok(Self { _file: file }),
+        })
+    }
+}
+
+/// Locks a file. Returns who holds it, when another does.
+fn held(file: &File, operation: FlockOperation) -> io::Result<Option<String>> {
+    match flock(file, operation) {
+        // A file system that knows no locks protects nothing, and is no reason not to run.
+        Ok(()) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(None),
+        Err(Errno::WOULDBLOCK) => {
+            let mut by = String::new();
+            // What cannot be read is not named.
+            let _ = file.take(LONGEST).read_to_string(&mut by);
+            let by = by.trim();
+            Ok(Some(if by.is_empty() { "another process" } else { by }.to_owned()))
+        }
+        Err(error) => Err(error.into()),
     }
 }

@@ -18,7 +18,7 @@ use record::{EVENTS_FILE, HLOG, Outcome, SAMPLES_FILE};
 /// What `lab compare` is told.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
-    /// A run, or a directory of runs as lab run --repeat makes it
+    /// A run, a directory of runs as lab run --repeat makes it, or a file of lab export
     pub first: PathBuf,
     /// What it is compared with
     pub second: PathBuf,
@@ -34,6 +34,9 @@ pub struct CompareArgs {
     /// Only this figure; may be given again
     #[arg(long = "figure", value_name = "FIGURE")]
     pub figures: Vec<Figure>,
+    /// Where the runs of a side are that is an archive
+    #[arg(skip)]
+    pub unpacked: [Option<PathBuf>; 2],
 }
 
 /// The files from which all that is compared comes.
@@ -92,7 +95,11 @@ impl Comparison {
 /// [`InputError`].
 pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
     let paths = [args.first.as_path(), args.second.as_path()];
-    let (first, second) = (sets::read(paths[0])?, sets::read(paths[1])?);
+    let read = |side: usize| {
+        let directory = args.unpacked[side].as_deref().unwrap_or(paths[side]);
+        sets::read(directory, paths[side])
+    };
+    let (first, second) = (read(0)?, read(1)?);
     let names = names(paths, &first, &second, &args.phases)?;
     let (load, differing) = manifests::differences(&first, &second);
     let mut objections: Vec<String> =
@@ -117,7 +124,7 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
         }
     }
     let questions = correct(&mut phases);
-    let directories = |runs: &[RecordedRun]| runs.iter().map(|run| run.directory.clone()).collect();
+    let directories = |runs: &[RecordedRun]| runs.iter().map(|run| run.name.clone()).collect();
     Ok(Comparison {
         format: 1,
         first: directories(&first),
@@ -163,7 +170,7 @@ fn names(
 
 /// Says what is wrong with a run.
 fn object(run: &RecordedRun, names: &[String], objections: &mut Vec<String>) {
-    let directory = run.directory.display();
+    let directory = run.name.display();
     if run.summary.outcome != Outcome::Completed {
         objections.push(format!("{directory}: the run is {}", run.summary.outcome));
     }

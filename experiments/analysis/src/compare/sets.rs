@@ -21,6 +21,8 @@ use record::{Lines, MANIFEST_FILE, ProcSubject, Raw};
 #[derive(Debug)]
 pub(crate) struct RecordedRun {
     pub(crate) directory: PathBuf,
+    /// What it is called: its directory, or the archive from which that was unpacked.
+    pub(crate) name: PathBuf,
     /// As it stands in the file, with fields of later versions.
     pub(crate) manifest: Value,
     pub(crate) raw: Raw,
@@ -28,20 +30,21 @@ pub(crate) struct RecordedRun {
 }
 
 impl RecordedRun {
-    fn read(directory: &Path) -> Result<Self, InputError> {
+    fn read(directory: &Path, name: &Path) -> Result<Self, InputError> {
         let unreadable = |source: Box<dyn Error + Send + Sync>| InputError::Run { source };
         let raw = Raw::read(directory).map_err(|error| unreadable(error.into()))?;
         let summary = Summary::of(&raw).map_err(|error| unreadable(error.into()))?;
         let text = record::read_whole(directory, MANIFEST_FILE);
         let text = text.map_err(|error| unreadable(error.into()))?;
         let manifest = serde_json::from_slice(&text).map_err(|error| unreadable(error.into()))?;
-        Ok(Self { directory: directory.to_owned(), manifest, raw, summary })
+        let (directory, name) = (directory.to_owned(), name.to_owned());
+        Ok(Self { directory, name, manifest, raw, summary })
     }
 
     /// What is left out of its files, each with the run.
     pub(crate) fn damage(&self) -> impl Iterator<Item = String> + '_ {
         let sentences = self.raw.damage.sentences();
-        sentences.map(|sentence| format!("{}: {sentence}", self.directory.display()))
+        sentences.map(|sentence| format!("{}: {sentence}", self.name.display()))
     }
 
     /// Whether something is left out of one of these files.
@@ -72,10 +75,11 @@ impl LatencyOf {
 }
 
 /// Reads the run in a directory, or the runs in the directories in it, in the order of their names.
-pub(crate) fn read(directory: &Path) -> Result<Vec<RecordedRun>, InputError> {
+/// A single run is called by `name`.
+pub(crate) fn read(directory: &Path, name: &Path) -> Result<Vec<RecordedRun>, InputError> {
     let is_run = |directory: &Path| directory.join(MANIFEST_FILE).is_file();
     if is_run(directory) {
-        return Ok(vec![RecordedRun::read(directory)?]);
+        return Ok(vec![RecordedRun::read(directory, name)?]);
     }
     let entries = std::fs::read_dir(directory)
         .map_err(|source| InputError::Directory { directory: directory.to_owned(), source })?;
@@ -85,7 +89,7 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<RecordedRun>, InputError> {
     if runs.is_empty() {
         return Err(InputError::NoRun { directory: directory.to_owned() });
     }
-    runs.iter().map(|run| RecordedRun::read(run)).collect()
+    runs.iter().map(|run| RecordedRun::read(run, run)).collect()
 }
 
 /// CPU time of a side, in the seconds in which it is known.

@@ -171,7 +171,7 @@ pub struct Projection {
 /// # Errors
 /// [`InputError`].
 pub fn project(args: &PlanArgs) -> Result<Projection, InputError> {
-    let runs = sets::read(&args.run)?;
+    let runs = sets::read(&args.run, &args.run)?;
     if let Some(run) = runs.iter().find(|run| run.lacks_some_of(&PROJECTED)) {
         return Err(InputError::Damaged {
             directory: run.directory.clone(),
