@@ -14,6 +14,7 @@ use crate::clean;
 use crate::examples;
 use crate::exit::Exit;
 use crate::explain::explain;
+use crate::history;
 use crate::install;
 use crate::ledger;
 use crate::runs::{carry_out, read, repeatedly, report_again, resume_run, runtime};
@@ -21,6 +22,7 @@ use crate::shared;
 use crate::tune;
 use crate::validate;
 use analysis::compare;
+use analysis::history::HistoryArgs;
 use analysis::projection;
 use fleet::Access;
 use host::hog;
@@ -119,6 +121,9 @@ enum Command {
     /// Say what differs between two runs, or two directories of repeated runs, and whether it could
     /// be chance
     Compare(compare::CompareArgs),
+    /// Show the runs of a directory in their order: what changed from one to the next, and which
+    /// figures moved beyond chance
+    History(HistoryArgs),
     /// Project measured runs: how many servers and clients, how long, for 10 billion shakes
     Plan(projection::PlanArgs),
     /// Serve the live page of a run that goes on, or is over
@@ -250,6 +255,7 @@ impl Command {
             }
             Command::Hosts(args) => block_on("lab-io", fleet::hosts::run(&args)),
             Command::Compare(args) => shared::with_unpacked(&args, compare),
+            Command::History(args) => history::show(&args),
             Command::Plan(args) => plan(&args),
             Command::Live { directory, listen, live_host } => {
                 watch_live(&directory, listen, &live_host)

@@ -15,6 +15,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("lab agent", &["lab agent --nats nats://10.0.0.1:4222 --name client-01 --role client"]),
     ("lab hosts", &["lab hosts --nats nats://10.0.0.1:4222"]),
     ("lab compare", &["lab compare results/before results/after"]),
+    ("lab history", &["lab history results", "lab history results --out history.html"]),
     ("lab plan", &["lab plan results/first --addresses 17"]),
     ("lab live", &["lab live results/first --listen 127.0.0.1:8080"]),
     ("lab report", &["lab report results/first"]),

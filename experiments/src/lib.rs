@@ -12,6 +12,7 @@ pub mod cli;
 mod examples;
 mod exit;
 mod explain;
+mod history;
 mod install;
 mod ledger;
 mod made;

@@ -3,10 +3,14 @@
 use serde_json::Value;
 
 const HTML: &str = include_str!("page/page.html");
-const CSS: [&str; 2] = [include_str!("page/vendor/uPlot.min.css"), include_str!("page/page.css")];
+/// Colours and type of all pages.
+pub(crate) const STYLE: &str = include_str!("page/page.css");
+const CSS: [&str; 2] = [include_str!("page/vendor/uPlot.min.css"), STYLE];
+/// Elements, numbers and words of all pages.
+pub(crate) const FORMAT: &str = include_str!("page/format.js");
 const SCRIPTS: [&str; 9] = [
     include_str!("page/vendor/uPlot.iife.min.js"),
-    include_str!("page/format.js"),
+    FORMAT,
     include_str!("page/run.js"),
     include_str!("page/plot.js"),
     include_str!("page/charts.js"),
@@ -32,12 +36,12 @@ pub(crate) struct Page<'a> {
 }
 
 /// Text between tags.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// JSON within a script element, which no text in it can end.
-fn in_script(json: &str) -> String {
+pub(crate) fn in_script(json: &str) -> String {
     json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 

@@ -10,9 +10,11 @@ mod dates;
 mod nearest;
 mod numbers;
 mod table;
+mod wrap;
 
 pub use console::{output_error, say_line, say_words, tell};
 pub use dates::{utc, utc_in_a_name};
 pub use nearest::nearest;
 pub use numbers::{age, bytes, milliseconds, minutes, thousands};
 pub use table::{Align, Table};
+pub use wrap::wrapped;

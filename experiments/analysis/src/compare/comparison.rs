@@ -40,7 +40,7 @@ pub struct CompareArgs {
 }
 
 /// The files from which all that is compared comes.
-const COMPARED: [&str; 3] = [SAMPLES_FILE, EVENTS_FILE, HLOG];
+pub(crate) const COMPARED: [&str; 3] = [SAMPLES_FILE, EVENTS_FILE, HLOG];
 
 /// What variation differences are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +52,17 @@ pub enum Variation {
     BetweenRunsOfOneSide,
     /// Within the only run of each side.
     WithinRuns,
+}
+
+impl Variation {
+    /// Of so many runs a side.
+    pub(crate) fn of(first: usize, second: usize) -> Self {
+        match (first, second) {
+            (1, 1) => Self::WithinRuns,
+            (1, _) | (_, 1) => Self::BetweenRunsOfOneSide,
+            _ => Self::BetweenRuns,
+        }
+    }
 }
 
 /// Two sets side by side.
@@ -107,15 +118,12 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, InputError> {
     for run in first.iter().chain(&second) {
         object(run, &names, &mut objections);
     }
-    let variation = match (first.len(), second.len()) {
-        (1, 1) => Variation::WithinRuns,
-        (1, _) | (_, 1) => Variation::BetweenRunsOfOneSide,
-        _ => Variation::BetweenRuns,
-    };
+    let variation = Variation::of(first.len(), second.len());
     let of = LatencyOf::all(first.iter().chain(&second));
+    let each = [&first, &second].map(|runs| runs.iter().collect::<Vec<_>>());
     let mut phases = Vec::new();
     for name in &names {
-        if let Some(mut phase) = compare_phase(name, &first, &second, variation, of)? {
+        if let Some(mut phase) = compare_phase(name, &each[0], &each[1], variation, of)? {
             let wanted = |figure: Figure| args.figures.is_empty() || args.figures.contains(&figure);
             phase.figures.retain(|it| wanted(it.figure));
             phase.missing.retain(|it| wanted(*it));
@@ -231,21 +239,25 @@ fn caveats(
     caveats
 }
 
-fn compare_phase(
+/// Compares a phase; `None` where a run does not have it.
+///
+/// # Errors
+/// Histograms that cannot be read.
+pub(crate) fn compare_phase(
     name: &str,
-    first: &[RecordedRun],
-    second: &[RecordedRun],
+    first: &[&RecordedRun],
+    second: &[&RecordedRun],
     variation: Variation,
     of: LatencyOf,
 ) -> Result<Option<ComparedPhase>, InputError> {
-    let whole = |runs: &[RecordedRun]| -> Option<Vec<SamplingUnit>> {
+    let whole = |runs: &[&RecordedRun]| -> Option<Vec<SamplingUnit>> {
         runs.iter().map(|run| SamplingUnit::of_run(run, name, of)).collect()
     };
     let (Some(a), Some(b)) = (whole(first), whole(second)) else { return Ok(None) };
     let runs = [Pool::new(&a, false), Pool::new(&b, false)];
     let mut batches = None;
     if variation == Variation::WithinRuns {
-        let (a, b) = (sets::batches(&first[0], name, of)?, sets::batches(&second[0], name, of)?);
+        let (a, b) = (sets::batches(first[0], name, of)?, sets::batches(second[0], name, of)?);
         batches = a.zip(b);
     }
     let parts = batches.as_ref().map(|(a, b)| [Pool::new(a, true), Pool::new(b, true)]);

@@ -60,13 +60,13 @@ impl fmt::Display for Differing {
 }
 
 /// All fields in which two sets differ, or one within itself: those of the load, and the others.
-pub(super) fn differences(
-    first: &[RecordedRun],
-    second: &[RecordedRun],
+pub(crate) fn differences<'a>(
+    first: impl IntoIterator<Item = &'a RecordedRun>,
+    second: impl IntoIterator<Item = &'a RecordedRun>,
 ) -> (Vec<Differing>, Vec<Differing>) {
-    let fields = |runs: &[RecordedRun]| -> Vec<BTreeMap<String, Value>> {
-        runs.iter().map(|run| flat(&run.manifest)).collect()
-    };
+    fn fields<'a>(runs: impl IntoIterator<Item = &'a RecordedRun>) -> Vec<BTreeMap<String, Value>> {
+        runs.into_iter().map(|run| flat(&run.manifest)).collect()
+    }
     let all = between(&fields(first), &fields(second));
     let is_load = |it: &Differing| {
         let inner = it.field.strip_prefix("experiment.").unwrap_or("");

@@ -8,14 +8,14 @@
 //! Read it from `sets` (what is read) over `figures` (what is compared) and `verdicts` (what is
 //! shown) to `comparison` (all of it). Must not know: what a run was made for.
 
-mod comparison;
+pub(crate) mod comparison;
 pub(crate) mod figures;
-mod manifests;
+pub(crate) mod manifests;
 pub(crate) mod sets;
 #[cfg(test)]
 mod simulated;
-mod table;
-mod verdicts;
+pub(crate) mod table;
+pub(crate) mod verdicts;
 
 pub use comparison::{CompareArgs, Comparison, Variation, compare};
 pub use figures::Figure;

@@ -30,7 +30,7 @@ pub(crate) struct RecordedRun {
 }
 
 impl RecordedRun {
-    fn read(directory: &Path, name: &Path) -> Result<Self, InputError> {
+    pub(crate) fn read(directory: &Path, name: &Path) -> Result<Self, InputError> {
         let unreadable = |source: Box<dyn Error + Send + Sync>| InputError::Run { source };
         let raw = Raw::read(directory).map_err(|error| unreadable(error.into()))?;
         let summary = Summary::of(&raw).map_err(|error| unreadable(error.into()))?;

@@ -19,7 +19,7 @@ const COLUMNS: [(&str, Align); 7] = [
 ];
 
 /// A value with as many digits as matter.
-fn value(value: f64) -> String {
+pub(crate) fn value(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => {
             let sign = if value < 0.0 { "-" } else { "" };
@@ -31,7 +31,8 @@ fn value(value: f64) -> String {
     }
 }
 
-fn distance(scale: Scale, distance: f64) -> String {
+/// A difference on its scale.
+pub(crate) fn distance(scale: Scale, distance: f64) -> String {
     match scale {
         Scale::Ratio if distance > 9.0 => format!("x {:.1}", distance + 1.0),
         Scale::Ratio => format!("{:+.2}%", distance * 100.0),

@@ -1,6 +1,8 @@
 //! Whether figures of two sets of runs differ: each alone, then all corrected for how many were
 //! asked.
 
+use std::borrow::BorrowMut;
+
 use serde::Serialize;
 
 use super::figures::{Figure, Pool};
@@ -154,9 +156,9 @@ pub fn answer<'a>(figures: impl Iterator<Item = &'a mut ComparedFigure>) -> usiz
 }
 
 /// Corrects for all questions at once, and answers them. Returns how many there were.
-pub(super) fn correct(phases: &mut [ComparedPhase]) -> usize {
-    let questions = answer(phases.iter_mut().flat_map(|phase| &mut phase.figures));
-    for compared in phases.iter_mut().flat_map(|phase| &mut phase.figures) {
+pub(crate) fn correct<P: BorrowMut<ComparedPhase>>(phases: &mut [P]) -> usize {
+    let questions = answer(phases.iter_mut().flat_map(|it| &mut it.borrow_mut().figures));
+    for compared in phases.iter_mut().flat_map(|it| &mut it.borrow_mut().figures) {
         if compared.is_constant() {
             compared.p_adjusted = compared.difference.p;
             compared.verdict = Verdict::NotShown;
