@@ -2,8 +2,8 @@
 
     python notebooks/execute.py [NOTEBOOK]...      all of them when none is named
 
-Writes nothing: outputs stay out of the repository. LAB_RUN, LAB_RUN_BEFORE and LAB_RUN_AFTER name the
-runs that they read.
+Writes nothing: outputs stay out of the repository. LAB_RUN, LAB_RUN_BEFORE, LAB_RUN_AFTER and LAB_RUNS
+name the runs that they read.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What lab.py makes of the recorded run, of one without probes, and of what is no run."""
+"""What the package lab makes of recorded runs: one, of one without probes, and of what is no run."""
 
 import json
 import shutil
@@ -168,9 +168,118 @@ def test_the_run_of_the_environment_is_loaded(monkeypatch):
     assert lab.load().directory.name == "bad-second"
 
 
+def made(run):
+    """What a run makes of each table that it has."""
+    request = run.slow.row(-1, named=True)
+    return {
+        "phases": run.phases,
+        "seconds": run.seconds,
+        "proc": run.proc,
+        "latency": run.latency,
+        "curve": run.curve(run.summary["phases"][-1]["name"]),
+        "causes": run.causes,
+        "slow": run.slow,
+        "faults": run.faults,
+        "tail_shares": run.tail_shares(1000),
+        "timeline": run.timeline(request),
+        "differences": lab.differences(run.made_with, {}),
+    }
+
+
+def test_tables_have_the_columns_that_are_described(run, without_probes):
+    history = lab.load_runs(lab.RECORDED)
+    of_history = {"runs": history.runs, "figures": history.figures, "changes": history.changes}
+    for tables in [made(run), made(without_probes), of_history]:
+        for name, frame in tables.items():
+            assert dict(frame.schema) == dict(lab.TABLES[name].schema), name
+    assert set(made(run)) | set(of_history) == set(lab.TABLES)
+    for table in lab.TABLES.values():
+        assert table.doc and all(len(column.doc) > 5 for column in table.columns.values())
+        assert lab.describe(table.name).height == len(table.columns)
+        assert table.empty().columns == list(table.columns)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Five runs over three commits and two machines, and what is none."""
+
+    def put(name, source, day, **changes):
+        shutil.copytree(lab.RECORDED / source, tmp_path / name)
+        manifest = tmp_path / name / "manifest.json"
+        made = json.loads(manifest.read_text()) | {"started": 1_795_000_000 + 86_400 * day}
+        made |= {key: value for key, value in changes.items() if key not in ("called", "host")}
+        made["experiment"]["name"] = changes.get("called", "same")
+        made["hosts"][0] |= changes.get("host", {})
+        manifest.write_text(json.dumps(made))
+
+    put("b", "cubic", 1, version="one")
+    put("a", "cubic", 0, version="one")
+    put("set/1", "cubic", 2, version="two")
+    put("set/2", "cubic", 3, version="two", host={"host": "far", "kernel": "7.0.1"})
+    put("other", "bad-second", 2, version="one", called="other")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    put("raw", "bbr", 5)
+    (tmp_path / "raw" / "summary.json").unlink()
+    return tmp_path
+
+
+def test_a_directory_is_its_runs_in_their_order(directory):
+    history = lab.load_runs(directory)
+    runs = history.runs
+    assert runs["run"].to_list() == ["a", "b", "other", "set/1", "set/2"]
+    assert runs["state"].to_list() == [1, 1, 1, 2, 3]
+    assert runs["host"].to_list()[-1] == "far" and runs["kernel"].to_list()[-1] == "7.0.1"
+    assert runs["began"].is_sorted() and runs["began"].dtype == pl.Datetime("us", "UTC")
+    changed = {row["run"]: [] for row in history.changes.iter_rows(named=True)}
+    for row in history.changes.iter_rows(named=True):
+        changed[row["run"]].append((row["before"], row["field"]))
+    assert changed == {
+        "set/1": [("b", "version")],
+        "set/2": [("set/1", "hosts.0.host"), ("set/1", "hosts.0.kernel")],
+    }
+    left_out = " | ".join(history.left_out)
+    for words in ["broken: ", "empty: ", "raw: ", "lab report"]:
+        assert words in left_out, left_out
+    assert len(history.left_out) == 3
+
+
+def test_figures_of_a_history_are_those_of_the_summaries(directory):
+    history = lab.load_runs(directory)
+    seen = 0
+    for row in history.figures.iter_rows(named=True):
+        phases = history.by_name[row["run"]].summary["phases"]
+        phase = next(it for it in phases if it["name"] == row["phase"])
+        if row["figure"] == "p99 µs":
+            assert row["value"] == phase["latency_us"]["p99"]
+            seen += 1
+        if row["figure"] == "answered/s":
+            assert row["value"] * phase["seconds"] == pytest.approx(phase["shake"]["answered"])
+    assert seen >= 5
+    beside = history.percent_of_first()
+    of_a = beside.filter(pl.col("run") == "a", pl.col("valid"), pl.col("value").is_not_null())
+    assert set(of_a["percent"].to_list()) <= {0.0}
+    # The same run again is as far from the first as it is.
+    of_b = beside.filter(pl.col("run") == "b", pl.col("valid"), pl.col("value").is_not_null())
+    assert set(of_b["percent"].to_list()) <= {0.0}
+
+
+def test_what_is_no_directory_of_runs_is_told(tmp_path, monkeypatch):
+    with pytest.raises(lab.NoRun, match="no such directory"):
+        lab.load_runs(tmp_path / "nowhere")
+    with pytest.raises(lab.NoRun, match="no directory of runs"):
+        lab.load_runs(tmp_path)
+    monkeypatch.setenv("LAB_RUNS", str(lab.RECORDED / "bbr"))
+    assert lab.load_runs().runs["run"].to_list() == ["bbr"]
+    monkeypatch.delenv("LAB_RUNS")
+    assert lab.load_runs().runs.height == 3
+
+
 def test_notebooks_have_no_outputs():
     notebooks = sorted(HERE.glob("*.ipynb"))
-    assert [file.name[:2] for file in notebooks] == ["01", "02", "03", "04"]
+    assert [file.name[:2] for file in notebooks] == ["01", "02", "03", "04", "05"]
     for file in notebooks:
         for cell in json.loads(file.read_text())["cells"]:
             assert not cell.get("outputs"), f"{file.name}: clear its outputs"

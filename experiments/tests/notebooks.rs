@@ -35,6 +35,7 @@ fn run(python: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Outp
         .env_remove("LAB_RUN")
         .env_remove("LAB_RUN_BEFORE")
         .env_remove("LAB_RUN_AFTER")
+        .env_remove("LAB_RUNS")
         .envs(environment.iter().copied())
         .output()
         .expect("Python starts")
@@ -64,7 +65,7 @@ fn notebooks_run_on_the_recorded_runs() {
         number.expect("a number of charts")
     };
     // All that they have: the recorded run has probes, faults and slow requests.
-    assert_eq!(["01", "02", "03", "04"].map(charts), [6, 4, 2, 2], "{text}");
+    assert_eq!(["01", "02", "03", "04", "05"].map(charts), [6, 4, 2, 2, 2], "{text}");
 }
 
 #[test]
@@ -76,7 +77,11 @@ fn notebooks_run_on_fresh_runs() {
     let [file, path] = [&file, &out].map(|path| path.to_str().expect("UTF-8"));
     assert_exit(&lab(&["run", file, "--out", path, "--repeat", "2"]), 0);
     let (first, second) = (out.join("1"), out.join("2"));
-    let environment =
-        [("LAB_RUN", &*first), ("LAB_RUN_BEFORE", &*first), ("LAB_RUN_AFTER", &*second)];
+    let environment = [
+        ("LAB_RUN", &*first),
+        ("LAB_RUN_BEFORE", &*first),
+        ("LAB_RUN_AFTER", &*second),
+        ("LAB_RUNS", &*out),
+    ];
     assert_fine(&run(&python, &["execute.py"], &environment));
 }

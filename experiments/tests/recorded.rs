@@ -290,7 +290,7 @@ fn projections_have_the_same_figures() {
     answers.assert_same();
 }
 
-/// A Python that has what `notebooks/lab.py` needs, as in `notebooks.rs`.
+/// A Python that has what the package `notebooks/lab` needs, as in `notebooks.rs`.
 fn python() -> Option<PathBuf> {
     let named = std::env::var_os("LAB_TEST_PYTHON").map(PathBuf::from);
     let python = named.unwrap_or_else(|| notebooks().join("../target/notebooks/bin/python"));

@@ -1,4 +1,4 @@
-"""What notebooks/lab.py makes of runs, as JSON: shapes and sums of its tables.
+"""What the package notebooks/lab makes of runs, as JSON: shapes and sums of its tables.
 
     python frames.py NOTEBOOKS RUN...     # a line of JSON for each run, by its directory's name
 

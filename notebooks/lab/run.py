@@ -1,13 +1,7 @@
-"""A run of the lab as tables, for the notebooks.
+"""One run as tables.
 
-    run = lab.load()                 # the run of LAB_RUN, or a recorded one
-    run.seconds                      # what was due, sent and answered, second by second
-    run.latency                      # percentiles by phase and second
-    run.causes                       # where the time of slow requests went (with probes)
-
-Knows the files of a run (manifest.json, summary.json, *.parquet, latency.hlog) and their columns;
-draws nothing. Times are seconds since the run's first phase began. What was not measured is null,
-never 0; a table that has nothing to say is empty, with its columns.
+Owns: how the files of a run become tables. Which columns these have is in `columns`; of several runs
+`history` knows. Draws nothing. Times are seconds since the run's first phase began.
 """
 
 from __future__ import annotations
@@ -15,50 +9,30 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from hdrh.histogram import HdrHistogram
 
-RECORDED = Path(__file__).resolve().parent / "recorded"
+from .columns import (
+    CAUSES,
+    CAUSES_TABLE,
+    CURVE,
+    FAULTS,
+    INSTANTS,
+    LATENCY,
+    PHASES,
+    SLOW,
+    TIMELINE,
+)
 
-#: The layout that this module knows.
+RECORDED = Path(__file__).resolve().parent.parent / "recorded"
+
+#: The layout that this package knows.
 FORMAT = 2
-
-#: Why a request took its time, in the order in which records have the sums. Older records have the
-#: first seven, to "unexplained"; of the others a record names those that took something.
-CAUSES = [
-    "client_runqueue",
-    "client_busy",
-    "network_loss",
-    "network_delay",
-    "server_runqueue",
-    "server_busy",
-    "unexplained",
-    "client_throttled",
-    "client_stopped",
-    "client_blocked",
-    "client_interrupts",
-    "client_stalled",
-    "client_pacing",
-    "server_throttled",
-    "server_stopped",
-    "server_blocked",
-    "server_interrupts",
-    "server_stalled",
-]
-
-#: The instants of a request, T0 to T6.
-INSTANTS = [
-    "due",
-    "sent",
-    "server ready",
-    "server reads",
-    "answered",
-    "client ready",
-    "client reads",
-]
 
 #: The largest latency that is told apart, in microseconds, and the digits: those of the clients.
 _MOST_US, _DIGITS = 60_000_000, 3
@@ -68,7 +42,11 @@ class NoRun(Exception):
     """What was given is no run that can be read; the message says why."""
 
 
-def load(path: str | os.PathLike | None = None, variable="LAB_RUN", default="bad-second") -> Run:
+def load(
+    path: str | os.PathLike[str] | None = None,
+    variable: str = "LAB_RUN",
+    default: str = "bad-second",
+) -> Run:
     """The run in a directory; else that of an environment variable; else a recorded one."""
     path = path or os.environ.get(variable) or RECORDED / default
     return Run(Path(path))
@@ -95,7 +73,7 @@ class Run:
         self.directory = directory
         manifest = directory / "manifest.json"
         try:
-            self.manifest = json.loads(manifest.read_text())
+            self.manifest: dict[str, Any] = json.loads(manifest.read_text())
         except OSError as error:
             raise NoRun(f"{directory}: no run: it has no manifest.json that can be read") from error
         except ValueError as error:
@@ -111,12 +89,12 @@ class Run:
         return f"Run({experiment['name']}, {experiment['users']:,} users, {self.directory})"
 
     @cached_property
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """What the lab itself made of the run."""
         return self._json("summary.json")
 
     @property
-    def made_with(self) -> dict:
+    def made_with(self) -> dict[str, Any]:
         """What of the manifest can make two runs of the same load differ: not when they were, nor
         how much of the machine was free."""
         incidental = ["closed", "outcome", "outcome_because", "started", "file", "text", "sha256"]
@@ -126,7 +104,7 @@ class Run:
         hosts = [{k: v for k, v in host.items() if k not in of_hosts} for host in made["hosts"]]
         return made | {"hosts": dict(enumerate(hosts))}
 
-    def _json(self, name: str) -> dict:
+    def _json(self, name: str) -> dict[str, Any]:
         file = self.directory / name
         if not file.exists():
             raise NoRun(f"{file} is missing: lab report {self.directory} makes it")
@@ -168,8 +146,7 @@ class Run:
             if start is not None:
                 end = last + 1 if end is None else end
                 rows.append((name, int(start) - self.start, int(end) - self.start))
-        schema = {"phase": pl.String, "start": pl.Int64, "end": pl.Int64}
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        return pl.DataFrame(rows, schema=PHASES.schema, orient="row")
 
     def _phase_of(self, frame: pl.DataFrame) -> pl.DataFrame:
         """With the phase of each second t; null between phases."""
@@ -221,7 +198,7 @@ class Run:
         sums = [_known_sum(name) for name in columns]
         return self._phase_of(lines.group_by("t", "side").agg(sums).sort("t", "side"))
 
-    def _histograms(self):
+    def _histograms(self) -> Iterator[tuple[str, str, int, str]]:
         """Phase, segment, second and histogram of each line of latency.hlog."""
         base = 0.0
         file = self.directory / "latency.hlog"
@@ -258,9 +235,7 @@ class Run:
                     for p in (50, 90, 99, 99.9, 100)
                 ]
                 rows.append((t, phase, total, *at))
-        names = ["t", "phase", "requests", "p50", "p90", "p99", "p999", "max"]
-        schema = {name: pl.String if name == "phase" else pl.Int64 for name in names}
-        return pl.DataFrame(rows, schema=schema, orient="row").sort("t")
+        return pl.DataFrame(rows, schema=LATENCY.schema, orient="row").sort("t")
 
     def merged(self, phase: str, segment: str = "latency") -> HdrHistogram:
         """All of a phase in one histogram: percentiles come from this, and are never averaged."""
@@ -273,7 +248,6 @@ class Run:
     def curve(self, phase: str) -> pl.DataFrame:
         """The percentile curve of a phase: percentile, us, and how many nines (1 / (1 - p))."""
         values = self.merged(phase)
-        schema = {"percentile": pl.Float64, "us": pl.Int64, "one_in": pl.Float64}
         total = values.get_total_count()
         # It ends where requests without an answer begin.
         without = self.merged(phase, "latency_at_least").get_total_count()
@@ -283,20 +257,12 @@ class Run:
             one_in = 10**step
             percentile = 100 * (1 - 1 / one_in)
             rows.append((percentile, values.get_value_at_percentile(percentile), one_in))
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        return pl.DataFrame(rows, schema=CURVE.schema, orient="row")
 
     @cached_property
     def causes(self) -> pl.DataFrame:
         """t, phase, from_us, cause, requests, us: what each cause took of the requests that were
         over in a second, by latency (from_us and an eighth more at most). Empty without probes."""
-        schema = {
-            "t": pl.Int64,
-            "phase": pl.String,
-            "from_us": pl.Int64,
-            "cause": pl.String,
-            "requests": pl.Int64,
-            "us": pl.Int64,
-        }
         rows = []
         if "sums" in self.samples.columns:
             lines = self.samples.filter(pl.col("source") == "causes", pl.col("sums").is_not_null())
@@ -305,7 +271,7 @@ class Run:
                     for cause, us in zip(CAUSES, by_cause):
                         floor = bucket_floor(bucket)
                         rows.append((t - self.start, phase, floor, cause, requests, us))
-        frame = pl.DataFrame(rows, schema=schema, orient="row")
+        frame = pl.DataFrame(rows, schema=CAUSES_TABLE.schema, orient="row")
         keys = ["t", "phase", "from_us", "cause"]
         return frame.group_by(keys).agg(pl.col("requests").sum(), pl.col("us").sum()).sort(keys)
 
@@ -323,20 +289,10 @@ class Run:
         the client's clock), latency_us, send_lag_us, and what the kernel saw, null without probes:
         blamed, losses, who held the CPUs, the seven instants and the causes in microseconds."""
         frame = self._parquet("slow")
-        schema = {
-            "t": pl.Int64,
-            "phase": pl.String,
-            "user": pl.Int64,
-            "from": pl.String,
-            "due_ns": pl.Int64,
-            "latency_us": pl.Int64,
-            "send_lag_us": pl.Int64,
-            "seen.blamed": pl.String,
-            "seen.losses": pl.Int64,
-            "seen.client_held_by": pl.String,
-            "seen.server_held_by": pl.String,
-            "seen.instants_us": pl.String,
-        } | {f"seen.causes_us.{cause}": pl.Int64 for cause in CAUSES}
+        # What the kernel saw of a request is in columns of its own.
+        seen = list(SLOW.columns)[list(SLOW.columns).index("blamed") :]
+        place = {name: f"seen.causes_us.{name}" if name in CAUSES else f"seen.{name}" for name in seen}
+        schema = {place.get(name, name): kind for name, kind in SLOW.schema.items()}
         columns = [
             (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
             for name, kind in schema.items()
@@ -344,8 +300,8 @@ class Run:
         frame = frame.select(columns) if frame.width else pl.DataFrame(schema=schema)
         frame = frame.rename(lambda name: name.removeprefix("seen.").removeprefix("causes_us."))
         # A cause that a record does not name took nothing of a request that was seen.
-        seen = pl.col("blamed").is_not_null()
-        took = [pl.when(seen).then(pl.col(c).fill_null(0)).otherwise(pl.col(c)).alias(c) for c in CAUSES]
+        was_seen = pl.col("blamed").is_not_null()
+        took = [pl.when(was_seen).then(pl.col(c).fill_null(0)).otherwise(pl.col(c)).alias(c) for c in CAUSES]
         frame = frame.with_columns(took)
         return frame.with_columns(pl.col("t") - self.start).sort("t", "latency_us")
 
@@ -353,7 +309,7 @@ class Run:
     def faults(self) -> pl.DataFrame:
         """kind, start, end of what was made to go wrong on purpose."""
 
-        def happened(event):
+        def happened(event: str) -> list[tuple[int, dict[str, Any]]]:
             rows = self.events.filter(pl.col("event") == event).select("t", "detail").iter_rows()
             return [(round(t) - self.start, json.loads(detail)) for t, detail in rows]
 
@@ -364,8 +320,7 @@ class Run:
             (fault["kind"], t, ends.get(fault["fault"], last))
             for t, fault in happened("fault_starts")
         ]
-        schema = {"kind": pl.String, "start": pl.Int64, "end": pl.Int64}
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        return pl.DataFrame(rows, schema=FAULTS.schema, orient="row")
 
     def cpu_per_request(self, phase: str, side: str = "server") -> float | None:
         """CPU time of a side for a request of a phase in microseconds, over the seconds in which it
@@ -387,59 +342,19 @@ class Run:
         tail = tail.filter(occurs | pl.col("cause").is_in(CAUSES[:7]))
         return tail.with_columns((pl.col("us") / pl.col("us").sum().over("t")).alias("share"))
 
-    def worst_second(self) -> dict:
+    def worst_second(self) -> dict[str, Any]:
         """The second with the highest 99th percentile."""
         if self.latency.is_empty():
             raise NoRun(f"{self.directory}: no user shook")
         return self.latency.sort("p99").row(-1, named=True)
 
-    def timeline(self, request: dict) -> pl.DataFrame:
+    def timeline(self, request: dict[str, Any]) -> pl.DataFrame:
         """The stretches of a slow request between its instants: stretch, start, end in microseconds
         since it was due. Empty when an instant is missing."""
-        schema = {"stretch": pl.String, "start": pl.Int64, "end": pl.Int64}
         instants = json.loads(request["instants_us"]) if request["instants_us"] else [None]
         if None in instants:
-            return pl.DataFrame(schema=schema)
+            return TIMELINE.empty()
         points = [0, *instants]
         pairs = zip(INSTANTS, INSTANTS[1:], points, points[1:])
         rows = [(f"{a} → {b}", start, end) for a, b, start, end in pairs]
-        return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def differences(first: dict, second: dict, prefix: str = "") -> pl.DataFrame:
-    """The fields in which two JSON objects differ, such as the tuning of two manifests."""
-    schema = {"field": pl.String, "first": pl.String, "second": pl.String}
-    rows = []
-    for key in sorted(set(first) | set(second)):
-        a, b = first.get(key), second.get(key)
-        name = f"{prefix}{key}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            rows += differences(a, b, f"{name}.").rows()
-        elif a != b:
-            rows.append((name, json.dumps(a), json.dumps(b)))
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def projection(run: Run, shakes=1e10, cores=None, busy=0.7) -> dict:
-    """What a server like the measured one could answer if its CPUs were its own, and what follows
-    for many shakes. The phase with the most answers counts. `lab plan` does it with margins."""
-    phases = [phase for phase in run.summary["phases"] if phase["shake"]["answered"]]
-    if not phases:
-        raise NoRun(f"{run.directory}: no user shook")
-    phase = max(phases, key=lambda phase: phase["shake"]["answered"] / phase["seconds"])
-    cores = cores or len(run.manifest["hosts"][0]["cpus"])
-    us = run.cpu_per_request(phase["name"])
-    measured = phase["shake"]["answered"] / phase["seconds"]
-    by_cpu = cores * busy * 1e6 / us if us else None
-    memory = phase["memory"]
-    parts = [memory["server_user_bytes_per_connection"], memory["kernel_bytes_per_socket"]]
-    return {
-        "phase": phase["name"],
-        "cores": cores,
-        "shakes": shakes,
-        "measured_rate": measured,
-        "server_us": us,
-        "rate_by_cpu": by_cpu,
-        "bytes_per_connection": None if None in parts else sum(parts),
-        "server_minutes": shakes / by_cpu / 60 if by_cpu else None,
-    }
+        return pl.DataFrame(rows, schema=TIMELINE.schema, orient="row")
