@@ -53,7 +53,7 @@ pub struct ComparedStates {
 
 impl Step {
     /// Figures that moved beyond chance, with their phase.
-    pub fn moved(&self) -> impl Iterator<Item = (&str, &ComparedFigure)> {
+    pub(super) fn moved(&self) -> impl Iterator<Item = (&str, &ComparedFigure)> {
         self.phases.iter().flat_map(|of| {
             let shown = of.phase.figures.iter().filter(|it| it.verdict == Verdict::Shown);
             shown.map(|figure| (of.phase.name.as_str(), figure))
@@ -61,7 +61,7 @@ impl Step {
     }
 
     /// How many figures were asked about.
-    pub fn asked(&self) -> usize {
+    pub(super) fn asked(&self) -> usize {
         let figures = self.phases.iter().flat_map(|of| &of.phase.figures);
         figures.filter(|it| it.verdict != Verdict::Unknown).count()
     }
