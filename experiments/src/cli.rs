@@ -143,8 +143,8 @@ enum Command {
     Profile(profile::ProfileArgs),
     /// Watch any server with the probes, a line a second (as root)
     Probe(probe::ProbeArgs),
-    /// Watch network interfaces, a line a second each: traffic, queues, what was lost and where, and
-    /// every driver counter that moved
+    /// Watch network interfaces, a line a second each: traffic, queues, what was lost and where,
+    /// and every driver counter that moved
     Nic(nic::NicArgs),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
     Validate(validate::Args),

@@ -1,5 +1,5 @@
-//! What cgroups leave to a run, set above the group that it is in: by `lab check`, `lab doctor`, and
-//! the manifest of a run.
+//! What cgroups leave to a run, set above the group that it is in: by `lab check`, `lab doctor`,
+//! and the manifest of a run.
 
 mod common;
 

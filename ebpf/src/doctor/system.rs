@@ -196,7 +196,7 @@ impl Doctor {
         if let Some(quota) = limits.cpu.filter(|quota| quota.cpus < count as f64) {
             let found =
                 format!("{:.2} by the quota of cgroup {}; {found}", quota.cpus, quota.group);
-            let consequence = "once the quota of a period is used up, all threads stand still until \
+            let consequence = "once a period's quota is used up, all threads stand still until \
                                the next one (server_throttled, client_throttled)";
             let way_out =
                 format!("raise the CPU quota of cgroup {}, or run elsewhere", quota.group);

@@ -84,8 +84,8 @@ pub struct Machine {
     pub cpu_model: Option<String>,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Memory that can be had without swapping, in bytes: of the machine's, or of what a cgroup leaves
-    /// to this process when that is less.
+    /// Memory that can be had without swapping, in bytes: of the machine's, or of what a cgroup
+    /// leaves to this process when that is less.
     pub memory_available_bytes: u64,
     /// What the cgroups of this process leave to it.
     #[serde(default)]

@@ -8,11 +8,11 @@ use std::net::SocketAddrV4;
 use shard::Closed;
 
 /// Counts by reason. There are as many reasons as the kernel has for a socket: some dozens.
-pub type ConnectFailures = BTreeMap<ConnectFailure, u64>;
+pub(crate) type ConnectFailures = BTreeMap<ConnectFailure, u64>;
 
 /// Why a connection could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConnectFailure {
+pub(crate) enum ConnectFailure {
     /// The kernel said so; the errno.
     Errno(i32),
     /// The server closed it in order before the user was logged in.
@@ -70,7 +70,7 @@ impl ConnectFailure {
     }
 
     /// What happened, who did it, and the way out.
-    pub fn sentence(self, server: SocketAddrV4) -> String {
+    pub(crate) fn sentence(self, server: SocketAddrV4) -> String {
         let name = self.name();
         let Self::Errno(errno) = self else {
             return match self {
@@ -132,7 +132,7 @@ fn of_errno(errno: i32, server: SocketAddrV4) -> String {
 }
 
 /// All of them in a line, the most frequent first; `None` when every connection was opened.
-pub fn in_all(failures: &ConnectFailures) -> Option<String> {
+pub(crate) fn in_all(failures: &ConnectFailures) -> Option<String> {
     let all: u64 = failures.values().sum();
     let mut by_count: Vec<_> = failures.iter().collect();
     by_count.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -18,5 +18,5 @@ mod state;
 mod tick;
 mod unsent;
 
-pub use failures::{ConnectFailure, ConnectFailures, in_all};
+pub(crate) use failures::{ConnectFailures, in_all};
 pub use state::{Event, LoadGenerator, Rules};

@@ -354,7 +354,7 @@ impl LoadGenerator {
     }
 
     /// Why connections could not be opened, since the last call.
-    pub fn take_failures(&mut self) -> ConnectFailures {
+    pub(crate) fn take_failures(&mut self) -> ConnectFailures {
         std::mem::take(&mut self.failures)
     }
 

@@ -1,5 +1,5 @@
-//! What a machine gives a program: clocks, CPUs, descriptors, what cgroups leave to it, files within
-//! a bound, and a way to spend time on purpose.
+//! What a machine gives a program: clocks, CPUs, descriptors, what cgroups leave to it, files
+//! within a bound, and a way to spend time on purpose.
 //!
 //! Owns: system calls that need no executor. Must not know: shards, sockets, frames.
 

@@ -25,8 +25,8 @@ const SHORT_CHAIN: u64 = 1;
 /// Files that a run needs beside its sockets.
 const OTHER_FILES: u64 = 2_000;
 
-/// Threads of a server or client beside its shards: those that read commands, write lines, serve the
-/// control interface and hand work to blocking calls.
+/// Threads of a server or client beside its shards: those that read commands, write lines, serve
+/// the control interface and hand work to blocking calls.
 const THREADS_OF_PROGRAM: u64 = 8;
 
 /// Threads of the recorder beside one a CPU that looks for stalls.
@@ -108,7 +108,7 @@ fn cpu_time(experiment: &Experiment, machine: &Machine) -> Option<Item> {
         what: "CPU time".to_owned(),
         needs: format!("what {} CPUs give, at most", cpus.len()),
         has: format!(
-            "{:.2} CPUs, the quota of cgroup {}: once it is used up, server and clients stand still \
+            "{:.2} CPUs, the quota of cgroup {}: once it is used up, all programs stand still \
              until its next period",
             limit.cpus, limit.group
         ),
