@@ -23,6 +23,7 @@ use analysis::compare;
 use analysis::projection;
 use fleet::Access;
 use host::hog;
+use host::nic;
 use host::privileges::Privileges;
 use host::probe;
 use host::profile;
@@ -142,6 +143,9 @@ enum Command {
     Profile(profile::ProfileArgs),
     /// Watch any server with the probes, a line a second (as root)
     Probe(probe::ProbeArgs),
+    /// Watch network interfaces, a line a second each: traffic, queues, what was lost and where,
+    /// and every driver counter that moved
+    Nic(nic::NicArgs),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
     Validate(validate::Args),
     /// Settings of the kernel: check, apply, and put back exactly what was there
@@ -252,6 +256,7 @@ impl Command {
             Command::Profile(args) => profile(args),
             Command::Report { directory } => report_again(&directory),
             Command::Probe(args) => watch(&args),
+            Command::Nic(args) => watch_interfaces(&args),
             Command::Validate(args) => {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
             }
@@ -376,6 +381,11 @@ fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
 fn watch(args: &probe::ProbeArgs) -> anyhow::Result<Exit> {
     let runtime = runtime("lab-io")?;
     runtime.block_on(probe::run(args)).map(|()| Exit::Fine)
+}
+
+fn watch_interfaces(args: &nic::NicArgs) -> anyhow::Result<Exit> {
+    let runtime = runtime("lab-io")?;
+    runtime.block_on(nic::run(args)).map(|()| Exit::Fine)
 }
 
 fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {
