@@ -350,7 +350,7 @@ impl World {
                 Moving::End => {
                     link.open = false;
                     self.with_generator(shard, |generator, port| {
-                        generator.closed(port, conn, Closed::ByPeer)
+                        generator.closed(port, conn, Closed::ByPeer);
                     });
                 }
                 Moving::Connect => unreachable!("that goes up"),
