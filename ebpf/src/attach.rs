@@ -123,6 +123,8 @@ pub struct Probes {
     regulator: Option<Regulator>,
     pub(crate) timelines: Timelines,
     pub(crate) stop_log: SharedArray<StopLog>,
+    /// How often the histograms were read.
+    pub(crate) readings: SharedArray<u64>,
     /// Whether stalls are seen, or why not.
     ticks: Result<(), Absence>,
     pub(crate) cpus: SharedArray<CpuEntry>,
@@ -163,6 +165,7 @@ impl Probes {
         let processes = array(&ebpf, "PROCESSES")?;
         let answers = array(&ebpf, "ANSWERS")?;
         let stops = array(&ebpf, "STOP_LOG")?;
+        let readings = array(&ebpf, "READINGS")?;
         let answers = options.keep_answers.then(|| AnswerTable::map(&answers)).transpose();
         let map_cpus = || SharedArray::map(cpus.as_fd(), cpu_count(), false);
         let regulator = options.sample_beyond.map(|beyond| {
@@ -179,6 +182,7 @@ impl Probes {
             timelines: Timelines::map(threads, timelines, cpus, logs)
                 .map_err(unmapped("TIMELINES"))?,
             stop_log: SharedArray::map(stops.as_fd(), 1, false).map_err(unmapped("STOP_LOG"))?,
+            readings: SharedArray::map(readings.as_fd(), 1, true).map_err(unmapped("READINGS"))?,
             ticks,
             cpus: map_cpus().map_err(unmapped("CPUS"))?,
             processes: SharedArray::map(processes.as_fd(), pid_max(), true)
@@ -230,7 +234,7 @@ impl Probes {
     /// The server's process, as far as it is known by now.
     pub(crate) fn server_pid(&self) -> Option<u32> {
         self.server_pid.get().copied().or_else(|| {
-            let threads = self.threads().threads(0);
+            let threads = self.threads().threads(0, None);
             threads.iter().find(|thread| thread.program == Program::Server).map(|thread| thread.pid)
         })
     }

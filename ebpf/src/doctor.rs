@@ -122,6 +122,7 @@ impl Doctor {
         findings.push(self.files());
         findings.push(self.memory());
         findings.push(self.cpus());
+        findings.extend(self.threads());
         findings.push(self.pressure());
         findings.push(self.clock_source());
         findings.push(self.clock_synchronised());

@@ -1,22 +1,28 @@
 //! Durations counted by the kernel.
 
-use events::{BUCKETS, Histogram, lower_edge_ns};
+use events::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-/// Durations by bucket, eight buckets an octave: a percentile is within 6.25% of the truth.
+/// Durations by bucket, eight buckets an octave: a percentile is within 6.25% of the truth. The
+/// longest since the last reading is exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durations {
     counts: Vec<u64>,
+    /// The longest since the last reading, in nanoseconds; `None` when it is not known.
+    longest_ns: Option<u64>,
 }
 
 impl Default for Durations {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS] }
+        Self { counts: vec![0; BUCKETS], longest_ns: None }
     }
 }
 
 impl Durations {
-    pub(crate) fn add(&mut self, other: &Histogram) {
+    /// Adds what the kernel counted up to a reading; without its number the longest stays unknown.
+    pub(crate) fn add(&mut self, other: &Histogram, reading: Option<u64>) {
+        let longest = reading.and_then(|reading| other.longest.of(reading));
+        self.longest_ns = self.longest_ns.max(longest);
         for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
             *mine += theirs;
         }
@@ -24,16 +30,20 @@ impl Durations {
 
     /// Adds another one's counts.
     pub fn merge(&mut self, other: &Self) {
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;
         }
     }
 
-    /// What was counted since an earlier reading.
+    /// What was counted since the reading before.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let counts = self.counts.iter().zip(&before.counts);
-        Self { counts: counts.map(|(now, then)| now.saturating_sub(*then)).collect() }
+        Self {
+            counts: counts.map(|(now, then)| now.saturating_sub(*then)).collect(),
+            longest_ns: self.longest_ns,
+        }
     }
 
     /// How many durations there are.
@@ -42,7 +52,7 @@ impl Durations {
     }
 
     /// The duration that a share of them do not exceed, in nanoseconds; `None` when there are none.
-    /// The middle of its bucket.
+    /// The middle of its bucket, and no more than the longest.
     pub fn quantile_ns(&self, share: f64) -> Option<u64> {
         let total = self.count();
         if total == 0 {
@@ -54,12 +64,25 @@ impl Durations {
             below += count;
             below >= rank
         })?;
-        Some(middle_ns(bucket as u32))
+        let middle = middle_ns(bucket as u32);
+        Some(match self.longest_in(bucket) {
+            Some(longest) if self.counts[bucket] == 1 => longest,
+            Some(longest) => middle.min(longest),
+            None => middle,
+        })
     }
 
-    /// The middle of the highest bucket in use, in nanoseconds.
+    /// The longest, when it is known and of the highest bucket in use, which is this one: what came
+    /// while the counts were read is of the next reading.
+    fn longest_in(&self, bucket: usize) -> Option<u64> {
+        let is_highest = self.counts.iter().rposition(|count| *count > 0) == Some(bucket);
+        self.longest_ns.filter(|ns| is_highest && bucket_of(*ns) as usize == bucket)
+    }
+
+    /// The longest, in nanoseconds; the middle of the highest bucket in use where it is not known.
     pub fn max_ns(&self) -> Option<u64> {
-        self.counts.iter().rposition(|count| *count > 0).map(|bucket| middle_ns(bucket as u32))
+        let highest = self.counts.iter().rposition(|count| *count > 0)?;
+        Some(self.longest_in(highest).unwrap_or_else(|| middle_ns(highest as u32)))
     }
 
     /// The buckets in use: (least duration in nanoseconds, count).
@@ -94,9 +117,37 @@ impl Serialize for Durations {
 
 #[cfg(test)]
 mod tests {
-    use events::bucket_of;
-
     use super::*;
+
+    fn durations(all_ns: &[u64], longest_ns: Option<u64>) -> Durations {
+        let mut durations = Durations { longest_ns, ..Durations::default() };
+        for ns in all_ns {
+            durations.counts[bucket_of(*ns) as usize] += 1;
+        }
+        durations
+    }
+
+    #[test]
+    fn the_longest_is_exact_and_nothing_is_longer() {
+        const MS: u64 = 1_000_000;
+        let check = |all: &[u64], longest, p50: u64, p99: u64, max: u64| {
+            let found = durations(all, longest);
+            let found = [found.quantile_ns(0.5), found.quantile_ns(0.99), found.max_ns()];
+            assert_eq!(found, [p50, p99, max].map(Some), "{all:?} {longest:?}");
+        };
+        // One of half a second: without its value the middle of 469.8 to 503.3 ms.
+        let middle = 486_539_264;
+        check(&[500 * MS], None, middle, middle, middle);
+        check(&[500 * MS], Some(500 * MS), 500 * MS, 500 * MS, 500 * MS);
+        // Several in the highest bucket, and a middle that is beyond the longest.
+        check(&[480 * MS; 3], Some(480 * MS), 480 * MS, 480 * MS, 480 * MS);
+        check(&[500 * MS; 3], Some(500 * MS), middle, middle, 500 * MS);
+        // One that is of another reading is none of these.
+        check(&[500 * MS], Some(2 * MS), middle, middle, middle);
+        let mut both = durations(&[3 * MS], Some(3 * MS));
+        both.merge(&durations(&[500 * MS], Some(500 * MS)));
+        assert_eq!((both.max_ns(), both.count()), (Some(500 * MS), 2));
+    }
 
     #[test]
     fn percentiles_are_within_a_sixteenth_of_the_truth() {

@@ -69,9 +69,17 @@ impl Probes {
             ..Counters::default()
         };
         self.add_softirqs(&mut counters);
-        self.add_scheduling(&mut counters);
-        self.add_server(&mut counters);
+        let reading = self.end_reading();
+        self.add_scheduling(&mut counters, reading);
+        self.add_server(&mut counters, reading);
         counters
+    }
+
+    /// What is counted from here on is of the next reading. Returns the number of the one before.
+    fn end_reading(&self) -> Option<u64> {
+        let reading = self.readings.read(0)?;
+        self.readings.write(0, reading + 1);
+        Some(reading)
     }
 
     /// Gives back the slots of threads that a reading saw ended, so that others may be watched:
@@ -281,7 +289,7 @@ impl Probes {
     }
 
     /// Waits need both ends of a wait; the holders of a CPU need only the switches.
-    fn add_scheduling(&self, counters: &mut Counters) {
+    fn add_scheduling(&self, counters: &mut Counters, reading: Option<u64>) {
         if !self.is_attached("switched") {
             return;
         }
@@ -291,16 +299,16 @@ impl Probes {
         });
         counters.cpus = Some(cpus.collect());
         if self.is_attached("woken") && self.is_attached("migrated") {
-            counters.threads = Some(self.threads().threads(now));
+            counters.threads = Some(self.threads().threads(now, reading));
         }
     }
 
-    fn add_server(&self, counters: &mut Counters) {
+    fn add_server(&self, counters: &mut Counters, reading: Option<u64>) {
         let sends = self.is_attached("send_begins") || self.is_attached("send_queued");
         let blocks = self.per_cpu::<ServerBlock>("SERVER", 0);
         let merged = |which: fn(&ServerBlock) -> &events::Histogram| {
             let mut merged = Durations::default();
-            blocks.iter().for_each(|block| merged.add(which(block)));
+            blocks.iter().for_each(|block| merged.add(which(block), reading));
             merged
         };
         if self.counts_server && self.is_attached("data_ready") && self.is_attached("data_read") {

@@ -83,7 +83,7 @@ pub struct Thread {
 }
 
 impl Thread {
-    fn of(slot: u16, entry: &ThreadEntry, now_ns: u64) -> Option<Self> {
+    fn of(slot: u16, entry: &ThreadEntry, now_ns: u64, reading: Option<u64>) -> Option<Self> {
         let head = &entry.head;
         let sum = |clocks: &[usize]| clocks.iter().map(|clock| head.clocks_ns[*clock]).sum();
         let mut thread = Self {
@@ -101,7 +101,7 @@ impl Thread {
             migrations: head.migrations,
             runqueue_delay: Durations::default(),
         };
-        thread.runqueue_delay.add(&entry.delays);
+        thread.runqueue_delay.add(&entry.delays, reading);
         // What has not ended yet. A wait is split when it ends.
         let lasting = now_ns.saturating_sub(head.since_ns);
         match head.state {
@@ -200,14 +200,14 @@ impl ThreadTable {
 
     /// What the thread of a slot has done, up to `now_ns`.
     pub fn thread(&self, slot: u16, now_ns: u64) -> Option<Thread> {
-        Thread::of(slot, &self.entry(slot)?, now_ns)
+        Thread::of(slot, &self.entry(slot)?, now_ns, None)
     }
 
-    /// What all watched threads have done, up to `now_ns`.
-    pub fn threads(&self, now_ns: u64) -> Vec<Thread> {
+    /// What all watched threads have done, up to `now_ns`, which a reading ends.
+    pub(crate) fn threads(&self, now_ns: u64, reading: Option<u64>) -> Vec<Thread> {
         (1..self.entries.len() as u16)
             .take_while(|slot| self.taken(*slot))
-            .filter_map(|slot| self.thread(slot, now_ns))
+            .filter_map(|slot| Thread::of(slot, &self.entry(slot)?, now_ns, reading))
             .collect()
     }
 

@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use attribution::{Doing, FlowLayout};
@@ -98,6 +99,55 @@ fn every_instant_of_every_request_is_there_and_in_order() {
     let of_loopback = packets.iter().find(|row| row.name == "lo").expect("loopback");
     assert!(of_loopback.rx_packets >= Some(16_000), "{of_loopback:?}");
     assert!(of_loopback.tx_packets >= of_loopback.rx_packets, "{of_loopback:?}");
+}
+
+/// A server that takes its time, as long as each request says, in milliseconds.
+fn serve_slowly(listener: &TcpListener) {
+    let (mut stream, _) = listener.accept().expect("a connection");
+    let mut request = [0];
+    while stream.read_exact(&mut request).is_ok() {
+        thread::sleep(Duration::from_millis(request[0].into()));
+        stream.write_all(&request).expect("an answer");
+    }
+}
+
+#[test]
+fn the_longest_of_each_reading_is_exact() {
+    const SLOW: Duration = Duration::from_millis(120);
+    let Some(_turn) = needs(&["root"]) else { return };
+    let options = Options { server_histograms: true, ..Options::of_port(port(7)) };
+    let probes = Probes::attach(&options).expect("probes");
+    probes.watch(std::process::id(), Program::Server);
+    let (listener, address) = listen(Ipv4Addr::LOCALHOST, options.port);
+    let server = thread::spawn(move || serve_slowly(&listener));
+    let mut stream = connect(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), address);
+    let mut ask = |ms: u8| {
+        let began = Instant::now();
+        stream.write_all(&[ms]).expect("asked");
+        stream.read_exact(&mut [0]).expect("an answer");
+        began.elapsed().as_nanos() as u64
+    };
+    // The first request finds a server's thread that has read nothing yet.
+    ask(1);
+    let first = probes.read();
+    let took = ask(SLOW.as_millis() as u8);
+    let second = probes.read();
+    let quick = (0..3).map(|_| ask(1)).max().expect("three");
+    let third = probes.read();
+    let of = |now: &ebpf::Counters, then: &ebpf::Counters| {
+        let service = now.since(then).server_service.expect("services");
+        (service.count(), service.max_ns().expect("counted"), service.quantile_ns(0.5))
+    };
+    let (count, longest, median) = of(&second, &first);
+    let slow = SLOW.as_nanos() as u64;
+    assert_eq!((count, median), (1, Some(longest)));
+    assert!((slow..=took).contains(&longest), "{longest} of {slow} to {took}");
+    // The longest of the second before is not this one's.
+    let (count, longest, _) = of(&third, &second);
+    assert_eq!(count, 3);
+    assert!(longest <= quick && longest >= 1_000_000, "{longest} of 1 ms to {quick}");
+    drop(stream);
+    server.join().expect("the server");
 }
 
 #[test]

@@ -26,6 +26,7 @@ use analysis::history::HistoryArgs;
 use analysis::projection;
 use fleet::Access;
 use host::hog;
+use host::nic;
 use host::privileges::Privileges;
 use host::probe;
 use host::profile;
@@ -152,6 +153,9 @@ enum Command {
     Profile(profile::ProfileArgs),
     /// Watch any server with the probes, a line a second (as root)
     Probe(probe::ProbeArgs),
+    /// Watch network interfaces, a line a second each: traffic, queues, what was lost and where,
+    /// and every driver counter that moved
+    Nic(nic::NicArgs),
     /// Prove on injected faults that the right causes are blamed (as root, on two CPUs)
     Validate(validate::Args),
     /// Settings of the kernel: check, apply, and put back exactly what was there
@@ -265,6 +269,7 @@ impl Command {
             Command::Export(args) => shared::export(&args),
             Command::Import(args) => shared::import(&args),
             Command::Probe(args) => watch(&args),
+            Command::Nic(args) => watch_interfaces(&args),
             Command::Validate(args) => {
                 validate::run(&args).map(|passed| if passed { Exit::Fine } else { Exit::Invalid })
             }
@@ -389,6 +394,11 @@ fn doctor(json: bool, user: Option<&str>) -> anyhow::Result<Exit> {
 fn watch(args: &probe::ProbeArgs) -> anyhow::Result<Exit> {
     let runtime = runtime("lab-io")?;
     runtime.block_on(probe::run(args)).map(|()| Exit::Fine)
+}
+
+fn watch_interfaces(args: &nic::NicArgs) -> anyhow::Result<Exit> {
+    let runtime = runtime("lab-io")?;
+    runtime.block_on(nic::run(args)).map(|()| Exit::Fine)
 }
 
 fn profile(args: profile::ProfileArgs) -> anyhow::Result<Exit> {

@@ -29,6 +29,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("lab probe", &["sudo lab probe --port 6379 --seconds 60"]),
+    ("lab nic", &["lab nic eth0", "lab nic --json --seconds 10"]),
     ("lab validate", &["sudo lab validate --quick --only network_loss,server_busy"]),
     ("lab tune", &["lab tune check million-sockets"]),
     ("lab tune list", &["lab tune list"]),

@@ -120,7 +120,8 @@ fn aborted(place: &Place, run: Running, words: &str, end: impl FnOnce()) -> Valu
     summary
 }
 
-/// A memory cgroup below that of this process. Its processes end with it.
+/// A memory cgroup below that of this process. Its processes are in a group below it, and end with
+/// it.
 struct MemoryCgroup {
     directory: PathBuf,
     /// What fills it.
@@ -134,6 +135,7 @@ impl MemoryCgroup {
         let parent = PathBuf::from(format!("/sys/fs/cgroup/memory{path}"));
         let directory = parent.join(format!("lab-test-{}", std::process::id()));
         std::fs::create_dir(&directory).ok()?;
+        std::fs::create_dir(directory.join(BELOW)).ok()?;
         let cgroup = Self { directory, holders: Vec::new() };
         // What is in memory stays there.
         cgroup.set("memory.swappiness", 0);
@@ -155,7 +157,7 @@ impl MemoryCgroup {
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo $$ >\"$0\" && exec \"$@\""])
-            .arg(self.directory.join("cgroup.procs"));
+            .arg(self.directory.join(BELOW).join("cgroup.procs"));
         command.arg(program).args(arguments);
         command
     }
@@ -163,7 +165,8 @@ impl MemoryCgroup {
 
 impl Drop for MemoryCgroup {
     fn drop(&mut self) {
-        let file = self.directory.join("cgroup.procs");
+        let below = self.directory.join(BELOW);
+        let file = below.join("cgroup.procs");
         let tasks = || std::fs::read_to_string(&file).unwrap_or_default();
         for pid in tasks().lines().filter_map(|it| Pid::from_raw(it.parse().ok()?)) {
             let _ = kill_process(pid, Signal::KILL);
@@ -172,11 +175,14 @@ impl Drop for MemoryCgroup {
             let _ = holder.wait();
         }
         wait_until("it is empty", || tasks().is_empty());
-        let _ = std::fs::remove_dir(&self.directory);
+        let _ = std::fs::remove_dir(&below).and_then(|()| std::fs::remove_dir(&self.directory));
     }
 }
 
-/// The kernel kills the server: of all in its cgroup, which is full, it is the first to go.
+/// The group of the processes, which has no limit itself.
+const BELOW: &str = "box";
+
+/// The kernel kills the server: of all below a cgroup that is full, it is the first to go.
 #[test]
 fn a_server_that_the_kernel_kills_for_want_of_memory_is_recorded_with_that_reason() {
     const STEP: i64 = 4 << 20;
@@ -199,6 +205,8 @@ fn a_server_that_the_kernel_kills_for_want_of_memory_is_recorded_with_that_reaso
     let (id, size) = (run.id(), STEP.to_string());
     let server = *children(id, "server").first().expect("it runs");
     let first = format!("/proc/{}/oom_score_adj", server.as_raw_nonzero());
+    // A program goes before the recorder by itself, and here before all others.
+    assert_eq!(std::fs::read_to_string(&first).expect("there").trim(), "500");
     std::fs::write(first, "1000").expect("written");
     let summary = aborted(&place, run, "server was killed", || {
         // What is only a copy of files goes first.
@@ -218,6 +226,8 @@ fn a_server_that_the_kernel_kills_for_want_of_memory_is_recorded_with_that_reaso
     });
     let because = summary["outcome_because"].as_str().expect("a reason");
     assert!(because.contains("out of memory"), "{because}");
+    let name = cgroup.directory.file_name().and_then(|it| it.to_str()).expect("a name");
+    assert!(because.contains(name) && !because.contains(BELOW), "{because}");
 }
 
 #[test]

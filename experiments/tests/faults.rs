@@ -186,8 +186,11 @@ fn slow_handlers_and_slow_clients_take_the_time_that_they_say() {
             assert!(ns >= spin_ns && ns < spin_ns * 2 && lasted >= ns, "{line}");
         }
     }
-    // Every slow handler shows at least in the answer that it was about.
-    let slowest = number(&summary, "/phases/2/latency_us/p99");
+    // Every slow handler shows at least in the answer that it was about. Where a machine that does
+    // something else made the clients late, only a bound of it is known.
+    let phase = &summary["phases"][2];
+    let known = if phase["latency_us"]["p99"].is_u64() { "" } else { "at_least_" };
+    let slowest = number(phase, &format!("/latency_{known}us/p99"));
     assert!(slowest >= 20_000, "{slowest} µs");
 }
 

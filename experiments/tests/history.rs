@@ -145,6 +145,13 @@ fn the_page_of_a_history_is_read_at_every_width() {
             assert_eq!(charts, true);
         }
     }
+    if let Some(axe) = browser::axe() {
+        for width in [1280, 400] {
+            browser.window(width, 900, false);
+            browser.open(&format!("file://{}", page.display()));
+            assert_eq!(browser.findings(&axe), [""; 0], "at {width}");
+        }
+    }
     // What a run says of itself is text.
     let first = runs.path().join("run-01");
     let mut manifest = json(&first, "manifest.json");

@@ -211,7 +211,12 @@ fn ran(pid: u32, name: &str) -> Option<f64> {
 
 /// A run that is over, read from the repository.
 fn recorded(directory: &Path) -> std::path::PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/runs/first");
+    copied(directory, "first")
+}
+
+fn copied(directory: &Path, name: &str) -> std::path::PathBuf {
+    let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/runs");
+    let from = runs.join(name);
     let run = directory.join("recorded");
     std::fs::create_dir(&run).expect("a directory");
     for file in std::fs::read_dir(from).expect("a run").flatten() {
@@ -376,6 +381,24 @@ fn a_run_is_watched_and_steered_in_a_browser() {
     assert_eq!(said, Vec::<String>::new());
     assert_adds_up(&json(&out, "summary.json"));
     assert!(out.join("report.html").exists());
+}
+
+#[test]
+fn axe_finds_nothing_wrong_with_a_live_page() {
+    let Some(mut browser) = Browser::start() else { return };
+    let Some(axe) = browser::axe() else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    // One that was killed still looks as if it went on: its buttons can be pressed.
+    let (watching, host, _) = watch(&copied(directory.path(), "killed"), "127.0.0.1:0");
+    for (width, dark) in [(360, false), (1280, true)] {
+        browser.window(width, 900, dark);
+        browser.open(&format!("http://{host}/"));
+        browser.wait_for("run.length > 5 && !document.getElementById('end-phase').disabled");
+        browser.wait_for("document.getElementById('link').textContent === ''");
+        assert_eq!(browser.findings(&axe), [""; 0], "at {width}");
+    }
+    watching.signal(rustix::process::Signal::TERM);
+    assert_eq!(watching.exit_code(), Some(0));
 }
 
 #[test]

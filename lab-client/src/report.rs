@@ -1,10 +1,12 @@
 //! What shards tell the control thread.
 
+use std::net::SocketAddrV4;
+
 use attribution::{CauseRows, Sample, Sampled, SegmentHistogram, SlowRequest};
 use platform::Spins;
 use workload::Receipts;
 
-use crate::load::Event;
+use crate::load::{ConnectFailures, Event};
 
 /// A message to the control thread.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ use crate::load::Event;
 pub(crate) enum Report {
     /// The shard runs, or says why it cannot.
     Started(usize, Result<(), String>),
+    /// Why connections to the server could not be opened in the second that follows.
+    NotConnected(SocketAddrV4, ConnectFailures),
     /// A second has passed.
     Second(Sample),
     /// A histogram of a second of a shard.

@@ -164,6 +164,10 @@ impl ShardLoop {
             wait_us: both.map(|(now, then)| (now.waited_ns - then.waited_ns) / 1000),
             tally: tally.since(&self.reported),
         };
+        let failures = self.generator.take_failures();
+        if !failures.is_empty() {
+            self.outbox.post(Report::NotConnected(self.server, failures));
+        }
         self.outbox.post(Report::Second(sample));
         let (t, shard) = (sample.t, sample.shard);
         self.reported = tally;
@@ -258,8 +262,8 @@ impl Handler for ShardLoop {
         self.with_sockets(net, |generator, sockets| generator.received(sockets, id, bytes))
     }
 
-    fn closed(&mut self, net: &mut Net, id: ConnId, _: Closed) {
-        self.with_sockets(net, |generator, sockets| generator.closed(sockets, id));
+    fn closed(&mut self, net: &mut Net, id: ConnId, why: Closed) {
+        self.with_sockets(net, |generator, sockets| generator.closed(sockets, id, why));
     }
 
     fn notified(&mut self, _: &mut Net) {

@@ -12,7 +12,7 @@ use lab_client::load::{LoadGenerator, Rules};
 use lab_client::transport::Transport;
 use platform::{Clock, NANOS_PER_SECOND};
 use service::Notices;
-use shard::ConnId;
+use shard::{Closed, ConnId};
 use wire::{Decoded, Frame, LoginResult, ShakeResult, decode};
 use workload::{Connect, Flows, Load, Pacing, Phase, Rate, Share};
 
@@ -180,7 +180,7 @@ impl World {
             tail.shake();
             assert!(tail.grant(amount));
             if number < faults.broken {
-                self.generator.closed(&mut self.network, conn);
+                self.generator.closed(&mut self.network, conn, Closed::ByPeer);
                 continue;
             }
             if number < faults.broken + faults.dropped || faults.ends {
@@ -204,7 +204,7 @@ impl World {
             self.ledger.create(Money::share(amount));
             self.ledger.claim(Money::share(amount));
             if number < faults.claims_broken {
-                self.generator.closed(&mut self.network, conn);
+                self.generator.closed(&mut self.network, conn, Closed::ByPeer);
                 self.undelivered += Money::share(amount);
                 continue;
             }

@@ -12,7 +12,7 @@ use platform::{Clock, NANOS_PER_SECOND};
 use workload::{Chat, Connect, Creates, Flows, Load, Pacing, Phase, Rate, Share};
 
 use service::Notices;
-use shard::ConnId;
+use shard::{Closed, ConnId};
 use wire::{Decoded, Frame, LoginResult, ShakeResult, decode};
 
 /// The second in which users connect; loads begin with the next.
@@ -323,7 +323,7 @@ fn users_who_are_offline_are_late_until_they_are_back() {
     shard.log_in(|_| LoginResult::Ok);
     shard.turn_at(1_000 * MILLISECOND);
     let lost = ConnId { slot: 0, generation: 0 };
-    shard.generator.closed(&mut shard.network, lost);
+    shard.generator.closed(&mut shard.network, lost, Closed::ByPeer);
     // Due at 1.1 and 1.2 s; back at 1.25 s.
     shard.turn_at(1_100 * MILLISECOND);
     shard.turn_at(1_200 * MILLISECOND);

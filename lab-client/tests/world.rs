@@ -26,7 +26,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use service::Notices;
-use shard::ConnId;
+use shard::{Closed, ConnId};
 use wire::{CreateResult, Decoded, Frame, ShakeResult, decode};
 
 use sim::{Cluster, Out, START_NS, rules};
@@ -349,7 +349,9 @@ impl World {
                 Moving::Bytes(bytes) => self.hand_over(shard, conn, &bytes),
                 Moving::End => {
                     link.open = false;
-                    self.with_generator(shard, |generator, port| generator.closed(port, conn));
+                    self.with_generator(shard, |generator, port| {
+                        generator.closed(port, conn, Closed::ByPeer);
+                    });
                 }
                 Moving::Connect => unreachable!("that goes up"),
             }
@@ -387,7 +389,7 @@ impl World {
         let later = self.links.random.random_range(0..NANOS_PER_SECOND / 2);
         link.up.push_back((self.links.now_ns + later, Moving::End));
         self.links.cut_down(shard, slot);
-        self.with_generator(shard, |generator, port| generator.closed(port, conn));
+        self.with_generator(shard, |generator, port| generator.closed(port, conn, Closed::ByPeer));
     }
 
     /// Some connection breaks or stalls, in both cases every few hundred milliseconds.

@@ -3,19 +3,31 @@
 //! Touched when a connection comes and after one has gone, and never for a request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The connections that all shards together may hold.
 #[derive(Debug)]
 pub(crate) struct Hall {
     taken: AtomicU32,
     limit: u32,
+    /// Whether people know that the limit is reached, and that descriptors have run out.
+    told: [AtomicBool; 2],
+    /// Shards that have not left.
+    shards: AtomicU32,
+    /// Peers turned away by shards that have left.
+    turned_away: AtomicU64,
 }
 
 impl Hall {
     /// Room for `limit` connections.
     pub(crate) fn new(limit: u32) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicU32::new(0), limit })
+        Arc::new(Self {
+            taken: AtomicU32::new(0),
+            limit,
+            told: Default::default(),
+            shards: AtomicU32::new(0),
+            turned_away: AtomicU64::new(0),
+        })
     }
 }
 
@@ -31,6 +43,7 @@ pub(crate) struct Seats {
 impl Seats {
     /// None taken.
     pub(crate) fn new(hall: Arc<Hall>) -> Self {
+        hall.shards.fetch_add(1, Ordering::Relaxed);
         Self { hall, taken: 0, refused: 0 }
     }
 
@@ -51,6 +64,34 @@ impl Seats {
             self.hall.taken.fetch_sub(self.taken - connections, Ordering::Relaxed);
             self.taken = connections;
         }
+    }
+
+    /// What people must know of the peers that this shard turned away, `short` of them for want of
+    /// a descriptor: each reason is said once, by one of the shards.
+    pub(crate) fn new_reason(&self, short: u64) -> Option<String> {
+        let [full, out] = &self.hall.told;
+        let is_new = |told: &AtomicBool| !told.swap(true, Ordering::Relaxed);
+        if self.refused > 0 && is_new(full) {
+            return Some(format!(
+                "turns connections away: it may hold {} at a time (--connections N; by default its \
+                 users and some more)",
+                self.hall.limit
+            ));
+        }
+        (short > 0 && is_new(out)).then(|| {
+            "turns connections away: no descriptor is left for them, or no place in a shard \
+             (ulimit -n, sysctl fs.file-max)"
+                .to_owned()
+        })
+    }
+
+    /// The shard ends. Returns how many peers all shards have turned away, when it is the last and
+    /// there were any.
+    pub(crate) fn leave(&self, short: u64) -> Option<String> {
+        let own = self.refused + short;
+        let all = self.hall.turned_away.fetch_add(own, Ordering::Relaxed) + own;
+        let is_last = self.hall.shards.fetch_sub(1, Ordering::AcqRel) == 1;
+        (is_last && all > 0).then(|| format!("turned {all} connections away in all"))
     }
 }
 
@@ -83,5 +124,24 @@ mod tests {
                 assert_eq!(again as u32, gone);
             }
         }
+    }
+
+    #[test]
+    fn who_is_turned_away_is_said_once_and_counted_at_the_end() {
+        let hall = Hall::new(2);
+        let mut seats: Vec<_> = (0..2).map(|_| Seats::new(Arc::clone(&hall))).collect();
+        assert!(seats[0].take() && seats[1].take());
+        assert_eq!(seats[0].new_reason(0), None);
+        assert!(!seats[0].take() && !seats[1].take());
+        let said = seats[0].new_reason(0).expect("the limit is reached");
+        assert!(said.contains("may hold 2 at a time"), "{said}");
+        assert_eq!(seats[1].new_reason(0), None, "it was said");
+        let said = seats[1].new_reason(3).expect("descriptors have run out");
+        assert!(said.contains("ulimit -n"), "{said}");
+        assert_eq!(seats[0].new_reason(1), None, "it was said");
+        assert_eq!(seats[0].leave(1), None);
+        assert_eq!(seats[1].leave(3).as_deref(), Some("turned 6 connections away in all"));
+        let quiet = Seats::new(Hall::new(2));
+        assert_eq!(quiet.leave(0), None);
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct ShardLoop {
     quiescence: Arc<Quiescence>,
     /// Its part of the limit of connections.
     seats: Seats,
+    /// What people must know and found no room yet: two reasons, and a sum.
+    unsaid: Vec<String>,
     /// This one has said there that it has nothing to do.
     is_idle: bool,
     /// There may be more messages than one tick reads.
@@ -209,6 +211,7 @@ impl ShardLoop {
             stopping_ns: None,
             quiescence,
             seats,
+            unsaid: Vec::new(),
             is_idle: false,
             more_messages: false,
         }
@@ -295,7 +298,19 @@ impl ShardLoop {
             self.reported_times = times;
         }
         self.report_slowness(net.now_ns());
+        self.unsaid.extend(self.seats.new_reason(net.counters().turned_away));
+        self.say();
         found_room
+    }
+
+    /// Tells people what they must know; what finds no room is told with the next second.
+    fn say(&mut self) {
+        while let Some(words) = self.unsaid.pop() {
+            if let Err(Report::Said(words)) = self.reports.post(0, Report::Said(words)) {
+                self.unsaid.push(words);
+                return;
+            }
+        }
     }
 
     /// Hands on what faults on purpose did; what finds no room goes with the next second's.
@@ -391,6 +406,12 @@ impl ShardLoop {
         // would carry what the books at the end need.
         while !self.report_second(net) {
             std::thread::yield_now();
+        }
+        self.unsaid.extend(self.seats.leave(net.counters().turned_away));
+        self.say();
+        while !self.unsaid.is_empty() {
+            std::thread::yield_now();
+            self.say();
         }
         while !self.logic.slowness_mut().is_empty() {
             self.report_slowness(u64::MAX);

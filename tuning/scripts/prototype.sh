@@ -86,6 +86,8 @@ cpus_of_queue() {
 normal() {
     case $1 in
         words) set -f; set -- $2; set +f; echo "$*" ;;
+        # The kernel prints a set as its normal form is.
+        ranges) printf '%s\n' "$2" ;;
         mask)
             digits=$(printf '%s' "$2" | tr -d ',\n' | tr 'A-F' 'a-f' | sed 's/^0*//')
             echo "${digits:-0}"
@@ -174,9 +176,59 @@ along() {
     esac
 }
 
-# bound RELATION NOW WANTED: what must be written, number by number.
+# sets FORMAT RELATION NOW WANTED: a set with all of these, or with no others.
+sets() {
+    awk -v format="$1" -v way="$2" -v now="$3" -v wanted="$4" '
+        function fail() { failed = 1; exit 1 }
+        function ranges(text, set,    parts, count, i, ends, n) {
+            gsub(/[ \t]+/, ",", text)
+            count = split(text, parts, ",")
+            for (i = 1; i <= count; i++) {
+                if (parts[i] == "") continue
+                if (split(parts[i], ends, "-") == 1) ends[2] = ends[1]
+                if (ends[1] !~ /^[0-9]+$/ || ends[2] !~ /^[0-9]+$/) fail()
+                for (n = ends[1] + 0; n <= ends[2] + 0; n++) set[n] = 1
+                if (ends[2] + 0 > most) most = ends[2] + 0
+            }
+        }
+        function mask(text, set,    i, b, digit) {
+            for (i = 0; i < length(text); i++) {
+                digit = index("0123456789abcdef", substr(text, length(text) - i, 1)) - 1
+                if (digit < 0) fail()
+                for (b = 0; b < 4; b++) {
+                    if (digit % 2) set[i * 4 + b] = 1
+                    digit = int(digit / 2)
+                }
+                if (i * 4 + 3 > most) most = i * 4 + 3
+            }
+        }
+        function holds(n) { return way == "at_least" ? (n in a) || (n in b) : (n in a) && (n in b) }
+        BEGIN {
+            most = 0
+            if (format == "mask") { mask(now, a); mask(wanted, b) }
+            else { ranges(now, a); ranges(wanted, b) }
+            for (n = 0; n <= most + 1; n++) {
+                if (format == "mask") {
+                    if (holds(n)) digit += 2 ^ (n % 4)
+                    if (n % 4 == 3) { out = substr("0123456789abcdef", digit + 1, 1) out; digit = 0 }
+                } else if (holds(n)) {
+                    if (first == "") first = n
+                    last = n
+                } else if (first != "") {
+                    out = out (out == "" ? "" : ",") (first == last ? first : first "-" last)
+                    first = ""
+                }
+            }
+            if (format == "mask") { sub(/^0+/, "", out); if (out == "") out = "0" }
+            print out
+        }
+        END { if (failed) exit 1 }'
+}
+
+# bound RELATION NOW WANTED FORMAT: what must be written, number by number.
 bound() {
     [ "$1" = exactly ] && { echo "$3"; return; }
+    case $4 in ranges | mask) sets "$4" "$1" "$2" "$3"; return ;; esac
     wanted=$3
     out=
     for has in $2; do
@@ -202,7 +254,7 @@ one() {
         fi
         return
     fi
-    if ! after=$(bound "$3" "$before" "$8"); then
+    if ! after=$(bound "$3" "$before" "$8" "$2"); then
         fault "$1: '$before' and '$8' cannot be compared"
         return
     fi

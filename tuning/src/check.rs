@@ -157,7 +157,7 @@ fn examine(placed: &PlacedSetting, target: Target, system: &System, facts: &Fact
             return finding;
         }
     };
-    let target = match to_write(relation, setting.rounding, &now, &wanted) {
+    let target = match to_write(at.format(), relation, setting.rounding, &now, &wanted) {
         Ok(target) => target,
         Err(reason) => {
             finding.now = Some(now);

@@ -28,7 +28,7 @@ pub(crate) fn format_of_sysctl(path: &str) -> Format {
     }
 }
 
-/// How a value is meant.
+/// How a value is meant. Of a set at least is with all of these, and at most is with no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Relation {
     /// This one.
@@ -89,6 +89,13 @@ pub(crate) fn normal(format: Format, text: &str) -> String {
 
 /// A set with its neighbours joined, as the kernel prints it; `None` for what is no set.
 fn ranges(text: &str) -> Option<String> {
+    Some(printed(&spans(text)?))
+}
+
+/// A set of numbers by its spans: the first and the last of each.
+type Spans = Vec<(u32, u32)>;
+
+fn spans(text: &str) -> Option<Spans> {
     let mut parts = Vec::new();
     for part in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|it| !it.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -106,11 +113,40 @@ fn ranges(text: &str) -> Option<String> {
             _ => joined.push((first, last)),
         }
     }
+    Some(joined)
+}
+
+fn printed(spans: &Spans) -> String {
     let part = |(first, last): &(u32, u32)| match first == last {
         true => first.to_string(),
         false => format!("{first}-{last}"),
     };
-    Some(joined.iter().map(part).collect::<Vec<_>>().join(","))
+    spans.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+/// The numbers of two sets: those of either, or those of both.
+fn combined(relation: Relation, one: &str, other: &str) -> Option<String> {
+    if relation == Relation::AtLeast {
+        return ranges(&format!("{one},{other}"));
+    }
+    let (one, other) = (spans(one)?, spans(other)?);
+    let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
+    let both = pairs.map(|(one, other)| (one.0.max(other.0), one.1.min(other.1)));
+    Some(printed(&both.filter(|(first, last)| first <= last).collect()))
+}
+
+/// The CPUs of two masks, likewise.
+fn combined_masks(relation: Relation, one: &str, other: &str) -> Option<String> {
+    let digit = |text: &str, place: usize| {
+        let at = text.len().checked_sub(place + 1);
+        at.map_or(Some(0), |at| char::from(text.as_bytes()[at]).to_digit(16))
+    };
+    let places = (0..one.len().max(other.len())).rev();
+    let digits = places.map(|place| {
+        let (one, other) = (digit(one, place)?, digit(other, place)?);
+        char::from_digit(if relation == Relation::AtLeast { one | other } else { one & other }, 16)
+    });
+    Some(normal(Format::Mask, &digits.collect::<Option<String>>()?))
 }
 
 fn numbers(text: &str) -> Option<Vec<i128>> {
@@ -123,6 +159,7 @@ fn numbers(text: &str) -> Option<Vec<i128>> {
 /// # Errors
 /// Values that cannot be compared, in a sentence.
 pub(crate) fn to_write(
+    format: Format,
     relation: Relation,
     rounding: Rounding,
     now: &str,
@@ -134,6 +171,14 @@ pub(crate) fn to_write(
         Relation::AtMost => i128::min,
     };
     let words = if relation == Relation::AtLeast { "at least" } else { "at most" };
+    let set = match format {
+        Format::Ranges => Some(combined(relation, now, wanted)),
+        Format::Mask => Some(combined_masks(relation, now, wanted)),
+        Format::Words | Format::Choice => None,
+    };
+    if let Some(set) = set {
+        return set.ok_or_else(|| format!("'{wanted}' is no set, and cannot be {words}"));
+    }
     let of = |text: &str| {
         numbers(text).ok_or_else(|| format!("'{text}' is no number, and cannot be {words}"))
     };
@@ -214,7 +259,7 @@ mod tests {
     fn what_must_be_written() {
         use Relation::{AtLeast, AtMost, Exactly};
         let check = |relation, now, wanted, expected: Result<&str, &str>| match (
-            to_write(relation, Rounding::None, now, wanted),
+            to_write(Format::Words, relation, Rounding::None, now, wanted),
             expected,
         ) {
             (Ok(came), Ok(expected)) => assert_eq!(came, expected),
@@ -229,9 +274,34 @@ mod tests {
         check(AtMost, "5", "15", Ok("5"));
         check(AtLeast, "bbr", "1", Err("no number"));
         check(AtLeast, "1 2 3", "1", Err("has 3 numbers"));
-        let round = |now, wanted| to_write(AtLeast, Rounding::PowerOfTwo, now, wanted);
+        let round =
+            |now, wanted| to_write(Format::Words, AtLeast, Rounding::PowerOfTwo, now, wanted);
         assert_eq!(round("0", "132768").as_deref(), Ok("262144"));
         assert_eq!(round("300", "200").as_deref(), Ok("300"), "it is there");
+    }
+
+    #[test]
+    fn at_least_of_a_set_is_with_all_of_these_and_at_most_with_no_others() {
+        use Relation::{AtLeast, AtMost};
+        let check = |format, relation, now: &str, wanted: &str, expected: &str| {
+            let (now, wanted) = (normal(format, now), normal(format, wanted));
+            let came = to_write(format, relation, Rounding::None, &now, &wanted);
+            assert_eq!(came.as_deref(), Ok(expected), "{now:?} {relation:?} {wanted:?}");
+        };
+        let ranges = Format::Ranges;
+        check(ranges, AtLeast, "8080-8081", "8080", "8080-8081");
+        check(ranges, AtLeast, "8080-8081", "9148,8082", "8080-8082,9148");
+        check(ranges, AtLeast, "", "9000-9002", "9000-9002");
+        check(ranges, AtLeast, "1-5", "", "1-5");
+        check(ranges, AtMost, "1-5,9", "4-9", "4-5,9");
+        check(ranges, AtMost, "1-5,9", "6-7", "");
+        check(Format::Mask, AtLeast, "00000000,0000000a", "1,00000005", "10000000f");
+        check(Format::Mask, AtLeast, "f", "3", "f");
+        check(Format::Mask, AtMost, "1,0000000f", "6", "6");
+        let none = to_write(Format::Ranges, AtLeast, Rounding::None, "1-2", "http");
+        assert!(none.is_err_and(|it| it.contains("'http' is no set")));
+        let none = to_write(Format::Mask, AtLeast, Rounding::None, "3", "cpus");
+        assert!(none.is_err_and(|it| it.contains("no set")));
     }
 
     #[test]

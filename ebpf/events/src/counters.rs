@@ -256,7 +256,7 @@ pub type StackCount = u64;
 
 layout!(CounterBlock, 240, retransmits at 0, drops at 104, records_lost at 176,
     samples_lost at 232);
-layout!(ServerBlock, 4096, wait at 0, service at 2048);
+layout!(ServerBlock, 4160, wait at 0, service at 2080);
 layout!(SoftirqBlock, 408, entered_ns at 0, time_ns at 128, runs at 256, polls at 384);
 layout!(DeviceEntry, 64, device at 0, ifindex at 8, name at 16, rx_packets at 32, tx_bytes at 56);
 layout!(DropKey, 16, location at 0, reason at 8);

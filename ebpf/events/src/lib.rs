@@ -29,7 +29,7 @@ pub use flow::{
     ClientPart, FlowEntry, JOINED_ONE_IN, KEPT_FROM_NS, Sampling, ServerPart, client, hashed_slot,
     in_sample, is_joined, kept_entries, kept_slot, key_v4, key_v6, request_hash, server,
 };
-pub use histogram::{BUCKETS, Histogram, bucket_of, lower_edge_ns};
+pub use histogram::{BUCKETS, Histogram, Longest, bucket_of, lower_edge_ns};
 pub use machine::{Transition, wait_parts};
 pub use thread::{
     CpuEntry, PROGRAM_CLIENT_FIRST, PROGRAM_CLIENT_LAST, PROGRAM_IDLE, PROGRAM_INTERRUPTS,

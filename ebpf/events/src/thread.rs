@@ -130,5 +130,5 @@ pub struct CpuEntry {
 
 layout!(TaskRef, 8, slot at 0, program at 2, tgid at 4);
 layout!(ThreadHead, 192, version at 0, since_ns at 32, held_at at 40, clocks_ns at 104);
-layout!(ThreadEntry, 2240, head at 0, delays at 192);
+layout!(ThreadEntry, 2304, head at 0, delays at 192);
 layout!(CpuEntry, 192, since_ns at 0, own_send_ns at 16, switches at 48, held_ns at 64);

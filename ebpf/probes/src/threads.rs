@@ -86,6 +86,12 @@ pub(crate) fn record_delay(slot: u16, ns: u64) {
     }
 }
 
+/// How often user space has read the histograms, in its only element.
+///
+/// An array of one: written once a second, read with every duration.
+#[map]
+static READINGS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+
 /// Who holds each CPU.
 ///
 /// A plain array and not a per-CPU one: other CPUs read it when data becomes ready for a thread
@@ -322,4 +328,8 @@ pub(crate) unsafe fn record(histogram: *mut Histogram, ns: u64) {
     let bucket = black_box(events::bucket_of(ns)) as usize & (events::BUCKETS - 1);
     // SAFETY: the mask keeps the index within the histogram.
     unsafe { *histogram.cast::<u64>().add(bucket) += 1 };
+    if let Some(reading) = READINGS.get_ptr(0) {
+        // SAFETY: a value of the map, and the histogram's own place; both are whole words.
+        unsafe { (*histogram).longest.record(reading.read_volatile(), ns) };
+    }
 }

@@ -1,5 +1,6 @@
 //! The kernel, its rings, descriptors, memory, CPUs and clock.
 
+use platform::CgroupLimits;
 use text::thousands;
 
 use super::{Doctor, Finding, RingError, bpf};
@@ -13,6 +14,9 @@ const BYTES_PER_CONNECTION: u64 = 2 * 4_400 + 350;
 
 /// The part of the available memory that a run may count on, in percent.
 const MEMORY_PERCENT: u64 = 90;
+
+/// Threads that a run on a machine of many CPUs gets along with.
+const ENOUGH_THREADS: u64 = 256;
 
 /// A smaller limit makes a ring for every few thousand sockets.
 const FEW_DESCRIPTORS: u64 = 4_096;
@@ -156,13 +160,21 @@ impl Doctor {
             return Finding::less("memory", reason, "room for users is not known", "mount /proc");
         };
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-        let found = format!("{}, {} available", gib(total), gib(available));
+        let mut found = format!("{}, {} available", gib(total), gib(available));
+        let limit = self.limits_of_cgroups().memory;
+        let limit = limit.filter(|limit| limit.available_bytes < available);
+        let mut way_out = "fewer users, more memory, or clients on hosts of their own".to_owned();
+        if let Some(limit) = &limit {
+            let (left, all) = (gib(limit.available_bytes), gib(limit.bytes));
+            found += &format!("; cgroup {} leaves {left} of its {all}", limit.group);
+            way_out = format!("raise the memory limit of cgroup {}, or fewer users", limit.group);
+        }
+        let available = limit.map_or(available, |limit| limit.available_bytes);
         let users = available / 100 * MEMORY_PERCENT / BYTES_PER_CONNECTION;
         let consequence = format!("{} users with both ends here", thousands(users));
         if users >= MILLION {
             Finding::ok("memory", found).with_consequence(consequence)
         } else {
-            let way_out = "fewer users, more memory, or clients on hosts of their own";
             Finding::less("memory", found, consequence, way_out)
         }
     }
@@ -175,7 +187,21 @@ impl Doctor {
             let consequence = "how many shards there may be is not known";
             return Finding::less("CPUs", "/proc does not say", consequence, "mount /proc");
         };
-        let found = format!("{count} to run on");
+        let limits = self.limits_of_cgroups();
+        let mut found = format!("{count} to run on");
+        if let Some(set) = limits.cpuset {
+            found += &format!(" (cpuset of cgroup {})", set.group);
+        }
+        // A quota of fractions of a CPU is worth less than a CPU, however many there are.
+        if let Some(quota) = limits.cpu.filter(|quota| quota.cpus < count as f64) {
+            let found =
+                format!("{:.2} by the quota of cgroup {}; {found}", quota.cpus, quota.group);
+            let consequence = "once a period's quota is used up, all threads stand still until \
+                               the next one (server_throttled, client_throttled)";
+            let way_out =
+                format!("raise the CPU quota of cgroup {}, or run elsewhere", quota.group);
+            return Finding::less("CPUs", found, consequence, way_out);
+        }
         if count < 2 {
             return Finding::less(
                 "CPUs",
@@ -194,6 +220,23 @@ impl Doctor {
             Ok(_) => Finding::ok("CPUs", format!("{found}, a core each")),
             Err(_) => Finding::ok("CPUs", found),
         }
+    }
+
+    /// Processes and threads; nothing where no cgroup limits them.
+    pub(super) fn threads(&self) -> Option<Finding> {
+        let limit = self.limits_of_cgroups().pids?;
+        let (left, most) = (thousands(limit.left), thousands(limit.most));
+        let found = format!("cgroup {} leaves {left} of its {most}", limit.group);
+        if limit.left >= ENOUGH_THREADS {
+            return Some(Finding::ok("threads", found));
+        }
+        let way_out = format!("raise pids.max of cgroup {}", limit.group);
+        let consequence = "server and clients may not get the threads of their shards";
+        Some(Finding::less("threads", found, consequence, way_out))
+    }
+
+    fn limits_of_cgroups(&self) -> CgroupLimits {
+        CgroupLimits::of(&self.proc)
     }
 
     pub(super) fn pressure(&self) -> Finding {

@@ -277,6 +277,30 @@ fn each_thing_that_a_file_tells_is_said() {
     check(&put(limits, ""), "descriptor limit", State::Less, "not known");
     let memory = "MemTotal: 2000000 kB\nMemAvailable: 1000000 kB";
     check(&put("proc/meminfo", memory), "memory", State::Less, "100,721 users");
+    let group = |machine: &Machine| {
+        let point = machine.folder.join("cgroup");
+        let mounts = format!("30 1 0:26 / {} rw - cgroup2 none rw\n", point.display());
+        machine.put("proc/self/mountinfo", mounts.as_bytes());
+        machine.put("proc/self/cgroup", b"0::/pod/box\n");
+    };
+    let limited = |machine: &mut Machine| {
+        group(machine);
+        machine.put("cgroup/pod/memory.max", b"629145600\n");
+        machine.put("cgroup/pod/memory.current", b"0\n");
+    };
+    check(&limited, "memory", State::Less, "cgroup /pod leaves 0.6 GiB of its 0.6 GiB");
+    check(&limited, "memory", State::Less, "61,883 users");
+    let quota = |machine: &mut Machine| {
+        group(machine);
+        machine.put("cgroup/pod/cpu.max", b"8000 100000\n");
+    };
+    check(&quota, "CPUs", State::Less, "0.08 by the quota of cgroup /pod; ");
+    let pids = |machine: &mut Machine| {
+        group(machine);
+        machine.put("cgroup/pod/pids.max", b"20\n");
+        machine.put("cgroup/pod/pids.current", b"7\n");
+    };
+    check(&pids, "threads", State::Less, "cgroup /pod leaves 13 of its 20");
     let smt = "sys/devices/system/cpu/smt/active";
     check(&put(smt, "1"), "CPUs", State::Less, "two threads a core");
     let one = "CapEff:\t0\nCpus_allowed_list:\t2\n";

@@ -112,7 +112,7 @@ impl NicReading {
     }
 
     /// The driver's counters, of the whole interface and then of queues.
-    fn of_driver(&self) -> impl Iterator<Item = (Option<u32>, &String, &Option<u64>)> {
+    pub(super) fn of_driver(&self) -> impl Iterator<Item = (Option<u32>, &String, &Option<u64>)> {
         let whole = self.driver_counters.iter().flatten().map(|(name, value)| (None, name, value));
         let queues = self.queues.iter().flatten().flat_map(|(queue, counters)| {
             counters.iter().map(move |(name, value)| (Some(*queue), name, value))

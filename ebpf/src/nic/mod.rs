@@ -13,17 +13,25 @@ use ethtool::{CounterBuffer, Ethtool};
 use serde::Serialize;
 
 mod cards;
+#[cfg(test)]
+mod fixtures;
+mod growth;
 mod guests;
 mod link;
 mod loss_name;
 mod losses;
 mod names;
+mod row;
 mod suspects;
 mod table;
+mod watch;
 
 pub use ethtool::Driver;
+pub use growth::JumpedBack;
 pub use loss_name::{Direction, Weight};
 pub use losses::{CountedBy, NicLoss, NicLosses};
+pub use row::{NicRow, QueueRow};
+pub use watch::{CardSecond, NicChange, NicSecond, NicWatch};
 
 use crate::kernel::monotonic_ns;
 
@@ -38,6 +46,9 @@ pub enum NicError {
     /// There was one when it was opened.
     #[error("interface {0} is gone: removed, or moved to another network namespace")]
     Gone(String),
+    /// Which there are is not known.
+    #[error("the interfaces of this network namespace cannot be listed: {0}")]
+    Unlisted(io::Error),
     /// The kernel would not say.
     #[error("cannot read the counters of interface {name}: {source}")]
     Unreadable {
@@ -185,48 +196,6 @@ impl Nic {
     }
 }
 
-impl NicReading {
-    /// What was counted since an earlier reading of the same interface.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        let link = self
-            .link
-            .iter()
-            .map(|(name, now)| (*name, growth(*now, before.link.get(name).copied().flatten())));
-        let grown = |now: &NicCounters, then: Option<&NicCounters>| {
-            let of = |name: &String| then.and_then(|then| then.get(name).copied()).flatten();
-            now.iter().map(|(name, now)| (name.clone(), growth(*now, of(name)))).collect()
-        };
-        let queues = self.queues.as_ref().map(|queues| {
-            let then = |queue: &u32| before.queues.as_ref().and_then(|then| then.get(queue));
-            queues.iter().map(|(queue, now)| (*queue, grown(now, then(queue)))).collect()
-        });
-        Self {
-            link: link.collect(),
-            driver_counters: self
-                .driver_counters
-                .as_ref()
-                .map(|now| grown(now, before.driver_counters.as_ref())),
-            queues,
-            ..self.clone()
-        }
-    }
-}
-
-/// How much a counter grew. Some drivers keep 32 bits (bnx2, tg3 in part): one that was near
-/// their end and is near their beginning has gone round; any other that went back was reset.
-fn growth(now: Option<u64>, then: Option<u64>) -> Option<u64> {
-    const ROUND: u64 = 1 << 32;
-    let (now, then) = (now?, then?);
-    match now.checked_sub(then) {
-        Some(growth) => Some(growth),
-        None if (ROUND / 4 * 3..ROUND).contains(&then) && now < ROUND / 4 => {
-            Some(now + ROUND - then)
-        }
-        None => None,
-    }
-}
-
 /// Counters of the whole interface, and those of queues.
 fn assign(sorted: Vec<names::Counter>) -> (NicCounters, BTreeMap<u32, NicCounters>) {
     let mut whole = NicCounters::new();
@@ -252,21 +221,6 @@ fn assign(sorted: Vec<names::Counter>) -> (NicCounters, BTreeMap<u32, NicCounter
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counters_grow_go_round_or_were_reset() {
-        let check = |then: u64, now: u64, grown: Option<u64>| {
-            assert_eq!(growth(Some(now), Some(then)), grown, "{then} to {now}");
-        };
-        check(5, 5, Some(0));
-        check(5, 12, Some(7));
-        check(0xffff_fff0, 0x10, Some(0x20));
-        check(0xffff_fff0, 0x1_0000_0010, Some(0x20));
-        check(1000, 3, None);
-        check(1 << 40, 3, None);
-        assert_eq!(growth(None, Some(1)), None);
-        assert_eq!(growth(Some(1), None), None);
-    }
 
     #[test]
     fn a_name_used_twice_is_kept_twice() {

@@ -1,18 +1,17 @@
 //! The cgroups of a process: what a quota of CPU time took from it, and whether it is frozen; of
 //! both versions of cgroups.
 //!
-//! Owns: which files say so, and differences. Must not know: whose process it is. A quota counts
-//! wherever it is set between the process and the root: each group on the way is read.
+//! Owns: which files say so, and differences; where they lie is `platform`'s. Must not know: whose
+//! process it is. A quota counts wherever it is set between the process and the root: each group on
+//! the way is read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use platform::Cgroups;
 use serde::Serialize;
 
 use super::{ProcReader, keep, read, understood};
-
-/// Groups between a process and the root that are looked at. Containers nest four or five deep.
-const DEEPEST: usize = 16;
 
 /// What a group's quota of CPU time did since the group was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -79,69 +78,6 @@ impl CgroupReading {
     }
 }
 
-/// Where a hierarchy of cgroups is mounted, and which group is its root there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
-    /// The controllers of version 1; empty for version 2.
-    controllers: Vec<String>,
-    root: String,
-    point: PathBuf,
-}
-
-impl Mount {
-    /// The directory of a group; `None` when it lies outside of what is mounted.
-    fn directory(&self, group: &str) -> Option<PathBuf> {
-        let below = match self.root.as_str() {
-            "/" => group,
-            root => group.strip_prefix(root)?,
-        };
-        let inside = !below.split('/').any(|part| part == "..");
-        inside.then(|| self.point.join(below.trim_start_matches('/')))
-    }
-}
-
-/// `/proc/self/mountinfo`: the hierarchies of cgroups.
-fn mounts(text: &str) -> Vec<Mount> {
-    let mount = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split_whitespace();
-        let kind = right.next()?;
-        let options = right.nth(1).unwrap_or_default();
-        let controllers = match kind {
-            "cgroup" => options.split(',').map(str::to_owned).collect(),
-            "cgroup2" => Vec::new(),
-            _ => return None,
-        };
-        let mut left = left.split_whitespace().skip(3);
-        let (root, point) = (left.next()?.to_owned(), PathBuf::from(unescape(left.next()?)));
-        Some(Mount { controllers, root, point })
-    };
-    text.lines().filter_map(mount).collect()
-}
-
-/// Spaces and the like are octal numbers there.
-fn unescape(path: &str) -> String {
-    let mut out = path.to_owned();
-    for (code, character) in [("\\040", " "), ("\\011", "\t"), ("\\134", "\\")] {
-        out = out.replace(code, character);
-    }
-    out
-}
-
-/// `/proc/<pid>/cgroup`: the group of a controller in version 1, else that of version 2. The flag
-/// says which.
-fn group_of(text: &str, controller: &str) -> Option<(bool, String)> {
-    let lines =
-        || text.lines().filter_map(|line| line.splitn(3, ':').collect::<Vec<_>>().try_into().ok());
-    let first = lines().find(|[_, controllers, _]: &[&str; 3]| {
-        controllers.split(',').any(|name| name == controller)
-    });
-    let of = |second: bool| move |[_, _, path]: [&str; 3]| (second, path.to_owned());
-    let second =
-        || lines().find(|[number, controllers, _]| *number == "0" && controllers.is_empty());
-    first.map(of(false)).or_else(|| second().map(of(true)))
-}
-
 /// A number of a file of names and numbers.
 fn number(text: &str, name: &str) -> Option<u64> {
     let value = |line: &str| {
@@ -177,62 +113,35 @@ fn quota_in(directory: &Path, second: bool) -> Option<CpuQuota> {
     })
 }
 
-/// The group and those above it, from below.
-fn upwards(group: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(group), |&group| above(group)).take(DEEPEST)
-}
-
-fn above(group: &str) -> Option<&str> {
-    match group.rsplit_once('/')? {
-        ("", "") => None,
-        ("", _) => Some("/"),
-        (above, _) => Some(above),
-    }
-}
-
 impl ProcReader {
     /// The cgroups of a process.
     pub fn cgroup(&self, pid: u32) -> CgroupReading {
         let mut missing = BTreeMap::new();
-        let groups = self.file(&format!("{pid}/cgroup"), |text| Some(text.to_owned()));
-        let mounts = self.file("self/mountinfo", |text| Some(mounts(text)));
-        let both = groups.and_then(|groups| Ok((groups, mounts?)));
-        let found = keep(&mut missing, "group", both);
-        let Some((groups, mounts)) = found else {
+        let cgroups = Cgroups::of(&self.root, &pid.to_string());
+        let Some(cgroups) = keep(&mut missing, "group", cgroups) else {
             return CgroupReading { missing, ..CgroupReading::default() };
         };
-        let mount = |second: bool, controller: &str| {
-            let it = mounts.iter().find(|mount| match second {
-                true => mount.controllers.is_empty(),
-                false => mount.controllers.iter().any(|name| name == controller),
-            });
-            it.ok_or_else(|| format!("no cgroups with the controller {controller} are mounted"))
-        };
-        let of = |controller: &'static str| {
-            let found = group_of(&groups, controller);
-            let (second, group) =
-                found.ok_or_else(|| format!("the process has no cgroup for {controller}"))?;
-            Ok::<_, String>((second, group, mount(second, controller)?))
-        };
-        let cpu = keep(&mut missing, "quotas", of("cpu"));
-        let quotas = cpu.as_ref().map(|(second, group, mount)| {
-            let quota = |group: &str| {
-                Some((group.to_owned(), quota_in(&mount.directory(group)?, *second)?))
+        let cpu = keep(&mut missing, "quotas", cgroups.path("cpu"));
+        let quotas = cpu.as_ref().map(|path| {
+            let quota = |(group, directory): &(String, PathBuf)| {
+                Some((group.clone(), quota_in(directory, path.second)?))
             };
-            upwards(group).filter_map(quota).collect()
+            path.directories.iter().filter_map(quota).collect()
         });
-        let frozen = of("freezer").and_then(|(second, group, mount)| {
-            let file = if second { "cgroup.events" } else { "freezer.state" };
-            let directory = mount.directory(&group);
-            let path = directory.ok_or_else(|| format!("{group} is not mounted here"))?.join(file);
+        let frozen = cgroups.path("freezer").and_then(|path| {
+            let file = if path.second { "cgroup.events" } else { "freezer.state" };
+            let own = path.directories.first().filter(|(group, _)| *group == path.group);
+            let (group, directory) =
+                own.ok_or_else(|| format!("{} is not mounted here", path.group))?;
+            let file = directory.join(file);
             // The root of either version has no such file, and cannot be frozen.
-            if group == "/" && !path.exists() {
+            if group == "/" && !file.exists() {
                 return Ok(false);
             }
-            understood(&path, frozen(&read(&path)?, second))
+            understood(&file, frozen(&read(&file)?, path.second))
         });
         CgroupReading {
-            group: cpu.map(|(_, group, _)| group),
+            group: cpu.map(|path| path.group),
             quotas,
             frozen: keep(&mut missing, "frozen", frozen),
             missing,
@@ -329,7 +238,5 @@ mod tests {
         assert_eq!(it.reading().quotas, Some(BTreeMap::new()));
         let it = Recorded::new("cgroup", "rw,memory", "3:cpu:/\n");
         assert!(it.reading().missing["quotas"].contains("controller cpu"));
-        assert_eq!(upwards("/a/b/c").collect::<Vec<_>>(), ["/a/b/c", "/a/b", "/a", "/"]);
-        assert_eq!(upwards("/").collect::<Vec<_>>(), ["/"]);
     }
 }

@@ -7,16 +7,20 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+
+use platform::{Cgroups, GroupPath};
 
 /// Records of the kernel's log that are looked through: the whole of the largest buffer in use.
 const RECORDS: usize = 100_000;
 
 /// How many programs the kernel had killed for want of memory when a run began.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct OomWatch {
-    /// In the memory cgroup of this process, whose programs are in it, too.
-    cgroup: Option<u64>,
+    /// In the memory cgroup of this process, whose programs are in it, too, and in those above it:
+    /// the group, and the count.
+    cgroups: Vec<(String, u64)>,
     /// On the machine.
     machine: Option<u64>,
 }
@@ -24,7 +28,7 @@ pub struct OomWatch {
 impl OomWatch {
     /// From now on.
     pub fn start() -> Self {
-        Self { cgroup: killed_in_cgroup(), machine: killed_on_machine() }
+        Self { cgroups: killed_in_cgroups(), machine: killed_on_machine() }
     }
 
     /// How a program ended.
@@ -44,25 +48,35 @@ impl OomWatch {
 
     /// Why a program was killed, as far as the kernel tells.
     fn reason(&self, pid: Option<u32>) -> Option<String> {
-        if pid.is_some_and(|pid| is_in_log(pid).unwrap_or(false)) {
-            return Some("out of memory, by the kernel's log".to_owned());
+        if let Some(killed) = pid.and_then(in_log) {
+            let limit =
+                killed.cgroup.map(|group| format!("; the limit of cgroup {group} was reached"));
+            return Some(format!(
+                "out of memory, by the kernel's log{}",
+                limit.unwrap_or_default()
+            ));
         }
-        let more = |before: Option<u64>, now: Option<u64>| Some(now? - before?.min(now?));
-        let (cgroup, machine) =
-            (more(self.cgroup, killed_in_cgroup()), more(self.machine, killed_on_machine()));
-        match (cgroup, machine) {
-            (Some(count @ 1..), _) => Some(format!(
-                "likely out of memory: meanwhile the kernel killed processes of this memory cgroup \
-                 for want of it: {count}"
-            )),
-            (_, Some(count @ 1..)) => Some(format!(
+        let before = |group: &str| self.cgroups.iter().find(|(own, _)| own == group);
+        let more = |(group, now): (String, u64)| {
+            let count = now.checked_sub(before(&group)?.1).filter(|count| *count > 0)?;
+            Some((group, count))
+        };
+        // From the process's own group up: those above it have others' programs, too.
+        if let Some((group, count)) = killed_in_cgroups().into_iter().find_map(more) {
+            return Some(format!(
+                "likely out of memory: meanwhile the kernel killed processes of memory cgroup \
+                 {group} for want of it: {count}"
+            ));
+        }
+        let machine =
+            self.machine.zip(killed_on_machine()).map(|(then, now)| now.saturating_sub(then));
+        match machine {
+            Some(count @ 1..) => Some(format!(
                 "likely out of memory: meanwhile the kernel killed processes of this machine for \
                  want of it: {count}"
             )),
-            (Some(0), _) | (_, Some(0)) => {
-                Some("by somebody; the kernel has killed nothing for want of memory".to_owned())
-            }
-            (None, None) => None,
+            None if self.cgroups.is_empty() => None,
+            _ => Some("by somebody; the kernel has killed nothing for want of memory".to_owned()),
         }
     }
 }
@@ -97,44 +111,50 @@ fn killed_on_machine() -> Option<u64> {
     counter(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }
 
-/// Where a line of `/proc/self/cgroup` has the counters of the memory cgroup.
-fn memory_file(line: &str) -> Option<String> {
-    let mut parts = line.splitn(3, ':');
-    let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-    let path = path.trim_end_matches('/');
-    if number == "0" && controllers.is_empty() {
-        return Some(format!("/sys/fs/cgroup{path}/memory.events"));
-    }
-    let memory = controllers.split(',').any(|it| it == "memory");
-    memory.then(|| format!("/sys/fs/cgroup/memory{path}/memory.oom_control"))
+/// The memory cgroup of this process and those above it, with how many processes of each the kernel
+/// has killed for want of memory. In version 2 a group's count has those of the groups below it.
+fn killed_in_cgroups() -> Vec<(String, u64)> {
+    let cgroups = Cgroups::of(Path::new("/proc"), "self");
+    cgroups.and_then(|cgroups| cgroups.path("memory")).map_or_else(|_| Vec::new(), killed_in)
 }
 
-fn killed_in_cgroup() -> Option<u64> {
-    let cgroups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let files = cgroups.lines().filter_map(memory_file);
-    let mut texts = files.filter_map(|file| std::fs::read_to_string(file).ok());
-    texts.find_map(|text| counter(&text, "oom_kill"))
+fn killed_in(path: GroupPath) -> Vec<(String, u64)> {
+    let file = if path.second { "memory.events" } else { "memory.oom_control" };
+    let killed = |(group, directory): (String, PathBuf)| {
+        let text = std::fs::read_to_string(directory.join(file)).ok()?;
+        Some((group, counter(&text, "oom_kill")?))
+    };
+    path.directories.into_iter().filter_map(killed).collect()
 }
 
-/// Whether the kernel's log says that it killed a process for want of memory; `None` when the log
-/// cannot be read.
-fn is_in_log(pid: u32) -> Option<bool> {
+/// What the kernel's log says of a process that was killed for want of memory.
+#[derive(Debug, PartialEq, Eq)]
+struct Killed {
+    /// The group whose limit was reached; `None` when the machine had none left.
+    cgroup: Option<String>,
+}
+
+/// Whether the kernel's log says that it killed a process for want of memory; `None` when it does
+/// not, or cannot be read.
+fn in_log(pid: u32) -> Option<Killed> {
     let mut options = File::options();
     let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
     let mut record = [0; 8192];
+    let (mut cgroup, mut killed) = (None, false);
     for _ in 0..RECORDS {
         match log.read(&mut record) {
             Ok(0) => break,
-            Ok(length) if names(&String::from_utf8_lossy(&record[..length]), pid) => {
-                return Some(true);
+            Ok(length) => {
+                let record = String::from_utf8_lossy(&record[..length]);
+                cgroup = reached(&record, pid).or(cgroup);
+                killed |= names(&record, pid);
             }
-            Ok(_) => {}
             // A record was overwritten while it was read: the next one is there.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(_) => break,
         }
     }
-    Some(false)
+    killed.then_some(Killed { cgroup })
 }
 
 /// Whether a record of the kernel's log says that a process was killed for want of memory.
@@ -142,6 +162,16 @@ fn names(record: &str, pid: u32) -> bool {
     let Some((_, rest)) = record.split_once("Killed process ") else { return false };
     let digits = rest.find(|it: char| !it.is_ascii_digit()).unwrap_or(rest.len());
     rest[..digits].parse() == Ok(pid)
+}
+
+/// The group whose limit was reached, in the record that goes before (since Linux 5.0).
+fn reached(record: &str, pid: u32) -> Option<String> {
+    let (_, fields) = record.split_once("oom-kill:")?;
+    let field = |name: &str| {
+        fields.trim_end().split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+    };
+    let of_it = field("pid")?.parse() == Ok(pid);
+    of_it.then(|| field("oom_memcg").map(str::to_owned)).flatten()
 }
 
 #[cfg(test)]
@@ -159,7 +189,7 @@ mod tests {
         // One more than before, whatever the machine has counted by now.
         let fewer = |count: Option<u64>| Some(count.unwrap_or(0).wrapping_sub(1));
         if killed_on_machine().is_some_and(|count| count > 0) {
-            let before = OomWatch { cgroup: None, machine: fewer(killed_on_machine()) };
+            let before = OomWatch { cgroups: Vec::new(), machine: fewer(killed_on_machine()) };
             let killed = before.describe(None, signal(9));
             assert!(killed.contains("likely out of memory"), "{killed}");
         }
@@ -169,17 +199,41 @@ mod tests {
     fn counters_and_records_of_the_kernel_are_found() {
         assert_eq!(counter("low 0\noom 3\noom_kill 2\noom_group_kill 0\n", "oom_kill"), Some(2));
         assert_eq!(counter("oom_kill_disable 0\nunder_oom 0\n", "oom_kill"), None);
-        for (line, file) in [
-            ("0::/user.slice/a", Some("/sys/fs/cgroup/user.slice/a/memory.events")),
-            ("0::/", Some("/sys/fs/cgroup/memory.events")),
-            ("5:memory:/box", Some("/sys/fs/cgroup/memory/box/memory.oom_control")),
-            ("4:cpu,cpuacct:/box", None),
-            ("nonsense", None),
-        ] {
-            assert_eq!(memory_file(line).as_deref(), file, "{line}");
-        }
         let record = "3,1,2,-;Out of memory: Killed process 4711 (lab) total-vm:1kB";
         assert!(names(record, 4711) && !names(record, 471));
         assert!(!names("6,1,2,-;something else 4711", 4711));
+        let record = "6,1,2,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,\
+                      mems_allowed=0,oom_memcg=/pod,task_memcg=/pod/box,task=lab,pid=4711,uid=0\n";
+        assert_eq!(reached(record, 4711).as_deref(), Some("/pod"));
+        assert_eq!(reached(record, 471), None);
+        let machine = "6,1,2,-;oom-kill:constraint=CONSTRAINT_NONE,task=lab,pid=4711,uid=0";
+        assert_eq!(reached(machine, 4711), None);
+    }
+
+    #[test]
+    fn a_kill_counts_in_the_group_of_the_process_and_in_those_above_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let directory = |name: &str| {
+            let directory = root.path().join(name);
+            std::fs::create_dir_all(&directory).expect("made");
+            directory
+        };
+        let directories = ["pod/box", "pod", ""].map(|name| (format!("/{name}"), directory(name)));
+        let write = |name: &str, file: &str, count: u32| {
+            std::fs::write(root.path().join(name).join(file), format!("oom_kill {count}\n"))
+                .expect("written");
+        };
+        // Version 2: the controller is not delegated to the innermost group.
+        write("pod", "memory.events", 3);
+        let path = |second, group: &str| GroupPath {
+            second,
+            group: group.to_owned(),
+            directories: directories.to_vec(),
+        };
+        assert_eq!(killed_in(path(true, "/pod/box")), [("/pod".to_owned(), 3)]);
+        write("pod/box", "memory.oom_control", 1);
+        write("pod", "memory.oom_control", 0);
+        let expected = [("/pod/box".to_owned(), 1), ("/pod".to_owned(), 0)];
+        assert_eq!(killed_in(path(false, "/pod/box")), expected);
     }
 }

@@ -14,6 +14,7 @@ pub mod leftover;
 pub mod links;
 mod listeners;
 pub mod namespace;
+pub mod nic;
 mod orphans;
 pub mod privileges;
 pub mod probe;

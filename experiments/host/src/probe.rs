@@ -56,7 +56,7 @@ pub struct ProbeArgs {
 /// Watches until interrupted.
 ///
 /// # Errors
-/// [`UsageError`], or what keeps the probes from being attached.
+/// [`spec::UsageError`], or what keeps the probes from being attached.
 pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let target = Target::find(args.port, args.pid)?;
     let options = Options {

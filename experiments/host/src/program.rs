@@ -161,6 +161,28 @@ const FREE: [Limit; 2] = [
     Limit { resource: Resource::Nproc, least: u64::MAX },
 ];
 
+/// Half of the memory that is short, to the kernel's eyes, beside what a program has of it.
+const FIRST_TO_GO: i32 = 500;
+
+/// How soon this process goes when memory is short.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Whether this process's programs would not go before it when memory is short.
+fn goes_first() -> bool {
+    let own = std::fs::read_to_string(OOM_SCORE).ok().and_then(|it| it.trim().parse().ok());
+    own.is_some_and(|own: i32| own < FIRST_TO_GO)
+}
+
+/// Makes this process go before its parent. Between fork and exec: system calls only.
+fn go_first() -> io::Result<()> {
+    let (flags, mode) = (rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty());
+    let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, mode)?;
+    rustix::io::write(&file, b"500")?;
+    Ok(())
+}
+
+const _: () = assert!(FIRST_TO_GO == 500);
+
 /// The variable by which an agent is told its password. Its programs, which read what strangers
 /// send, do not inherit it.
 pub const NATS_PASSWORD: &str = "LAB_NATS_PASSWORD";
@@ -205,9 +227,15 @@ impl Program {
         let namespace = given.namespace.map(|namespace| namespace.as_fd().try_clone_to_owned());
         let namespace = namespace.transpose()?;
         let parent = rustix::process::getpid();
+        let raises = goes_first();
         // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
         unsafe {
             command.pre_exec(move || {
+                // The first to go when memory is short is who asked for it: who records the run
+                // stays, and tells. Nothing depends on it where it is not allowed.
+                if raises {
+                    let _ = go_first();
+                }
                 // A limit that may not be raised is no reason not to run.
                 let _ = tuning::raise_limits(&limits);
                 if leaves {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ebpf::nic::{Nic, NicReading, interfaces};
+use ebpf::nic::{Nic, NicReading, NicRow, interfaces};
 use ebpf::perf::{PerfReading, ProcessCounters, ProcessPerf};
 use ebpf::proc::{
     CgroupReading, CpuTimes, MachineReading, NetworkReading, ProcReader, ThreadsReading,
@@ -357,25 +357,11 @@ impl Interface {
         };
         let grown = now.since(&self.before);
         self.before = now;
-        let losses = grown.losses();
-        let nonzero = |counters: &ebpf::nic::NicCounters| -> Map<String, Value> {
-            let counters = counters.iter().filter(|(_, value)| **value != Some(0));
-            counters.map(|(name, value)| (name.to_string(), json!(value))).collect()
-        };
-        let queues: Option<Vec<Value>> = grown.queues.as_ref().map(|queues| {
-            let line = |(queue, it)| json!({ "queue": queue, "counters": nonzero(it) });
-            queues.iter().map(line).collect()
-        });
-        let values = json!({
-            "t": t,
-            "link": grown.link,
-            "driver_counters": grown.driver_counters.as_ref().map(nonzero),
-            "queues": queues,
-            "lost_received": losses.received,
-            "lost_sent": losses.sent,
-            "losses": losses.by_name,
-            "missing": grown.missing,
-        });
+        let mut values = json!({ "t": t });
+        if let (Value::Object(all), Value::Object(row)) = (&mut values, json!(NicRow::from(&grown)))
+        {
+            all.extend(row);
+        }
         SampleRow { source: "nic", of, values }
     }
 }

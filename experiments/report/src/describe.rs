@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::sentence;
+use crate::{answers, sentence};
 use analysis::summary::Summary;
 use record::{FORMAT, MANIFEST_FILE, Problems};
 
@@ -46,13 +46,17 @@ pub(crate) fn describe(
     let experiment = &manifest["experiment"];
     let usual = spec::AttributionSpec::default().off_share.get();
     let off_share = experiment["attribution"]["off_share"].as_f64().unwrap_or(usual);
-    let verdicts = match serde_json::from_value::<Summary>(summary.clone()) {
-        Ok(summary) => json!(sentence::verdicts(&summary, off_share)),
+    let (verdicts, answers) = match serde_json::from_value::<Summary>(summary.clone()) {
+        Ok(summary) => {
+            let verdicts = sentence::verdicts(&summary, off_share);
+            let answers = answers::answers(&summary, &verdicts);
+            (json!(verdicts), json!(answers))
+        }
         Err(error) => {
             if !summary.is_null() {
                 problems.add(format!("summary.json: {error}; there is no verdict"));
             }
-            Value::Null
+            (Value::Null, Value::Null)
         }
     };
     let about = json!({
@@ -66,6 +70,7 @@ pub(crate) fn describe(
         ("experiment", about.to_string()),
         ("manifest", rest.to_string()),
         ("summary", summary.to_string()),
+        ("answers", answers.to_string()),
         ("verdicts", verdicts.to_string()),
         ("problems", Value::from(sentences).to_string()),
     ]

@@ -7,6 +7,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod answers;
 mod assemble;
 mod columns;
 mod data;

@@ -82,6 +82,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_cause_has_a_colour_and_a_meaning() {
+        let charts = include_str!("page/charts.js");
+        let css = include_str!("page/page.css");
+        let (_, table) = charts.split_once("const CAUSES = {").expect("a table");
+        let (table, _) = table.split_once("\n};").expect("its end");
+        let mut inks = std::collections::BTreeSet::new();
+        for cause in attribution::Cause::ALL {
+            let name = cause.name();
+            let (_, entry) = table.split_once(&format!("    {name}: {{ ink: \"")).expect(name);
+            let (ink, entry) = entry.split_once('"').expect("an ink");
+            assert!(inks.insert(ink), "{name} looks like another cause");
+            // In a light theme, in a dark one, and on paper.
+            assert_eq!(css.matches(&format!("{ink}: #")).count(), 3, "{ink}");
+            let (_, means) = entry.split_once("means: \"").expect("a meaning");
+            assert!(means.find('"') > Some(10), "{name}");
+        }
+    }
+
+    #[test]
     fn no_text_leaves_its_place() {
         let content = content(&[("text", &Value::from("</script><b>{{scripts}}").to_string())]);
         let html = Page { title: "a<b", content: Some(&content) }.to_html();

@@ -5,15 +5,28 @@ use serde::Serialize;
 use analysis::summary::{PhaseSummary, Summary};
 use text::{milliseconds, thousands};
 
+/// What became of a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum State {
+    #[serde(rename = "held")]
+    Held,
+    #[serde(rename = "did not hold")]
+    DidNotHold,
+    #[serde(rename = "not valid")]
+    NotValid,
+    #[serde(rename = "not run")]
+    NotRun,
+}
+
 /// What is said of a phase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Verdict {
     /// The phase.
-    phase: String,
-    /// `held`, `did not hold`, `not valid`, or `not run`.
-    state: &'static str,
+    pub(super) phase: String,
+    /// What became of it.
+    pub(super) state: State,
     /// Whether it held.
-    held: String,
+    pub(super) held: String,
     /// Why it did not, as far as probes tell; or that there were none.
     why: Option<String>,
     /// Why it is not valid.
@@ -42,7 +55,7 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
         let held = "It never began.".to_owned();
         let invalid = phase.invalid_because.clone();
         let (phase, why, others, machine) = (phase.name.clone(), None, Vec::new(), Vec::new());
-        return Verdict { phase, state: "not run", held, why, invalid, others, machine };
+        return Verdict { phase, state: State::NotRun, held, why, invalid, others, machine };
     }
     if let Some(rate) = connections.connect_rate {
         let (established, target) = (connections.established, connections.target);
@@ -73,9 +86,9 @@ fn verdict(phase: &PhaseSummary, summary: &Summary, off_share: f64) -> Verdict {
         because.filter(|_| shake.offered > 0).map(|why| format!("no probes looked why: {why}"))
     });
     let state = match (phase.valid, good) {
-        (false, _) => "not valid",
-        (true, true) => "held",
-        (true, false) => "did not hold",
+        (false, _) => State::NotValid,
+        (true, true) => State::Held,
+        (true, false) => State::DidNotHold,
     };
     let held = capital(held.join("; ") + ".");
     let (invalid, machine) = (phase.invalid_because.clone(), of_machine(phase));
@@ -90,7 +103,7 @@ fn others(phase: &PhaseSummary) -> Vec<String> {
     all.into_iter().flatten().map(|said| capital(said.clone())).collect()
 }
 
-fn capital(mut text: String) -> String {
+pub(super) fn capital(mut text: String) -> String {
     if let Some(first) = text.get(..1) {
         text.replace_range(..1, &first.to_uppercase());
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use platform::DescriptorLimits;
+use platform::{CgroupLimits, DescriptorLimits};
 use serde::{Deserialize, Serialize};
 
 /// Settings that matter to a run, as they are below `/proc/sys`.
@@ -84,8 +84,12 @@ pub struct Machine {
     pub cpu_model: Option<String>,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Memory that can be had without swapping, in bytes.
+    /// Memory that can be had without swapping, in bytes: of the machine's, or of what a cgroup
+    /// leaves to this process when that is less.
     pub memory_available_bytes: u64,
+    /// What the cgroups of this process leave to it.
+    #[serde(default)]
+    pub limits: CgroupLimits,
     /// Descriptors in one table: what the limit may be raised to.
     pub descriptors: u64,
     /// Files of the whole machine: the most, and how many are in use.
@@ -133,6 +137,9 @@ impl Machine {
         let number = |text: Option<&String>| text.and_then(|it| it.parse().ok()).unwrap_or(0);
         let files = words("/proc/sys/fs/file-nr");
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
+        let limits = CgroupLimits::of_this_process();
+        let available = meminfo("MemAvailable:").unwrap_or(0);
+        let left = limits.memory.as_ref().map_or(u64::MAX, |it| it.available_bytes);
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
         Self {
             host: host_name(),
@@ -140,7 +147,8 @@ impl Machine {
             cpus: platform::cpus_allowed().unwrap_or_default(),
             cpu_model: model.map(|it| it.trim_start_matches([' ', '\t', ':']).to_owned()),
             memory_bytes: meminfo("MemTotal:").unwrap_or(0),
-            memory_available_bytes: meminfo("MemAvailable:").unwrap_or(0),
+            memory_available_bytes: available.min(left),
+            limits,
             descriptors: DescriptorLimits::of_this_process().hard,
             files: (number(files.get(2)), number(files.first())),
             ports: platform::port_range().unwrap_or((32_768, 60_999)),

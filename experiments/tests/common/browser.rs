@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -22,6 +22,24 @@ const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 fn find() -> Option<&'static str> {
     let paths = std::env::var("PATH").unwrap_or_default();
     NAMES.into_iter().find(|name| paths.split(':').any(|path| Path::new(path).join(name).exists()))
+}
+
+/// Names the file of axe-core, which looks for what keeps people out of a page.
+const AXE: &str = "LAB_TEST_AXE";
+
+/// The source of axe-core; `None` when this machine has none and none is required. Without
+/// `LAB_TEST_AXE` it is where `.ci/run` puts it.
+pub(crate) fn axe() -> Option<String> {
+    let named = std::env::var_os(AXE).map(PathBuf::from);
+    let file = named.or_else(|| {
+        let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/lib");
+        let versions = std::fs::read_dir(lib).ok()?.flatten();
+        let files =
+            versions.map(|it| it.path().join("site-packages/axe_playwright_python/axe.min.js"));
+        files.into_iter().find(|file| file.exists())
+    });
+    let source = file.and_then(|file| std::fs::read_to_string(file).ok());
+    needs::can("axe", source.is_some()).then_some(source?)
 }
 
 /// A browser with one page. It ends when this is dropped.
@@ -172,6 +190,27 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", &media);
     }
 
+    /// The same window, as it goes to paper.
+    pub(crate) fn as_on_paper(&mut self, on: bool) {
+        let media = if on { "print" } else { "" };
+        self.call("Emulation.setEmulatedMedia", &json!({ "media": media }));
+    }
+
+    /// What axe-core finds wrong with the page as it is: each rule with its elements.
+    pub(crate) fn findings(&mut self, axe: &str) -> Vec<String> {
+        self.evaluate(&format!("{axe}; typeof axe.run"));
+        let found = self.evaluate(
+            "axe.run(document, { resultTypes: ['violations'] }).then(r => ({ \
+             passed: r.passes.length, \
+             found: r.violations.map(v => `${v.id}: ${v.help}: ` + v.nodes.slice(0, 3).map(n => \
+             n.html.slice(0, 200) + ' ' + n.any.map(a => a.message).join('; ')).join(' | ')) }))",
+        );
+        let passed = found["passed"].as_u64();
+        assert!(passed > Some(20), "axe looked at little: {found}");
+        let found = found["found"].as_array().expect("a list");
+        found.iter().map(|it| it.as_str().unwrap_or_default().to_owned()).collect()
+    }
+
     /// Opens a page and returns how long it took until it was drawn.
     pub(crate) fn open(&mut self, address: &str) -> Duration {
         let began = Instant::now();
@@ -191,6 +230,11 @@ impl Browser {
 
     fn drawn(&mut self) {
         self.wait_for("!window.before && document.readyState === 'complete'");
+        self.painted();
+    }
+
+    /// Waits until what has changed is on the screen.
+    pub(crate) fn painted(&mut self) {
         self.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))");
     }
 

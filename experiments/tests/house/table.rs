@@ -68,7 +68,11 @@ pub(crate) const TABLE: &[Row] = &[
         &["ethtool", "platform"],
         never(&[], &["arrow", "async-nats", "aya", "glommio", "parquet", "tokio"]),
     ),
-    row("ebpf", &["attribution", "ethtool", "events", "text"], never(&["glommio", "tokio"], HEAVY)),
+    row(
+        "ebpf",
+        &["attribution", "ethtool", "events", "platform", "text"],
+        never(&["glommio", "tokio"], HEAVY),
+    ),
     row("control", &["interrupts", "platform", "shard"], never(&["aya"], HEAVY)),
     row(
         "lab-server",

@@ -2,7 +2,7 @@
 
 use attribution::Segment;
 use service::Notices;
-use shard::ConnId;
+use shard::{Closed, ConnId};
 use wire::{ChatOutcome, CreateResult, Decoded, ErrorCode, Frame, ShakeResult, decode};
 
 use crate::load::attributing::Served;
@@ -24,7 +24,7 @@ impl LoadGenerator {
                     // What follows a malformed frame cannot be decoded either.
                     self.tally.nonsense += 1;
                     net.close(conn);
-                    self.closed(net, conn);
+                    self.closed(net, conn, Closed::FrameTooLong);
                 }
             }
         }

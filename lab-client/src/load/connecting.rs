@@ -3,10 +3,11 @@
 use platform::NANOS_PER_SECOND;
 use rand::Rng;
 
-use shard::ConnId;
+use shard::{Closed, ConnId};
 use wire::{Frame, LoginResult};
 
 use crate::load::attributing::Served;
+use crate::load::failures::ConnectFailure;
 use crate::load::state::{Event, LoadGenerator, NO_CONN, Timer, User, UserState};
 use crate::transport::Transport;
 
@@ -43,18 +44,22 @@ impl LoadGenerator {
 
     fn begin(&mut self, net: &mut impl Transport, user: u32) {
         let flow = self.share.global(user) - self.rules.first_flow;
+        let mut why = ConnectFailure::NoSlot;
         for _ in 0..PORTS_PER_TRY {
             let ports = self.users[user as usize].ports;
             match net.open(self.rules.flows.of(flow, u32::from(ports))) {
                 Ok(conn) => return self.begun(net, user, conn),
-                Err(error) if is_taken(&error) => {
+                Err(error) => {
+                    why = ConnectFailure::from(&error);
+                    if !is_taken(&error) {
+                        break;
+                    }
                     self.tally.ports_taken += 1;
                     self.users[user as usize].ports = ports.wrapping_add(1);
                 }
-                Err(_) => break,
             }
         }
-        self.tally.connect_failed += 1;
+        self.count_failure(why);
         self.back_off(net.now_ns(), user);
     }
 
@@ -138,21 +143,26 @@ impl LoadGenerator {
         let at = &self.users[user as usize];
         if at.conn == conn && at.state == UserState::Handshake {
             net.close(conn);
-            self.handshake_failed(net.now_ns(), user);
+            self.handshake_failed(net.now_ns(), user, ConnectFailure::Late);
         }
     }
 
-    fn handshake_failed(&mut self, now_ns: u64, user: u32) {
+    fn handshake_failed(&mut self, now_ns: u64, user: u32, why: ConnectFailure) {
         self.connecting.under_way -= 1;
-        self.tally.connect_failed += 1;
+        self.count_failure(why);
         self.back_off(now_ns, user);
     }
 
+    fn count_failure(&mut self, why: ConnectFailure) {
+        self.tally.connect_failed += 1;
+        *self.failures.entry(why).or_default() += 1;
+    }
+
     /// A connection is gone without this client having closed it.
-    pub fn closed(&mut self, net: &mut impl Transport, conn: ConnId) {
+    pub fn closed(&mut self, net: &mut impl Transport, conn: ConnId, why: Closed) {
         let Some(user) = self.user_of(conn) else { return };
         match self.users[user as usize].state {
-            UserState::Handshake => self.handshake_failed(net.now_ns(), user),
+            UserState::Handshake => self.handshake_failed(net.now_ns(), user, why.into()),
             UserState::Online => {
                 self.tally.connections_lost += 1;
                 self.lose(user);

@@ -9,6 +9,7 @@ mod attributing;
 mod closed;
 mod connecting;
 mod even;
+mod failures;
 mod handshakes;
 mod punctual;
 mod shaking;
@@ -17,4 +18,5 @@ mod state;
 mod tick;
 mod unsent;
 
+pub(crate) use failures::{ConnectFailures, in_all};
 pub use state::{Event, LoadGenerator, Rules};

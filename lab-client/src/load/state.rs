@@ -16,6 +16,7 @@ use workload::{Flows, Phase, Receipts, Share};
 
 use crate::load::closed::ClosedLoad;
 use crate::load::even::Social;
+use crate::load::failures::ConnectFailures;
 use crate::load::handshakes::Connecting;
 use crate::load::punctual::Punctuality;
 use crate::load::unsent::Unsent;
@@ -202,6 +203,8 @@ pub struct LoadGenerator {
     pub(super) asked_rate: Option<(u64, u32)>,
     pub(super) closed: Option<ClosedLoad>,
     pub(super) connecting: Connecting,
+    /// Why connections could not be opened, since this was last asked for.
+    pub(super) failures: ConnectFailures,
     pub(super) social: Social,
     /// Shakes under way, by the instant they were due: when each times out.
     pub(super) timeouts: VecDeque<(u64, u32)>,
@@ -247,6 +250,7 @@ impl LoadGenerator {
             asked_rate: None,
             closed: None,
             connecting: Connecting::default(),
+            failures: ConnectFailures::new(),
             social: Social::default(),
             timeouts: VecDeque::new(),
             unsent: Unsent::new(share.len()),
@@ -347,6 +351,11 @@ impl LoadGenerator {
     /// What happened since the last call.
     pub fn take_events(&mut self) -> std::vec::Drain<'_, Event> {
         self.events.drain(..)
+    }
+
+    /// Why connections could not be opened, since the last call.
+    pub(crate) fn take_failures(&mut self) -> ConnectFailures {
+        std::mem::take(&mut self.failures)
     }
 
     /// The phase that offers shakes now.

@@ -1,6 +1,8 @@
 //! Between the shards and those who command and record: what all shards together have reported.
 
 use std::collections::HashMap;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use attribution::{Encoded, Sample, SegmentHistogram, Tally};
@@ -10,7 +12,7 @@ use workload::{Audit, Command, Line, Load, Phase, Receipts, check_rate};
 
 use super::error::CommandError;
 use crate::client::Client;
-use crate::load::Event;
+use crate::load::{ConnectFailures, Event, in_all};
 use crate::message::Message;
 use crate::report::Report;
 
@@ -41,6 +43,10 @@ struct State {
     /// What the shards counted since they began, and their last samples.
     totals: Mutex<Vec<(Tally, Option<Sample>)>>,
     receipts: Mutex<Receipts>,
+    /// Why connections could not be opened, since the shards began.
+    failures: Mutex<ConnectFailures>,
+    /// Shards that have not ended.
+    running: AtomicUsize,
     /// Faults on purpose in force.
     slow: Mutex<SlowOrders>,
 }
@@ -60,8 +66,31 @@ impl Hub {
             expected: Mutex::default(),
             totals: Mutex::new(vec![(Tally::default(), None); shards]),
             receipts: Mutex::default(),
+            failures: Mutex::default(),
+            running: AtomicUsize::new(shards),
             slow: Mutex::default(),
         }))
+    }
+
+    /// Says each reason once for which connections could not be opened.
+    fn not_connected(&self, server: SocketAddrV4, new: ConnectFailures, lines: &Lines<Line>) {
+        let mut failures = locked(&self.0.failures);
+        for (why, count) in new {
+            if !failures.contains_key(&why) {
+                let _ = lines.send(Line::Error(why.sentence(server)));
+            }
+            *failures.entry(why).or_default() += count;
+        }
+    }
+
+    /// Says at the end how many there were, where that is more than was said.
+    fn say_failures(&self, lines: &Lines<Line>) {
+        let failures = locked(&self.0.failures);
+        let is_last = self.0.running.fetch_sub(1, Ordering::Relaxed) == 1;
+        let is_more = failures.values().any(|count| *count > 1);
+        if let Some(words) = in_all(&failures).filter(|_| is_last && is_more) {
+            let _ = lines.send(Line::Error(words));
+        }
     }
 
     /// The first Unix second from which a changed rate can count on all shards.
@@ -239,9 +268,14 @@ impl Program for Hub {
             Report::Sampled(t, requests) => Some(Line::Sampled { t, requests }),
             Report::Slow(t, requests) => Some(Line::Slow { t, requests }),
             Report::Event(event) => self.on_event(event),
+            Report::NotConnected(server, failures) => {
+                self.not_connected(server, failures, lines);
+                None
+            }
             Report::Ended(shard, receipts, ended) => {
                 locked(&self.0.receipts).add(&receipts);
                 self.shard_ended(shard, ended, lines);
+                self.say_failures(lines);
                 None
             }
         };

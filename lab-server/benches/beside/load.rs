@@ -1,14 +1,18 @@
 //! The peers of the benchmark, in processes of their own.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use socket2::{Domain, Socket, Type};
 use wire::{Frame, UserList};
+
+/// Connections of one process: a table of descriptors may have room for 20,000.
+pub(crate) const PER_PROCESS: u32 = 10_000;
 
 /// How peers behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +126,12 @@ fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
 }
 
 fn login(address: SocketAddrV4, user: u32) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
+    // An address for each process: one has ports for 28,000 connections.
+    let source = Ipv4Addr::new(127, 0, 1, 1 + (user / PER_PROCESS) as u8);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddrV4::new(source, 0).into())?;
+    socket.connect(&address.into())?;
+    let mut stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     stream.write_all(&bytes_of(&Frame::LoginRequest { user }))?;
     stream.read_exact(&mut [0; 20]).context("no login")?;

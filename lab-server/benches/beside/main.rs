@@ -18,7 +18,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use service::Config;
 use shard::{Durations, Timing};
 
-use load::{Kind, Load};
+use load::{Kind, Load, PER_PROCESS};
 
 /// How much is run.
 struct Size {
@@ -38,9 +38,6 @@ const FULL: Size =
 
 const SMALL: Size =
     Size { users: 1_000, rate: 1_000, flooders: 300, dribblers: 1_000, windows: 20 };
-
-/// Connections of one process: a table of descriptors may have room for 20,000.
-const PER_PROCESS: u32 = 10_000;
 
 /// What is looked at by itself: the kernel stops a busy thread of the real-time class for 50 ms in
 /// each second, and a virtual machine stops now and then. The medians are of windows without that.

@@ -1,11 +1,13 @@
-//! What a machine gives a program: clocks, CPUs, descriptors, files within a bound, and a way to
-//! spend time on purpose.
+//! What a machine gives a program: clocks, CPUs, descriptors, what cgroups leave to it, files
+//! within a bound, and a way to spend time on purpose.
 //!
 //! Owns: system calls that need no executor. Must not know: shards, sockets, frames.
 
 mod bounded;
+mod cgroups;
 mod clock;
 mod descriptors;
+mod limits;
 mod lockfile;
 mod placement;
 mod ports;
@@ -17,8 +19,10 @@ mod splitmix;
 mod suspend;
 
 pub use bounded::{open_file, read_text_within, read_within};
+pub use cgroups::{Cgroups, GroupPath};
 pub use clock::{Clock, LAST_SECOND, NANOS_PER_SECOND, boottime_ns, monotonic_ns, realtime_ns};
 pub use descriptors::{DescriptorLimits, sockets_per_ring};
+pub use limits::{CgroupLimits, CpuLimit, CpusetLimit, MemoryLimit, PidsLimit};
 pub use lockfile::LockFile;
 pub use placement::{Placement, cpus_allowed, pin_to};
 pub use ports::port_range;

@@ -86,8 +86,8 @@ fn path(name: &str) -> String {
 /// `setting NAME FORMAT RELATION ROUNDING NEED`.
 fn head(function: &str, setting: &Setting, format: Format) -> String {
     let format = match format {
-        // The kernel prints a set as its normal form is.
-        Format::Words | Format::Ranges => "words",
+        Format::Words => "words",
+        Format::Ranges => "ranges",
         Format::Mask => "mask",
         Format::Choice => "choice",
     };

@@ -1,26 +1,7 @@
 //! Sums of losses, over the counters of every driver there is a file of.
 
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::nic::{Driver, assign, names};
-
-/// A card: its driver, the driver's counters and counters of the kernel's.
-fn card(driver: &str, own: &[(&str, u64)], kernel: &[(&'static str, u64)]) -> NicReading {
-    let raw: Vec<_> = own.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-    let (whole, queues) = assign(names::sort(raw));
-    let mut link: BTreeMap<_, _> =
-        crate::nic::link::NAMES.into_iter().map(|name| (name, Some(0))).collect();
-    link.extend(kernel.iter().map(|(name, value)| (*name, Some(*value))));
-    NicReading {
-        name: "eth0".to_owned(),
-        link,
-        driver: Some(Driver { driver: driver.to_owned(), ..Driver::default() }),
-        driver_counters: Some(whole),
-        queues: Some(queues),
-        ..NicReading::default()
-    }
-}
+use crate::nic::fixtures::{card, of_file};
 
 fn check(reading: &NicReading, received: u64, sent: u64, listed: usize) {
     let losses = reading.losses();
@@ -115,23 +96,6 @@ fn a_driver_that_nobody_knows_has_suspicious_names_and_no_sum() {
     let mut reading = card("newnic", &[], &[("rx_missed_errors", 5), ("rx_dropped", 70)]);
     (reading.driver_counters, reading.queues) = (None, None);
     check(&reading, 5, 0, 1);
-}
-
-/// A file of `tests/nic`, as `ethtool -S` printed it; every value is the number of its line.
-fn of_file(driver: &str, file: &str) -> NicReading {
-    let path = format!("{}/tests/nic/{file}.txt", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect(&path);
-    let own: Vec<_> = text
-        .lines()
-        .filter(|line| *line != "NIC statistics:")
-        .map(|line| {
-            // ethtool sets every name in by five.
-            let (name, value) = line.rsplit_once(':').expect(line);
-            let name = name.strip_prefix("     ").unwrap_or(name);
-            (name, value.trim().parse().expect(line))
-        })
-        .collect();
-    card(driver, &own, &[("rx_dropped", 1_000_000), ("multicast", 1_000_000)])
 }
 
 #[test]

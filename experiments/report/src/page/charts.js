@@ -1,14 +1,29 @@
 // Which charts there are, and lines, areas and curves.
 
-const CAUSE_INKS = {
-    client_runqueue: "--c-blue", client_busy: "--c-sky", network_loss: "--c-red",
-    network_delay: "--c-orange", server_runqueue: "--c-green", server_busy: "--c-mint",
-    unexplained: "--c-grey",
-    client_throttled: "--c-plum", client_stopped: "--c-pink", client_blocked: "--c-brown",
-    client_interrupts: "--c-olive", client_stalled: "--c-ink", client_pacing: "--c-sand",
-    server_throttled: "--c-violet", server_stopped: "--c-rose", server_blocked: "--c-tan",
-    server_interrupts: "--c-lime", server_stalled: "--c-slate",
+// Every cause of a late answer: its colour, and what it means.
+const CAUSES = {
+    client_runqueue: { ink: "--c-blue", means: "another program had the client's CPU" },
+    client_busy: { ink: "--c-sky", means: "the client's threads had too much to do" },
+    network_loss: { ink: "--c-red", means: "a packet was lost on the way" },
+    network_delay: { ink: "--c-orange", means: "the way was slow, without loss" },
+    server_runqueue: { ink: "--c-green", means: "another program had the server's CPU" },
+    server_busy: { ink: "--c-mint", means: "the server's threads had too much to do" },
+    unexplained: { ink: "--c-grey", means: "the probes saw no reason" },
+    client_throttled: { ink: "--c-plum", means: "the client's quota of CPU time was used up" },
+    client_stopped: { ink: "--c-pink", means: "the client was stopped, traced or frozen" },
+    client_blocked: { ink: "--c-brown",
+        means: "the client slept in the kernel: disk, memory or a lock" },
+    client_interrupts: { ink: "--c-olive", means: "interrupts had the client's CPU" },
+    client_stalled: { ink: "--c-ink", means: "the client's CPU itself did not run" },
+    client_pacing: { ink: "--c-sand", means: "the client slept by its own choice" },
+    server_throttled: { ink: "--c-violet", means: "the server's quota of CPU time was used up" },
+    server_stopped: { ink: "--c-rose", means: "the server was stopped, traced or frozen" },
+    server_blocked: { ink: "--c-tan",
+        means: "the server slept in the kernel: disk, memory or a lock" },
+    server_interrupts: { ink: "--c-lime", means: "interrupts had the server's CPU" },
+    server_stalled: { ink: "--c-slate", means: "the server's CPU itself did not run" },
 };
+const causeInk = cause => (CAUSES[cause] || { ink: "--c-ink" }).ink;
 const INKS = ["--c-blue", "--c-orange", "--c-green", "--c-red", "--c-pink", "--c-sky", "--c-mint",
     "--c-grey", "--c-ink"];
 const SEGMENTS = [
@@ -18,6 +33,9 @@ const SEGMENTS = [
     ["server_service", "server service", "--c-mint"],
     ["client_receive_lag", "client receive lag", "--c-sky"],
 ];
+
+const LATENCIES = [["max", "largest", "--c-grey", "dotted"], ["p999", "p99.9", "--c-red"],
+    ["p99", "p99", "--c-orange"], ["p90", "p90", "--c-green"], ["p50", "median", "--c-blue"]];
 
 // The length of a second as it is drawn: the next one begins beside its end.
 const STEP = 0.9999;
@@ -303,7 +321,7 @@ function causes(run, mode) {
     const occurs = index => columns[index].some(value => value > 0);
     return run.causes.map((cause, index) => ({
         label: words(cause),
-        colour: CAUSE_INKS[cause] || "--c-ink",
+        colour: causeInk(cause),
         values: columns[index].map((value, at) => {
             if (!occurs(index) || !asked[at] || !all[at]) return null;
             return mode === 2 ? (value || 0) / 1000 : (value || 0) / all[at];
@@ -335,17 +353,15 @@ const CHARTS = [
     },
     {
         id: "latency", title: "Latency over time, from the instant a request was due",
-        note: "Of every request that was due. A percentile that requests without an answer decide "
-            + "is left out: the box of its second says what it is at least.",
+        note: "Of every request that was due. Where requests without an answer decide a percentile, "
+            + "a dashed line with ≥ says what it is at least.",
         height: 280, log: true, unit: () => ms,
-        series: run => [["max", "largest", "--c-grey", "dotted"], ["p999", "p99.9", "--c-red"],
-            ["p99", "p99", "--c-orange"], ["p90", "p90", "--c-green"],
-            ["p50", "median", "--c-blue"]]
-            .map(([key, label, colour, dash]) => ({
-                label, colour, dash,
-                values: run.column("latency." + key).map(value =>
+        series: run => [["latency.", "", null], ["latency_at_least.", " ≥", "dashed"]]
+            .flatMap(([group, bound, dash]) => LATENCIES.map(([key, label, colour, dots]) => ({
+                label: label + bound, colour, dash: dash || dots,
+                values: run.column(group + key).map(value =>
                     (value == null ? null : Math.max(value, 1) / 1000)),
-            })),
+            }))),
         empty: "No request was answered",
     },
     { id: "curve", title: "Latency by percentile, phase by phase", curve: true,

@@ -86,14 +86,26 @@ function words(name) {
     return name.replaceAll("_", " ");
 }
 
+// Cells beside each other in more columns than these are cards on a narrow screen and on paper.
+const CARDS_BEYOND = 4;
+
+// A table. Roles are said, because a card is no longer laid out as a row of a table, and browsers
+// then forget that it is one.
 function table(caption, head, rows, options) {
-    const { left = [], classes = [] } = options || {};
+    const { left = [], classes = [], name = caption, heads = true } = options || {};
     const side = index => (left.includes(index) ? "text" : null);
-    const cell = (value, index) => el("td", { class: side(index) }, value == null ? NONE : value);
-    return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-        el("table", {}, caption ? el("caption", {}, caption) : null,
-            el("thead", {}, el("tr", {}, head.map((name, index) =>
-                el("th", { scope: "col", class: left.includes(index) ? "left" : null }, name)))),
-            el("tbody", {}, rows.map((row, at) =>
-                el("tr", { class: classes[at] || null }, row.map(cell))))));
+    const cell = (value, index) => {
+        const is = heads && index === 0 ? ["th", "rowheader"] : ["td", "cell"];
+        return el(is[0], { class: side(index), role: is[1], scope: is[0] === "th" ? "row" : null,
+            "data-label": head[index] || null }, value == null ? NONE : value);
+    };
+    const cards = head.length > CARDS_BEYOND ? " cards" : "";
+    return el("div", { class: "scroll" + cards, tabindex: "0", role: "region",
+        "aria-label": name },
+    el("table", { role: "table" }, caption ? el("caption", {}, caption) : null,
+        el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, head.map((text, index) =>
+            el("th", { scope: "col", role: "columnheader",
+                class: left.includes(index) ? "left" : null }, text)))),
+        el("tbody", { role: "rowgroup" }, rows.map((row, at) =>
+            el("tr", { class: classes[at] || null, role: "row" }, row.map(cell))))));
 }

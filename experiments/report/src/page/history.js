@@ -251,9 +251,9 @@ function drawRuns(history) {
             run.name + (run.record_format === 1 ? " ¹" : ""), run.experiment, run.version,
             run.kernels.join(", "),
             run.hosts.length > 2 ? plural(run.hosts.length, "host") : run.hosts.join(", ")];
-        for (const [at, phase] of shown.entries()) {
+        for (const phase of shown) {
             const valid = validity(run, phase);
-            rows.push([...(at === 0 ? about : about.map(() => "")), phase.name,
+            rows.push([...about, phase.name,
                 thousands(phase.answered_per_s), ...["p50", "p99", "p999"].map(name =>
                     percentileOf(phase, name)), valid]);
             classes.push(valid === "yes" ? null : "void");

@@ -147,6 +147,7 @@ function follow() {
             run[name] = said[name] || run[name];
         }
         run.verdicts = said.verdicts || [];
+        run.answers = said.answers || null;
         drawAll(run);
         draw();
     });

@@ -3,7 +3,10 @@
 function drawAll(run) {
     drawTop(run);
     drawProblems(run);
-    if (run.summary || document.body.dataset.mode === "report") drawVerdicts(run);
+    if (run.summary || document.body.dataset.mode === "report") {
+        drawAnswers(run);
+        drawVerdicts(run);
+    }
     drawTables(run);
     document.getElementById("end").replaceChildren("Figures come from the run's own files; ",
         `charts are drawn with ${document.body.dataset.plotted}.`);

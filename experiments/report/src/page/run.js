@@ -6,6 +6,7 @@ class Run {
         this.manifest = content.manifest || {};
         this.summary = content.summary || null;
         this.verdicts = content.verdicts || [];
+        this.answers = content.answers || null;
         this.problems = content.problems || [];
         this.flames = content.flames || [];
         this.columns = {};

@@ -106,7 +106,7 @@ function split(run, request) {
     for (const [cause, value] of parts) {
         const part = el("i");
         part.style.width = (value / all) * 100 + "%";
-        part.style.background = `var(${CAUSE_INKS[cause] || "--c-ink"})`;
+        part.style.background = `var(${causeInk(cause)})`;
         it.append(part);
     }
     return it;
@@ -130,8 +130,13 @@ function requests(run, t) {
         request.client_thread, request.server_thread,
         request.user, request.from, request.phase,
     ]);
-    return table("The slowest requests answered in this second", ["latency", "most of it", "causes",
-        "send lag", "network", "server wait", "server service", "receive lag", "losses",
-        "client's CPU held by", "server's CPU held by", "client thread", "server thread", "user",
-        "from", "due in phase"], rows, { left: [1, 9, 10, 14, 15] });
+    const head = ["latency", "most of it", "causes", "send lag", "network", "server wait",
+        "server service", "receive lag", "losses", "client's CPU held by", "server's CPU held by",
+        "client thread", "server thread", "user", "from", "due in phase"];
+    // What none of them has would only take the room.
+    const kept = head.map((_, at) => at).filter(at =>
+        rows.some(row => row[at] != null && row[at] !== NONE));
+    const left = kept.flatMap((at, place) => ([1, 9, 10, 14, 15].includes(at) ? [place] : []));
+    return table("The slowest requests answered in this second", kept.map(at => head[at]),
+        rows.map(row => kept.map(at => row[at])), { left, heads: false });
 }

@@ -29,9 +29,25 @@ function drawTop(run) {
     ].filter(([, value]) => value);
     document.getElementById("top").replaceChildren(
         el("h1", {}, run.experiment.name || "A run"),
-        run.experiment.about ? el("p", {}, run.experiment.about) : "",
-        el("ul", { class: "facts" }, facts.map(([name, value]) =>
-            el("li", {}, name + " ", el("b", {}, value)))));
+        run.experiment.about ? el("p", {}, run.experiment.about) : "");
+    document.getElementById("facts").replaceChildren(...facts.map(([name, value]) =>
+        el("li", {}, name + " ", el("b", {}, value))));
+}
+
+const QUESTIONS = ["Did it hold?", "Why not?", "Was it sound?", "Was the money right?"];
+
+// What a reader wants to know first, in words: the first screen.
+function drawAnswers(run) {
+    const section = document.getElementById("answers");
+    const without = { word: "Not known", tone: "void", said: ["No summary could be made."] };
+    const all = run.answers || QUESTIONS.map(question => ({ question, ...without }));
+    section.hidden = false;
+    section.replaceChildren(el("h2", { id: "answers-title", class: "unseen" }, "In short"),
+        ...all.map(({ question, word, tone, said }) =>
+            el("div", { class: "answer " + tone },
+                el("h3", {}, question),
+                el("p", { class: "state" }, word),
+                el("p", {}, said.join(" ")))));
 }
 
 function drawProblems(run) {
@@ -44,7 +60,7 @@ function drawProblems(run) {
 
 function drawVerdicts(run) {
     const section = document.getElementById("verdicts");
-    const parts = [el("h2", { id: "verdicts-title" }, "Did it hold?"),
+    const parts = [el("h2", { id: "verdicts-title" }, "Phase by phase"),
         el("p", {}, outcomeInWords(run))];
     const kinds = { held: "good", "did not hold": "bad", "not valid": "void", "not run": "void" };
     for (const it of run.verdicts) {
@@ -71,7 +87,7 @@ function drawVerdicts(run) {
             + `${percent(limits.connections_share)} of the connections were there, and no client `
             + `thread was busy over ${percent(limits.client_busy_share)} of the time.${looser}`));
     }
-    parts.push(phases(run), ledger(run));
+    parts.push(phases(run), causesOf(run), ledger(run));
     section.hidden = false;
     section.replaceChildren(...parts.filter(part => part));
 }
@@ -82,14 +98,15 @@ function percentile(phase, key) {
     const at = phase.latency_us[key];
     const least = (phase.latency_at_least_us || {})[key];
     const shown = at == null && least != null ? "≥ " + us(least) : us(at);
-    return shown + ((phase.percentiles_valid || {})[key] === false ? " (not valid)" : "");
+    if ((phase.percentiles_valid || {})[key] !== false) return shown;
+    return el("span", {}, shown + " ", el("span", { class: "mark" }, "(not valid)"));
 }
 
 function phases(run) {
     const all = (run.summary && run.summary.phases) || [];
     if (!all.length) return null;
     const rows = all.map(it => [
-        it.name, it.seconds, thousands(it.connections.established),
+        it.name, it.valid ? "yes" : "NO", it.seconds, thousands(it.connections.established),
         thousands(it.shake.offered_rate), thousands(it.shake.answered),
         thousands(it.shake.skipped + it.shake.timed_out + it.shake.lost),
         thousands(it.shake.granted),
@@ -97,11 +114,34 @@ function phases(run) {
         it.cpu_us_per_request.server == null ? null : trimmed(it.cpu_us_per_request.server, 3),
         it.cpu_us_per_request.client == null ? null : trimmed(it.cpu_us_per_request.client, 3),
         thousands(it.kernel.retransmits),
-        it.valid ? "yes" : "NO",
     ]);
-    return table("Phase by phase", ["phase", "s", "users", "due/s", "answered", "not answered",
-        "packets", "median", "p90", "p99", "p99.9", "largest", "server CPU µs", "client CPU µs",
-        "sent again", "valid"], rows, { classes: all.map(it => (it.valid ? null : "void")) });
+    return table("Figures of each phase; a percentile with ≥ is so much or more", ["phase", "valid",
+        "s", "users", "due/s", "answered", "not answered", "packets", "median", "p90", "p99",
+        "p99.9", "largest", "server CPU µs", "client CPU µs", "sent again"], rows,
+    { classes: all.map(it => (it.valid ? null : "void")), name: "Figures of each phase" });
+}
+
+// A share below this is no answer to why.
+const SHARE_SHOWN = 0.005;
+
+// What the slowest requests of each phase waited for, cause by cause.
+function causesOf(run) {
+    const all = ((run.summary && run.summary.phases) || []).filter(it =>
+        it.attribution && it.attribution.tail && it.attribution.tail.shares);
+    const share = (phase, cause) => phase.attribution.tail.shares[cause] || 0;
+    const found = Object.keys(CAUSES).filter(cause =>
+        all.some(phase => share(phase, cause) >= SHARE_SHOWN));
+    if (!found.length) return null;
+    const largest = cause => Math.max(...all.map(phase => share(phase, cause)));
+    found.sort((a, b) => largest(b) - largest(a));
+    const rows = found.map(cause => [
+        el("span", {}, swatch({ ink: `var(${CAUSES[cause].ink})` }, true), cause),
+        CAUSES[cause].means,
+        ...all.map(phase => percent(Math.round(share(phase, cause) * 1000) / 1000)),
+    ]);
+    return table("Why the slowest requests took longer than is usual: the part of each cause",
+        ["cause", "what it means", ...all.map(phase => phase.name)], rows,
+        { left: [1], name: "Causes of the slowest requests" });
 }
 
 function ledger(run) {
@@ -116,13 +156,13 @@ function ledger(run) {
     const said = { true: "The books balance: every share and every cent is somewhere, and once.",
         false: "THE BOOKS DO NOT BALANCE.", null: "The books were not closed on both sides: "
             + (run.missing("ledger") || "the run did not end in order") + "." };
-    return el("div", {}, el("h2", {}, "Is the money right?"),
+    return el("div", {}, el("h2", {}, "The books"),
         el("div", { class: "verdict " + (books.balanced ? "good"
             : books.balanced === false ? "bad" : "void") },
         el("p", {}, said[String(books.balanced)] + (books.double_grants == null ? ""
             : ` Packets that two users received: ${thousands(books.double_grants)}.`)
             + (books.balanced === false && books.because ? ` Why: ${books.because}.` : ""))),
-        table("Red packets", ["", "shares", "money"], rows));
+        table("Red packets", ["what became of them", "shares", "money"], rows));
 }
 
 const TABLES = { faults, nics, flames, tuning, missing, notes };
@@ -230,11 +270,13 @@ function tuning(run) {
     const host = (manifest.hosts || [])[0];
     if (host) {
         parts.push(el("details", {}, el("summary", {}, "The machine"),
-            table("", ["", ""], flat(host, ""), { left: [1] })));
+            table("", ["what", "value"], flat(host, ""),
+                { left: [1], name: "The machine" })));
     }
     if (manifest.text) {
         parts.push(el("details", {}, el("summary", {}, "The experiment"),
-            el("pre", { class: "scroll mono", tabindex: "0" }, manifest.text)));
+            el("pre", { class: "scroll mono", tabindex: "0", role: "region",
+                "aria-label": "The experiment" }, manifest.text)));
     }
     return parts;
 }
@@ -252,5 +294,5 @@ function notes(run) {
     const more = run.notesLeftOut
         ? `, and ${thousands(run.notesLeftOut)} more in events.jsonl` : "";
     return [el("h2", {}, "Also noted"),
-        table("Warnings and events" + more, ["time", "what", ""], rows, { left: [1, 2] })];
+        table("Warnings and events" + more, ["time", "what", "more"], rows, { left: [1, 2] })];
 }

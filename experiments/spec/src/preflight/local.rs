@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use platform::DescriptorLimits;
+use text::bytes;
 use tuning::Profile;
 use tuning::profile::Scope;
 
@@ -23,6 +24,13 @@ const SHORT_CHAIN: u64 = 1;
 
 /// Files that a run needs beside its sockets.
 const OTHER_FILES: u64 = 2_000;
+
+/// Threads of a server or client beside its shards: those that read commands, write lines, serve
+/// the control interface and hand work to blocking calls.
+const THREADS_OF_PROGRAM: u64 = 8;
+
+/// Threads of the recorder beside one a CPU that looks for stalls.
+const THREADS_OF_RECORDER: u64 = 12;
 
 /// Held packets wait behind an interface of this.
 const TUN: &str = "/dev/net/tun";
@@ -57,7 +65,9 @@ pub(super) fn local(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
     let users = u64::from(experiment.users.get());
     let per_user = 2 * KERNEL_BYTES_PER_SOCKET + SERVER_BYTES + CLIENT_BYTES;
     let needs = users * per_user + BASE_BYTES;
-    items.push(memory("memory", needs, machine.memory_available_bytes, "available"));
+    items.push(memory_left(needs, machine));
+    items.extend(cpu_time(experiment, machine));
+    items.extend(threads(experiment, machine));
     items.push(Item {
         what: "clock".to_owned(),
         needs: "one machine: its monotonic clock".to_owned(),
@@ -65,6 +75,64 @@ pub(super) fn local(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
         verdict: Verdict::Fits,
     });
     items
+}
+
+/// Memory, by the machine or by the cgroup that leaves less of it.
+fn memory_left(needs: u64, machine: &Machine) -> Item {
+    let available = machine.memory_available_bytes;
+    let mut item = memory("memory", needs, available, "available");
+    let limit = machine.limits.memory.as_ref();
+    if let Some(limit) = limit.filter(|it| it.available_bytes <= available) {
+        let (left, all) = (bytes(limit.available_bytes), bytes(limit.bytes));
+        item.has = format!("{left} left of the {all} of cgroup {}", limit.group);
+        if let Verdict::Refused { way_out } = &mut item.verdict {
+            *way_out = format!(
+                "raise the memory limit of cgroup {}, or fewer users: --set users=N",
+                limit.group
+            );
+        }
+    }
+    item
+}
+
+/// CPU time, where a quota leaves less than the CPUs that threads run on. What it is enough for is
+/// not known beforehand, so it refuses nothing.
+fn cpu_time(experiment: &Experiment, machine: &Machine) -> Option<Item> {
+    let limit = machine.limits.cpu.as_ref()?;
+    let named = [&experiment.server.cpus, &experiment.client.cpus];
+    let mut cpus: Vec<usize> =
+        named.iter().flat_map(|it| it.as_deref().unwrap_or(&machine.cpus)).copied().collect();
+    cpus.sort_unstable();
+    cpus.dedup();
+    (limit.cpus < cpus.len() as f64).then(|| Item {
+        what: "CPU time".to_owned(),
+        needs: format!("what {} CPUs give, at most", cpus.len()),
+        has: format!(
+            "{:.2} CPUs, the quota of cgroup {}: once it is used up, all programs stand still \
+             until its next period",
+            limit.cpus, limit.group
+        ),
+        verdict: Verdict::Note,
+    })
+}
+
+/// Processes and threads, where a cgroup has a limit of them.
+fn threads(experiment: &Experiment, machine: &Machine) -> Option<Item> {
+    let limit = machine.limits.pids.as_ref()?;
+    let descriptors = DescriptorLimits { soft: machine.descriptors, hard: machine.descriptors };
+    let server = server_config(experiment).resolve(&machine.cpus, descriptors);
+    let client = client_config(experiment, 0);
+    let client = client.resolve(&machine.cpus, descriptors, experiment.network.ports);
+    // What cannot be resolved is refused by its own comparison.
+    let shards = |shards: Option<usize>| shards.unwrap_or(1) as u64 + THREADS_OF_PROGRAM;
+    let clients = u64::from(experiment.client.processes.get());
+    let needs = shards(server.ok().map(|it| it.shards))
+        + clients * shards(client.ok().map(|it| it.shards))
+        + THREADS_OF_RECORDER
+        + machine.cpus.len() as u64;
+    let has = format!("{} left of the {} of cgroup {}", limit.left, limit.most, limit.group);
+    let way_out = format!("raise pids.max of cgroup {}", limit.group);
+    Some(item("threads", needs.to_string(), has, (needs > limit.left).then_some(way_out)))
 }
 
 fn kernel(machine: &Machine) -> Item {

@@ -98,6 +98,8 @@ fn compare(experiment: &Experiment, machine: &Machine) -> Vec<Item> {
 mod tests {
     use std::path::Path;
 
+    use platform::{CgroupLimits, CpuLimit, MemoryLimit, PidsLimit};
+
     use super::*;
     use crate::machine::ClockState;
     use crate::read::Source;
@@ -112,6 +114,7 @@ mod tests {
             cpu_model: None,
             memory_bytes: 24 * GIB,
             memory_available_bytes: 22 * GIB,
+            limits: CgroupLimits::default(),
             descriptors: 20_000,
             files: (2_466_170, 1_000),
             ports: (32_768, 60_999),
@@ -180,6 +183,50 @@ mod tests {
         let preflight = Preflight::of(&experiment(10, ""), &old);
         assert_eq!(refused(&preflight), [("kernel", "boot a kernel from 6.0 on")]);
         assert_eq!(preflight.most_users, None, "no number of users helps");
+    }
+
+    fn limited(limits: CgroupLimits) -> Machine {
+        let left = limits.memory.as_ref().map_or(22 * GIB, |it| it.available_bytes);
+        Machine { memory_available_bytes: left, limits, ..machine() }
+    }
+
+    fn found<'a>(preflight: &'a Preflight, what: &str) -> Option<&'a Item> {
+        preflight.items.iter().find(|item| item.what == what)
+    }
+
+    #[test]
+    fn the_smallest_limit_of_a_cgroup_decides() {
+        let group = || "/pod".to_owned();
+        let memory = MemoryLimit { group: group(), bytes: 600 << 20, available_bytes: 590 << 20 };
+        let box_of = limited(CgroupLimits { memory: Some(memory), ..CgroupLimits::default() });
+        let preflight = Preflight::of(&experiment(100_000, ""), &box_of);
+        let way_out = "raise the memory limit of cgroup /pod, or fewer users: --set users=N";
+        assert_eq!(refused(&preflight), [("memory", way_out)]);
+        let has = &found(&preflight, "memory").expect("looked at").has;
+        assert_eq!(has, "590.0 MiB left of the 600.0 MiB of cgroup /pod");
+        assert!((40_000..60_000).contains(&preflight.most_users.expect("some fit")));
+
+        let cpu = |cpus| CgroupLimits {
+            cpu: Some(CpuLimit { group: group(), cpus }),
+            ..CgroupLimits::default()
+        };
+        let small = Preflight::of(&experiment(10, ""), &limited(cpu(0.08)));
+        let item = found(&small, "CPU time").expect("looked at");
+        assert!(item.has.starts_with("0.08 CPUs, the quota of cgroup /pod"), "{item:?}");
+        assert_eq!(item.verdict, Verdict::Note);
+        assert_eq!(
+            found(&Preflight::of(&experiment(10, ""), &limited(cpu(2.0))), "CPU time"),
+            None
+        );
+        assert_eq!(found(&Preflight::of(&experiment(10, ""), &machine()), "CPU time"), None);
+
+        let pids = |left| CgroupLimits {
+            pids: Some(PidsLimit { group: group(), most: 100, left }),
+            ..CgroupLimits::default()
+        };
+        let few = Preflight::of(&experiment(10, ""), &limited(pids(9)));
+        assert_eq!(refused(&few), [("threads", "raise pids.max of cgroup /pod")]);
+        assert_eq!(refused(&Preflight::of(&experiment(10, ""), &limited(pids(99)))), []);
     }
 
     #[test]
