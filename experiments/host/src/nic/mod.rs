@@ -45,7 +45,7 @@ pub struct NicArgs {
 /// Watches until interrupted.
 ///
 /// # Errors
-/// [`UsageError`], or what keeps the interfaces from being read.
+/// [`spec::UsageError`], or what keeps the interfaces from being read.
 pub async fn run(args: &NicArgs) -> anyhow::Result<()> {
     let mut watch = Watch::open(&args.interfaces)?;
     let mut interrupts = Interrupts::listen()?;
