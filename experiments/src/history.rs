@@ -1,5 +1,5 @@
-//! `lab history`: the runs of a directory for a terminal, a program or a browser. Must not know: how
-//! runs are compared.
+//! `lab history`: the runs of a directory for a terminal, a program or a browser. Must not know:
+//! how runs are compared.
 
 use std::io::IsTerminal;
 

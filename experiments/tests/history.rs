@@ -65,7 +65,7 @@ fn runs() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_history_is_told_as_json_and_as_a_table_of_the_terminals_width() {
+fn a_history_is_told_as_json_and_as_a_table() {
     let runs = runs();
     let output_json = lab(&["history", path(runs.path()), "--json"]);
     assert_exit(&output_json, 0);
@@ -94,10 +94,14 @@ fn a_history_is_told_as_json_and_as_a_table_of_the_terminals_width() {
         assert!(wide.contains(words), "{words}: {wide}");
     }
     assert_exit(&lab(&["history", path(&runs.path().join("pictures"))]), 2);
-    // In terminals of two widths.
+}
+
+#[test]
+fn a_history_ends_its_lines_where_the_terminal_does() {
     if !needs::program("script", "script") {
         return;
     }
+    let runs = runs();
     for columns in [72, 110] {
         let line = format!(
             "stty cols {columns}; exec {} history {}",
@@ -145,13 +149,6 @@ fn the_page_of_a_history_is_read_at_every_width() {
             assert_eq!(charts, true);
         }
     }
-    if let Some(axe) = browser::axe() {
-        for width in [1280, 400] {
-            browser.window(width, 900, false);
-            browser.open(&format!("file://{}", page.display()));
-            assert_eq!(browser.findings(&axe), [""; 0], "at {width}");
-        }
-    }
     // What a run says of itself is text.
     let first = runs.path().join("run-01");
     let mut manifest = json(&first, "manifest.json");
@@ -161,4 +158,18 @@ fn the_page_of_a_history_is_read_at_every_width() {
     browser.open(&format!("file://{}", page.display()));
     assert_eq!(browser.said(), Vec::<String>::new());
     assert_eq!(browser.evaluate("document.querySelectorAll('img').length"), 0);
+}
+
+#[test]
+fn axe_finds_nothing_wrong_with_the_page_of_a_history() {
+    let Some(mut browser) = Browser::start() else { return };
+    let Some(axe) = browser::axe() else { return };
+    let runs = runs();
+    let page = runs.path().join("history.html");
+    assert_exit(&lab(&["history", path(runs.path()), "--out", path(&page)]), 0);
+    for width in [1280, 400] {
+        browser.window(width, 900, false);
+        browser.open(&format!("file://{}", page.display()));
+        assert_eq!(browser.findings(&axe), [""; 0], "at {width}");
+    }
 }

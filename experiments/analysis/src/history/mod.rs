@@ -5,8 +5,8 @@
 //! are compared as sets of runs are, by the statistics of `compare`, and all questions of a history
 //! are corrected together.
 //!
-//! Read it from `find` (which runs there are) over `rows` (a run in figures) and `states` (which runs
-//! belong together, what moved between them) to `table`. Must not know: pages, terminals.
+//! Read it from `find` (which runs there are) over `rows` (a run in figures) and `states` (which
+//! runs belong together, what moved between them) to `table`. Must not know: pages, terminals.
 
 mod find;
 mod rows;

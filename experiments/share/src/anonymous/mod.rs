@@ -1,5 +1,5 @@
-//! The raw files of a run without what names the machine, for a directory from which summary, tables
-//! and page are made anew: so that none of these has it either.
+//! The raw files of a run without what names the machine, for a directory from which summary,
+//! tables and page are made anew: so that none of these has it either.
 //!
 //! What a run names is replaced by the same stand-in everywhere (`names`), what names a machine by
 //! its form likewise (`patterns`). Owns: which field is of which kind. Of what is no JSON only that
@@ -390,7 +390,8 @@ mod tests {
             SAMPLES_FILE,
             &[
                 json!({ "t": 5, "host": "quark", "source": "nic", "phase": "quark",
-                    "namespace": "up", "nic": "backbone", "missing": { "driver": "backbone: no" } }),
+                    "namespace": "up", "nic": "backbone",
+                    "missing": { "driver": "backbone: no" } }),
                 json!({ "t": 5, "host": "quark", "source": "proc", "of": "server",
                     "cgroup": { "group": "/user.slice/user-1000.slice" } }),
             ],

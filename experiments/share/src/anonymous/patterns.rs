@@ -1,5 +1,5 @@
-//! What names a machine by its form: addresses of networks and of cards, ids of a boot, paths, URLs.
-//! The same thing has the same stand-in all over a run. Must not know: files, fields.
+//! What names a machine by its form: addresses of networks and of cards, ids of a boot, paths,
+//! URLs. The same thing has the same stand-in all over a run. Must not know: files, fields.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
