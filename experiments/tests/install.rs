@@ -52,7 +52,7 @@ fn bash_completes_commands_flags_and_values() {
         assert!(found.status.success(), "{}", said(&found));
         said(&found)
     };
-    assert_eq!(complete("lab exp").lines().collect::<Vec<_>>(), ["explain"]);
+    assert_eq!(complete("lab expl").lines().collect::<Vec<_>>(), ["explain"]);
     assert!(complete("lab run --rep").contains("--repeat"));
     assert_eq!(complete("lab completions fi").trim(), "fish");
     for shell in ["zsh", "fish", "elvish", "powershell"] {

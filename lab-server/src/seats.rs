@@ -71,7 +71,9 @@ impl Seats {
     pub(crate) fn new_reason(&self, short: u64) -> Option<String> {
         let [full, out] = &self.hall.told;
         let is_new = |told: &AtomicBool| !told.swap(true, Ordering::Relaxed);
-        if self.refused > 0 && is_new(full) {
+        // A shard that has every seat there is finds no place of its own for one more.
+        let is_full = || self.hall.taken.load(Ordering::Relaxed) >= self.hall.limit;
+        if (self.refused > 0 || (short > 0 && is_full())) && is_new(full) {
             return Some(format!(
                 "turns connections away: it may hold {} at a time (--connections N; by default its \
                  users and some more)",
@@ -136,6 +138,11 @@ mod tests {
         let said = seats[0].new_reason(0).expect("the limit is reached");
         assert!(said.contains("may hold 2 at a time"), "{said}");
         assert_eq!(seats[1].new_reason(0), None, "it was said");
+        let crowded = Hall::new(1);
+        let mut seat = Seats::new(Arc::clone(&crowded));
+        assert!(seat.take());
+        let said = seat.new_reason(1).expect("its only place is taken");
+        assert!(said.contains("may hold 1 at a time"), "{said}");
         let said = seats[1].new_reason(3).expect("descriptors have run out");
         assert!(said.contains("ulimit -n"), "{said}");
         assert_eq!(seats[0].new_reason(1), None, "it was said");
