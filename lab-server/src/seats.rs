@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use shard::NetCounters;
+
 /// The connections that all shards together may hold.
 #[derive(Debug)]
 pub(crate) struct Hall {
@@ -66,31 +68,29 @@ impl Seats {
         }
     }
 
-    /// What people must know of the peers that this shard turned away, `short` of them for want of
-    /// a descriptor: each reason is said once, by one of the shards.
-    pub(crate) fn new_reason(&self, short: u64) -> Option<String> {
+    /// What people must know of the peers that this shard and its sockets turned away: each reason
+    /// is said once, by one of the shards. One shard has places for as many as all may hold.
+    pub(crate) fn new_reason(&self, sockets: &NetCounters) -> Option<String> {
+        let short = sockets.turned_away - sockets.found_full;
         let [full, out] = &self.hall.told;
         let is_new = |told: &AtomicBool| !told.swap(true, Ordering::Relaxed);
-        // A shard that has every seat there is finds no place of its own for one more.
-        let is_full = || self.hall.taken.load(Ordering::Relaxed) >= self.hall.limit;
-        if (self.refused > 0 || (short > 0 && is_full())) && is_new(full) {
+        if self.refused + sockets.found_full > 0 && is_new(full) {
             return Some(format!(
-                "turns connections away: it may hold {} at a time (--connections N; by default its \
-                 users and some more)",
+                "turns connections away: all places are taken, or all of a shard; it may hold {} \
+                 at a time (--connections N; by default its users and some more)",
                 self.hall.limit
             ));
         }
         (short > 0 && is_new(out)).then(|| {
-            "turns connections away: no descriptor is left for them, or no place in a shard \
-             (ulimit -n, sysctl fs.file-max)"
+            "turns connections away: no descriptor is left for them (ulimit -n, sysctl fs.file-max)"
                 .to_owned()
         })
     }
 
     /// The shard ends. Returns how many peers all shards have turned away, when it is the last and
     /// there were any.
-    pub(crate) fn leave(&self, short: u64) -> Option<String> {
-        let own = self.refused + short;
+    pub(crate) fn leave(&self, sockets: &NetCounters) -> Option<String> {
+        let own = self.refused + sockets.turned_away;
         let all = self.hall.turned_away.fetch_add(own, Ordering::Relaxed) + own;
         let is_last = self.hall.shards.fetch_sub(1, Ordering::AcqRel) == 1;
         (is_last && all > 0).then(|| format!("turned {all} connections away in all"))
@@ -132,23 +132,25 @@ mod tests {
     fn who_is_turned_away_is_said_once_and_counted_at_the_end() {
         let hall = Hall::new(2);
         let mut seats: Vec<_> = (0..2).map(|_| Seats::new(Arc::clone(&hall))).collect();
+        let sockets = |turned_away, found_full| NetCounters {
+            turned_away,
+            found_full,
+            ..NetCounters::default()
+        };
         assert!(seats[0].take() && seats[1].take());
-        assert_eq!(seats[0].new_reason(0), None);
+        assert_eq!(seats[0].new_reason(&sockets(0, 0)), None);
         assert!(!seats[0].take() && !seats[1].take());
-        let said = seats[0].new_reason(0).expect("the limit is reached");
+        let said = seats[0].new_reason(&sockets(0, 0)).expect("the limit is reached");
         assert!(said.contains("may hold 2 at a time"), "{said}");
-        assert_eq!(seats[1].new_reason(0), None, "it was said");
-        let crowded = Hall::new(1);
-        let mut seat = Seats::new(Arc::clone(&crowded));
-        assert!(seat.take());
-        let said = seat.new_reason(1).expect("its only place is taken");
-        assert!(said.contains("may hold 1 at a time"), "{said}");
-        let said = seats[1].new_reason(3).expect("descriptors have run out");
+        assert_eq!(seats[1].new_reason(&sockets(2, 2)), None, "it was said");
+        let said = seats[1].new_reason(&sockets(3, 2)).expect("descriptors have run out");
         assert!(said.contains("ulimit -n"), "{said}");
-        assert_eq!(seats[0].new_reason(1), None, "it was said");
-        assert_eq!(seats[0].leave(1), None);
-        assert_eq!(seats[1].leave(3).as_deref(), Some("turned 6 connections away in all"));
-        let quiet = Seats::new(Hall::new(2));
-        assert_eq!(quiet.leave(0), None);
+        assert_eq!(seats[0].new_reason(&sockets(1, 0)), None, "it was said");
+        assert_eq!(seats[0].leave(&sockets(1, 0)), None);
+        let all = seats[1].leave(&sockets(3, 2));
+        assert_eq!(all.as_deref(), Some("turned 6 connections away in all"));
+        let full = Seats::new(Hall::new(2)).new_reason(&sockets(1, 1)).expect("a full shard");
+        assert!(full.contains("may hold 2 at a time"), "{full}");
+        assert_eq!(Seats::new(Hall::new(2)).leave(&sockets(0, 0)), None);
     }
 }

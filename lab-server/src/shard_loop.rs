@@ -298,7 +298,7 @@ impl ShardLoop {
             self.reported_times = times;
         }
         self.report_slowness(net.now_ns());
-        self.unsaid.extend(self.seats.new_reason(net.counters().turned_away));
+        self.unsaid.extend(self.seats.new_reason(&net.counters()));
         self.say();
         found_room
     }
@@ -407,7 +407,7 @@ impl ShardLoop {
         while !self.report_second(net) {
             std::thread::yield_now();
         }
-        self.unsaid.extend(self.seats.leave(net.counters().turned_away));
+        self.unsaid.extend(self.seats.leave(&net.counters()));
         self.say();
         while !self.unsaid.is_empty() {
             std::thread::yield_now();

@@ -62,6 +62,8 @@ pub struct NetCounters {
     pub accepted: u64,
     /// Connections turned away because slots, descriptors or files had run out.
     pub turned_away: u64,
+    /// Those of them that found all places of the shard taken.
+    pub found_full: u64,
     /// Bytes received.
     pub bytes_in: u64,
     /// Bytes the sockets took.

@@ -304,6 +304,7 @@ impl Net {
                 Accepted::TurnedAway => self.counters.turned_away += 1,
                 Accepted::Socket(socket) if self.slots.is_full() => {
                     self.counters.turned_away += 1;
+                    self.counters.found_full += 1;
                     reset(socket);
                 }
                 Accepted::Socket(socket) => match self.adopt(socket, State::Open) {
