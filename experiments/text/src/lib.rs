@@ -1,7 +1,8 @@
 //! Numbers and tables for people, and the way to standard output and standard error.
 //!
 //! Owns: how a count, a size, a duration, an instant and a table are written, which name a mistaken
-//! one is nearest to, and what happens when nobody reads it. Must not know: anything else of the lab.
+//! one is nearest to, and what happens when nobody reads it. Must not know: anything else of the
+//! lab.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
