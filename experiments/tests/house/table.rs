@@ -160,6 +160,7 @@ pub(crate) const TABLE: &[Row] = &[
             "accounting",
             "analysis",
             "attribution",
+            "control",
             "ebpf",
             "fleet",
             "host",
