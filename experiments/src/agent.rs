@@ -1,4 +1,5 @@
-//! `lab agent`: an agent of a fleet, and its figures for Prometheus where `--metrics` asks for them.
+//! `lab agent`: an agent of a fleet, and its figures for Prometheus where `--metrics` asks for
+//! them.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

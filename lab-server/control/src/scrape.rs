@@ -1,5 +1,5 @@
-//! An HTTP interface with metrics alone, for a program that has nothing else to tell over HTTP. Must
-//! not know: what is measured.
+//! An HTTP interface with metrics alone, for a program that has nothing else to tell over HTTP.
+//! Must not know: what is measured.
 
 use std::fmt;
 use std::io;
