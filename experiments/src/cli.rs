@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::agent;
 use crate::check;
 use crate::clean;
 use crate::examples;
@@ -254,9 +255,7 @@ impl Command {
         match self {
             Command::Check { file, settings } => check(&file, &settings),
             Command::Run(args) => run(*args),
-            Command::Agent(args) => {
-                block_on("lab-agent-io", fleet::agent::run(&args, run::PIPE_PROTOCOL))
-            }
+            Command::Agent(args) => block_on("lab-agent-io", agent::run(&args)),
             Command::Hosts(args) => block_on("lab-io", fleet::hosts::run(&args)),
             Command::Compare(args) => shared::with_unpacked(&args, compare),
             Command::History(args) => history::show(&args),

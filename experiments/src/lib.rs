@@ -5,6 +5,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod agent;
 mod check;
 mod children;
 mod clean;

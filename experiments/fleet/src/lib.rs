@@ -27,5 +27,5 @@ mod target;
 pub use access::{Access, Options};
 pub use epoch::{Epoch, Leader};
 pub use names::RunName;
-pub use spool::{SPOOL_ENDING, remove_spool};
+pub use spool::{SPOOL_ENDING, Waiting, remove_spool};
 pub use state::StateLock;

@@ -60,6 +60,26 @@ enum Place {
     Memory(Vec<u8>),
 }
 
+/// How much of runs waits until a coordinator has merged it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Batches.
+    pub batches: u64,
+    /// The room that they take on disk and in memory, in bytes.
+    pub bytes: u64,
+    /// Items that had no room anywhere, and are lost.
+    pub lost: u64,
+}
+
+impl Waiting {
+    /// Adds that of another run.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.batches += other.batches;
+        self.bytes += other.bytes;
+        self.lost += other.lost;
+    }
+}
+
 /// The batches of a run that may have to be sent (again).
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -289,6 +309,16 @@ impl Spool {
             self.end += length;
         }
         Ok(())
+    }
+
+    /// What waits, and what is lost.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let on_disk = self.end.saturating_sub(self.begin);
+        Waiting {
+            batches: self.batches.len() as u64,
+            bytes: on_disk + self.in_memory as u64,
+            lost: self.lost,
+        }
     }
 
     /// The number of the last batch.

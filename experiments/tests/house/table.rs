@@ -169,6 +169,7 @@ pub(crate) const TABLE: &[Row] = &[
             "accounting",
             "analysis",
             "attribution",
+            "control",
             "ebpf",
             "fleet",
             "host",

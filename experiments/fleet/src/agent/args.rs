@@ -1,6 +1,6 @@
 //! The command line of `lab agent`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::access::Access;
@@ -35,6 +35,9 @@ pub struct AgentArgs {
     /// counted from the end of the phase
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(super) wait: u64,
+    /// Answer GET /metrics there, for Prometheus [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// As whom programs run: NAME, UID or UID:GID [default: who has called sudo, else nobody]
     #[arg(long, value_name = "USER")]
     pub(super) user: Option<String>,

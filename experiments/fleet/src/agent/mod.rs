@@ -14,10 +14,12 @@ mod observed;
 mod outbox;
 mod programs;
 mod sender;
+mod status;
 mod work;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -44,6 +46,7 @@ use interrupts::Interrupts;
 use leads::Leads;
 pub use sender::Sending;
 use spec::UsageError;
+pub use status::{Figures, Status};
 use work::Work;
 
 /// Another agent of the same name is heard within this time: it beats every second.
@@ -64,6 +67,7 @@ struct Agent {
     kept: BTreeMap<RunName, Sending>,
     leads: Leads,
     targets: Targets,
+    status: Arc<Status>,
     events: UnboundedSender<LocalEvent>,
     /// The run that it works for and who leads it, for its beats.
     run: watch::Sender<Option<(RunName, Leader)>>,
@@ -77,10 +81,15 @@ struct Subscriptions {
 }
 
 /// Carries out `lab agent`, until it is interrupted. Programs are controlled as `protocol` says.
+/// `looked_on` is given the figures of the agent when it is ready for work.
 ///
 /// # Errors
 /// [`UsageError`], or what keeps it from going on.
-pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()> {
+pub async fn run(
+    args: &AgentArgs,
+    protocol: PipeProtocol,
+    looked_on: impl FnOnce(Arc<Status>),
+) -> anyhow::Result<()> {
     check_name(&args.name)?;
     let privileges = Privileges::choose(args.user.as_deref())?;
     let interrupts = Interrupts::listen()?;
@@ -109,6 +118,8 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
     let run = watch::Sender::new(None);
     let beating = tokio::spawn(beat_on(client.clone(), card.clone(), run.subscribe()));
     let leads = Leads::of_kept(&state, &Spool::kept(&state));
+    let status = Arc::new(Status::new(client.clone(), card.since));
+    looked_on(Arc::clone(&status));
     let mut agent = Agent {
         client,
         context,
@@ -121,6 +132,7 @@ pub async fn run(args: &AgentArgs, protocol: PipeProtocol) -> anyhow::Result<()>
         kept: BTreeMap::new(),
         leads,
         targets: Targets::new(&args.targets),
+        status,
         events,
         run,
     };
@@ -211,8 +223,9 @@ impl Agent {
         Some((run, self.leads.of(run)?))
     }
 
-    /// Beats name the run that this agent works for, and who leads it.
+    /// Beats name the run that this agent works for, and who leads it; its status has the rest.
     fn tell_beats(&self) {
+        self.status.tell(self.work.is_some(), self.kept.len());
         let works_for = self.works_for();
         self.run.send_if_modified(|told| {
             let other = told.as_ref().map(|(run, leader)| (run, leader)) != works_for;
@@ -246,6 +259,9 @@ impl Agent {
             Ok(Ask::Forget { run, epoch }) => self.forget(&run, epoch),
             Err(error) => refused(format!("this agent does not understand that: {error}")),
         };
+        if let Answer::Refused { .. } | Answer::TakenOver { .. } = answer {
+            self.status.refuse();
+        }
         let body = serde_json::to_vec(&answer)?;
         // A coordinator that does not hear it asks again.
         let _ = self.client.publish(reply, body.into()).await;
@@ -290,6 +306,8 @@ impl Agent {
             kept.forget()?;
             return Err(error);
         }
+        self.status.begin();
+        self.status.watch(kept.backlog());
         self.kept.insert(run, kept);
         let (targets, privileges) = (self.targets.clone(), self.privileges.clone());
         let events = self.events.clone();
@@ -304,6 +322,7 @@ impl Agent {
         match &mut self.work {
             Some(work) if *work.run() == order.run => {
                 let sending = self.kept.get(&order.run);
+                self.status.order();
                 work.order(order.number, order.what, sending).await
             }
             // It was carried out, and the answer was lost.
@@ -328,7 +347,10 @@ impl Agent {
         if !self.kept.contains_key(run) {
             let (state, name) = (&self.state, &self.card.name);
             match Sending::of_kept(&self.context, state, run, name, merged) {
-                Ok(kept) => drop(self.kept.insert(run.clone(), kept)),
+                Ok(kept) => {
+                    self.status.watch(kept.backlog());
+                    self.kept.insert(run.clone(), kept);
+                }
                 Err(_) => return refused(format!("it has nothing of run {run}")),
             }
         }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::names::RunName;
 use crate::protocol::{Said, from};
-use crate::spool::Spool;
+use crate::spool::{Spool, Waiting};
 
 /// Batches on their way at a time.
 const WINDOW: usize = 64;
@@ -39,6 +39,17 @@ struct State {
 pub struct Sending {
     state: Arc<State>,
     task: JoinHandle<()>,
+}
+
+/// What waits of a run, seen by who must not keep it.
+#[derive(Clone, Debug)]
+pub(super) struct Backlog(Weak<State>);
+
+impl Backlog {
+    /// What waits now; `None` when the run is forgotten.
+    pub(super) fn waiting(&self) -> Option<Waiting> {
+        Some(self.0.upgrade()?.spool().waiting())
+    }
 }
 
 type Acknowledged = BoxFuture<'static, bool>;
@@ -156,6 +167,11 @@ impl Sending {
     /// know.
     pub(crate) fn write_waiting(&self) -> Option<String> {
         self.state.spool().write_waiting()
+    }
+
+    /// A look at what waits.
+    pub(super) fn backlog(&self) -> Backlog {
+        Backlog(Arc::downgrade(&self.state))
     }
 
     /// The number of the last batch.

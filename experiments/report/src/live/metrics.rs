@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use control::metrics::{Labelled, Labels};
 
 use crate::columns::Cell;
 use crate::digest::Digest;
@@ -15,51 +12,6 @@ use crate::digest::Digest;
 /// Levels: what they are now counts, not their sum.
 const LEVELS: [&str; 4] =
     ["client.online", "client.in_flight", "server.connections", "server.queued"];
-
-/// A family of metrics, by label.
-#[derive(Debug, Default)]
-struct Family {
-    help: String,
-    counter: bool,
-    values: Vec<(Vec<(&'static str, String)>, f64)>,
-}
-
-#[derive(Debug)]
-struct Families(BTreeMap<String, Family>);
-
-impl Collector for Families {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, family) in &self.0 {
-            if family.counter {
-                each(&mut encoder, name, family, ConstCounter::new)?;
-            } else {
-                each(&mut encoder, name, family, ConstGauge::new)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn each<M: EncodeMetric>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    family: &Family,
-    metric: impl Fn(f64) -> M,
-) -> fmt::Result {
-    let kind = metric(0.0).metric_type();
-    let mut out = encoder.encode_descriptor(name, &family.help, None, kind)?;
-    if let [(labels, value)] = family.values.as_slice()
-        && labels.is_empty()
-    {
-        return metric(*value).encode(out);
-    }
-    for (labels, value) in &family.values {
-        metric(*value).encode(out.encode_family(labels)?)?;
-    }
-    Ok(())
-}
-
-type Labels = Vec<(&'static str, String)>;
 
 /// Name, help, labels and unit of a column, as the divisor that makes it; whether its sum counts,
 /// or its last value.
@@ -82,62 +34,104 @@ fn metric(
     Metric { name: name.to_owned(), help, labels, divisor, counter }
 }
 
-/// A percentile of the last second, or what it is at least.
-fn latency(group: &str, percentile: &str) -> Option<Metric> {
+/// A percentile of the last second, or what it is at least. The names of before have a label that
+/// is a summary's alone.
+fn latency(group: &str, percentile: &str) -> Vec<Metric> {
     let quantile = match percentile {
         "p50" => "0.5",
         "p90" => "0.9",
         "p99" => "0.99",
         "p999" => "0.999",
         "max" => "1",
-        _ => return None,
+        _ => return Vec::new(),
     };
-    let (name, help) = if group == "latency" {
+    let (name, before, help) = if group == "latency" {
         let help = "Latency of every request over in the last second, from when it was due";
-        ("latency_seconds", help)
+        ("request_latency_seconds", "latency_seconds", help)
     } else {
         let help = "What a latency is at least that requests without an answer decide";
-        ("latency_at_least_seconds", help)
+        ("request_latency_at_least_seconds", "latency_at_least_seconds", help)
     };
-    Some(metric(name, help, &[("quantile", quantile)], 1e6, false))
+    vec![
+        metric(name, help, &[("percentile", percentile)], 1e6, false),
+        metric(before, help, &[("quantile", quantile)], 1e6, false),
+    ]
 }
 
-/// What a column of the page is called in Prometheus; `None` for what is only there for the page.
-fn named(column: &str) -> Option<Metric> {
-    let (group, rest) = column.split_once('.')?;
+/// A counter of an end's over all shards. Bytes have their unit last, and the names of before, too.
+fn of_end(end: &str, counter: &str, help: &'static str, level: bool) -> Vec<Metric> {
+    let named = |name: &str| metric(&format!("{end}_{name}"), help, &[], 1.0, !level);
+    let mut all = vec![named(counter)];
+    all.extend(match counter {
+        "bytes_in" => Some(named("received_bytes")),
+        "bytes_out" => Some(named("sent_bytes")),
+        _ => None,
+    });
+    all
+}
+
+/// What an interface counted. A metric has one unit; the one of before has a counter as its label.
+fn of_interface(rest: &str) -> Vec<Metric> {
+    let Some((interface, counter)) = rest.rsplit_once('.') else { return Vec::new() };
+    let help = "What an interface counted";
+    let before = metric("nic", help, &[("interface", interface), ("counter", counter)], 1.0, true);
+    let directed = |name: &str, help, direction| {
+        metric(name, help, &[("interface", interface), ("direction", direction)], 1.0, true)
+    };
+    let (packets, bytes) = ("Packets of an interface", "Bytes of an interface");
+    let lost = "Packets that an interface lost, by its own counters";
+    let now = match counter {
+        "rx_packets" => directed("nic_packets", packets, "received"),
+        "tx_packets" => directed("nic_packets", packets, "sent"),
+        "rx_bytes" => directed("nic_bytes", bytes, "received"),
+        "tx_bytes" => directed("nic_bytes", bytes, "sent"),
+        "lost" => metric("nic_lost_packets", lost, &[("interface", interface)], 1.0, true),
+        _ => return vec![before],
+    };
+    vec![now, before]
+}
+
+/// What TCP counted, a metric for each.
+fn of_tcp(counter: &str) -> Vec<Metric> {
+    let before = metric("tcp", "What the protocols counted", &[("counter", counter)], 1.0, true);
+    let (name, help) = match counter {
+        "retrans_segs" => ("tcp_retransmitted_segments", "Segments that TCP sent again"),
+        "timeouts" => ("tcp_timeouts", "Times that TCP waited for an acknowledgement in vain"),
+        "fast_retrans" => ("tcp_fast_retransmitted_segments", "Segments sent again at once"),
+        "syn_retrans" => ("tcp_retransmitted_syns", "SYNs and SYN-ACKs sent again"),
+        "listen_overflows" => ("tcp_listen_overflows", "Connections that found a full backlog"),
+        "listen_drops" => ("tcp_listen_drops", "SYNs that a listening socket dropped"),
+        "rcvq_drop" => ("tcp_receive_queue_drops", "Packets that a full receive queue dropped"),
+        _ => return vec![before],
+    };
+    vec![metric(name, help, &[], 1.0, true), before]
+}
+
+/// What a column of the page is called in Prometheus; nothing for what is only there for the page.
+/// Where a name of before is no good one, it follows the name of today.
+fn named(column: &str) -> Vec<Metric> {
+    let Some((group, rest)) = column.split_once('.') else { return Vec::new() };
     let level = LEVELS.contains(&column);
-    Some(match group {
-        "client" => Metric {
-            name: format!("client_{rest}"),
-            help: "As the clients count it, over all of them",
-            labels: Vec::new(),
-            divisor: 1.0,
-            counter: !level,
-        },
-        "server" => Metric {
-            name: format!("server_{rest}"),
-            help: "As the server counts it, over all shards",
-            labels: Vec::new(),
-            divisor: 1.0,
-            counter: !level,
-        },
-        "latency" | "latency_at_least" => latency(group, rest)?,
+    let which = if group == "cause" { "slowest" } else { "all" };
+    vec![match group {
+        "client" => return of_end(group, rest, "As the clients count it, over all of them", level),
+        "server" => return of_end(group, rest, "As the server counts it, over all shards", level),
+        "latency" | "latency_at_least" => return latency(group, rest),
+        "nic" => return of_interface(rest),
+        "tcp" => return of_tcp(rest),
         "segment" => {
             let help = "Where a request of the last second spent its time, on average";
             metric("segment_seconds", help, &[("segment", rest)], 1e6, false)
         }
         "cause" | "over" if rest == "requests" => {
-            let which = if group == "cause" { "slowest" } else { "all" };
             metric("slow_requests", "Slow requests", &[("which", which)], 1.0, true)
         }
         "cause" | "over" => {
-            let which = if group == "cause" { "slowest" } else { "all" };
             let help = "What causes took of slow requests beyond their medians";
             metric("blamed_seconds", help, &[("which", which), ("cause", rest)], 1e6, true)
         }
         "drops" => metric("drops", "Packets dropped", &[("reason", rest)], 1.0, true),
         "retransmits" => metric("retransmits", "Segments sent again", &[("kind", rest)], 1.0, true),
-        "tcp" => metric("tcp", "What the protocols counted", &[("counter", rest)], 1.0, true),
         "wait" => {
             let help = "How long the threads of shards waited for a CPU, in all";
             metric("runqueue_wait_seconds", help, &[("shard", rest)], 1e3, true)
@@ -150,13 +144,8 @@ fn named(column: &str) -> Option<Metric> {
         "memory" => metric("memory_bytes", "Memory", &[("of", rest)], 1.0, false),
         "shares" => metric("shares", "Shares of red packets", &[("what", rest)], 1.0, true),
         "cents" => metric("cents", "Cents of red packets", &[("what", rest)], 1.0, true),
-        "nic" => {
-            let (interface, counter) = rest.rsplit_once('.')?;
-            let help = "What an interface counted";
-            metric("nic", help, &[("interface", interface), ("counter", counter)], 1.0, true)
-        }
-        _ => return None,
-    })
+        _ => return Vec::new(),
+    }]
 }
 
 /// The figures of a run as OpenMetrics text, each name with `lab_run_` before it.
@@ -164,22 +153,28 @@ fn named(column: &str) -> Option<Metric> {
 /// # Errors
 /// Never in practice: writing to a string does not fail.
 pub(super) fn encode(digest: &Digest) -> Result<String, fmt::Error> {
-    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut families: BTreeMap<String, Labelled> = BTreeMap::new();
     for (column, Cell { total, last }) in digest.cells() {
-        let Some(metric) = named(column) else { continue };
-        let Some(value) = (if metric.counter { Some(total) } else { last }) else { continue };
-        let family = families.entry(metric.name).or_default();
-        family.help = metric.help.to_owned();
-        family.counter = metric.counter;
-        family.values.push((metric.labels, value / metric.divisor));
+        for metric in named(column) {
+            let value = if metric.counter { Some(total) } else { last };
+            let Some(value) = value else { continue };
+            let Metric { name, help, labels, divisor, counter } = metric;
+            let family = families.entry(name).or_insert_with_key(|name| {
+                let (name, help) = (name.clone(), help.to_owned());
+                Labelled { name, help, counter, values: Vec::new() }
+            });
+            family.values.push((labels, value / divisor));
+        }
     }
     let phase = digest.incidents.phases.last().filter(|_| !digest.incidents.ended);
-    if let Some(phase) = phase {
-        let values = vec![(vec![("phase", phase.name.clone())], 1.0)];
-        let help = "The phase under way".to_owned();
-        families.insert("phase".to_owned(), Family { help, counter: false, values });
-    }
-    control::metrics::encode_collected("lab_run", Families(families))
+    let mut families: Vec<Labelled> = families.into_values().collect();
+    families.extend(phase.map(|phase| Labelled {
+        name: "phase".to_owned(),
+        help: "The phase under way".to_owned(),
+        counter: false,
+        values: vec![(vec![("phase", phase.name.clone())], 1.0)],
+    }));
+    control::metrics::encode_labelled("lab_run", families)
 }
 
 #[cfg(test)]
@@ -248,6 +243,10 @@ mod tests {
             "lab_run_runqueue_delay_seconds{shard=\"server.0\"} 0.05",
             "lab_run_cents_total{what=\"created\"} 300.0",
             "lab_run_nic_total{interface=\"server/eth0\",counter=\"tx_packets\"} 4.0",
+            "lab_run_nic_packets_total{interface=\"server/eth0\",direction=\"sent\"} 4.0",
+            "lab_run_nic_lost_packets_total{interface=\"server/eth0\"} 0.0",
+            "lab_run_tcp_retransmitted_segments_total 3.0",
+            "lab_run_tcp_total{counter=\"retrans_segs\"} 3.0",
             "lab_run_cpu_cores{of=\"server\"} 0.5",
             "lab_run_phase{phase=\"a\"} 1.0",
             "# TYPE lab_run_client_online gauge",
@@ -263,7 +262,7 @@ mod tests {
         let mut there: BTreeSet<&str> =
             text.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
         // From the log of histograms, which this run has not.
-        there.extend(["lab_run_latency_seconds", "lab_run_segment_seconds"]);
+        there.extend(["lab_run_request_latency_seconds", "lab_run_segment_seconds"]);
         let dashboard = include_str!("../../../../notebooks/grafana-dashboard.json");
         let _: serde_json::Value = serde_json::from_str(dashboard).expect("JSON");
         let mut asked = 0;
