@@ -27,8 +27,9 @@ use crate::{
 
 /// Different stacks a profile has room for. The kernel keeps them in a hash table without chains: a
 /// stack whose place is taken is lost. A server under load shows 1,000 to 3,000 different ones, of
-/// which 3% then lose their place, the rarest, since the others came first. 1 KiB each: 32 MiB.
-const STACKS: u32 = 1 << 15;
+/// which 3% then lose their place, the rarest, since the others came first; with both ends and at
+/// 1,000 Hz there are more. 1 KiB each: 64 MiB.
+const STACKS: u32 = 1 << 16;
 /// Threads and pairs of stacks: the same stack runs on several threads.
 const SAMPLES: u32 = STACKS * 4;
 

@@ -25,6 +25,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "lab profile",
         &[
             "sudo lab profile experiments/saturation.ron",
+            "sudo lab profile experiments/cost-of-a-request.ron --hertz 997",
             "sudo lab profile --pid 4242 --seconds 10",
         ],
     ),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Running, assert_exit, experiment, lab, lines, number, output, said, wait_until};
 use needs::test;
+use serde_json::Value;
 
 needs::main!();
 
@@ -46,6 +47,12 @@ fn folded(file: &Path) -> Vec<(String, u64)> {
     text.lines().map(parted).collect()
 }
 
+/// What requests of a phase cost.
+fn costs(run: &Path, phase: &str) -> Value {
+    let text = std::fs::read_to_string(run.join(format!("profile-{phase}.json")));
+    serde_json::from_str(&text.expect("it was written")).expect("JSON")
+}
+
 /// The tooltips of an SVG, which must be XML.
 fn tooltips(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).expect("it was written");
@@ -74,6 +81,16 @@ fn the_function_that_spins_has_the_samples() {
     });
     assert_exit(&output, 0);
     assert!(said(&output).contains("spin.svg"), "{}", said(&output));
+    let said = said(&output);
+    let user = said.lines().find(|it| it.starts_with("own code (user)")).expect("its own code");
+    let share: f64 = user
+        .split_whitespace()
+        .nth(3)
+        .expect("a share")
+        .trim_end_matches('%')
+        .parse()
+        .expect("a figure");
+    assert!(share > 80.0, "{said}");
 
     let stacks = folded(&directory.path().join("spin.folded"));
     let all: u64 = stacks.iter().map(|(_, count)| count).sum();
@@ -124,6 +141,64 @@ fn every_phase_of_a_run_has_a_graph() {
         assert_eq!(number(event, "/samples"), all);
         assert_eq!(number(event, "/lost"), 0);
     }
+}
+
+#[test]
+fn what_a_request_costs_is_told_by_part_for_both_ends() {
+    if !needs::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = directory.path().join("run");
+    let saturation = experiment("saturation");
+    let settings = ["users=200", "phases.warm.seconds=2", "phases.saturated.seconds=4"];
+    let mut arguments = vec!["profile", path(&saturation), "--out", path(&out), "--hertz", "997"];
+    arguments.extend(settings.iter().flat_map(|it| ["--set", it]));
+    let output = lab(&arguments);
+    assert_exit(&output, 0);
+    for words in
+        ["phase saturated: µs of CPU an answered request", "TCP in (softirq)", "both ends,"]
+    {
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
+
+    let event = lines(&out, "events.jsonl");
+    let named = |it: &&Value| it["event"] == "profile" && it["phase"] == "saturated";
+    let event = event.iter().find(named).expect("it is recorded");
+    assert_eq!(event["costs"], "profile-saturated.json");
+    let costs = costs(&out, "saturated");
+    let answered: u64 = lines(&out, "samples.jsonl")
+        .iter()
+        .filter(|it| it["source"] == "client" && it["phase"] == "saturated")
+        .map(|it| number(it, "/answered"))
+        .sum();
+    assert_eq!(number(&costs, "/answered"), answered);
+    let (server, clients) = (number(&costs, "/server/samples"), number(&costs, "/clients/samples"));
+    assert_eq!(number(&costs, "/both/samples"), server + clients);
+    for end in ["server", "clients", "both"] {
+        let costs = &costs[end];
+        let parts = costs["parts"].as_object().expect("parts");
+        let us = |value: &Value| value.as_f64().expect("a figure");
+        let sum: f64 = parts.values().map(|part| us(&part["us_per_request"])).sum();
+        assert!((sum - us(&costs["sampled_us_per_request"])).abs() < 1e-6, "{costs:#}");
+        // Threads or times that were left out would be more than that.
+        let differs = us(&costs["differs_share"]);
+        assert!(differs.abs() < 0.25, "{end}: {differs}\n{costs:#}");
+        for part in ["user", "io_uring", "tcp_out", "tcp_in"] {
+            assert!(us(&parts[part]["us_per_request"]) > 0.0, "{end} {part}: {costs:#}");
+        }
+        // The rules know this kernel.
+        assert!(us(&parts["other"]["share"]) < 0.05, "{end}: {:#}", parts["other"]);
+        for counter in ["cycles", "instructions", "cache_misses"] {
+            let counted = !costs[format!("{counter}_per_request")].is_null();
+            let why = self::costs(&out, "saturated")["missing"][counter].is_string();
+            assert!(counted || why, "{counter} is absent, and nothing says why");
+        }
+    }
+    // Nobody shook while users connected.
+    let connect = self::costs(&out, "connect");
+    assert_eq!(connect["both"]["sampled_us_per_request"], Value::Null);
+    assert!(number(&connect, "/both/samples") > 0, "{connect:#}");
 }
 
 #[test]

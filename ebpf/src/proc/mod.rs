@@ -77,7 +77,7 @@ fn understood<T>(path: &Path, found: Option<T>) -> Result<T, String> {
 
 /// The kernel's threads that do the work of interrupts: softirqs that were too many, and handlers
 /// that have a thread of their own.
-pub(crate) fn interrupt_threads() -> Vec<u32> {
+pub fn interrupt_threads() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &u32| {

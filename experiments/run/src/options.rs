@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct Sampling {
     /// Samples a second of each CPU.
     pub hertz: u32,
-    /// The clients, too.
+    /// Whether the graphs have the clients, too; what a request costs has them in any case.
     pub clients: bool,
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Records {
     pub(crate) seconds: Seconds,
     pub(crate) books: Books,
     pub(crate) console: Console,
+    /// Shakes answered in the seconds of each phase.
+    pub(crate) answered: BTreeMap<u16, u64>,
     phase_names: Vec<String>,
 }
 
@@ -63,6 +65,7 @@ impl Records {
             seconds: Seconds::default(),
             books: Books::default(),
             console: Console::default(),
+            answered: BTreeMap::new(),
             phase_names: phases.iter().map(|phase| phase.name.to_string()).collect(),
         }
     }
@@ -260,7 +263,12 @@ impl Records {
         for (phase, segment, values) in &second.histograms {
             self.files.histogram(second.t, *phase, *segment, values)?;
         }
-        Ok(self.files.phase_at(second.t).filter(|_| !second.late).cloned())
+        let phase = self.files.phase_at(second.t);
+        if let Some(phase) = phase {
+            let answered = self.answered.entry(phase.index).or_default();
+            *answered = answered.saturating_add(second.clients.answered);
+        }
+        Ok(phase.filter(|_| !second.late).cloned())
     }
 
     /// The run is over: the manifest says how.

@@ -1,15 +1,18 @@
 //! `lab profile`: where the CPU time goes, by sampling, as a flame graph.
 //!
 //! Read it in the order of the data: [`Sampler`] (addresses and what they lie in), [`Symboliser`]
-//! (names), [`fold`] (stacks with counts), [`svg`] (the picture). An experiment's phases are
-//! profiled by `run`, with the same parts; here is the profile of a server that runs already.
+//! (names), [`fold`] (stacks with counts), [`svg`] (the picture); `parts` (which part of the work a
+//! stack belongs to), [`costs`] (what a request costs by part). An experiment's phases are profiled
+//! by `run`, with the same parts; here is the profile of a server that runs already.
 //!
 //! User stacks follow frame pointers (`.cargo/config.toml` has them built in). What that cannot
 //! see: the caller of a function that is just setting up or taking down its frame, and callers in
 //! programs and libraries built without them, whose stacks then begin in the middle.
 
+pub mod costs;
 pub mod fold;
 mod made;
+mod parts;
 mod sampler;
 pub mod svg;
 mod symbols;
@@ -25,7 +28,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use spec::UsageError;
 use tokio::time::Instant;
 
-pub use sampler::{Graph, Recording, Sampler};
+use costs::{End, EndCosts};
+
+pub use sampler::{Graph, Recording, SampledAs, Sampler};
 pub use symbols::{CodeMap, Symboliser};
 
 /// How often processes are looked at for new threads and libraries.
@@ -50,7 +55,7 @@ pub struct ProfileArgs {
     /// Change a value, such as users=2000 or phases.60k.seconds=10; values are JSON or a word
     #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "pid")]
     pub settings: Vec<String>,
-    /// Sample the clients, too
+    /// Draw the clients, too
     #[arg(long, conflicts_with = "pid")]
     pub clients: bool,
     // Just beside the 100 Hz of much that happens in step with the clock.
@@ -68,6 +73,11 @@ pub fn folded_beside(svg: &Path) -> PathBuf {
     let mut name = svg.as_os_str().to_owned();
     name.push(".folded");
     PathBuf::from(name)
+}
+
+/// The file of what a request costs beside the picture of its phase.
+pub fn costs_beside(svg: &Path) -> PathBuf {
+    svg.with_extension("json")
 }
 
 /// The files of a graph: the picture, and the lines beside it.
@@ -135,7 +145,8 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     let mut interrupts = Interrupts::listen()?;
     let mut sampler = Sampler::start(args.hertz)?;
     let begun = Instant::now();
-    sampler.watch(pid.unsigned_abs(), None);
+    let what = SampledAs { end: End::Server, drawn: true, label: None };
+    sampler.watch(pid.unsigned_abs(), what);
     // Without an end: a century.
     let seconds = args.seconds.unwrap_or(u64::MAX).min(100 * 365 * 86_400);
     let end = begun + Duration::from_secs(seconds);
@@ -156,7 +167,9 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     drop(sampler);
 
     let title = format!("{name} (process {pid}), {lasted:.1} s");
-    let graph = recording.draw(&title, &mut Symboliser::default());
+    let mut symbols = Symboliser::default();
+    let graph = recording.draw(&title, &mut symbols);
+    let parts = recording.parts(&symbols);
     let folded = write(&graph, &out)?;
     match over {
         Over::Gone => text::say!("process {pid} ended after {lasted:.1} s: this is until then"),
@@ -165,6 +178,9 @@ pub async fn of_process(args: &ProfileArgs, pid: i32) -> anyhow::Result<()> {
     }
     if graph.samples == 0 {
         text::say!("process {pid} did not run at any tick of the clock: the graph is empty");
+    }
+    if let Some(process) = parts.ends.get(&End::Server).filter(|_| graph.samples > 0) {
+        text::tell_words!("{}", EndCosts::of_process(process, args.hertz).shares());
     }
     text::tell!("{}", graph.counts());
     text::tell!("{}\n{}", out.display(), folded.display());

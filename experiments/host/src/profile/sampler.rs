@@ -1,11 +1,14 @@
 //! Sampling of processes, and everything about them that is needed to name their stacks later.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use ebpf::proc::{ProcReader, interrupt_threads};
 use ebpf::{AttachError, Profile, Profiler, Stack, program_now};
 
+use super::costs::{End, EndSamples, PartsOfTime};
 use super::fold::{Frame, Kind, Stacks};
+use super::parts::{LOST, Rules};
 use super::svg::{Heading, draw};
 use super::symbols::{CodeMap, Symboliser};
 use text::thousands;
@@ -14,12 +17,27 @@ use text::thousands;
 /// it was told to run, and what that called are three.
 const SHALLOW: usize = 2;
 
+/// The number of all idle tasks, one for each CPU.
+const IDLE: u32 = 0;
+
+/// As what a process is sampled.
+#[derive(Clone, Debug)]
+pub struct SampledAs {
+    /// Whose CPU time it uses.
+    pub end: End,
+    /// Whether it is in the graph.
+    pub drawn: bool,
+    /// What it is called there; `None` when it is the only one.
+    pub label: Option<String>,
+}
+
 /// A process that is sampled.
 #[derive(Clone, Debug)]
 struct SampledProcess {
     pid: u32,
-    /// What it is called in the graph; `None` when it is the only one.
-    label: Option<String>,
+    what: SampledAs,
+    /// Its CPU time when samples were taken the last time.
+    cpu_ns: Option<u64>,
     /// The programs that it was, one after the other.
     programs: Vec<SampledProgram>,
 }
@@ -98,6 +116,13 @@ pub struct Recording {
     hertz: u32,
     profile: Profile,
     processes: Vec<SampledProcess>,
+    /// CPU time of the processes of each end, in nanoseconds.
+    cpu_ns: BTreeMap<End, Option<u64>>,
+}
+
+/// CPU time of a process; `None` when it has none, or has ended.
+fn cpu_ns(pid: u32) -> Option<u64> {
+    ProcReader::default().threads(pid).cpu_ns
 }
 
 impl Sampler {
@@ -110,12 +135,38 @@ impl Sampler {
         Ok(Self { profiler, hertz, processes: Vec::new(), before: Profile::default() })
     }
 
-    /// Samples a process, too. `label` tells it from others.
-    pub fn watch(&mut self, pid: u32, label: Option<String>) {
-        let mut process = SampledProcess { pid, label, programs: Vec::new() };
+    /// Samples a process, too.
+    pub fn watch(&mut self, pid: u32, what: SampledAs) {
+        let cpu_ns = cpu_ns(pid);
+        let mut process = SampledProcess { pid, what, cpu_ns, programs: Vec::new() };
         process.look();
         self.processes.push(process);
         self.profiler.watch(pid);
+    }
+
+    /// Samples what runs for no program, too: the idle task of each CPU, and the kernel's threads
+    /// for interrupts. No graph has them.
+    pub fn watch_beside(&mut self) {
+        for pid in interrupt_threads().into_iter().chain([IDLE]) {
+            self.watch(pid, SampledAs { end: End::Beside, drawn: false, label: None });
+        }
+    }
+
+    /// CPU time of each end since this was asked before.
+    fn cpu_times(&mut self) -> BTreeMap<End, Option<u64>> {
+        let mut ends = BTreeMap::new();
+        for process in &mut self.processes {
+            let now = match process.what.end {
+                // An idle task has no clock, and a thread of the kernel's is one of many.
+                End::Beside => None,
+                End::Server | End::Clients => cpu_ns(process.pid),
+            };
+            let before = std::mem::replace(&mut process.cpu_ns, now);
+            let grown = now.zip(before).map(|(now, before)| now.saturating_sub(before));
+            let sum = ends.entry(process.what.end).or_insert(Some(0));
+            *sum = sum.zip(grown).map(|(sum, grown)| sum + grown);
+        }
+        ends
     }
 
     /// Looks at the processes again: they may have started threads and loaded libraries.
@@ -129,10 +180,11 @@ impl Sampler {
     /// When the kernel's maps cannot be read.
     pub fn take(&mut self) -> io::Result<Recording> {
         self.look();
+        let cpu_ns = self.cpu_times();
         let now = self.profiler.read()?;
         let profile = now.since(&self.before);
         self.before = now;
-        Ok(Recording { hertz: self.hertz, profile, processes: self.processes.clone() })
+        Ok(Recording { hertz: self.hertz, profile, processes: self.processes.clone(), cpu_ns })
     }
 }
 
@@ -171,7 +223,7 @@ impl Recording {
     pub fn draw(&self, title: &str, symbols: &mut Symboliser) -> Graph {
         let mut stacks = Stacks::default();
         let (mut cut, mut astray, mut user, mut shallow) = (0, 0, 0, 0);
-        for sample in &self.profile.samples {
+        for sample in self.profile.samples.iter().filter(|sample| self.is_drawn(sample)) {
             let parts = [&sample.kernel, &sample.user];
             if parts.iter().any(|part| matches!(part, Stack::Lost)) {
                 cut += sample.count;
@@ -214,6 +266,35 @@ impl Recording {
         graph
     }
 
+    /// All samples, those that are not drawn included, by end and part.
+    pub fn parts(&self, symbols: &Symboliser) -> PartsOfTime {
+        let mut rules = Rules::default();
+        let of = |(end, ns): (&End, &Option<u64>)| {
+            let cpu_us = ns.map(|ns| ns / 1000);
+            (*end, EndSamples { cpu_us, ..EndSamples::default() })
+        };
+        let mut ends: BTreeMap<End, EndSamples> = self.cpu_ns.iter().map(of).collect();
+        for sample in &self.profile.samples {
+            let Some(process) = self.process(sample) else { continue };
+            let stack: Vec<String> = match &sample.kernel {
+                Stack::Known(addresses) => {
+                    call_sites(addresses).map(|address| symbols.kernel(address).name).collect()
+                }
+                Stack::Lost => vec![LOST.to_owned()],
+                Stack::None => Vec::new(),
+            };
+            let part = rules.part(&stack);
+            let function = stack.last().map_or("", String::as_str);
+            let end = ends.entry(process.what.end).or_default();
+            end.samples.add(part, function, sample.count);
+        }
+        PartsOfTime { hertz: self.hertz, lost: self.profile.lost, ends }
+    }
+
+    fn is_drawn(&self, sample: &ebpf::Sample) -> bool {
+        self.process(sample).is_none_or(|process| process.what.drawn)
+    }
+
     fn process(&self, sample: &ebpf::Sample) -> Option<&SampledProcess> {
         self.processes.iter().find(|process| process.pid == sample.pid)
     }
@@ -227,7 +308,7 @@ impl Recording {
     fn stack(&self, sample: &ebpf::Sample, symbols: &mut Symboliser) -> Vec<Frame> {
         let (process, program) = (self.process(sample), self.program(sample));
         let mut frames = Vec::new();
-        let label = process.and_then(|process| process.label.clone());
+        let label = process.and_then(|process| process.what.label.clone());
         frames.extend(label.map(|label| Frame::new(label, Kind::Thread)));
         match program {
             Some(program) if process.is_some_and(|it| it.programs.len() > 1) => {
@@ -285,9 +366,48 @@ mod tests {
             threads: HashMap::from([(2, "shard".to_owned())]),
             ..SampledProgram::default()
         };
-        let process = SampledProcess { pid: 1, label: None, programs: vec![program] };
+        let process = |pid, end, drawn| SampledProcess {
+            pid,
+            what: SampledAs { end, drawn, label: None },
+            cpu_ns: None,
+            programs: vec![program.clone()],
+        };
+        let processes = vec![
+            process(1, End::Server, true),
+            process(7, End::Clients, false),
+            process(IDLE, End::Beside, false),
+        ];
         let profile = Profile { samples, lost };
-        Recording { hertz: 99, profile, processes: vec![process] }
+        let cpu_ns = BTreeMap::from([(End::Server, Some(5_000_000)), (End::Clients, None)]);
+        Recording { hertz: 99, profile, processes, cpu_ns }
+    }
+
+    #[test]
+    fn what_is_not_drawn_is_counted_for_its_end() {
+        let sample = |pid, kernel, count| {
+            let user = Stack::Known(vec![0x20]);
+            Sample { tid: pid, pid, program: 0, count, kernel, user }
+        };
+        let recording = recording(
+            vec![
+                sample(1, Stack::None, 3),
+                sample(7, Stack::None, 4),
+                sample(7, Stack::Lost, 2),
+                sample(IDLE, Stack::Known(vec![0x4]), 5),
+            ],
+            6,
+        );
+        let symbols = &mut Symboliser::default();
+        assert_eq!(recording.draw("a phase", symbols).samples, 3);
+        let time = recording.parts(symbols);
+        assert_eq!((time.lost, time.hertz), (6, 99));
+        let of = |end| {
+            let end = &time.ends[&end];
+            (end.samples.work(), end.cpu_us)
+        };
+        assert_eq!(of(End::Server), (3, Some(5_000)));
+        assert_eq!(of(End::Clients), (6, None));
+        assert_eq!(of(End::Beside), (5, None));
     }
 
     #[test]

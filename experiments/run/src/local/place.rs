@@ -242,7 +242,11 @@ impl Place for Local {
         let records = &mut run.records;
         let processes = self.surroundings.processes();
         if done < processes {
-            write(&self.surroundings.process(t, done), records)?;
+            let rows = self.surroundings.process(t, done);
+            if let Some(phase) = records.files.phase_at(t) {
+                self.profiles.counted(phase.index, &rows);
+            }
+            write(&rows, records)?;
         } else if done == processes {
             let machine = self.surroundings.machine(t);
             write(machine.as_slice(), records)?;
@@ -339,7 +343,7 @@ impl Place for Local {
     }
 
     async fn record_profiles(&mut self, records: &mut Records) -> anyhow::Result<()> {
-        for profile in self.profiles.written().await {
+        for profile in self.profiles.written(&records.answered).await {
             records.event("profile", profile)?;
         }
         Ok(())
