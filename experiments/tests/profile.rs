@@ -3,13 +3,15 @@
 mod common;
 
 use std::hint::black_box;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Running, assert_exit, experiment, lab, lines, number, output, said, wait_until};
 use needs::test;
+use rustix::process::Signal;
 use serde_json::Value;
 
 needs::main!();
@@ -249,6 +251,15 @@ impl Drop for Reaped {
     }
 }
 
+fn wait_until_sampled(profile: &Running) {
+    wait_until("every CPU is sampled", || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", profile.id())).expect("it runs");
+        let targets = files.flatten().filter_map(|it| std::fs::read_link(it.path()).ok());
+        let sampled = targets.filter(|it| it.as_os_str() == "anon_inode:bpf_link").count();
+        sampled >= std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    });
+}
+
 #[test]
 fn a_process_that_ends_and_never_ran_is_no_error() {
     if !needs::root() {
@@ -264,12 +275,7 @@ fn a_process_that_ends_and_never_ran_is_no_error() {
     let mut arguments = vec!["profile", "--pid", &pid, "--seconds", "600", "--hertz", "1"];
     arguments.extend(["--out", path(&svg)]);
     let profile = Running::start(&arguments);
-    wait_until("every CPU is sampled", || {
-        let files = std::fs::read_dir(format!("/proc/{}/fd", profile.id())).expect("it runs");
-        let targets = files.flatten().filter_map(|it| std::fs::read_link(it.path()).ok());
-        let sampled = targets.filter(|it| it.as_os_str() == "anon_inode:bpf_link").count();
-        sampled >= std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    });
+    wait_until_sampled(&profile);
     sleeper.0.kill().expect("our child");
     sleeper.0.wait().expect("our child");
     profile.wait_for(&format!("process {pid} ended after"));
@@ -296,14 +302,28 @@ open(f'/tmp/perf-{os.getpid()}.map', 'w').write(f'{at:x} 1000 made_by_the_progra
 ctypes.CFUNCTYPE(None)(at)()";
     let file = directory.path().join("made.py");
     std::fs::write(&file, script).expect("a file");
-    let shell = "i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done; exec python3 \"$0\"";
-    let mut child =
-        Reaped(Command::new("sh").args(["-c", shell, path(&file)]).spawn().expect("a shell"));
+    let shell = "read go; i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done; exec python3 \"$0\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", shell, path(&file)]).stdin(Stdio::piped());
+    let mut child = Reaped(command.spawn().expect("a shell"));
     let pid = child.0.id().to_string();
-    let output = lab(&["profile", "--pid", &pid, "--seconds", "6", "--out", path(&svg)]);
-    let _ = std::fs::remove_file(format!("/tmp/perf-{pid}.map"));
+    let arguments = ["profile", "--pid", &pid, "--seconds", "600", "--out", path(&svg)];
+    let profile = Running::start(&arguments);
+    wait_until_sampled(&profile);
+    child.0.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
+    let map = PathBuf::from(format!("/tmp/perf-{pid}.map"));
+    wait_until("it has made code", || map.exists());
+    // The 14th figure, in hundredths of a second.
+    let user = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("our child");
+        stat.split(' ').nth(13).and_then(|ticks| ticks.parse::<u64>().ok()).expect("ticks")
+    };
+    let before = user();
+    wait_until("it has run that for a second", || user() >= before + 100);
+    profile.signal(Signal::INT);
+    assert_eq!(profile.exit_code(), Some(0));
+    let _ = std::fs::remove_file(map);
     child.0.kill().expect("our child");
-    assert_exit(&output, 0);
     let stacks = folded(&directory.path().join("exec.folded"));
     let of = |what: &dyn Fn(&str) -> bool| -> u64 {
         stacks.iter().filter(|(stack, _)| what(stack)).map(|(_, count)| count).sum()
