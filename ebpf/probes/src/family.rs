@@ -17,6 +17,9 @@ pub(crate) fn forked(ctx: BtfTracePointContext) -> i32 {
         if tid == tgid {
             threads::begin_process(numbers(parent).1, tgid);
         }
+        // It has its slot before it runs. Its first switch may come from a task beside which the
+        // kernel runs no probes, and it may end without another one.
+        threads::watched(tid, tgid);
     }
     0
 }
