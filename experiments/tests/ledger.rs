@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{assert_exit, experiment, lab, number, said};
+use common::{assert_exit, experiment, json, lab, number, said};
 use serde_json::Value;
 
 fn path(path: &Path) -> &str {
@@ -38,8 +38,11 @@ fn the_ledger_of_a_run_is_what_its_clients_received() {
     let found: Value = serde_json::from_slice(&alone.stdout).expect("JSON");
     assert_eq!((&found["balanced"], &found["complete"]), (&true.into(), &true.into()));
     assert_eq!(found["received_by_clients"], Value::Null);
-    // 80 packets to be shaken in each of two phases, and 40 for three users.
-    assert_eq!(number(&found, "/ledger/created/count"), 80 + 80 + 40 * 3);
+    // 80 packets to be shaken in each of two phases, and 40 for three users; a phase that ends late
+    // on a busy machine has one more.
+    let created = number(&found, "/ledger/created/count");
+    assert!(created >= 80 + 80 + 40 * 3, "{created}");
+    assert_eq!(created, number(&json(&out, "summary.json"), "/ledger/created/count"));
     assert!(number(&found, "/grants/count") > 0 && number(&found, "/claims/count") > 0);
     let against = lab(&[&verify[..], &["--run", path(&out)]].concat());
     assert_exit(&against, 0);

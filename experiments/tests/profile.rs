@@ -183,9 +183,11 @@ fn what_a_request_costs_is_told_by_part_for_both_ends() {
         let us = |value: &Value| value.as_f64().expect("a figure");
         let sum: f64 = parts.values().map(|part| us(&part["us_per_request"])).sum();
         assert!((sum - us(&costs["sampled_us_per_request"])).abs() < 1e-6, "{costs:#}");
-        // Threads or times that were left out would be more than that.
+        // Threads or times that were left out would be more than that. Samples also fall into what
+        // the hypervisor takes, which the scheduler's clock has not: what was counted twice would
+        // be twice as much.
         let differs = us(&costs["differs_share"]);
-        assert!(differs.abs() < 0.25, "{end}: {differs}\n{costs:#}");
+        assert!((-0.25..0.9).contains(&differs), "{end}: {differs}\n{costs:#}");
         for part in ["user", "io_uring", "tcp_out", "tcp_in"] {
             assert!(us(&parts[part]["us_per_request"]) > 0.0, "{end} {part}: {costs:#}");
         }

@@ -15,9 +15,13 @@ const MOST_COLUMNS: usize = 4096;
 pub(crate) struct Cell {
     /// The sum over all seconds.
     pub(crate) total: f64,
-    /// The last second that is whole, if it was measured.
+    /// The last second that is whole and was measured, if it is no more than [`LATER_S`] old.
     pub(crate) last: Option<f64>,
 }
+
+/// How many seconds later than counters a figure may come: a second's histograms are written when
+/// the answers to its requests are in.
+const LATER_S: usize = 4;
 
 /// Columns by name, all of the same seconds.
 #[derive(Debug, Default)]
@@ -96,8 +100,9 @@ impl Columns {
         let whole = self.length.saturating_sub(2);
         self.by_name.iter().map(move |(name, column)| {
             let total = column.iter().filter(|value| !value.is_nan()).sum();
-            let last = column.get(whole).copied().filter(|value| !value.is_nan());
-            (name.as_str(), Cell { total, last })
+            let mut seconds = (whole.saturating_sub(LATER_S)..=whole).rev();
+            let last = seconds.find_map(|at| column.get(at).filter(|value| !value.is_nan()));
+            (name.as_str(), Cell { total, last: last.copied() })
         })
     }
 

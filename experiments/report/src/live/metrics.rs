@@ -202,7 +202,7 @@ mod tests {
             "t": 100, "source": "server", "shard": 0, "wait_us": 1000, "connections": 5,
             "shakes": 10, "granted": 1, "no_packet": 8, "ledger": ledger,
         });
-        let link = json!({ "rx_packets": 3, "tx_packets": 4 });
+        let link = json!({ "rx_packets": 3, "tx_packets": 4, "rx_bytes": 300, "tx_bytes": 400 });
         let delay = json!({ "p99": 50_000.0 });
         let drop = json!({ "reason": "NO_SOCKET \"x\"", "port": 2 });
         let lines = [
