@@ -24,7 +24,8 @@ fn path(pid: u32) -> Option<PathBuf> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     let own = line.split_whitespace().next_back()?;
-    Some(PathBuf::from(format!("/proc/{pid}/root/tmp/perf-{own}.map")))
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    Some(root.join(format!("tmp/perf-{own}.map")))
 }
 
 impl MadeCode {
