@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use control::{AccessArgs, AccessError, Interface, Output};
+use control::{AccessArgs, BadConfig, Interface, Output};
 use platform::{Priority, set_priority};
 use service::Notices;
 use workload::{
@@ -148,7 +148,7 @@ impl Args {
     /// JSON that is no configuration.
     fn config(&self) -> anyhow::Result<Config> {
         if let Some(json) = &self.config {
-            return Ok(serde_json::from_str(json).map_err(BadConfig)?);
+            return Ok(serde_json::from_str(json).map_err(BadConfig::from)?);
         }
         let (first_user, end_user) = self.users;
         Ok(Config {
@@ -213,16 +213,10 @@ fn connects_per_second(text: &str) -> Result<f64, String> {
 #[error("{0}")]
 struct BadLoad(String);
 
-/// `--config` that says no configuration.
-#[derive(Debug, thiserror::Error)]
-#[error("--config: {0}")]
-struct BadConfig(serde_json::Error);
-
 /// Whether a client did not start because of what it was asked for, and not of what it met.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StartError::Config(_)))
-        || matches!(error.downcast_ref(), Some(AccessError::Outside(_)))
-        || error.is::<BadConfig>()
+        || control::is_usage(error)
         || error.is::<BadLoad>()
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use control::{AccessArgs, AccessError, CpuList, Interface, Output};
+use control::{AccessArgs, BadConfig, CpuList, Interface, Output};
 use platform::{Priority, set_priority};
 use service::{Budgets, Command, Config, Line, MAX_PACKET_RATE, Notices, Ready, Steering};
 
@@ -119,7 +119,7 @@ impl Args {
     /// A packet life that is no duration, or JSON that is no configuration.
     pub fn config(&self) -> anyhow::Result<Config> {
         if let Some(json) = &self.config {
-            return Ok(serde_json::from_str(json).map_err(BadConfig)?);
+            return Ok(serde_json::from_str(json).map_err(BadConfig::from)?);
         }
         Ok(Config {
             listen: self.listen,
@@ -163,16 +163,9 @@ fn seconds(text: &str) -> Result<f64, String> {
     Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
 }
 
-/// `--config` that says no configuration.
-#[derive(Debug, thiserror::Error)]
-#[error("--config: {0}")]
-struct BadConfig(serde_json::Error);
-
 /// Whether a server did not start because of what it was asked for, and not of what it met.
 pub fn is_usage(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(StartError::Config(_)))
-        || matches!(error.downcast_ref(), Some(AccessError::Outside(_)))
-        || error.is::<BadConfig>()
+    matches!(error.downcast_ref(), Some(StartError::Config(_))) || control::is_usage(error)
 }
 
 /// Runs a server until SIGTERM, SIGINT, SIGHUP, a stop command, or, with `--pipe`, the end of its

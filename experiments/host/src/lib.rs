@@ -21,6 +21,7 @@ pub mod probe;
 pub mod probing;
 pub mod profile;
 pub mod program;
+mod seconds;
 pub mod sock_diag;
 pub mod stalls;
 pub mod surroundings;

@@ -1,13 +1,13 @@
 //! `lab probe`: the probes beside any server, a line a second.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ebpf::{Absence, BySide, Counters, Durations, Options, PortPackets, Probes, Program};
-use interrupts::Interrupts;
 use serde_json::{Map, Value, json};
 
 use crate::causing::{self, Caused, Causing};
+use crate::seconds::Seconds;
 use crate::target::{Queues, Target};
 
 /// Drop reasons named in a line at most: the rest are in their sum.
@@ -78,18 +78,10 @@ pub async fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     if !args.json {
         target.sentences(args.address, args.pid).iter().for_each(|it| text::say!("{it}"));
     }
-    let mut interrupts = Interrupts::listen()?;
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    ticks.tick().await;
+    let mut seconds = Seconds::begin(args.seconds).await?;
     let mut before = (probes.read(), target.queues());
     let mut causing = Causing::default();
-    let mut left = args.seconds.unwrap_or(u64::MAX);
-    while left > 0 {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = interrupts.next() => break,
-        }
-        left -= 1;
+    while seconds.next().await {
         let now = (probes.read(), target.queues());
         probes.reuse_slots(&now.0)?;
         let (grown, queues) = (now.0.since(&before.0), now.1.since(&before.1));

@@ -186,6 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn a_figure_that_comes_later_is_the_last_one_for_a_while() {
+        let mut columns = Columns::default();
+        let last = |columns: &Columns| {
+            let mut cells = columns.cells();
+            cells.find(|(name, _)| *name == "later").and_then(|(_, cell)| cell.last)
+        };
+        columns.set(10, "later", 7.0);
+        for t in 10..16 {
+            columns.set(t, "now", 1.0);
+            assert_eq!(last(&columns), Some(7.0), "{t}");
+        }
+        columns.set(16, "now", 1.0);
+        assert_eq!(last(&columns), None, "it is too old");
+    }
+
+    #[test]
     fn a_second_of_another_age_is_refused() {
         let mut columns = Columns::default();
         columns.add(1_000_000, "a", 1.0);

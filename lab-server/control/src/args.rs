@@ -39,6 +39,16 @@ pub enum AccessError {
     Token(#[from] TokenError),
 }
 
+/// `--config` that says no configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("--config: {0}")]
+pub struct BadConfig(#[from] serde_json::Error);
+
+/// Whether a program did not start because of what it was asked for here, and not of what it met.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(AccessError::Outside(_))) || error.is::<BadConfig>()
+}
+
 impl AccessArgs {
     /// Who may use an interface that listens on an address, and what to tell a person who starts
     /// it. With `pipe` it is a program that is told so.

@@ -18,7 +18,7 @@ mod token;
 mod visitors;
 
 pub use access::{Access, Routes};
-pub use args::{AccessArgs, AccessError};
+pub use args::{AccessArgs, AccessError, BadConfig, is_usage};
 pub use cpus::CpuList;
 pub use listen::{converse, listen};
 pub use output::{Output, last_words};

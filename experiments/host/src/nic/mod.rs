@@ -2,15 +2,12 @@
 //!
 //! Owns: the command. A second's data is made in `second`, and put into words in `lines`.
 
-use std::time::Duration;
-
-use interrupts::Interrupts;
 use serde::Serialize;
-use tokio::time::MissedTickBehavior;
 
 mod lines;
 mod second;
 
+use crate::seconds::Seconds;
 use lines::Explained;
 use second::{Second, Watch};
 
@@ -48,19 +45,9 @@ pub struct NicArgs {
 /// [`spec::UsageError`], or what keeps the interfaces from being read.
 pub async fn run(args: &NicArgs) -> anyhow::Result<()> {
     let mut watch = Watch::open(&args.interfaces)?;
-    let mut interrupts = Interrupts::listen()?;
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    // After a stop the seconds that are over are one.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    ticks.tick().await;
+    let mut seconds = Seconds::begin(args.seconds).await?;
     let mut explained = Explained::new();
-    let mut left = args.seconds.unwrap_or(u64::MAX);
-    while left > 0 {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = interrupts.next() => break,
-        }
-        left -= 1;
+    while seconds.next().await {
         let second = watch.second()?;
         let lines = if args.json {
             format!("{}\n", json_line(&second)?)
